@@ -1,0 +1,1 @@
+"""A self-hosted text-to-speech server: CSM-1B, batched, behind ElevenLabs' protocol."""

@@ -1,0 +1,1 @@
+"""The doors: HTTP and WebSocket routes. Quart lives here and nowhere else."""

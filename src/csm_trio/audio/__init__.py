@@ -1,0 +1,1 @@
+"""Numpy in, bytes out: formats, resampling, encoders, RIFF headers."""

@@ -1,0 +1,99 @@
+"""What can go wrong, in the caller's words.
+
+The tree knows no HTTP and no WebSocket: each door renders these in its protocol's own form.
+"""
+
+
+class SpeechError(Exception):
+    """Something stopped a caller's speech; `message` is a sentence that can be shown to them."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class InvalidRequest(SpeechError):
+    """The caller sent something that cannot be obeyed; `param` names the field that is wrong."""
+
+    def __init__(self, message: str, *, param: str) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class MissingField(InvalidRequest):
+    """A required field of the request is absent."""
+
+    def __init__(self, param: str) -> None:
+        super().__init__("Field required", param=param)
+
+
+class UnknownVoice(InvalidRequest):
+    """No voice has this id."""
+
+    def __init__(self, voice_id: str) -> None:
+        super().__init__(f"A voice with voice_id '{voice_id}' was not found.", param="voice_id")
+        self.voice_id = voice_id
+
+
+class UnknownFormat(InvalidRequest):
+    """No output format has this name."""
+
+    def __init__(self, name: str, known: tuple[str, ...]) -> None:
+        super().__init__(
+            f"output_format '{name}' is not known; use one of: {', '.join(known)}.",
+            param="output_format",
+        )
+
+
+class TextTooLong(InvalidRequest):
+    """The text is longer than one request, or one context's backlog, may be."""
+
+    def __init__(self, limit_chars: int, *, param: str = "text") -> None:
+        super().__init__(f"The text is longer than {limit_chars} characters.", param=param)
+        self.limit_chars = limit_chars
+
+
+class Unauthorized(SpeechError):
+    """The API key is missing or wrong."""
+
+    def __init__(self) -> None:
+        super().__init__("Invalid API key")
+
+
+class EngineBusy(SpeechError):
+    """Every place is taken; try again after `retry_after_s` seconds."""
+
+    def __init__(self, message: str = "The server is at capacity.", *, retry_after_s: int = 1):
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class InputTimeout(SpeechError):
+    """A socket's client sent nothing for `timeout_s` seconds."""
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(
+            f"Have not received a new text input within the timeout of {timeout_s:.1f} seconds. "
+            "Streaming input terminated. Please make sure to either feed the input in the timely "
+            'manner, or to send the end of input text (empty string "") when done.'
+        )
+        self.timeout_s = timeout_s
+
+
+class ListenerStalled(SpeechError):
+    """The listener did not take its audio for `timeout_s` seconds."""
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(f"The audio was not taken for {timeout_s:g} seconds.")
+        self.timeout_s = timeout_s
+
+
+class EngineFailed(SpeechError):
+    """The engine broke while speaking; the cause is in the server's log."""
+
+    def __init__(self, message: str = "The speech engine failed.") -> None:
+        super().__init__(message)
+
+
+class StartupError(Exception):
+    """The server cannot start: a bad setting, a model that cannot be had. One clear sentence."""

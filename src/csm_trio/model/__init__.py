@@ -1,0 +1,1 @@
+"""The network itself: torch modules, checkpoints, prompts; no policy, no trio."""

@@ -1,0 +1,1 @@
+"""Sessions and contexts: text in, chunks out, over trio channels."""

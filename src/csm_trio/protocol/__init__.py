@@ -1,0 +1,1 @@
+"""Vendor JSON to events and back; no I/O."""

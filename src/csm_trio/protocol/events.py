@@ -1,0 +1,109 @@
+"""What doors and pipeline say to each other: frozen values, no behaviour beyond merging."""
+
+from dataclasses import dataclass, fields
+
+from csm_trio.errors import SpeechError
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechSettings:
+    """A caller's wishes about one voice's speech; None means "as the server or model has it".
+
+    `temperature` 0 or `top_k` 1 is greedy. `seed` is unsigned 32-bit. `buffer_size` is in
+    frames of 80 ms.
+    """
+
+    speaker_id: int | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    seed: int | None = None
+    max_audio_len_ms: int | None = None
+    buffer_size: int | None = None
+
+    def overridden_by(self, other: "SpeechSettings") -> "SpeechSettings":
+        """Return these settings with every field that `other` sets replaced by its value."""
+        merged = {}
+        for field in fields(self):
+            theirs = getattr(other, field.name)
+            merged[field.name] = getattr(self, field.name) if theirs is None else theirs
+        return SpeechSettings(**merged)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenContext:
+    """A stream of text in one voice begins."""
+
+    context_id: str
+    settings: SpeechSettings = SpeechSettings()
+
+
+@dataclass(frozen=True, slots=True)
+class AddText:
+    """A delta: text as it arrived, verbatim; `settings` hold from this text on."""
+
+    context_id: str
+    text: str
+    settings: SpeechSettings = SpeechSettings()
+
+
+@dataclass(frozen=True, slots=True)
+class Flush:
+    """Say what is buffered now.
+
+    A `hint` flush (`try_trigger_generation`) lets go only of what can stand alone.
+    """
+
+    context_id: str
+    hint: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CloseContext:
+    """No more text will come. With `discard`, stop speaking now; else say what is left."""
+
+    context_id: str
+    discard: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CloseSession:
+    """The client wants nothing more on this socket once what it asked for is said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Authenticate:
+    """The client gave a key in a message instead of in the upgrade request."""
+
+    api_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeepAlive:
+    """Nothing but a sign of life."""
+
+
+@dataclass(frozen=True, slots=True)
+class Audio:
+    """Encoded bytes of one context, the next piece of one continuous stream."""
+
+    context_id: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ContextDone:
+    """Everything asked of this context has been said."""
+
+    context_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ContextFailed:
+    """This context ends early, for the given reason."""
+
+    context_id: str
+    error: SpeechError
+
+
+InEvent = OpenContext | AddText | Flush | CloseContext | CloseSession | Authenticate | KeepAlive
+OutEvent = Audio | ContextDone | ContextFailed
