@@ -27,6 +27,19 @@ class MissingField(InvalidRequest):
         super().__init__("Field required", param=param)
 
 
+class InvalidMessage(InvalidRequest):
+    """A socket message is no JSON object, or does not follow the protocol's schema."""
+
+    def __init__(
+        self,
+        message: str = "Could not parse input message, make sure it is a json and follows the "
+        "schema outlined in protocol.",
+        *,
+        param: str = "message",
+    ) -> None:
+        super().__init__(message, param=param)
+
+
 class UnknownVoice(InvalidRequest):
     """No voice has this id."""
 

@@ -1,0 +1,95 @@
+"""The sizes of a CSM checkpoint as frozen values. Nothing here or above knows a number by heart."""
+
+from dataclasses import dataclass
+
+FRAME_SAMPLES = 1920
+"""Samples of one frame: 80 ms at 24 kHz, one backbone step."""
+
+SAMPLE_RATE_HZ = 24_000
+FRAME_RATE_HZ = 12.5
+
+
+@dataclass(frozen=True, slots=True)
+class Llama3Scaling:
+    """RoPE frequency scaling of Llama 3 (`rope_type: llama3` in transformers' configs)."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_positions: int
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaConfig:
+    """One Llama-shaped transformer: CSM's backbone, or its depth decoder."""
+
+    hidden_size: int
+    intermediate_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    norm_eps: float
+    max_positions: int
+    rope_theta: float
+    rope_scaling: Llama3Scaling | None
+
+
+@dataclass(frozen=True, slots=True)
+class MimiConfig:
+    """The decoding half of a Mimi codec (transformers' `MimiConfig` names in brackets)."""
+
+    hidden_size: int
+    filters: int  # num_filters
+    upsampling_ratios: tuple[int, ...]
+    kernel_size: int
+    last_kernel_size: int
+    residual_kernel_size: int
+    residual_layers: int  # num_residual_layers
+    dilation_growth: int  # dilation_growth_rate
+    compress: int
+    layers: int  # num_hidden_layers
+    heads: int  # num_attention_heads
+    kv_heads: int  # num_key_value_heads
+    head_dim: int
+    intermediate_size: int
+    norm_eps: float
+    rope_theta: float
+    sliding_window: int  # a key is visible iff 0 <= query - key < sliding_window
+    codebook_size: int
+    codebook_dim: int
+    vq_hidden_size: int  # vector_quantization_hidden_dimension
+    quantizers: int  # num_quantizers
+    semantic_quantizers: int  # num_semantic_quantizers
+    upsample_groups: int
+    upsample_stride: int  # encodec frame rate / frame rate: 2 for Mimi
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """How one half of the model draws a code; `temperature` 0 is greedy."""
+
+    temperature: float
+    top_k: int
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingDefaults:
+    """What a checkpoint's `generation_config.json` says of both halves."""
+
+    backbone: Draw
+    depth: Draw
+
+
+@dataclass(frozen=True, slots=True)
+class CSMConfig:
+    """A whole CSM checkpoint: backbone, depth decoder, codec and the ids they share."""
+
+    backbone: LlamaConfig
+    depth: LlamaConfig
+    codec: MimiConfig
+    codebooks: int
+    audio_vocab_size: int  # ids a codebook head can name; only those < codec.codebook_size decode
+    text_vocab_size: int
+    codebook_eos_id: int
+    sampling: SamplingDefaults
