@@ -1,0 +1,128 @@
+"""From the model's sound to bytes for the wire: 24 kHz samples in, one continuous stream out.
+
+An encoder lives as long as its stream, however many sentences that has: a new one in mid-stream
+would put a second header, a codec's padding or a click into it. It must not know sentences,
+sockets or threads.
+"""
+
+from collections.abc import Callable
+from typing import Protocol, assert_never
+
+import lameenc  # type: ignore[import-not-found]
+import numpy as np
+from numpy.typing import NDArray
+
+from csm_trio.audio.formats import AudioFormat
+from csm_trio.audio.g711 import encode_ulaw
+from csm_trio.audio.resample import Resampler
+from csm_trio.audio.wav import wav_header
+
+SOURCE_HZ = 24_000
+
+# LAME's scale runs from 2 (best) to 7 (fastest). 5 is the fastest that still shapes its noise.
+_LAME_QUALITY = 5
+
+
+class Encoder(Protocol):
+    """Turn one stream of sound into one stream of bytes; the cutting never changes the bytes."""
+
+    @property
+    def heavy(self) -> bool:
+        """Whether `encode` and `finish` take long enough to be worth a worker thread."""
+
+    def encode(self, pcm: NDArray[np.int16]) -> bytes:
+        """Return the bytes that follow from these mono samples at 24 kHz: maybe none yet."""
+
+    def finish(self) -> bytes:
+        """Return the bytes still held back. This ends the stream: call nothing after it."""
+
+
+class SampleEncoder:
+    """Encode for the codecs in which every sample stands alone, behind an optional header.
+
+    The header leaves with the first samples, or with `finish` where there are none.
+    """
+
+    heavy = False
+
+    def __init__(
+        self,
+        sample_rate_hz: int,
+        pack: Callable[[NDArray[np.int16]], bytes],
+        *,
+        header: bytes = b"",
+    ) -> None:
+        self._resampler = Resampler(SOURCE_HZ, sample_rate_hz)
+        self._pack = pack
+        self._header = header
+
+    def encode(self, pcm: NDArray[np.int16]) -> bytes:
+        """Return the bytes that follow from these mono samples at 24 kHz: maybe none yet."""
+        sound = self._pack(self._resampler.feed(pcm))
+        return self._headed(sound) if sound else b""
+
+    def finish(self) -> bytes:
+        """Return the bytes still held back. This ends the stream: call nothing after it."""
+        return self._headed(self._pack(self._resampler.finish()))
+
+    def _headed(self, sound: bytes) -> bytes:
+        header, self._header = self._header, b""
+        return header + sound
+
+
+class Mp3Encoder:
+    """Encode MPEG audio, layer III, at a constant bit rate: bare frames, with no tag before them.
+
+    Decoded, the stream is the sound behind LAME's encoder delay and before its padding to a
+    whole number of frames. A stream without sound has no bytes.
+    """
+
+    heavy = True
+
+    def __init__(self, sample_rate_hz: int, bitrate_kbps: int) -> None:
+        self._resampler = Resampler(SOURCE_HZ, sample_rate_hz)
+        self._lame = lameenc.Encoder()
+        self._lame.silence()
+        self._lame.set_channels(1)
+        self._lame.set_in_sample_rate(sample_rate_hz)
+        self._lame.set_out_sample_rate(sample_rate_hz)
+        self._lame.set_bit_rate(bitrate_kbps)
+        self._lame.set_quality(_LAME_QUALITY)
+        self._begun = False
+
+    def encode(self, pcm: NDArray[np.int16]) -> bytes:
+        """Return the bytes that follow from these mono samples at 24 kHz: maybe none yet."""
+        return self._compress(self._resampler.feed(pcm))
+
+    def finish(self) -> bytes:
+        """Return the bytes still held back. This ends the stream: call nothing after it."""
+        sound = self._compress(self._resampler.finish())
+        # LAME refuses to flush what has never begun.
+        return sound + bytes(self._lame.flush()) if self._begun else sound
+
+    def _compress(self, pcm: NDArray[np.int16]) -> bytes:
+        if not pcm.size:
+            return b""
+        self._begun = True
+        return bytes(self._lame.encode(_pack_pcm(pcm)))
+
+
+def _pack_pcm(pcm: NDArray[np.int16]) -> bytes:
+    return pcm.astype("<i2", copy=False).tobytes()
+
+
+def make_encoder(audio_format: AudioFormat) -> Encoder:
+    """Return a fresh encoder of this format, for one stream."""
+    rate_hz = audio_format.sample_rate_hz
+    match audio_format.codec:
+        case "pcm":
+            return SampleEncoder(rate_hz, _pack_pcm)
+        case "ulaw":
+            return SampleEncoder(rate_hz, encode_ulaw)
+        case "wav":
+            return SampleEncoder(rate_hz, _pack_pcm, header=wav_header(rate_hz, data_bytes=None))
+        case "mp3":
+            assert audio_format.bitrate_kbps is not None
+            return Mp3Encoder(rate_hz, audio_format.bitrate_kbps)
+        case codec:
+            assert_never(codec)

@@ -1,0 +1,127 @@
+"""Which slots open and which run the next step. Pure: no clock, no thread, no torch, no trio.
+
+A row is known by a key of its owner's choosing. Only the device loop calls this, so it has no
+lock. The owner's promise: at most `slots` keys are admitted and not yet released.
+"""
+
+from collections import deque
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Generic, Protocol, TypeVar
+
+from csm_trio.engine.runaway import RunawayGuard
+from csm_trio.engine.utterance import EndReason, Frame, Utterance
+
+CREDIT_FRAMES = 25
+"""How far a row may run ahead of its listener: 2 s of audio."""
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+class Runner(Protocol):
+    """What makes the frames: the torch runner, or a test's double."""
+
+    @property
+    def slots(self) -> int:
+        """How many utterances it can speak at once."""
+
+    def open(self, slot: int, utterance: Utterance) -> int:
+        """Begin an utterance in a free slot; return how many frames there is room for.
+
+        Raises SpeechError where this utterance cannot be said; the slot then stays free.
+        """
+
+    def step(self, slots: Sequence[int]) -> Sequence[Frame | None]:
+        """Make one frame for each of the open slots; None where the speech has ended."""
+
+    def close(self, slot: int) -> None:
+        """Forget what the slot held."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan(Generic[Key]):
+    """What to do next: open these slots, then run one step of those (the opened included)."""
+
+    open: tuple[tuple[int, Key], ...]
+    run: tuple[tuple[int, Key], ...]
+
+
+@dataclass(slots=True)
+class _Row:
+    slot: int
+    guard: RunawayGuard | None = None
+    unread: int = 0
+
+
+class Scheduler(Generic[Key]):
+    """Slots, whose they are, and how far each is ahead of its listener."""
+
+    def __init__(self, slots: int, *, credit: int = CREDIT_FRAMES, opens_per_step: int = 1) -> None:
+        self._free = deque(range(slots))
+        self._waiting: deque[Key] = deque()
+        self._rows: dict[Key, _Row] = {}
+        self._credit = credit
+        self._opens_per_step = opens_per_step
+
+    @property
+    def busy_slots(self) -> int:
+        """How many slots hold an utterance."""
+        return len(self._rows)
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do until someone sends a command."""
+        return not self._waiting and not any(self._may_run(row) for row in self._rows.values())
+
+    def admit(self, key: Key) -> None:
+        """Queue an utterance; it gets a slot in the order of arrival."""
+        assert key not in self._rows, "a row was admitted twice"
+        self._waiting.append(key)
+
+    def taken(self, key: Key) -> None:
+        """Note that the listener took one frame of this row."""
+        row = self._rows.get(key)
+        if row is not None:
+            row.unread -= 1
+
+    def release(self, key: Key) -> int | None:
+        """Let a row go, wherever it is; return the slot that it frees, if it held one."""
+        row = self._rows.pop(key, None)
+        if row is not None:
+            self._free.append(row.slot)
+            return row.slot
+        if key in self._waiting:
+            self._waiting.remove(key)
+        return None
+
+    def next(self) -> StepPlan[Key]:
+        """Plan the next step.
+
+        Few slots open between two steps, so that a burst of arrivals delays those who speak by
+        one prefill at most; a row without credit costs no step.
+        """
+        opening = []
+        while self._waiting and self._free and len(opening) < self._opens_per_step:
+            key, slot = self._waiting.popleft(), self._free.popleft()
+            self._rows[key] = _Row(slot)
+            opening.append((slot, key))
+        running = [(row.slot, key) for key, row in self._rows.items() if self._may_run(row)]
+        running.sort(key=itemgetter(0))
+        return StepPlan(tuple(opening), tuple(running))
+
+    def opened(self, key: Key, max_frames: int) -> None:
+        """Note that a planned slot is open, with room for so many frames."""
+        self._rows[key].guard = RunawayGuard(max_frames)
+
+    def account(self, key: Key, frame: Frame | None) -> EndReason | None:
+        """Take note of a row's new frame; say why it must end with it, or None to go on."""
+        if frame is None:
+            return EndReason.SPOKEN
+        row = self._rows[key]
+        row.unread += 1
+        assert row.guard is not None, "a row ran before it was opened"
+        return row.guard.observe(frame)
+
+    def _may_run(self, row: _Row) -> bool:
+        return row.unread < self._credit

@@ -1,0 +1,283 @@
+"""Where Trio meets the device thread: a pool of slots, an inbox, a hand-out.
+
+One resident thread does all of torch, from loading to the last step, because inference mode,
+the current stream and graph capture belong to a thread. It alone touches the scheduler and the
+runner, so neither has a lock: admit and release are commands in one inbox. It never waits for
+the event loop, and when nothing is to be done it blocks on the inbox.
+"""
+
+import queue
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import trio
+
+from csm_trio.engine.scheduler import CREDIT_FRAMES, Runner, Scheduler
+from csm_trio.engine.utterance import EndReason, Frame, Utterance
+from csm_trio.errors import EngineFailed, SpeechError
+from csm_trio.telemetry import Metrics
+
+_Inbox = queue.SimpleQueue["_Command"]
+
+
+class FrameStream:
+    """The frames of one utterance, in order; `end` says why they ended, once they have.
+
+    Raises the SpeechError that stopped the utterance, if one did.
+    """
+
+    def __init__(self, utterance: Utterance, inbox: _Inbox) -> None:
+        self.utterance = utterance
+        self.end: EndReason | None = None
+        self._inbox = inbox
+        self._error: SpeechError | None = None
+        self._released = trio.Event()
+        # Credit bounds what is inside: the scheduler stops a row that far ahead.
+        self._send, self._receive = trio.open_memory_channel[Frame](CREDIT_FRAMES)
+
+    def __aiter__(self) -> "FrameStream":
+        return self
+
+    async def __anext__(self) -> Frame:
+        try:
+            frame = await self._receive.receive()
+        except trio.EndOfChannel:
+            if self._error is not None:
+                raise self._error from None
+            raise StopAsyncIteration from None
+        self._inbox.put(_Taken(self))
+        return frame
+
+    def _deliver(self, frame: Frame) -> None:
+        if not self._released.is_set():
+            self._send.send_nowait(frame)
+
+    def _finish(self, end: EndReason | None, error: SpeechError | None) -> None:
+        self.end, self._error = end, error
+        self._send.close()
+
+    def _close(self) -> None:
+        self._released.set()
+        self._send.close()
+        self._receive.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Admit:
+    stream: FrameStream
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    stream: FrameStream
+
+
+@dataclass(frozen=True, slots=True)
+class _Release:
+    stream: FrameStream
+
+
+@dataclass(frozen=True, slots=True)
+class _Ping:
+    answered: trio.Event
+
+
+@dataclass(frozen=True, slots=True)
+class _Stop:
+    pass
+
+
+_Command = _Admit | _Taken | _Release | _Ping | _Stop
+
+
+class _StepLoop:
+    """The device thread's side. Everything here runs on that thread."""
+
+    def __init__(
+        self, runner: Runner, inbox: _Inbox, token: trio.lowlevel.TrioToken, metrics: Metrics
+    ) -> None:
+        self._runner = runner
+        self._inbox = inbox
+        self._call_soon = token.run_sync_soon
+        self._metrics = metrics
+        self._scheduler: Scheduler[FrameStream] = Scheduler(runner.slots)
+
+    def run(self) -> None:
+        """Step until told to stop."""
+        while self._obey_commands():
+            plan = self._scheduler.next()
+            refused = [stream for slot, stream in plan.open if not self._open(slot, stream)]
+            running = [pair for pair in plan.run if pair[1] not in refused]
+            if running:
+                self._step(running)
+            self._metrics.slots_used.set(self._scheduler.busy_slots)
+
+    def _obey_commands(self) -> bool:
+        """Take every command there is; block only while there is nothing else to do.
+
+        Releases are answered here, before the next step: after it, a cancel would cost two.
+        """
+        while True:
+            try:
+                command = self._inbox.get(block=self._scheduler.idle)
+            except queue.Empty:
+                return True
+            match command:
+                case _Admit(stream):
+                    self._scheduler.admit(stream)
+                case _Taken(stream):
+                    self._scheduler.taken(stream)
+                case _Release(stream):
+                    self._free(stream)
+                    self._metrics.slots_used.set(self._scheduler.busy_slots)
+                    self._call_soon(stream._close)
+                case _Ping(answered):
+                    self._call_soon(answered.set)
+                case _Stop():
+                    return False
+
+    def _open(self, slot: int, stream: FrameStream) -> bool:
+        start_s = time.perf_counter()
+        try:
+            room = self._runner.open(slot, stream.utterance)
+        except SpeechError as error:
+            self._scheduler.release(stream)
+            self._call_soon(stream._finish, None, error)
+            return False
+        self._scheduler.opened(stream, room)
+        self._metrics.prefill_s.observe(time.perf_counter() - start_s)
+        return True
+
+    def _step(self, running: Sequence[tuple[int, FrameStream]]) -> None:
+        start_s = time.perf_counter()
+        frames = self._runner.step([slot for slot, _ in running])
+        self._metrics.step_s.observe(time.perf_counter() - start_s)
+        made: list[tuple[FrameStream, Frame | None, EndReason | None]] = []
+        for (_, stream), frame in zip(running, frames, strict=True):
+            end = self._scheduler.account(stream, frame)
+            made.append((stream, frame, end))
+            if end is not None:
+                self._free(stream)
+                self._metrics.utterance_ends.labels(end).inc()
+        self._metrics.frames.inc(sum(frame is not None for frame in frames))
+        self._call_soon(_hand_out, made)
+
+    def _free(self, stream: FrameStream) -> None:
+        slot = self._scheduler.release(stream)
+        if slot is not None:
+            self._runner.close(slot)
+
+
+def _hand_out(made: Sequence[tuple[FrameStream, Frame | None, EndReason | None]]) -> None:
+    """Give one step's frames to their streams; runs on the Trio thread."""
+    for stream, frame, end in made:
+        if frame is not None:
+            stream._deliver(frame)
+        if end is not None:
+            stream._finish(end, None)
+
+
+class Engine:
+    """The door to the device thread for everything above. One per server."""
+
+    def __init__(self, slots: int, inbox: _Inbox, metrics: Metrics) -> None:
+        self._inbox = inbox
+        self._metrics = metrics
+        self._pool = trio.CapacityLimiter(slots)
+        self._streams: set[FrameStream] = set()
+        self._stopped = False
+        metrics.slots.set(slots)
+
+    @property
+    def slots(self) -> int:
+        """How many utterances are spoken at once."""
+        return int(self._pool.total_tokens)
+
+    @property
+    def borrowed_slots(self) -> int:
+        """How many pool tokens are out now."""
+        return self._pool.borrowed_tokens
+
+    @asynccontextmanager
+    async def generate(self, utterance: Utterance) -> AsyncIterator[FrameStream]:
+        """Say one utterance: wait for a slot, yield its frames, give the slot back on leaving.
+
+        The pool token is the right to a slot, first come first served; it never returns before
+        its slot is free. Raises EngineFailed where the device thread is gone.
+        """
+        with self._metrics.utterances_waiting.track_inprogress():
+            await self._pool.acquire()
+        try:
+            if self._stopped:
+                raise EngineFailed
+            stream = FrameStream(utterance, self._inbox)
+            self._streams.add(stream)
+            self._inbox.put(_Admit(stream))
+            try:
+                yield stream
+            finally:
+                self._inbox.put(_Release(stream))
+                # Bounded by what the device thread is in the middle of: one prefill, one step.
+                with trio.CancelScope(shield=True):
+                    await stream._released.wait()
+                self._streams.discard(stream)
+        finally:
+            self._pool.release()
+
+    async def responds(self, within_s: float = 5.0) -> bool:
+        """Tell whether the step loop takes commands: the beat behind `/healthz`."""
+        answered = trio.Event()
+        self._inbox.put(_Ping(answered))
+        with trio.move_on_after(within_s):
+            await answered.wait()
+        return answered.is_set()
+
+    def _stop(self) -> None:
+        """Let go of everyone: the device thread has ended, and answers no command."""
+        self._stopped = True
+        for stream in self._streams:
+            stream._finish(None, EngineFailed())
+            stream._released.set()
+
+
+@asynccontextmanager
+async def open_engine(make_runner: Callable[[], Runner], metrics: Metrics) -> AsyncIterator[Engine]:
+    """Load a runner on a thread of its own, and yield the engine once it is warm.
+
+    Whatever `make_runner` raises comes out of here before the body is entered (in an exception
+    group). If the device thread dies later, the body is cancelled and the cause comes out:
+    there is no way to go on without it.
+    """
+    inbox: _Inbox = queue.SimpleQueue()
+    async with trio.open_nursery() as nursery:
+        engine: Engine = await nursery.start(_run_device_thread, make_runner, inbox, metrics)
+        try:
+            yield engine
+        finally:
+            inbox.put(_Stop())
+
+
+async def _run_device_thread(
+    make_runner: Callable[[], Runner],
+    inbox: _Inbox,
+    metrics: Metrics,
+    task_status: trio.TaskStatus[Engine],
+) -> None:
+    token = trio.lowlevel.current_trio_token()
+
+    def warmed(slots: int) -> Engine:
+        engine = Engine(slots, inbox, metrics)
+        task_status.started(engine)
+        return engine
+
+    def work() -> None:
+        runner = make_runner()
+        engine = trio.from_thread.run_sync(warmed, runner.slots)
+        try:
+            _StepLoop(runner, inbox, token, metrics).run()
+        finally:
+            token.run_sync_soon(engine._stop)
+
+    await trio.to_thread.run_sync(work, limiter=trio.CapacityLimiter(1), thread_name="csm-device")

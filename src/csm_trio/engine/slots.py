@@ -1,0 +1,123 @@
+"""All that a row has on the device, in one place: indexed by slot, never moved.
+
+One slot more than the pool holds is the dummy: padding rows of a batch point at it, and nobody
+reads what they write there.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from csm_trio.engine.utterance import Sampling
+from csm_trio.model.attention import SlotKV
+from csm_trio.model.config import CSMConfig, Draw, SamplingDefaults
+from csm_trio.model.csm import BACKBONE, DEPTH, FrameDraw
+from csm_trio.model.mimi import MimiDecoder
+
+_GREEDY = Draw(temperature=0.0, top_k=1)
+_USUAL_TOP_K = 50
+
+
+@dataclass(slots=True)
+class _Row:
+    """What the host must know of an open slot without asking the device."""
+
+    position: int
+    backbone: Draw
+    depth: Draw
+
+
+def resolve_sampling(sampling: Sampling, defaults: SamplingDefaults) -> tuple[Draw, Draw]:
+    """Return how backbone and depth decoder draw for one request.
+
+    The checkpoint's generation config says how each half draws; a request's values replace the
+    backbone's, and the depth decoder's only where the config samples there: a model trained to
+    be greedy in depth garbles when sampled. A greedy request is greedy in both.
+    """
+    if sampling.temperature == 0 or sampling.top_k == 1:
+        return _GREEDY, _GREEDY
+    backbone = _overridden(defaults.backbone, sampling)
+    depth = defaults.depth if defaults.depth == _GREEDY else _overridden(defaults.depth, sampling)
+    return backbone, depth
+
+
+def _overridden(default: Draw, sampling: Sampling) -> Draw:
+    temperature = default.temperature if sampling.temperature is None else sampling.temperature
+    top_k = default.top_k if sampling.top_k is None else sampling.top_k
+    if sampling.temperature is not None and sampling.top_k is None and top_k == 1:
+        top_k = _USUAL_TOP_K
+    return _GREEDY if temperature == 0 or top_k == 1 else Draw(temperature, top_k)
+
+
+class Slots:
+    """Tensors [slots + 1, ...] of every row: keys, clocks, sampling, codec state."""
+
+    def __init__(
+        self,
+        config: CSMConfig,
+        count: int,
+        codec: MimiDecoder,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.count = count
+        self.dummy = count
+        self.kv = SlotKV(config.backbone, count + 1, device=device, dtype=dtype)
+        self.codec = codec.open_state(count + 1, device=device, dtype=dtype)
+        whole = {"device": device, "dtype": torch.int64}
+        self.inputs = torch.zeros(
+            count + 1, config.backbone.hidden_size, device=device, dtype=dtype
+        )
+        self.positions = torch.zeros(count + 1, **whole)
+        self.frames = torch.zeros(count + 1, **whole)
+        self.seeds = torch.zeros(count + 1, **whole)
+        self.temperature = torch.zeros(count + 1, 2, device=device)
+        self.top_k = torch.ones(count + 1, 2, **whole)
+        self._open: dict[int, _Row] = {}
+
+    def open(
+        self, slot: int, *, first_input: Tensor, position: int, draws: tuple[Draw, Draw], seed: int
+    ) -> None:
+        """Begin a row: its next backbone input [hidden] and the position that goes to."""
+        self.codec.clear(slot)
+        self.inputs[slot] = first_input
+        self.positions[slot] = position
+        self.frames[slot] = 0
+        self.seeds[slot] = seed
+        for column, draw in enumerate(draws):
+            self.temperature[slot, column] = draw.temperature
+            self.top_k[slot, column] = draw.top_k
+        self._open[slot] = _Row(position, *draws)
+
+    def close(self, slot: int) -> None:
+        """Forget a row. Its tensors are overwritten when the slot opens anew."""
+        self._open.pop(slot, None)
+
+    def position(self, slot: int) -> int:
+        """Return the position that this slot's next step writes, as the host knows it."""
+        return self._open[slot].position
+
+    def draw(self, slots: list[int], rows: Tensor) -> FrameDraw:
+        """Return how `rows` (the slots, padded) draw their next frame."""
+        halves = [(row.backbone, row.depth) for row in map(self._open.__getitem__, slots)]
+        noisy = [[half[column].temperature > 0 for half in halves] for column in (BACKBONE, DEPTH)]
+        largest = [max(half[column].top_k for half in halves) for column in (BACKBONE, DEPTH)]
+        return FrameDraw(
+            temperature=self.temperature[rows],
+            top_k=self.top_k[rows],
+            seeds=self.seeds[rows],
+            frames=self.frames[rows],
+            noisy=(any(noisy[BACKBONE]), any(noisy[DEPTH])),
+            largest_k=(largest[BACKBONE], largest[DEPTH]),
+        )
+
+    def advance(self, slots: list[int], rows: Tensor, next_inputs: Tensor) -> None:
+        """Move the rows' clocks by one frame; next_inputs [batch, hidden]."""
+        self.inputs[rows] = next_inputs
+        self.positions[rows] += 1
+        self.positions[self.dummy] = 0  # it would walk past the end of the rotary table
+        self.frames[rows] += 1
+        for slot in slots:
+            self._open[slot].position += 1

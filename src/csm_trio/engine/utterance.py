@@ -1,0 +1,53 @@
+"""What the engine is asked to say, and what it gives back. Plain values; no torch, no trio."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from csm_trio.model.prompt import Turn
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How codes are drawn; None means as the checkpoint's generation config has it.
+
+    `temperature` 0 or `top_k` 1 makes both halves of the model greedy.
+    """
+
+    temperature: float | None = None
+    top_k: int | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """One sentence to be said, in one voice, after the turns it should sound like."""
+
+    text: str
+    speaker_id: int
+    max_frames: int
+    sampling: Sampling = Sampling()
+    turns: tuple[Turn, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """80 ms of speech: 1,920 samples at 24 kHz and the codes [codebooks] they were made of."""
+
+    pcm: NDArray[np.int16]
+    codes: NDArray[np.int16]
+
+
+class EndReason(StrEnum):
+    """Why an utterance ended. Only what was `SPOKEN` is fit to be the next prompt's context."""
+
+    SPOKEN = "spoken"
+    """The model said its frame of zeros."""
+    CAPPED = "capped"
+    """It reached its frame budget."""
+    REPEATING = "repeating"
+    """It said the same few frames over and over."""
+    SILENT = "silent"
+    """It said nothing audible for a long while."""

@@ -1,0 +1,144 @@
+"""Keys and values of every slot, and the three ways of attending over them.
+
+Rows are joined and left by index: a slot's keys never move. Nothing here knows who may run.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from csm_trio.model.config import LlamaConfig
+from csm_trio.model.llama import Attend
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One running row of a step: its place in the batch, its slot, and the position it writes."""
+
+    row: int
+    slot: int
+    position: int
+
+
+def _grouped(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Attend from one time step without copying keys for each query head.
+
+    queries [batch, 1, heads, dim]; keys, values [batch, kv_heads, past, dim]. The query heads
+    that share a key head become its query "times": no mask is needed, everything is visible.
+    """
+    batch, _, heads, dim = queries.shape
+    groups = queries.view(batch, keys.shape[1], heads // keys.shape[1], dim)
+    mixed = F.scaled_dot_product_attention(groups, keys, values)
+    return mixed.view(batch, 1, heads, dim)
+
+
+class SlotKV:
+    """The backbone's cache: [layers, slots, kv_heads, max_positions, head_dim] twice."""
+
+    def __init__(
+        self, config: LlamaConfig, slots: int, *, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        shape = (config.layers, slots, config.kv_heads, config.max_positions, config.head_dim)
+        self.keys = torch.zeros(shape, device=device, dtype=dtype)
+        self.values = torch.zeros(shape, device=device, dtype=dtype)
+
+    def prefill(self, slot: int, start: int) -> Attend:
+        """Attend causally over one slot's new positions from `start` on, and what precedes them.
+
+        For a batch of one: queries [1, time, heads, dim].
+        """
+
+        def attend(layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+            end = start + queries.shape[1]
+            self.keys[layer, slot, :, start:end] = keys[0].transpose(0, 1)
+            self.values[layer, slot, :, start:end] = values[0].transpose(0, 1)
+            visible = None
+            if start:
+                visible = torch.ones(end - start, end, dtype=torch.bool, device=queries.device)
+                visible = visible.tril(diagonal=start)
+            mixed = F.scaled_dot_product_attention(
+                queries.transpose(1, 2),
+                self.keys[layer, slot, None, :, :end],
+                self.values[layer, slot, None, :, :end],
+                attn_mask=visible,
+                is_causal=visible is None,
+                enable_gqa=True,
+            )
+            return mixed.transpose(1, 2)
+
+        return attend
+
+    def step_by_row(self, spans: Sequence[Span]) -> Attend:
+        """Attend one new position a running row, each over exactly its own past.
+
+        Rows of the batch that no span names are padding: they get zeros. A row's result is
+        the same, to the bit, whoever else is in the batch.
+        """
+
+        def attend(layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+            mixed = torch.zeros_like(queries)
+            for span in spans:
+                end = span.position + 1
+                row_keys = self.keys[layer, span.slot]
+                row_values = self.values[layer, span.slot]
+                row_keys[:, span.position] = keys[span.row, 0]
+                row_values[:, span.position] = values[span.row, 0]
+                mixed[span.row] = _grouped(
+                    queries[span.row, None], row_keys[None, :, :end], row_values[None, :, :end]
+                )[0]
+            return mixed
+
+        return attend
+
+    def step_masked(self, rows: Tensor, positions: Tensor, longest: int) -> Attend:
+        """Attend one new position a row, all rows at once, padded to the `longest` past.
+
+        rows, positions: int64 [batch]; padding rows may share one slot. For devices on which
+        a launch costs more than the padding.
+        """
+        visible = torch.arange(longest, device=rows.device) <= positions[:, None, None, None]
+
+        def attend(layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+            self.keys[layer][rows, :, positions] = keys[:, 0]
+            self.values[layer][rows, :, positions] = values[:, 0]
+            mixed = F.scaled_dot_product_attention(
+                queries.transpose(1, 2),
+                self.keys[layer][rows, :, :longest],
+                self.values[layer][rows, :, :longest],
+                attn_mask=visible,
+                enable_gqa=True,
+            )
+            return mixed.transpose(1, 2)
+
+        return attend
+
+
+class LockstepKV:
+    """The depth decoder's scratch: all rows stand at the same position; it lives one frame."""
+
+    def __init__(self, config: LlamaConfig, batch: int, positions: int, like: Tensor) -> None:
+        shape = (config.layers, batch, config.kv_heads, positions, config.head_dim)
+        self._keys = like.new_empty(shape)
+        self._values = like.new_empty(shape)
+        self.start = 0
+        """The position that the next call's first query stands at."""
+
+    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Attend causally; more than one query only as the very first call of a frame."""
+        start, end = self.start, self.start + queries.shape[1]
+        past_keys, past_values = self._keys[layer], self._values[layer]
+        past_keys[:, :, start:end] = keys.transpose(1, 2)
+        past_values[:, :, start:end] = values.transpose(1, 2)
+        if queries.shape[1] == 1:
+            return _grouped(queries, past_keys[:, :, :end], past_values[:, :, :end])
+        mixed = F.scaled_dot_product_attention(
+            queries.transpose(1, 2),
+            past_keys[:, :, :end],
+            past_values[:, :, :end],
+            is_causal=True,
+            enable_gqa=True,
+        )
+        return mixed.transpose(1, 2)

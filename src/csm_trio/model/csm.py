@@ -1,0 +1,147 @@
+"""CSM: a Llama backbone over frames, and a depth decoder that spells each frame's codes.
+
+In: prompt rows, or the last frame's codes. Out: the next frame's codes, one row a running slot.
+The codec, the slots and whose turn it is are others' business.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from csm_trio.model.attention import LockstepKV
+from csm_trio.model.config import CSMConfig
+from csm_trio.model.llama import Attend, Llama, RotaryTable
+from csm_trio.model.sampling import draw_codes, gumbel_noise
+
+BACKBONE, DEPTH = 0, 1
+"""Columns of `FrameDraw.temperature` and `.top_k`."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrameDraw:
+    """How each row of a batch draws the codes of one frame.
+
+    temperature: float32 [batch, 2]; top_k: int64 [batch, 2]; columns BACKBONE (codebook 0) and
+    DEPTH (the others). seeds, frames: int64 [batch]. `noisy` tells for each column whether any
+    row samples at all, and `largest_k` the largest top-k in it: host values, so that a batch of
+    greedy rows makes no noise.
+    """
+
+    temperature: Tensor
+    top_k: Tensor
+    seeds: Tensor
+    frames: Tensor
+    noisy: tuple[bool, bool]
+    largest_k: tuple[int, int]
+
+
+def _parameter(tensor: Tensor) -> nn.Parameter:
+    return nn.Parameter(tensor, requires_grad=False)
+
+
+class CSM(nn.Module):
+    """The two transformers with their embeddings and heads.
+
+    Heads are cut to the ids that the codec can decode: CSM's vocabulary has three more (2048 to
+    2050 for 2048 entries), which no sampling may reach.
+    """
+
+    def __init__(self, config: CSMConfig, *, device: torch.device) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = Llama(config.backbone)
+        self.depth = Llama(config.depth)
+        self._rotary = RotaryTable(config.backbone, device=device)
+        depth_positions = torch.arange(config.codebooks, device=device)
+        self._depth_cos, self._depth_sin = RotaryTable(config.depth, device=device).at(
+            depth_positions
+        )
+        self.codebook_offsets = torch.arange(config.codebooks, device=device) * (
+            config.audio_vocab_size
+        )
+        self.ids = torch.arange(config.codec.codebook_size, device=device)
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the tensors, named as in transformers' checkpoints of `sesame/csm-1b`."""
+        decodable = self.config.codec.codebook_size
+        self.backbone.load(tensors, "backbone_model")
+        self.depth.load(tensors, "depth_decoder.model")
+        self.text_embedding = _parameter(tensors["embed_text_tokens.weight"])
+        audio = tensors["backbone_model.embed_tokens.embed_audio_tokens.weight"]
+        self.audio_embedding = _parameter(audio)
+        projector = tensors["depth_decoder.model.inputs_embeds_projector.weight"]
+        self.depth_projector = _parameter(projector)
+        # The depth decoder sees audio embeddings through the projector only: project them once.
+        self.depth_embedding = _parameter(F.linear(audio, projector))
+        self.first_head = _parameter(tensors["lm_head.weight"][:decodable])
+        heads = tensors["depth_decoder.codebooks_head.weight"]  # [codebooks - 1, in, out]
+        self.depth_heads = _parameter(heads[:, :, :decodable].transpose(1, 2).contiguous())
+
+    def embed_prompt(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Embed prompt rows: tokens and mask [positions, codebooks + 1] -> [positions, hidden].
+
+        Each row is the sum of its unmasked columns' embeddings; the last column is text.
+        """
+        audio = F.embedding(tokens[:, :-1] + self.codebook_offsets, self.audio_embedding)
+        text = F.embedding(tokens[:, -1], self.text_embedding)
+        summed = (audio * mask[:, :-1, None]).sum(dim=1)
+        return summed + text * mask[:, -1, None]
+
+    def embed_frames(self, codes: Tensor) -> Tensor:
+        """Embed frames: codes [batch, codebooks] -> the backbone's next inputs [batch, hidden]."""
+        return F.embedding(codes + self.codebook_offsets, self.audio_embedding).sum(dim=1)
+
+    def prefill(self, inputs: Tensor, start: int, attend: Attend) -> None:
+        """Run the backbone over prompt embeddings [positions, hidden] for their keys alone."""
+        positions = torch.arange(start, start + inputs.shape[0], device=inputs.device)
+        cos, sin = self._rotary.at(positions)
+        self.backbone(inputs.unsqueeze(0), cos, sin, attend)
+
+    def next_frame(
+        self, inputs: Tensor, positions: Tensor, draw: FrameDraw, attend: Attend
+    ) -> Tensor:
+        """Make one frame a row: inputs [batch, hidden], positions [batch] -> [batch, codebooks].
+
+        A frame of zeros is the end of speech (`generate` in Sesame's generator.py).
+        """
+        cos, sin = self._rotary.at(positions.unsqueeze(1))
+        hidden = self.backbone(inputs.unsqueeze(1), cos, sin, attend)[:, 0]  # [batch, hidden]
+        first = self._draw(F.linear(hidden, self.first_head), 0, draw)
+        return self._spell(hidden, first, draw)
+
+    def _spell(self, hidden: Tensor, first: Tensor, draw: FrameDraw) -> Tensor:
+        """Let the depth decoder add codebooks 1.. to codebook 0.
+
+        Position 0 is the backbone's hidden state, position i the code of codebook i - 1.
+        """
+        codes = [first]
+        codebooks = self.config.codebooks
+        leading = F.linear(hidden, self.depth_projector)
+        inputs = torch.stack((leading, F.embedding(first, self.depth_embedding)), dim=1)
+        scratch = LockstepKV(self.config.depth, inputs.shape[0], codebooks, inputs)
+        for codebook in range(1, codebooks):
+            end = scratch.start + inputs.shape[1]
+            cos = self._depth_cos[scratch.start : end]
+            sin = self._depth_sin[scratch.start : end]
+            states = self.depth(inputs, cos, sin, scratch.attend)[:, -1]
+            scratch.start = end
+            chosen = self._draw(F.linear(states, self.depth_heads[codebook - 1]), codebook, draw)
+            codes.append(chosen)
+            rows = chosen + codebook * self.config.audio_vocab_size
+            inputs = F.embedding(rows, self.depth_embedding).unsqueeze(1)
+        return torch.stack(codes, dim=1)
+
+    def _draw(self, logits: Tensor, codebook: int, draw: FrameDraw) -> Tensor:
+        half = DEPTH if codebook else BACKBONE
+        if not draw.noisy[half]:
+            return logits.argmax(dim=1)
+        return draw_codes(
+            logits.float(),
+            temperature=draw.temperature[:, half],
+            top_k=draw.top_k[:, half],
+            noise=gumbel_noise(draw.seeds, draw.frames, codebook, self.ids),
+            largest_k=draw.largest_k[half],
+        )

@@ -1,0 +1,142 @@
+"""The transformer both halves of CSM are made of: RMSNorm, RoPE, grouped-query attention, SwiGLU.
+
+In: embeddings and positions. Out: hidden states after the final norm. Keys and values go through
+an `Attend` callable, so that this file knows no cache: the backbone attends over slots with
+their own lengths, the depth decoder over a scratch that all rows share in lockstep.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from csm_trio.model.config import LlamaConfig
+
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""(layer, queries [batch, time, heads, dim], keys and values [batch, time, kv_heads, dim])
+-> mixed values [batch, time, heads, dim]; it also keeps the keys and values for later."""
+
+
+def inverse_frequencies(config: LlamaConfig) -> Tensor:
+    """Return RoPE's inverse frequencies [head_dim / 2] in float32, Llama 3 scaling included.
+
+    Source: `rope_type: llama3` of transformers; equal to torchtune's `Llama3ScaledRoPE`, which
+    Sesame's reference uses. Without the scaling CSM-1B's angles are off by up to 2 rad.
+    """
+    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+    frequencies = 1.0 / (config.rope_theta**exponents)
+    scaling = config.rope_scaling
+    if scaling is None:
+        return frequencies
+    wavelengths = 2 * math.pi / frequencies
+    longest_kept = scaling.original_max_positions / scaling.high_freq_factor
+    shortest_scaled = scaling.original_max_positions / scaling.low_freq_factor
+    blend = (scaling.original_max_positions / wavelengths - scaling.low_freq_factor) / (
+        scaling.high_freq_factor - scaling.low_freq_factor
+    )
+    blended = (1 - blend) * frequencies / scaling.factor + blend * frequencies
+    scaled = torch.where(wavelengths > shortest_scaled, frequencies / scaling.factor, blended)
+    return torch.where(wavelengths < longest_kept, frequencies, scaled)
+
+
+class RotaryTable:
+    """Cosines and sines of every position, float32 whatever the model's dtype.
+
+    Cast to bfloat16 they would be wrong by 0.27 at position 300, so this is no `nn.Module`
+    that `.to()` could reach.
+    """
+
+    def __init__(self, config: LlamaConfig, *, device: torch.device) -> None:
+        positions = torch.arange(config.max_positions, dtype=torch.float32)
+        angles = torch.outer(positions, inverse_frequencies(config))  # [positions, dim / 2]
+        self.cos = torch.cat((angles.cos(), angles.cos()), dim=-1).to(device)
+        self.sin = torch.cat((-angles.sin(), angles.sin()), dim=-1).to(device)
+
+    def at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (cos, signed sin), each [*positions, 1, head_dim]."""
+        return self.cos[positions].unsqueeze(-2), self.sin[positions].unsqueeze(-2)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate [..., heads, dim] by angles [..., 1, dim], in float32, rotate-half layout.
+
+    `sin` carries the sign of the half it multiplies, which saves a negation and a copy.
+    """
+    wide = x.float()
+    turned = wide.roll(x.shape[-1] // 2, dims=-1)
+    return torch.addcmul(wide * cos, turned, sin).to(x.dtype)
+
+
+class LlamaLayer(nn.Module):
+    """One block; q, k, v and gate, up are single matrices."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_dim = config.heads, config.kv_heads, config.head_dim
+        self.norm_eps = config.norm_eps
+        query_dim, kv_dim = config.heads * config.head_dim, config.kv_heads * config.head_dim
+        self.input_norm = nn.Parameter(torch.empty(config.hidden_size))
+        self.qkv = nn.Parameter(torch.empty(query_dim + 2 * kv_dim, config.hidden_size))
+        self.out = nn.Parameter(torch.empty(config.hidden_size, query_dim))
+        self.mlp_norm = nn.Parameter(torch.empty(config.hidden_size))
+        self.gate_up = nn.Parameter(torch.empty(2 * config.intermediate_size, config.hidden_size))
+        self.down = nn.Parameter(torch.empty(config.hidden_size, config.intermediate_size))
+
+    def load(self, tensors: Mapping[str, Tensor], prefix: str) -> None:
+        """Take this layer's tensors, named as in transformers' checkpoints under `prefix`."""
+
+        def joined(*names: str) -> nn.Parameter:
+            parts = [tensors[f"{prefix}.{name}.weight"] for name in names]
+            whole = parts[0] if len(parts) == 1 else torch.cat(parts)
+            return nn.Parameter(whole, requires_grad=False)
+
+        self.input_norm = joined("input_layernorm")
+        self.qkv = joined("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+        self.out = joined("self_attn.o_proj")
+        self.mlp_norm = joined("post_attention_layernorm")
+        self.gate_up = joined("mlp.gate_proj", "mlp.up_proj")
+        self.down = joined("mlp.down_proj")
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, index: int, attend: Attend) -> Tensor:
+        batch, time, hidden = x.shape
+        normed = F.rms_norm(x, (hidden,), self.input_norm, self.norm_eps)
+        qkv = F.linear(normed, self.qkv).view(batch, time, -1, self.head_dim)
+        turned = rotate(qkv[:, :, : self.heads + self.kv_heads], cos, sin)
+        mixed = attend(
+            index,
+            turned[:, :, : self.heads],
+            turned[:, :, self.heads :],
+            qkv[:, :, self.heads + self.kv_heads :],
+        )
+        x = x + F.linear(mixed.reshape(batch, time, -1), self.out)
+        normed = F.rms_norm(x, (hidden,), self.mlp_norm, self.norm_eps)
+        gate, up = F.linear(normed, self.gate_up).chunk(2, dim=-1)
+        return x + F.linear(F.silu(gate) * up, self.down)
+
+
+class Llama(nn.Module):
+    """A stack of blocks and the final norm; embeddings and heads are its owner's."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.layers = nn.ModuleList(LlamaLayer(config) for _ in range(config.layers))
+        self.norm = nn.Parameter(torch.empty(config.hidden_size))
+
+    def load(self, tensors: Mapping[str, Tensor], prefix: str) -> None:
+        """Take the tensors named as in transformers' checkpoints under `prefix`."""
+        for index, layer in enumerate(self.layers):
+            assert isinstance(layer, LlamaLayer)
+            layer.load(tensors, f"{prefix}.layers.{index}")
+        self.norm = nn.Parameter(tensors[f"{prefix}.norm.weight"], requires_grad=False)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
+        """Map embeddings [batch, time, hidden] to hidden states of the same shape.
+
+        `cos` and `sin` are `RotaryTable.at` of the positions [batch, time] (or broadcastable).
+        """
+        for index, layer in enumerate(self.layers):
+            x = layer(x, cos, sin, index, attend)
+        return F.rms_norm(x, (self.config.hidden_size,), self.norm, self.config.norm_eps)

@@ -1,0 +1,55 @@
+"""Draw one code a row: temperature, top-k and seed are each row's own, all on the device.
+
+The noise is a function of (seed, frame, codebook, id) alone: a row draws the same codes whoever
+shares its batch, and nothing here waits for the host.
+"""
+
+import torch
+from torch import Tensor
+
+_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
+_MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
+_MIX_2 = 0x94D049BB133111EB - (1 << 64)
+_FRAME_STRIDE = 0x632BE59BD9B4E019
+_UNIFORM_BITS = 24  # what a float32 mantissa holds exactly
+
+
+def _shifted(x: Tensor, bits: int) -> Tensor:
+    """Shift 64-bit words right, filling with zeros (torch's own shift copies the sign)."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mixed(x: Tensor) -> Tensor:
+    """Scramble 64-bit words by splitmix64's finalizer (Steele et al., OOPSLA 2014)."""
+    x = (x ^ _shifted(x, 30)) * _MIX_1
+    x = (x ^ _shifted(x, 27)) * _MIX_2
+    return x ^ _shifted(x, 31)
+
+
+def gumbel_noise(seeds: Tensor, frames: Tensor, codebook: int, ids: Tensor) -> Tensor:
+    """Return standard Gumbel noise [rows, ids] in float32, the same for the same arguments.
+
+    seeds, frames: int64 [rows]; ids: int64 [ids]. Adding it to logits and taking the largest
+    draws from their softmax.
+    """
+    streams = _mixed(_mixed(seeds + codebook * _GOLDEN) + frames * _FRAME_STRIDE)
+    words = _mixed(streams.unsqueeze(1) + ids * _GOLDEN)  # [rows, ids]
+    uniform = (_shifted(words, 64 - _UNIFORM_BITS).float() + 0.5) * 2.0**-_UNIFORM_BITS
+    return -torch.log(-torch.log(uniform))
+
+
+def draw_codes(
+    logits: Tensor, *, temperature: Tensor, top_k: Tensor, noise: Tensor, largest_k: int
+) -> Tensor:
+    """Draw one id a row from float32 logits [rows, ids]; ties at the k-th place are kept.
+
+    temperature: float32 [rows], 0 is greedy; top_k: int64 [rows], 1..largest_k; noise: Gumbel
+    [rows, ids]. Returns int64 [rows].
+    """
+    places = (top_k - 1).clamp(max=logits.shape[1] - 1).unsqueeze(1)
+    best = logits.topk(min(largest_k, logits.shape[1]), dim=1).values
+    threshold = best.gather(1, places)
+    greedy = (temperature <= 0).unsqueeze(1)
+    warmth = temperature.clamp(min=1e-4).unsqueeze(1)
+    noisy = (logits / warmth + noise).masked_fill(logits < threshold, -torch.inf)
+    return torch.where(greedy, logits, noisy).argmax(dim=1)

@@ -1,0 +1,111 @@
+"""Metrics as one object, a timeline per context, and logs that carry the session's id.
+
+`Metrics` has its own registry, so that two servers in one process (tests) do not share figures.
+"""
+
+import logging
+import time
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_SHORT_S = (0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.2, 0.5, 1.0)
+_WAIT_S = (0.02, 0.04, 0.06, 0.08, 0.12, 0.16, 0.25, 0.35, 0.5, 0.8, 1.5, 3.0, 10.0)
+_RATIOS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9, 1.0, 1.5, 2.5)
+
+session_id: ContextVar[str] = ContextVar("session_id", default="-")
+"""The id that log lines of this task carry; also `request-id` of a REST answer."""
+
+
+class Metrics:
+    """Everything `/metrics` shows. Prometheus' own counters: safe from any thread."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        registry = self.registry
+        self.slots = Gauge("csm_slots", "Slots of the batch.", registry=registry)
+        self.slots_used = Gauge("csm_slots_used", "Slots that hold an utterance now.", registry=registry)
+        self.utterances_waiting = Gauge(
+            "csm_utterances_waiting", "Utterances that wait for a slot.", registry=registry
+        )
+        self.sessions_limit = Gauge("csm_sessions_limit", "Calls admitted at once.", registry=registry)
+        self.sessions = Gauge("csm_sessions", "Calls (sockets and REST requests) open now.", registry=registry)
+        self.step_s = Histogram(
+            "csm_step_seconds", "Time of one step: a frame for every running row.",
+            buckets=_SHORT_S, registry=registry,
+        )  # fmt: skip
+        self.prefill_s = Histogram(
+            "csm_prefill_seconds", "Time to open a slot with its prompt.", buckets=_SHORT_S, registry=registry
+        )
+        self.frames = Counter("csm_frames", "Frames of 80 ms delivered.", registry=registry)
+        self.first_audio_s = Histogram(
+            "csm_first_audio_seconds",
+            "Time from a context's first sentence to its first chunk.",
+            buckets=_WAIT_S, registry=registry,
+        )  # fmt: skip
+        self.chunk_gap_s = Histogram(
+            "csm_chunk_gap_seconds", "Time between chunks of a context.", buckets=_WAIT_S, registry=registry
+        )
+        self.real_time_factor = Histogram(
+            "csm_real_time_factor", "Utterance: time taken over audio made.", buckets=_RATIOS, registry=registry
+        )
+        self.utterance_ends = Counter(
+            "csm_utterance_ends", "Utterances by how they ended.", ["reason"], registry=registry
+        )
+        self.cancels = Counter("csm_cancels", "Contexts cut short, by reason.", ["reason"], registry=registry)
+        self.refusals = Counter(
+            "csm_refusals", "Calls and requests refused, by reason.", ["reason"], registry=registry
+        )
+        self.failures = Counter("csm_failures", "Contexts that failed, by error.", ["error"], registry=registry)
+        self.characters = Counter("csm_characters", "Characters of text received.", registry=registry)
+
+    def render(self) -> bytes:
+        """Return Prometheus' text exposition format."""
+        return generate_latest(self.registry)
+
+
+@dataclass(slots=True)
+class Timeline:
+    """When things happened to one context, in seconds of the monotonic clock."""
+
+    received_s: float = field(default_factory=time.monotonic)
+    marks: dict[str, float] = field(default_factory=dict)
+
+    def mark(self, name: str) -> bool:
+        """Note that `name` happened now, unless it has before; tell whether it was new."""
+        if name in self.marks:
+            return False
+        self.marks[name] = time.monotonic()
+        return True
+
+    def since(self, start: str, end: str) -> float | None:
+        """Return the seconds from one mark to another, or None where one is missing."""
+        if start not in self.marks or end not in self.marks:
+            return None
+        return self.marks[end] - self.marks[start]
+
+    def __str__(self) -> str:
+        return " ".join(
+            f"{name}={1000 * (at - self.received_s):.0f}ms" for name, at in self.marks.items()
+        )
+
+
+class _SessionFilter(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.session = session_id.get()
+        return True
+
+
+def configure_logging(level: str) -> None:
+    """Log to standard error, one line an event, with the session's id."""
+    stream = logging.StreamHandler()
+    stream.addFilter(_SessionFilter())
+    stream.setFormatter(
+        logging.Formatter("%(asctime)s %(levelname)s %(name)s [%(session)s] %(message)s")
+    )
+    logging.basicConfig(level=level.upper(), handlers=[stream], force=True)
+    for chatty in ("httpx", "httpcore", "huggingface_hub", "urllib3", "filelock"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -1,0 +1,64 @@
+"""Mu-law against two independent implementations, over everything there is to encode."""
+
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from csm_trio.audio.g711 import decode_ulaw, encode_ulaw
+
+EVERY_SAMPLE = np.arange(-32_768, 32_768, dtype=np.int32).astype(np.int16)
+EVERY_CODE = bytes(range(256))
+
+
+def searched_code(sample: int) -> int:
+    """Encode one sample the textbook way: add the bias, find the segment, take four bits."""
+    uniform = sample >> 2
+    sign = 0x80 if uniform < 0 else 0
+    biased = min(abs(uniform), 8_158) + 33
+    segment = 0
+    while biased >= 64 << segment:
+        segment += 1
+    step = (biased >> (segment + 1)) - 16
+    return 0xFF - (sign + 16 * segment + step)
+
+
+def test_every_sample_encodes_as_the_segment_search_says() -> None:
+    expected = bytes(searched_code(int(sample)) for sample in EVERY_SAMPLE)
+    assert encode_ulaw(EVERY_SAMPLE) == expected
+
+
+def test_every_sample_and_code_agree_with_audioop() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # it left the standard library in 3.13
+        audioop = pytest.importorskip("audioop")
+    assert encode_ulaw(EVERY_SAMPLE) == audioop.lin2ulaw(EVERY_SAMPLE.tobytes(), 2)
+    assert decode_ulaw(EVERY_CODE).tobytes() == audioop.ulaw2lin(EVERY_CODE, 2)
+
+
+@pytest.mark.parametrize(
+    ("sample", "code"),
+    [(0, 0xFF), (32_767, 0x80), (-32_768, 0x00), (32_124, 0x80), (-32_124, 0x00), (-1, 0x7E)],
+)
+def test_known_samples_have_their_known_codes(sample: int, code: int) -> None:
+    assert encode_ulaw(np.array([sample], dtype=np.int16)) == bytes([code])
+
+
+def test_a_decoded_code_encodes_to_itself() -> None:
+    again = encode_ulaw(decode_ulaw(EVERY_CODE))
+    # Zero has two codes; the negative one cannot be told from the other once decoded.
+    assert again == EVERY_CODE.replace(b"\x7f", b"\xff")
+
+
+def test_a_larger_sample_never_decodes_to_a_smaller_one() -> None:
+    decoded = decode_ulaw(encode_ulaw(EVERY_SAMPLE)).astype(np.int32)
+    assert np.all(np.diff(decoded) >= 0)
+
+
+@given(st.lists(st.integers(-32_768, 32_767), max_size=50), st.integers(1, 3))
+def test_every_sample_stands_alone(samples: list[int], stride: int) -> None:
+    pcm = np.array(samples, dtype=np.int16)[::stride]
+    assert encode_ulaw(pcm) == b"".join(encode_ulaw(pcm[i : i + 1]) for i in range(len(pcm)))
+    assert len(decode_ulaw(encode_ulaw(pcm))) == len(pcm)
