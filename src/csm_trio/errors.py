@@ -3,6 +3,8 @@
 The tree knows no HTTP and no WebSocket: each door renders these in its protocol's own form.
 """
 
+from typing import Literal
+
 
 class SpeechError(Exception):
     """Something stopped a caller's speech; `message` is a sentence that can be shown to them."""
@@ -13,11 +15,17 @@ class SpeechError(Exception):
 
 
 class InvalidRequest(SpeechError):
-    """The caller sent something that cannot be obeyed; `param` names the field that is wrong."""
+    """The caller sent something that cannot be obeyed; `param` names the field that is wrong.
 
-    def __init__(self, message: str, *, param: str) -> None:
+    `location` says whether the field stood in what was sent or in the address it was sent to.
+    """
+
+    def __init__(
+        self, message: str, *, param: str, location: Literal["body", "query"] = "body"
+    ) -> None:
         super().__init__(message)
         self.param = param
+        self.location = location
 
 
 class MissingField(InvalidRequest):

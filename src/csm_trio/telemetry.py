@@ -27,18 +27,27 @@ class Metrics:
         self.registry = CollectorRegistry()
         registry = self.registry
         self.slots = Gauge("csm_slots", "Slots of the batch.", registry=registry)
-        self.slots_used = Gauge("csm_slots_used", "Slots that hold an utterance now.", registry=registry)
+        self.slots_used = Gauge(
+            "csm_slots_used", "Slots that hold an utterance now.", registry=registry
+        )
         self.utterances_waiting = Gauge(
             "csm_utterances_waiting", "Utterances that wait for a slot.", registry=registry
         )
-        self.sessions_limit = Gauge("csm_sessions_limit", "Calls admitted at once.", registry=registry)
-        self.sessions = Gauge("csm_sessions", "Calls (sockets and REST requests) open now.", registry=registry)
+        self.sessions_limit = Gauge(
+            "csm_sessions_limit", "Calls admitted at once.", registry=registry
+        )
+        self.sessions = Gauge(
+            "csm_sessions", "Calls (sockets and REST requests) open now.", registry=registry
+        )
         self.step_s = Histogram(
             "csm_step_seconds", "Time of one step: a frame for every running row.",
             buckets=_SHORT_S, registry=registry,
         )  # fmt: skip
         self.prefill_s = Histogram(
-            "csm_prefill_seconds", "Time to open a slot with its prompt.", buckets=_SHORT_S, registry=registry
+            "csm_prefill_seconds",
+            "Time to open a slot with its prompt.",
+            buckets=_SHORT_S,
+            registry=registry,
         )
         self.frames = Counter("csm_frames", "Frames of 80 ms delivered.", registry=registry)
         self.first_audio_s = Histogram(
@@ -47,20 +56,32 @@ class Metrics:
             buckets=_WAIT_S, registry=registry,
         )  # fmt: skip
         self.chunk_gap_s = Histogram(
-            "csm_chunk_gap_seconds", "Time between chunks of a context.", buckets=_WAIT_S, registry=registry
+            "csm_chunk_gap_seconds",
+            "Time between chunks of a context.",
+            buckets=_WAIT_S,
+            registry=registry,
         )
         self.real_time_factor = Histogram(
-            "csm_real_time_factor", "Utterance: time taken over audio made.", buckets=_RATIOS, registry=registry
+            "csm_real_time_factor",
+            "Utterance: time taken over audio made.",
+            buckets=_RATIOS,
+            registry=registry,
         )
         self.utterance_ends = Counter(
             "csm_utterance_ends", "Utterances by how they ended.", ["reason"], registry=registry
         )
-        self.cancels = Counter("csm_cancels", "Contexts cut short, by reason.", ["reason"], registry=registry)
+        self.cancels = Counter(
+            "csm_cancels", "Contexts cut short, by reason.", ["reason"], registry=registry
+        )
         self.refusals = Counter(
             "csm_refusals", "Calls and requests refused, by reason.", ["reason"], registry=registry
         )
-        self.failures = Counter("csm_failures", "Contexts that failed, by error.", ["error"], registry=registry)
-        self.characters = Counter("csm_characters", "Characters of text received.", registry=registry)
+        self.failures = Counter(
+            "csm_failures", "Contexts that failed, by error.", ["error"], registry=registry
+        )
+        self.characters = Counter(
+            "csm_characters", "Characters of text received.", registry=registry
+        )
 
     def render(self) -> bytes:
         """Return Prometheus' text exposition format."""
@@ -73,6 +94,7 @@ class Timeline:
 
     received_s: float = field(default_factory=time.monotonic)
     marks: dict[str, float] = field(default_factory=dict)
+    laps: dict[str, float] = field(default_factory=dict)
 
     def mark(self, name: str) -> bool:
         """Note that `name` happened now, unless it has before; tell whether it was new."""
@@ -80,6 +102,13 @@ class Timeline:
             return False
         self.marks[name] = time.monotonic()
         return True
+
+    def lap(self, name: str) -> float | None:
+        """Note that `name` happened again; return the seconds since it did last, if it has."""
+        now_s = time.monotonic()
+        before_s = self.laps.get(name)
+        self.laps[name] = now_s
+        return None if before_s is None else now_s - before_s
 
     def since(self, start: str, end: str) -> float | None:
         """Return the seconds from one mark to another, or None where one is missing."""

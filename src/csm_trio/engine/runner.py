@@ -4,9 +4,7 @@ In: utterances and slots. Out: frames of 16-bit audio with their codes. Whose tu
 listens are the scheduler's and the service's business.
 """
 
-import logging
 import random
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,18 +16,11 @@ from torch import Tensor
 from csm_trio.engine.slots import Slots, resolve_sampling
 from csm_trio.engine.utterance import Frame, Utterance
 from csm_trio.model.attention import Span
-from csm_trio.model.checkpoint import CheckpointFiles
 from csm_trio.model.config import FRAME_SAMPLES, CSMConfig
 from csm_trio.model.csm import CSM
 from csm_trio.model.llama import Attend
 from csm_trio.model.mimi import MimiDecoder
 from csm_trio.model.prompt import Prompt, TextTokenizer, build_prompt
-from csm_trio.model.read_config import read_config
-from csm_trio.model.weights import load_weights
-
-logger = logging.getLogger(__name__)
-
-_WARM_UP_FRAMES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +55,7 @@ class TorchRunner:
         self._tokenizer = tokenizer
         self._device = placement.device
         self._on_cpu = placement.device.type == "cpu"
-        self._slots = Slots(
-            config, slots, codec, device=placement.device, dtype=placement.dtype
-        )
+        self._slots = Slots(config, slots, codec, device=placement.device, dtype=placement.dtype)
 
     @property
     def slots(self) -> int:
@@ -155,8 +144,6 @@ class TorchRunner:
         if not alive:
             return np.empty((0, FRAME_SAMPLES), np.int16)
         groups = [[row] for row in alive] if self._on_cpu else [alive]
-        pcm = [
-            self._codec.decode(codes[group], rows[group], self._slots.codec) for group in groups
-        ]
+        pcm = [self._codec.decode(codes[group], rows[group], self._slots.codec) for group in groups]
         whole = torch.cat(pcm)
         return (whole.clamp(-1, 1) * 32767).round().to("cpu", torch.int16).numpy()

@@ -101,7 +101,7 @@ class Scheduler(Generic[Key]):
         Few slots open between two steps, so that a burst of arrivals delays those who speak by
         one prefill at most; a row without credit costs no step.
         """
-        opening = []
+        opening: list[tuple[int, Key]] = []
         while self._waiting and self._free and len(opening) < self._opens_per_step:
             key, slot = self._waiting.popleft(), self._free.popleft()
             self._rows[key] = _Row(slot)

@@ -66,15 +66,15 @@ class Slots:
         self.dummy = count
         self.kv = SlotKV(config.backbone, count + 1, device=device, dtype=dtype)
         self.codec = codec.open_state(count + 1, device=device, dtype=dtype)
-        whole = {"device": device, "dtype": torch.int64}
+        rows = count + 1
         self.inputs = torch.zeros(
             count + 1, config.backbone.hidden_size, device=device, dtype=dtype
         )
-        self.positions = torch.zeros(count + 1, **whole)
-        self.frames = torch.zeros(count + 1, **whole)
-        self.seeds = torch.zeros(count + 1, **whole)
-        self.temperature = torch.zeros(count + 1, 2, device=device)
-        self.top_k = torch.ones(count + 1, 2, **whole)
+        self.positions = torch.zeros(rows, device=device, dtype=torch.int64)
+        self.frames = torch.zeros(rows, device=device, dtype=torch.int64)
+        self.seeds = torch.zeros(rows, device=device, dtype=torch.int64)
+        self.temperature = torch.zeros(rows, 2, device=device)
+        self.top_k = torch.ones(rows, 2, device=device, dtype=torch.int64)
         self._open: dict[int, _Row] = {}
 
     def open(

@@ -1,0 +1,101 @@
+"""One context as an HTTP answer: whole, or chunked while it is being spoken.
+
+The status line goes out before a body is entered, so whatever can fail at the start has to fail
+before: the first event of the speech is awaited before there is a response.
+"""
+
+from collections.abc import AsyncIterator, Callable
+
+import trio
+from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
+from quart import Response, request
+from quart_trio.asgi import TrioASGIHTTPConnection
+
+from csm_trio.api.admission import Admission, Place
+from csm_trio.pipeline.context import Speaker, SpeechOrder
+from csm_trio.protocol.events import AddText, Audio, ContextFailed, Flush, OutEvent
+
+_NURSERY = "csm_trio.request_nursery"
+
+Outbox = trio.MemoryReceiveChannel[OutEvent]
+
+
+class SpeechConnection(TrioASGIHTTPConnection):
+    """A connection whose request nursery can be reached: it ends when the client hangs up."""
+
+    async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        """Serve one request."""
+        http_request = self._create_request_from_scope(send)
+        async with trio.open_nursery() as nursery:
+            self.scope[_NURSERY] = nursery  # type: ignore[literal-required]
+            nursery.start_soon(self.handle_messages, nursery, http_request, receive)
+            nursery.start_soon(self.handle_request, nursery, http_request, send)
+
+
+class Speech:
+    """The events of one text being spoken for the current request.
+
+    The speaking task lives in the request's nursery, so that a hang-up stops it wherever the
+    answer is at that moment.
+    """
+
+    def __init__(self, first: OutEvent, outbox: Outbox) -> None:
+        self._first = first
+        self._outbox = outbox
+
+    @classmethod
+    async def begin(
+        cls, speaker: Speaker, order: SpeechOrder, *, text: str, admission: Admission
+    ) -> "Speech":
+        """Admit the call and start speaking; return once there is audio, or nothing to say.
+
+        Raises EngineBusy where the house is full, or the SpeechError that came instead of audio.
+        """
+        to_context, deltas = trio.open_memory_channel[AddText | Flush](1)
+        order.backlog.add(len(text))
+        to_context.send_nowait(AddText(order.context_id, text))
+        to_context.close()
+        to_client, outbox = trio.open_memory_channel[OutEvent](0)
+        nursery: trio.Nursery = request.scope[_NURSERY]  # type: ignore[literal-required]
+        nursery.start_soon(_speak, speaker, order, deltas, to_client, admission.admit())
+        return cls(_unless_failed(await outbox.receive()), outbox)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Yield the encoded bytes as they come. Raises the SpeechError that ends them early."""
+        event = self._first
+        with self._outbox:
+            while isinstance(event, Audio):
+                yield event.data
+                event = _unless_failed(await self._outbox.receive())
+
+
+async def _speak(
+    speaker: Speaker,
+    order: SpeechOrder,
+    deltas: trio.MemoryReceiveChannel[AddText | Flush],
+    to_client: trio.MemorySendChannel[OutEvent],
+    place: Place,
+) -> None:
+    with place:
+        await speaker.speak(order, deltas, to_client)
+
+
+def _unless_failed(event: OutEvent) -> OutEvent:
+    if isinstance(event, ContextFailed):
+        raise event.error
+    return event
+
+
+def streaming_response(
+    speech: Speech, content_type: str, *, frame: Callable[[bytes], bytes] | None = None
+) -> Response:
+    """Answer with the chunks as they are made, each passed through `frame` if one is given."""
+
+    async def body() -> AsyncIterator[bytes]:
+        async for chunk in speech.chunks():
+            yield frame(chunk) if frame else chunk
+
+    response = Response(body(), content_type=content_type)
+    # Quart would cut the answer off after a minute, without a word.
+    response.timeout = None
+    return response

@@ -1,0 +1,167 @@
+"""The commands: parse flags, assemble the house, run it. The only room that sees all of Config."""
+
+import argparse
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+
+import trio
+from hypercorn.config import Config as HypercornConfig
+from hypercorn.trio import serve as serve_asgi
+
+from csm_trio.api.admission import Admission
+from csm_trio.api.app import create_app
+from csm_trio.api.doors import House
+from csm_trio.client import add_say_flags, run_say
+from csm_trio.config import Config, ServerConfig, add_flags, load_config
+from csm_trio.engine.service import open_engine
+from csm_trio.errors import StartupError
+from csm_trio.pipeline.context import Speaker
+from csm_trio.telemetry import Metrics, configure_logging
+from csm_trio.voices import VoiceCatalog
+
+logger = logging.getLogger(__name__)
+
+_GRACE_S = 3.0
+"""After the drain: what calls that are cut off have for their clean-up."""
+_PING_INTERVAL_S = 20.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit status."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except StartupError as error:
+        print(f"csm-trio: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="csm-trio",
+        description="Streaming text-to-speech with CSM-1B behind ElevenLabs' protocol.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    serving = commands.add_parser("serve", help="serve speech", allow_abbrev=False)
+    add_flags(serving)
+    serving.set_defaults(run=_serve_command)
+    saying = commands.add_parser("say", help="speak a text through a server", allow_abbrev=False)
+    add_say_flags(saying)
+    saying.set_defaults(run=run_say)
+    listing = commands.add_parser(
+        "voices", help="list the voice ids that serve would know", allow_abbrev=False
+    )
+    add_flags(listing)
+    listing.set_defaults(run=_voices_command)
+    return parser
+
+
+def _voices_command(options: argparse.Namespace) -> int:
+    config = load_config(vars(options), os.environ)
+    for voice in VoiceCatalog.load(config.speech.voices_file).all():
+        print(f"{voice.voice_id}\tspeaker {voice.speaker_id}\t{voice.name}")
+    return 0
+
+
+def _serve_command(options: argparse.Namespace) -> int:
+    config = load_config(vars(options), os.environ)
+    configure_logging(config.log_level)
+    try:
+        trio.run(serve, config, strict_exception_groups=True)
+    except* StartupError as group:
+        raise _first_leaf(group) from None
+    except* KeyboardInterrupt:
+        raise KeyboardInterrupt from None
+    return 0
+
+
+def _first_leaf(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+async def serve(config: Config) -> None:
+    """Assemble the house and serve until a signal; the engine outlives its users."""
+    # torch takes seconds to import: `say` and `voices` do without.
+    from csm_trio.engine.load import load_runner
+
+    metrics = Metrics()
+    voices = VoiceCatalog.load(config.speech.voices_file)
+    # Bound before the model loads, so that a port in use is not found out minutes later; it
+    # listens only once the engine is warm.
+    with _bound_socket(config.server) as bound:
+        async with open_engine(partial(load_runner, config.engine), metrics) as engine:
+            admission = Admission(config.server.max_sessions or engine.slots, metrics)
+            speaker = Speaker(engine, config.speech, metrics)
+            house = House(engine, speaker, voices, admission, metrics, config.server, config.speech)
+            bound.listen(HypercornConfig.backlog)
+            host, port = bound.getsockname()[:2]
+            logger.info("listening on http://%s:%d", host, port)
+            await serve_asgi(
+                create_app(house),
+                _hypercorn_config(config.server, bound),
+                shutdown_trigger=partial(_leave_when_told, admission, config.server.drain_s),
+                mode="asgi",
+            )
+
+
+def _bound_socket(config: ServerConfig) -> socket.socket:
+    """Bind the port.
+
+    TCP_USER_TIMEOUT (accepted sockets inherit it) ends the connection of a listener who takes
+    nothing: hypercorn shields its writes, so no deadline of ours could.
+    """
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        timeout_ms = round(1000 * config.user_timeout_s)
+        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
+    try:
+        bound.bind((config.host, config.port))
+    except OSError as error:
+        bound.close()
+        raise StartupError(
+            f"--host {config.host} --port {config.port}: cannot listen there ({error.strerror})."
+        ) from error
+    return bound
+
+
+def _hypercorn_config(config: ServerConfig, bound: socket.socket) -> HypercornConfig:
+    settings = HypercornConfig()
+    # hypercorn takes the descriptor over, and closes it.
+    settings.bind = [f"fd://{os.dup(bound.fileno())}"]
+    settings.graceful_timeout = _GRACE_S
+    settings.websocket_max_message_size = config.max_message_bytes
+    settings.websocket_ping_interval = _PING_INTERVAL_S
+    settings.loglevel = "WARNING"
+    settings.include_server_header = False
+    return settings
+
+
+async def _leave_when_told(admission: Admission, drain_s: float) -> None:
+    """Wait for SIGTERM or SIGINT, then for the calls to end; a second signal ends the wait."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        await anext(signals)
+        logger.info("draining: no new calls; up to %.0f s for those inside", drain_s)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel_at_signal, signals, nursery.cancel_scope)
+            with trio.move_on_after(drain_s):
+                await admission.drain()
+            nursery.cancel_scope.cancel()
+
+
+async def _cancel_at_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+    await anext(signals)
+    scope.cancel()

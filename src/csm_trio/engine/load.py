@@ -1,0 +1,121 @@
+"""From settings to a warm runner: device, precision, weights, how many slots, first steps.
+
+Runs on the device thread, as all torch does. Raises StartupError where a model cannot be had.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+
+import torch
+
+from csm_trio.config import EngineConfig
+from csm_trio.engine.runner import Placement, TorchRunner
+from csm_trio.engine.utterance import Sampling, Utterance
+from csm_trio.errors import StartupError
+from csm_trio.model.checkpoint import CheckpointFiles, locate_checkpoint
+from csm_trio.model.config import CSMConfig
+from csm_trio.model.csm import CSM
+from csm_trio.model.mimi import MimiDecoder
+from csm_trio.model.prompt import TextTokenizer
+from csm_trio.model.read_config import read_config
+from csm_trio.model.weights import load_weights
+
+logger = logging.getLogger(__name__)
+
+MAX_AUTO_SLOTS = 64
+EMBEDDED_CPU_SLOTS = 4
+OTHER_CPU_SLOTS = 1
+_MEMORY_SHARE = 0.85
+"""Of the free device memory: what slots may take; the rest is for activations."""
+_WARM_UP_FRAMES = 3
+_DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+
+
+def load_runner(config: EngineConfig) -> TorchRunner:
+    """Load the model that the settings name and warm it up."""
+    placement = _place(config)
+    files = locate_checkpoint(
+        weights_path=config.weights_path, model_id=config.model_id, model_file=config.model_file
+    )
+    sizes = read_config(files.config, files.generation_config)
+    tokenizer = TextTokenizer.from_file(files.tokenizer, text_vocab_size=sizes.text_vocab_size)
+    if files.embedded:
+        logger.info(
+            "speaking with the embedded demonstration voice; for CSM-1B: "
+            "csm-trio serve --model-id sesame/csm-1b"
+        )
+    weights = load_weights(files, sizes, device=placement.device, dtype=placement.dtype)
+    model = CSM(sizes, device=placement.device)
+    model.load(weights)
+    codec = MimiDecoder(sizes.codec).to(placement.device, placement.dtype)
+    codec.load_tensors(weights)
+    del weights
+    slots = _plan_slots(config.pool_size, files, sizes, placement)
+    runner = TorchRunner(sizes, model, codec, tokenizer, slots=slots, placement=placement)
+    _warm_up(runner)
+    logger.info("%s on %s in %s: %d slots", files.name, placement.device, placement.dtype, slots)
+    return runner
+
+
+def _place(config: EngineConfig) -> Placement:
+    device = torch.device(_best_device() if config.device == "auto" else config.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise StartupError("--device cuda: torch finds no CUDA device here.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise StartupError(
+            f"--device {device}: there are only {torch.cuda.device_count()} CUDA devices here."
+        )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise StartupError("--device mps: torch finds no Metal device here.")
+    if config.dtype != "auto":
+        return Placement(device, _DTYPES[config.dtype])
+    return Placement(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
+
+
+def _best_device() -> str:
+    available: dict[str, Callable[[], bool]] = {
+        "cuda": torch.cuda.is_available,
+        "mps": torch.backends.mps.is_available,
+    }
+    return next((name for name, there in available.items() if there()), "cpu")
+
+
+def slot_bytes(config: CSMConfig, dtype: torch.dtype) -> int:
+    """Return the device memory that one slot takes: keys and values of backbone and codec."""
+    backbone, codec = config.backbone, config.codec
+    per_position = 2 * backbone.layers * backbone.kv_heads * backbone.head_dim
+    per_codec_position = 2 * codec.layers * codec.kv_heads * codec.head_dim
+    floats = per_position * backbone.max_positions + per_codec_position * (codec.sliding_window + 8)
+    return floats * dtype.itemsize
+
+
+def _plan_slots(
+    wanted: int | None, files: CheckpointFiles, config: CSMConfig, placement: Placement
+) -> int:
+    if placement.device.type != "cuda":
+        return wanted or (EMBEDDED_CPU_SLOTS if files.embedded else OTHER_CPU_SLOTS)
+    free_bytes, _ = torch.cuda.mem_get_info(placement.device)
+    # One slot more than the pool is the dummy.
+    fitting = int(free_bytes * _MEMORY_SHARE) // slot_bytes(config, placement.dtype) - 1
+    if fitting < 1:
+        raise StartupError(f"{placement.device} has no memory left for a single slot.")
+    if wanted is not None and wanted > fitting:
+        raise StartupError(
+            f"--pool-size {wanted} does not fit on {placement.device}: at most {fitting} slots do."
+        )
+    return wanted or min(fitting, MAX_AUTO_SLOTS)
+
+
+def _warm_up(runner: TorchRunner) -> None:
+    """Make a few frames in every slot, so that the first caller pays for no first time."""
+    started_s = time.perf_counter()
+    utterance = Utterance("Hello.", 0, _WARM_UP_FRAMES, Sampling(seed=0))
+    slots = range(runner.slots)
+    for slot in slots:
+        runner.open(slot, utterance)
+    for _ in range(_WARM_UP_FRAMES):
+        runner.step(slots)
+    for slot in slots:
+        runner.close(slot)
+    logger.info("warm after %.1f s", time.perf_counter() - started_s)

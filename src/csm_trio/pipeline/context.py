@@ -1,0 +1,313 @@
+"""One context: a stream of text in one voice becomes one stream of encoded speech.
+
+Three stages, each given its channel ends, which it owns and closes:
+
+    deltas -> segment -> sentences -> generate -> frames -> encode -> outbox
+
+It must not know sockets, HTTP or any vendor's JSON, nor how frames are made.
+"""
+
+import logging
+import secrets
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import trio
+from numpy.typing import NDArray
+
+from csm_trio.audio.encoders import SOURCE_HZ, Encoder, make_encoder
+from csm_trio.audio.formats import AudioFormat
+from csm_trio.config import SpeechConfig
+from csm_trio.engine.service import Engine
+from csm_trio.engine.utterance import EndReason, Frame, Sampling, Utterance
+from csm_trio.errors import ListenerStalled, SpeechError, TextTooLong
+from csm_trio.model.prompt import Turn
+from csm_trio.protocol.events import (
+    AddText,
+    Audio,
+    ContextDone,
+    ContextFailed,
+    Flush,
+    OutEvent,
+    SpeechSettings,
+)
+from csm_trio.telemetry import Metrics, Timeline
+from csm_trio.text.duration import longest_speech_s
+from csm_trio.text.normalize import normalize
+from csm_trio.text.segment import Segmenter
+from csm_trio.voices import Voice
+
+logger = logging.getLogger(__name__)
+
+FRAME_MS = 80
+FRAME_SAMPLES = SOURCE_HZ * FRAME_MS // 1000
+MAX_CHUNK_FRAMES = 3
+"""Frames that may share a chunk once the listener is ahead: 240 ms, well under a message limit."""
+
+SENTENCES_AHEAD = 4
+FRAMES_IN_HAND = 2
+CODEC_THREADS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """What `segment` lets go of: text as it is to be spoken, and the settings it came under."""
+
+    index: int
+    text: str
+    settings: SpeechSettings
+
+
+@dataclass(slots=True)
+class Backlog:
+    """Characters that a context has been sent and not yet begun to work on.
+
+    Text is never held back by not reading it, so it must be counted: `add` raises TextTooLong
+    over the limit.
+    """
+
+    limit_chars: int
+    waiting_chars: int = 0
+
+    def add(self, chars: int) -> None:
+        """Count a delta in; an empty one counts as a character, since it takes memory too."""
+        self.waiting_chars += chars or 1
+        if self.waiting_chars > self.limit_chars:
+            raise TextTooLong(self.limit_chars)
+
+    def remove(self, chars: int) -> None:
+        """Count a delta out."""
+        self.waiting_chars -= chars or 1
+
+
+@dataclass(slots=True)
+class SpeechOrder:
+    """Everything `speak` must know of one context before its text comes.
+
+    `cancel_reason` says what a cancel of it is to be counted as.
+    """
+
+    context_id: str
+    voice: Voice
+    audio_format: AudioFormat
+    settings: SpeechSettings
+    max_audio_len_ms: int
+    backlog: Backlog
+    cancel_reason: Callable[[], str]
+    timeline: Timeline = field(default_factory=Timeline)
+    spoken_frames: int = 0
+
+
+class Speaker:
+    """Speaks contexts: what every door opens into."""
+
+    def __init__(self, engine: Engine, config: SpeechConfig, metrics: Metrics) -> None:
+        self._engine = engine
+        self._config = config
+        self._metrics = metrics
+        self._codec_limiter = trio.CapacityLimiter(CODEC_THREADS)
+
+    async def speak(
+        self,
+        order: SpeechOrder,
+        deltas: trio.MemoryReceiveChannel[AddText | Flush],
+        outbox: trio.MemorySendChannel[OutEvent],
+    ) -> None:
+        """Say all text of `deltas`, as Audio events into `outbox`; then one last event.
+
+        The last word is ContextDone or ContextFailed; a cancelled context says nothing more.
+        """
+        last: OutEvent | None = None
+        with deltas, outbox:
+            try:
+                async with trio.open_nursery() as nursery:
+                    to_generate, sentences = trio.open_memory_channel[Sentence](SENTENCES_AHEAD)
+                    to_encode, frames = trio.open_memory_channel[Frame](FRAMES_IN_HAND)
+                    nursery.start_soon(self._segment, order, deltas, to_generate)
+                    nursery.start_soon(self._generate, order, sentences, to_encode)
+                    nursery.start_soon(self._encode, order, frames, outbox.clone())
+                last = ContextDone(order.context_id)
+            except* SpeechError as group:
+                last = ContextFailed(order.context_id, first_error(group))
+            finally:
+                self._close_books(order, last)
+            await outbox.send(last)
+
+    async def _segment(
+        self,
+        order: SpeechOrder,
+        deltas: trio.MemoryReceiveChannel[AddText | Flush],
+        sentences: trio.MemorySendChannel[Sentence],
+    ) -> None:
+        """Cut deltas into sentences, until the deltas end."""
+        segmenter = Segmenter()
+        settings = order.settings
+        index = 0
+        with deltas, sentences:
+
+            async def let_go(found: list[str]) -> None:
+                nonlocal index
+                for text in filter(None, map(normalize, found)):
+                    order.timeline.mark("segmented")
+                    await sentences.send(Sentence(index, text, settings))
+                    index += 1
+
+            async for delta in deltas:
+                match delta:
+                    case AddText(text=text, settings=changes):
+                        changed = settings.overridden_by(changes)
+                        if changed != settings:
+                            # What is buffered was sent under the old settings.
+                            await let_go(segmenter.flush())
+                            settings = changed
+                        await let_go(segmenter.feed(text))
+                        order.backlog.remove(len(text))
+                    case Flush(hint=hint):
+                        await let_go(segmenter.trigger() if hint else segmenter.flush())
+                        order.backlog.remove(0)
+            await let_go(segmenter.flush())
+
+    async def _generate(
+        self,
+        order: SpeechOrder,
+        sentences: trio.MemoryReceiveChannel[Sentence],
+        frames: trio.MemorySendChannel[Frame],
+    ) -> None:
+        """Have each sentence spoken; hold a slot only while its frames are being made.
+
+        hypercorn shields its socket writes, so no deadline can sit on them: a listener who
+        does not listen is noticed here, at the hand-over.
+        """
+        history: deque[Turn] = deque(maxlen=self._config.history_turns)
+        with sentences, frames:
+            async for sentence in sentences:
+                utterance = self._utterance(order, sentence, tuple(history))
+                codes: list[NDArray[np.int16]] = []
+                async with self._engine.generate(utterance) as stream:
+                    order.timeline.mark("admitted")
+                    async for frame in stream:
+                        order.timeline.mark("first_frame")
+                        try:
+                            with trio.fail_after(self._config.stall_timeout_s):
+                                await frames.send(frame)
+                        except trio.TooSlowError:
+                            raise ListenerStalled(self._config.stall_timeout_s) from None
+                        codes.append(frame.codes)
+                if stream.end is EndReason.SPOKEN and codes:
+                    turn = Turn(utterance.speaker_id, sentence.text, np.stack(codes))
+                    history.append(turn)
+                elif stream.end is not EndReason.SPOKEN:
+                    logger.warning("utterance cut (%s): %d frames", stream.end, len(codes))
+
+    def _utterance(
+        self, order: SpeechOrder, sentence: Sentence, history: tuple[Turn, ...]
+    ) -> Utterance:
+        settings = sentence.settings
+        speaker_id = order.voice.speaker_id if settings.speaker_id is None else settings.speaker_id
+        limit_ms = settings.max_audio_len_ms or order.max_audio_len_ms
+        longest_ms = min(limit_ms, round(1000 * longest_speech_s(sentence.text)))
+        # Sentences of one seeded request must not share their noise, yet each have its own.
+        seed = secrets.randbits(62) if settings.seed is None else settings.seed
+        return Utterance(
+            text=sentence.text,
+            speaker_id=speaker_id,
+            max_frames=max(1, longest_ms // FRAME_MS),
+            sampling=Sampling(settings.temperature, settings.top_k, seed + (sentence.index << 32)),
+            turns=tuple(turn for turn in history if turn.speaker_id == speaker_id),
+        )
+
+    async def _encode(
+        self,
+        order: SpeechOrder,
+        frames: trio.MemoryReceiveChannel[Frame],
+        outbox: trio.MemorySendChannel[OutEvent],
+    ) -> None:
+        """Turn frames into chunks in the context's format, until the frames end.
+
+        The first chunk waits for `buffer_size` frames. Later ones take what there is: one
+        frame while the listener keeps up with the engine, a few once it is ahead.
+        """
+        encoder = make_encoder(order.audio_format)
+        waiting_for = order.settings.buffer_size or self._config.buffer_size
+        held: list[NDArray[np.int16]] = []
+        with frames, outbox:
+            async for frame in frames:
+                held.append(frame.pcm)
+                while len(held) < MAX_CHUNK_FRAMES and (more := _frame_at_hand(frames)):
+                    held.append(more.pcm)
+                if len(held) < waiting_for:
+                    continue
+                waiting_for = 1
+                await self._send_chunks(order, held, encoder, outbox)
+                held = []
+            await self._send_chunks(order, held, encoder, outbox)
+            tail = await self._run_codec(encoder, None)
+            if tail:
+                await outbox.send(Audio(order.context_id, tail))
+
+    async def _send_chunks(
+        self,
+        order: SpeechOrder,
+        held: list[NDArray[np.int16]],
+        encoder: Encoder,
+        outbox: trio.MemorySendChannel[OutEvent],
+    ) -> None:
+        for start in range(0, len(held), MAX_CHUNK_FRAMES):
+            pcm = np.concatenate(held[start : start + MAX_CHUNK_FRAMES])
+            data = await self._run_codec(encoder, pcm)
+            order.spoken_frames += len(pcm) // FRAME_SAMPLES
+            if data:
+                gap_s = order.timeline.lap("chunk")
+                await outbox.send(Audio(order.context_id, data))
+                if order.timeline.mark("first_chunk"):
+                    first_audio_s = order.timeline.since("segmented", "first_chunk")
+                    self._metrics.first_audio_s.observe(first_audio_s or 0.0)
+                elif gap_s is not None:
+                    self._metrics.chunk_gap_s.observe(gap_s)
+
+    async def _run_codec(self, encoder: Encoder, pcm: NDArray[np.int16] | None) -> bytes:
+        """Encode samples, or finish the stream (None); heavy codecs go to a thread."""
+        if not encoder.heavy:
+            return encoder.finish() if pcm is None else encoder.encode(pcm)
+        if pcm is None:
+            return await trio.to_thread.run_sync(encoder.finish, limiter=self._codec_limiter)
+        return await trio.to_thread.run_sync(encoder.encode, pcm, limiter=self._codec_limiter)
+
+    def _close_books(self, order: SpeechOrder, last: OutEvent | None) -> None:
+        match last:
+            case ContextDone():
+                outcome = "done"
+            case ContextFailed(error=error):
+                outcome = f"failed ({type(error).__name__})"
+                self._metrics.failures.labels(type(error).__name__).inc()
+                if isinstance(error, ListenerStalled):
+                    self._metrics.cancels.labels("stalled").inc()
+            case _:
+                outcome = f"cancelled ({order.cancel_reason()})"
+                self._metrics.cancels.labels(order.cancel_reason()).inc()
+        logger.info(
+            "context %s: voice=%s format=%s audio=%.2fs %s",
+            outcome,
+            order.voice.voice_id,
+            order.audio_format.name,
+            order.spoken_frames * FRAME_MS / 1000,
+            order.timeline,
+        )
+
+
+def first_error(group: BaseExceptionGroup[SpeechError]) -> SpeechError:
+    """Return the first leaf of an exception group: the one that brought the others down."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, SpeechError)
+    return error
+
+
+def _frame_at_hand(frames: trio.MemoryReceiveChannel[Frame]) -> Frame | None:
+    try:
+        return frames.receive_nowait()
+    except (trio.WouldBlock, trio.EndOfChannel):
+        return None

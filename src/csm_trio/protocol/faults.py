@@ -1,0 +1,155 @@
+"""Our errors in, the vendor's out: HTTP bodies and status, socket frames and close codes.
+
+Shapes and names as recorded from the live API; the library's `errors` know nothing of them.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from csm_trio.errors import (
+    EngineBusy,
+    EngineFailed,
+    InputTimeout,
+    InvalidRequest,
+    ListenerStalled,
+    MissingField,
+    SpeechError,
+    TextTooLong,
+    Unauthorized,
+    UnknownFormat,
+    UnknownVoice,
+)
+
+Entry = TypeVar("Entry")
+
+# RFC 6455 §7.4.1 and the IANA registry of close codes.
+CLOSE_POLICY_VIOLATION = 1008
+CLOSE_TOO_BIG = 1009
+CLOSE_INTERNAL_ERROR = 1011
+CLOSE_TRY_AGAIN_LATER = 1013
+
+# RFC 6455 §5.5: a control frame holds 125 bytes, two of them the code.
+MAX_REASON_BYTES = 123
+
+_SOCKET_FAULTS: dict[type[SpeechError], tuple[str, int]] = {
+    InvalidRequest: ("invalid_input_message", CLOSE_POLICY_VIOLATION),
+    UnknownVoice: ("voice_id_does_not_exist", CLOSE_POLICY_VIOLATION),
+    UnknownFormat: ("invalid_output_format", CLOSE_POLICY_VIOLATION),
+    TextTooLong: ("max_character_limit_exceeded", CLOSE_TOO_BIG),
+    Unauthorized: ("invalid_api_key", CLOSE_POLICY_VIOLATION),
+    InputTimeout: ("input_timeout_exceeded", CLOSE_POLICY_VIOLATION),
+    ListenerStalled: ("listener_stalled", CLOSE_POLICY_VIOLATION),
+    EngineBusy: ("system_busy", CLOSE_TRY_AGAIN_LATER),
+    EngineFailed: ("internal_error", CLOSE_INTERNAL_ERROR),
+    SpeechError: ("internal_error", CLOSE_INTERNAL_ERROR),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SocketFault:
+    """An error as a socket tells it: one frame, then a close with `code` and `reason`."""
+
+    message: str
+    error: str
+    code: int
+    param: str | None = None
+
+    def frame(self) -> str:
+        """Return the error frame."""
+        body: dict[str, object] = {
+            "message": self.message,
+            "error": self.error,
+            "code": self.code,
+        }
+        if self.param is not None:
+            body["param"] = self.param
+        return json.dumps(body)
+
+    @property
+    def reason(self) -> str:
+        """The message, cut between characters to what a close frame can hold."""
+        return self.message.encode("utf-8", "replace")[:MAX_REASON_BYTES].decode("utf-8", "ignore")
+
+
+def socket_fault(error: SpeechError) -> SocketFault:
+    """Return `error` in the words of the vendor's sockets."""
+    name, code = _nearest(_SOCKET_FAULTS, error)
+    message = error.message
+    if isinstance(error, UnknownVoice):
+        message = f"A voice with voice_id {error.voice_id} does not exist."
+    param = error.param if isinstance(error, InvalidRequest) else None
+    return SocketFault(message, name, code, param)
+
+
+@dataclass(frozen=True, slots=True)
+class RestFault:
+    """An error as HTTP tells it; `body` is the JSON object to send."""
+
+    status: int
+    body: dict[str, object]
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _RestKind:
+    """`legacy` is the body's `status` field: the older name, which clients still match."""
+
+    status: int
+    type: str
+    code: str
+    legacy: str
+
+
+_INTERNAL = _RestKind(500, "internal_error", "internal_error", "internal_error")
+_REST_FAULTS: dict[type[SpeechError], _RestKind] = {
+    UnknownVoice: _RestKind(404, "not_found", "voice_not_found", "voice_not_found"),
+    UnknownFormat: _RestKind(
+        403, "validation_error", "invalid_output_format", "invalid_output_format"
+    ),
+    TextTooLong: _RestKind(
+        413, "validation_error", "text_too_long", "max_character_limit_exceeded"
+    ),
+    Unauthorized: _RestKind(401, "authentication_error", "unauthorized", "invalid_api_key"),
+    EngineBusy: _RestKind(503, "service_unavailable", "system_busy", "system_busy"),
+    EngineFailed: _INTERNAL,
+    SpeechError: _INTERNAL,
+}
+
+
+def rest_fault(error: SpeechError, *, request_id: str) -> RestFault:
+    """Return `error` in the words of the vendor's HTTP API.
+
+    A wrong field is answered as FastAPI does, with a list; everything else with one object.
+    """
+    if isinstance(error, InvalidRequest) and not isinstance(
+        error, UnknownVoice | UnknownFormat | TextTooLong
+    ):
+        return RestFault(422, {"detail": [_field_detail(error)]})
+    kind = _nearest(_REST_FAULTS, error)
+    detail: dict[str, object] = {
+        "type": kind.type,
+        "code": kind.code,
+        "message": error.message,
+        "status": kind.legacy,
+        "request_id": request_id,
+    }
+    if isinstance(error, InvalidRequest):
+        detail["param"] = error.param
+    headers = {}
+    if isinstance(error, EngineBusy):
+        headers["Retry-After"] = str(error.retry_after_s)
+    return RestFault(kind.status, {"detail": detail}, headers)
+
+
+def _field_detail(error: InvalidRequest) -> dict[str, object]:
+    # Where the whole of the body is wrong there is no field to point at within it.
+    loc = [error.location] if error.param == error.location else [error.location, error.param]
+    kind = "missing" if isinstance(error, MissingField) else "value_error"
+    return {"type": kind, "loc": loc, "msg": error.message, "input": None}
+
+
+def _nearest(table: Mapping[type[SpeechError], Entry], error: SpeechError) -> Entry:
+    """Return the entry of the nearest ancestor; `SpeechError` itself is in every table."""
+    return next(table[kind] for kind in type(error).__mro__ if kind in table)

@@ -1,0 +1,201 @@
+"""JSON and query fields in, checked values out; `InvalidRequest` names the field that is wrong.
+
+Knows the bounds of every speech setting, but neither message rules nor endpoints.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from csm_trio.errors import InvalidRequest
+from csm_trio.protocol.events import SpeechSettings
+
+MAX_SPEAKER_ID = 2**32 - 1
+MAX_SEED = 2**32 - 1
+MAX_TOP_K = 2**31
+MAX_TEMPERATURE = 2.0
+AUDIO_LEN_MS = (80, 600_000)
+BUFFER_SIZE_FRAMES = (1, 250)
+
+# The vendor's guides write `xi_api_key`, its schema `xi-api-key` (asyncapi.yml).
+_KEY_FIELDS = ("xi-api-key", "xi_api_key")
+
+_INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
+_DECIMAL = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
+# No sensible number is longer; the cap bounds the backtracking of the patterns above.
+_MAX_NUMBER_CHARS = 32
+_FLAGS = {"true": True, "1": True, "false": False, "0": False}
+
+
+class Fields(Protocol):
+    """Named values of unknown quality, each read as one type; None where absent."""
+
+    def text(self, name: str) -> str | None:
+        """Return a string, fit for UTF-8."""
+
+    def flag(self, name: str) -> bool | None:
+        """Return a truth value."""
+
+    def integer(self, name: str, low: int, high: int) -> int | None:
+        """Return a whole number within [low, high]."""
+
+    def number(self, name: str, low: float, high: float) -> float | None:
+        """Return a finite number within [low, high]."""
+
+
+@dataclass(frozen=True, slots=True)
+class JsonFields:
+    """The members of a JSON object; null counts as absent.
+
+    A truth value is no number. `5.0` is accepted where a whole number is asked for: JSON knows
+    only one kind of number.
+    """
+
+    values: Mapping[str, object]
+
+    def text(self, name: str) -> str | None:
+        """Return a string; lone surrogates (half an emoji in a delta) become U+FFFD."""
+        value = self.values.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, str):
+            raise InvalidRequest(f"{name} must be a string.", param=name)
+        return _whole_characters(value)
+
+    def flag(self, name: str) -> bool | None:
+        """Return true or false."""
+        value = self.values.get(name)
+        if value is None or isinstance(value, bool):
+            return value
+        raise InvalidRequest(f"{name} must be true or false.", param=name)
+
+    def integer(self, name: str, low: int, high: int) -> int | None:
+        """Return a whole number within [low, high]."""
+        value = self.values.get(name)
+        if value is None:
+            return None
+        if (
+            isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and low <= value <= high
+            and value == int(value)
+        ):
+            return int(value)
+        raise InvalidRequest(f"{name} must be a whole number from {low} to {high}.", param=name)
+
+    def number(self, name: str, low: float, high: float) -> float | None:
+        """Return a number within [low, high]."""
+        value = self.values.get(name)
+        if value is None:
+            return None
+        if (
+            isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and low <= value <= high  # an infinity, JSON's 1e999, lies outside
+        ):
+            return float(value)
+        raise InvalidRequest(f"{name} must be a number from {low:g} to {high:g}.", param=name)
+
+    def check_object(self, name: str) -> None:
+        """Raise `InvalidRequest` unless the member is an object, null or absent."""
+        if not isinstance(self.values.get(name), dict | None):
+            raise InvalidRequest(f"{name} must be an object or null.", param=name)
+
+
+@dataclass(frozen=True, slots=True)
+class QueryFields:
+    """The parameters of a query string."""
+
+    values: Mapping[str, str]
+
+    def text(self, name: str) -> str | None:
+        """Return the parameter as it stands."""
+        return self.values.get(name)
+
+    def flag(self, name: str) -> bool | None:
+        """Return `true`, `false`, `1` or `0`, in any case, as a truth value."""
+        value = self.values.get(name)
+        if value is None:
+            return None
+        flag = _FLAGS.get(value.lower())
+        if flag is None:
+            raise InvalidRequest(f"{name} must be true or false.", param=name, location="query")
+        return flag
+
+    def integer(self, name: str, low: int, high: int) -> int | None:
+        """Return ASCII digits within [low, high]."""
+        value = self.values.get(name)
+        if value is None:
+            return None
+        if _INTEGER.fullmatch(value) and low <= int(value) <= high:
+            return int(value)
+        raise InvalidRequest(
+            f"{name} must be a whole number from {low} to {high}.", param=name, location="query"
+        )
+
+    def number(self, name: str, low: float, high: float) -> float | None:
+        """Return a decimal number within [low, high]."""
+        value = self.values.get(name)
+        if value is None:
+            return None
+        decimal = len(value) <= _MAX_NUMBER_CHARS and _DECIMAL.fullmatch(value)
+        if decimal and low <= float(value) <= high:
+            return float(value)
+        raise InvalidRequest(
+            f"{name} must be a number from {low:g} to {high:g}.", param=name, location="query"
+        )
+
+
+def read_settings(fields: Fields) -> SpeechSettings:
+    """Return the speech settings among `fields`."""
+    return SpeechSettings(
+        speaker_id=fields.integer("speaker_id", 0, MAX_SPEAKER_ID),
+        temperature=fields.number("temperature", 0.0, MAX_TEMPERATURE),
+        top_k=fields.integer("top_k", 1, MAX_TOP_K),
+        seed=fields.integer("seed", 0, MAX_SEED),
+        max_audio_len_ms=fields.integer("max_audio_len_ms", *AUDIO_LEN_MS),
+        buffer_size=fields.integer("buffer_size", *BUFFER_SIZE_FRAMES),
+    )
+
+
+def read_api_key(fields: Fields) -> str | None:
+    """Return the API key among `fields`; an empty one counts as absent."""
+    for name in _KEY_FIELDS:
+        key = fields.text(name)
+        if key:
+            return key
+    return bearer_token(fields.text("authorization"))
+
+
+def bearer_token(authorization: str | None) -> str | None:
+    """Return what an `Authorization` value carries, with or without the word Bearer before it."""
+    scheme, _, token = (authorization or "").strip().partition(" ")
+    if scheme.lower() == "bearer":
+        return token.strip() or None
+    return (authorization or "").strip() or None
+
+
+def parse_object(text: str) -> dict[str, object]:
+    """Parse a JSON object; raise `ValueError` if it is none, or nested beyond all reason.
+
+    NaN and the infinities, which Python reads and JSON does not know, are refused.
+    """
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(value, dict):
+        raise ValueError("not an object")
+    return value
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _whole_characters(text: str) -> str:
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -1,0 +1,138 @@
+"""The REST body: what is read, what is refused and how it is named."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from csm_trio.errors import InvalidRequest, MissingField, TextTooLong, UnknownFormat
+from csm_trio.protocol.events import SpeechSettings
+from csm_trio.protocol.speech_request import SpeechRequest, parse_speech_request
+
+
+def parse(body: object, max_chars: int = 100, **query: str) -> SpeechRequest:
+    encoded = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return parse_speech_request(encoded, query, voice_id="vera", max_chars=max_chars)
+
+
+def test_text_alone_is_a_request() -> None:
+    request = parse({"text": "Hello."})
+    assert (request.voice_id, request.text) == ("vera", "Hello.")
+    assert request.audio_format.name == "mp3_44100_128"
+    assert request.settings == SpeechSettings()
+    assert (request.model_id, request.previous_text, request.next_text) == (None, None, None)
+
+
+def test_every_setting_is_read() -> None:
+    settings = {
+        "speaker_id": 2,
+        "temperature": 0,
+        "top_k": 50.0,
+        "seed": 4_294_967_295,
+        "max_audio_len_ms": 80,
+        "buffer_size": 250,
+    }
+    request = parse({"text": "Hi.", **settings}, output_format="wav_24000")
+    assert request.settings == SpeechSettings(2, 0.0, 50, 4_294_967_295, 80, 250)
+    assert isinstance(request.settings.top_k, int)
+    assert request.audio_format.name == "wav_24000"
+
+
+def test_the_vendors_other_fields_are_accepted() -> None:
+    request = parse(
+        {
+            "text": "Hi.",
+            "model_id": "eleven_multilingual_v2",
+            "language_code": "en",
+            "voice_settings": {"stability": 0.5, "speed": 1.0},
+            "pronunciation_dictionary_locators": [],
+            "previous_text": "Before.",
+            "next_text": "After.",
+            "previous_request_ids": ["a"],
+            "apply_text_normalization": "auto",
+            "made_up": {"deep": [1]},
+        },
+        optimize_streaming_latency="3",
+    )
+    assert request.model_id == "eleven_multilingual_v2"
+    assert (request.previous_text, request.next_text) == ("Before.", "After.")
+
+
+def test_null_counts_as_absent() -> None:
+    names = ["speaker_id", "temperature", "seed", "voice_settings", "model_id", "previous_text"]
+    assert parse({"text": "Hi.", **dict.fromkeys(names)}) == parse({"text": "Hi."})
+
+
+def test_a_byte_order_mark_is_passed_over() -> None:
+    assert parse(b'\xef\xbb\xbf{"text": "Hi."}').text == "Hi."
+
+
+@pytest.mark.parametrize("body", [{}, {"text": None}, {"input": "Hi."}])
+def test_missing_text_is_a_missing_field(body: dict[str, Any]) -> None:
+    with pytest.raises(MissingField) as caught:
+        parse(body)
+    assert caught.value.param == "text"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("text", ""),
+        ("text", " \n\t\u3000"),
+        ("text", 5),
+        ("text", ["Hi."]),
+        ("speaker_id", "1"),
+        ("speaker_id", True),
+        ("speaker_id", 0.5),
+        ("temperature", "hot"),
+        ("temperature", 3),
+        ("top_k", 0),
+        ("seed", -1),
+        ("max_audio_len_ms", 600_001),
+        ("buffer_size", 0),
+        ("voice_settings", "calm"),
+        ("model_id", 2),
+        ("previous_text", 1),
+    ],
+)
+def test_a_wrong_field_is_named(field: str, value: object) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse({"text": "Hi.", field: value})
+    assert (caught.value.param, caught.value.location) == (field, "body")
+    assert field in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"text", b"[]", b'"Hi."', b'{"text": "\xff"}', b'{"seed": NaN}', b"[" * 500_000],
+    ids=lambda body: repr(body[:12]),
+)
+def test_a_body_that_is_no_json_object_is_refused_whole(body: bytes) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse(body)
+    assert caught.value.param == "body"
+
+
+def test_the_limit_is_the_last_length_allowed() -> None:
+    assert len(parse({"text": "a" * 100}).text) == 100
+    with pytest.raises(TextTooLong) as caught:
+        parse({"text": "a" * 101})
+    assert caught.value.limit_chars == 100
+
+
+def test_an_unknown_format_is_refused() -> None:
+    with pytest.raises(UnknownFormat, match="mp3_1_1"):
+        parse({"text": "Hi."}, output_format="mp3_1_1")
+
+
+@given(st.binary())
+def test_any_body_is_read_or_refused(body: bytes) -> None:
+    with pytest.raises(InvalidRequest):
+        parse(body)
+
+
+@given(st.text(min_size=1).filter(str.strip))
+def test_the_text_arrives_as_it_was_written(text: str) -> None:
+    assert parse({"text": text}, max_chars=10_000).text == text

@@ -1,0 +1,46 @@
+"""The two framings of `stream/with-timestamps`."""
+
+import base64
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from csm_trio.protocol.timestamps import timestamp_line, timestamp_style
+
+
+@given(st.binary())
+def test_a_piece_of_audio_is_one_line_of_json(data: bytes) -> None:
+    line = timestamp_line(data)
+    assert "\n" not in line
+    assert json.loads(line) == {
+        "audio_base64": base64.b64encode(data).decode(),
+        "alignment": None,
+        "normalized_alignment": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("accept", "style"),
+    [
+        ("text/event-stream", "sse"),
+        ("Text/Event-Stream; charset=utf-8", "sse"),
+        ("application/x-ndjson", "ndjson"),
+        ("application/json", "ndjson"),
+        ("application/json, text/plain, */*", "ndjson"),
+        ("text/event-stream, application/json", "sse"),
+        ("text/event-stream;q=0.5, application/json;q=0.9", "ndjson"),
+        ("application/json;q=0, text/event-stream;q=0.1", "sse"),
+        ("application/json;q=oops", "ndjson"),
+    ],
+)
+def test_a_named_media_type_decides(accept: str, style: str) -> None:
+    for has_key in (True, False):
+        assert timestamp_style(accept, has_api_key_header=has_key) == style
+
+
+@pytest.mark.parametrize("accept", [None, "", "*/*", "audio/mpeg", "text/event-stream;q=0", ",;,"])
+def test_without_a_preference_the_key_header_decides(accept: str | None) -> None:
+    assert timestamp_style(accept, has_api_key_header=True) == "ndjson"
+    assert timestamp_style(accept, has_api_key_header=False) == "sse"

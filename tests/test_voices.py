@@ -1,0 +1,117 @@
+"""The catalog: what a file may say, and which ids have a voice."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from csm_trio.errors import StartupError, UnknownVoice
+from csm_trio.voices import Voice, VoiceCatalog
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def load(tmp_path: Path, content: object) -> VoiceCatalog:
+    path = tmp_path / "voices.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content), "utf-8")
+    return VoiceCatalog.load(path)
+
+
+def test_without_a_file_five_voices_are_known() -> None:
+    speakers = {voice.voice_id: voice.speaker_id for voice in VoiceCatalog.load(None).all()}
+    assert speakers == {
+        "default": 0,
+        "speaker_0": 0,
+        "speaker_1": 1,
+        "speaker_2": 2,
+        "speaker_3": 3,
+    }
+
+
+def test_the_example_file_lists_the_defaults_and_describes_them() -> None:
+    def facts(catalog: VoiceCatalog) -> list[tuple[str, str, int, str]]:
+        return [(v.voice_id, v.name, v.speaker_id, v.category) for v in catalog.all()]
+
+    example = VoiceCatalog.load(REPOSITORY / "voices.json")
+    assert facts(example) == facts(VoiceCatalog.load(None))
+    assert all(voice.description for voice in example.all())
+
+
+def test_a_file_replaces_the_defaults_and_keeps_its_order(tmp_path: Path) -> None:
+    catalog = load(
+        tmp_path, {"zoe": {"speaker_id": 5, "name": "Zoë", "description": "Calm."}, "abe": 1}
+    )
+    assert catalog.all() == (
+        Voice("zoe", "Zoë", 5, description="Calm."),
+        Voice("abe", "abe", 1, "premade"),
+    )
+    with pytest.raises(UnknownVoice):
+        catalog.get("default")
+
+
+def test_a_listed_number_means_what_the_file_says(tmp_path: Path) -> None:
+    catalog = load(tmp_path, {"7": 2})
+    assert catalog.get("7").speaker_id == 2
+    assert catalog.get("8").speaker_id == 8
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_every_number_names_its_speaker(number: int) -> None:
+    assert VoiceCatalog.load(None).get(str(number)) == Voice(str(number), str(number), number)
+
+
+@pytest.mark.parametrize(
+    "voice_id",
+    ["", "nobody", "-1", "4294967296", "9" * 5000, "1.0", " 1", "1\n", "٣", "²", "Default"],
+)
+def test_other_ids_have_no_voice(voice_id: str) -> None:
+    with pytest.raises(UnknownVoice) as caught:
+        VoiceCatalog.load(None).get(voice_id)
+    assert caught.value.voice_id == voice_id
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("{", "not valid JSON"),
+        ("[]", "JSON object"),
+        ("[" * 500_000, "nested too deeply"),
+        ('{"vera": 1, "vera": 2}', "'vera' stands twice"),
+        ({"vera": "1"}, "'vera' needs a speaker_id"),
+        ({"vera": True}, "'vera' needs a speaker_id"),
+        ({"vera": None}, "'vera' needs a speaker_id"),
+        ({"vera": -1}, "'vera' needs a speaker_id"),
+        ({"vera": 2**32}, "'vera' needs a speaker_id"),
+        ({"vera": {}}, "'vera' needs a speaker_id"),
+        ({"ok": 1, "vera": {"speaker_id": 1, "speed": 2}}, "'vera' has an unknown key 'speed'"),
+        ({"vera": {"speaker_id": 1, "name": ""}}, "name of voice 'vera'"),
+        ({"vera": {"speaker_id": 1, "name": 5}}, "name of voice 'vera'"),
+        ({"vera": {"speaker_id": 1, "description": 5}}, "description of voice 'vera'"),
+        ({"a/b": 1}, "'a/b'"),
+        ({"": 1}, "''"),
+    ],
+)
+def test_a_malformed_file_is_one_sentence_that_names_it(
+    tmp_path: Path, content: object, named: str
+) -> None:
+    with pytest.raises(StartupError) as caught:
+        load(tmp_path, content)
+    message = str(caught.value)
+    assert str(tmp_path / "voices.json") in message
+    assert named in message
+    assert message.endswith(".")
+    assert "\n" not in message
+
+
+def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(StartupError, match=r"gone\.json cannot be read: No such file"):
+        VoiceCatalog.load(tmp_path / "gone.json")
+
+
+def test_a_file_of_other_bytes_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "voices.json"
+    path.write_bytes(b'{"caf\xe9": 1}')
+    with pytest.raises(StartupError, match="not valid JSON"):
+        VoiceCatalog.load(path)
