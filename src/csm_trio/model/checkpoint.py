@@ -1,0 +1,248 @@
+"""Which files make up the checkpoint to serve: local ones, the Hub's, or the embedded voice's.
+
+In: what the command line says. Out: paths of files that are on this machine. It must not know
+tensors beyond their names, nor any size.
+
+Weights: `weights_path`, else `model_id` (with `model_file`), else the embedded voice. In a folder
+or repository an index of shards goes before a single `model.safetensors`: `sesame/csm-1b` holds
+shards in transformers' naming beside one file in Sesame's. What is missing beside the weights:
+
+- tokenizer: the `model_id` repository, then `sesame/csm-1b`;
+- codec: the weights themselves, then a folder `codec` beside them, then the `model_id` repository,
+  then `kyutai/mimi`, then `sesame/csm-1b`;
+- configurations: the `model_id` repository, else CSM-1B's sizes and sampling, which are built in.
+"""
+
+import importlib.resources
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from csm_trio.errors import StartupError
+from csm_trio.model import hub
+from csm_trio.model.naming import CODEC_PREFIX
+from csm_trio.model.tensor_files import tensor_names
+
+CSM_1B = "sesame/csm-1b"
+MIMI = "kyutai/mimi"
+
+_INDEX_SUFFIX = ".safetensors.index.json"
+_SINGLE_FILE = "model.safetensors"
+_SUFFIXES = (".safetensors", ".gguf")
+_CODEC_FOLDER = "codec"
+_SMALL_FILES = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    f"*{_INDEX_SUFFIX}",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointFiles:
+    """A checkpoint's files, all of them local; `name` is what to call it in a sentence."""
+
+    name: str
+    weights: tuple[Path, ...]
+    codec: tuple[Path, ...]  # empty if the codec is in `weights`
+    config: Path | None
+    generation_config: Path | None
+    tokenizer: Path
+    embedded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A folder of checkpoint files; `fetch` makes one of them local, None if there is none."""
+
+    name: str
+    folder: Path
+    fetch: Callable[[str], Path | None]
+
+    def find(self, name: str) -> Path | None:
+        return _existing(self.folder / name)
+
+
+def locate_checkpoint(
+    *, weights_path: Path | None, model_id: str | None, model_file: str | None
+) -> CheckpointFiles:
+    """Find, and where needed download, the files of the checkpoint to serve.
+
+    Raises `StartupError` with one sentence if something cannot be had.
+    """
+    if weights_path is not None:
+        return _locate_local(weights_path, model_id=model_id, model_file=model_file)
+    if model_id is not None:
+        place = _repository(model_id)
+        return _assemble(place, _weights_in(place, model_file), spare_id=None)
+    if model_file is not None:
+        raise StartupError("--model-file names a file of a repository: pass --model-id with it.")
+    place = _local_place(_embedded_folder(), name="the embedded voice")
+    return _assemble(place, _weights_in(place, None), spare_id=None)
+
+
+def _locate_local(path: Path, *, model_id: str | None, model_file: str | None) -> CheckpointFiles:
+    if path.is_dir():
+        place = _local_place(path, name=str(path))
+        return _assemble(place, _weights_in(place, model_file), spare_id=model_id)
+    if not path.is_file():
+        raise StartupError(f"--weights-path: {path} does not exist.")
+    place = _local_place(path.parent, name=str(path))
+    return _assemble(place, _weights_in(place, path.name), spare_id=model_id)
+
+
+def _assemble(place: _Place, weights: tuple[Path, ...], *, spare_id: str | None) -> CheckpointFiles:
+    """Complete the weights; the repository `spare_id` is asked for what is not beside them."""
+    codec = _locate_codec(place, weights, spare_id=spare_id)
+    tokenizer, config = place.find("tokenizer.json"), place.find("config.json")
+    generation_config = place.find("generation_config.json")
+    if spare_id is not None and (tokenizer is None or config is None):
+        spare = _repository(spare_id)
+        tokenizer = tokenizer or spare.find("tokenizer.json")
+        if config is None:
+            config = spare.find("config.json")
+            generation_config = generation_config or spare.find("generation_config.json")
+    return CheckpointFiles(
+        name=place.name,
+        weights=weights,
+        codec=codec,
+        config=config,
+        generation_config=generation_config,
+        tokenizer=tokenizer or _csm_1b_tokenizer(place),
+        embedded=place.folder == _embedded_folder(),
+    )
+
+
+def _weights_in(place: _Place, model_file: str | None) -> tuple[Path, ...]:
+    if model_file is not None:
+        named = place.fetch(model_file)
+        if named is None:
+            raise StartupError(f"{place.name} has no file {model_file}.")
+        if named.name.endswith(_INDEX_SUFFIX):
+            return _shards(place, named)
+        if named.suffix not in _SUFFIXES:
+            raise StartupError(f"{named} is neither a .safetensors nor a .gguf file.")
+        return (named,)
+    index = _index_in(place)
+    if index is not None:
+        return _shards(place, index)
+    single = place.fetch(_SINGLE_FILE) or _only_gguf(place.folder)
+    if single is None:
+        raise StartupError(
+            f"{place.name} has no {_SINGLE_FILE} and no index of shards: "
+            "name its weights file with --model-file."
+        )
+    return (single,)
+
+
+def _index_in(place: _Place) -> Path | None:
+    """Choose the index of shards: the library's usual name first, then by the alphabet."""
+    usual = place.find(f"model{_INDEX_SUFFIX}")
+    return usual or min(place.folder.glob(f"*{_INDEX_SUFFIX}"), default=None)
+
+
+def _only_gguf(folder: Path) -> Path | None:
+    found = list(folder.glob("*.gguf"))
+    return found[0] if len(found) == 1 else None
+
+
+def _shards(place: _Place, index: Path, *, prefix: str = "") -> tuple[Path, ...]:
+    """Make local those shards of an index that hold a tensor whose name starts with `prefix`."""
+    wanted = {shard for name, shard in _weight_map(index).items() if name.startswith(prefix)}
+    shards = []
+    for name in sorted(wanted):
+        shard = place.fetch(name) if Path(name).name == name else None
+        if shard is None:
+            raise StartupError(f"{place.name} lacks the shard {name} that {index.name} names.")
+        shards.append(shard)
+    return tuple(shards)
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    try:
+        content = json.loads(index.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StartupError(f"{index} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise StartupError(f"{index} is not valid JSON: {error}.") from error
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(weight_map, dict) or not all(
+        isinstance(shard, str) for shard in weight_map.values()
+    ):
+        raise StartupError(f"{index} is no index of shards: it has no weight_map of file names.")
+    return weight_map
+
+
+def _locate_codec(
+    place: _Place, weights: tuple[Path, ...], *, spare_id: str | None
+) -> tuple[Path, ...]:
+    if any(name.startswith(CODEC_PREFIX) for path in weights for name in tensor_names(path)):
+        return ()
+    beside = place.find(f"{_CODEC_FOLDER}/{_SINGLE_FILE}")
+    if beside is not None:
+        return (beside,)
+    if spare_id is not None and (shards := _codec_shards(spare_id)):
+        return shards
+    problems = []
+    for fetch in (_mimi_file, partial(_codec_shards, CSM_1B)):
+        try:
+            found = fetch()
+        except StartupError as error:
+            problems.append(str(error))
+        else:
+            if found:
+                return found
+    raise StartupError(
+        f"{place.name} holds no codec: put Mimi's {_SINGLE_FILE} (the repository {MIMI}) into a "
+        f"folder named {_CODEC_FOLDER} beside it. {' '.join(problems)}".rstrip()
+    )
+
+
+def _codec_shards(repo_id: str) -> tuple[Path, ...]:
+    """Fetch the shards of a repository that hold a codec; none if it has no index of shards.
+
+    A single file is not looked into: it would have to be downloaded whole to see its names.
+    """
+    place = _repository(repo_id)
+    index = _index_in(place)
+    return () if index is None else _shards(place, index, prefix=CODEC_PREFIX)
+
+
+def _mimi_file() -> tuple[Path, ...]:
+    path = hub.fetch_file(MIMI, _SINGLE_FILE)
+    return () if path is None else (path,)
+
+
+def _csm_1b_tokenizer(place: _Place) -> Path:
+    problem = ""
+    try:
+        path = _repository(CSM_1B).find("tokenizer.json")
+    except StartupError as error:
+        path, problem = None, f" {error}"
+    if path is None:
+        raise StartupError(
+            f"{place.name} has no tokenizer.json: put one beside it, or pass --model-id with a "
+            f"repository that has one.{problem}"
+        )
+    return path
+
+
+def _repository(repo_id: str) -> _Place:
+    """Fetch a repository's small files; its weights follow by name."""
+    folder = hub.fetch_matching(repo_id, _SMALL_FILES)
+    return _Place(repo_id, folder, lambda name: hub.fetch_file(repo_id, name))
+
+
+def _local_place(folder: Path, *, name: str) -> _Place:
+    return _Place(name, folder, lambda file_name: _existing(folder / file_name))
+
+
+def _embedded_folder() -> Path:
+    return Path(str(importlib.resources.files("csm_trio") / "nano_voice"))
+
+
+def _existing(path: Path) -> Path | None:
+    return path if path.is_file() else None

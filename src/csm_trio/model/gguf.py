@@ -1,0 +1,107 @@
+"""Tensors of a GGUF file, dequantized with torch.
+
+In: a path. Out: names, torch shapes and loaders, one tensor at a time. It must not know CSM: names
+come out as the file has them.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from gguf import GGMLQuantizationType, GGUFReader, quants
+
+from csm_trio.errors import StartupError
+
+Loader = Callable[[torch.device], torch.Tensor]
+
+Q8_0_BLOCK = 32
+"""Weights that share one f16 scale in a Q8_0 block of 34 bytes (ggml: `block_q8_0`)."""
+
+_logger = logging.getLogger(__name__)
+
+
+def open_gguf(path: Path) -> Iterator[tuple[str, tuple[int, ...], Loader]]:
+    """Iterate over a GGUF file's tensors: name, shape in torch's order, loader.
+
+    A loader reads, moves to the device and dequantizes there: F32, F16 and BF16 keep their type,
+    Q8_0 and Q4_K become f32. Raises `StartupError` if the file is not GGUF or is cut short, and
+    for any other type of tensor.
+    """
+    reader = _open(path)
+    if any(tensor.tensor_type == GGMLQuantizationType.Q4_K for tensor in reader.tensors):
+        _logger.warning(
+            "%s holds Q4_K tensors, read as ggml defines them; "
+            "CSM files of this type written by csm.rs have another layout and give noise.",
+            path,
+        )
+    for tensor in reader.tensors:
+        load = _LOADERS.get(tensor.tensor_type)
+        if load is None:
+            known = ", ".join(kind.name for kind in _LOADERS)
+            raise StartupError(
+                f"Tensor {tensor.name} of {path} has the type {tensor.tensor_type.name}; "
+                f"these are understood: {known}."
+            )
+        shape = tuple(int(size) for size in reversed(tensor.shape.tolist()))
+        yield tensor.name, shape, partial(load, tensor.data, shape)
+
+
+def gguf_names(path: Path) -> list[str]:
+    """List a GGUF file's tensors; raise `StartupError` if the file is not whole."""
+    return [tensor.name for tensor in _open(path).tensors]
+
+
+def dequantize_q8_0(blocks: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """Multiply Q8_0 blocks out: uint8 [rows, bytes of a row] to f32 of `shape`, exactly."""
+    blocks = blocks.reshape(-1, 2 + Q8_0_BLOCK)  # [blocks, 34]
+    scales = blocks[:, :2].contiguous().view(torch.float16).float()  # [blocks, 1]
+    values = blocks[:, 2:].contiguous().view(torch.int8)  # [blocks, 32]
+    return (values * scales).reshape(shape)
+
+
+def _open(path: Path) -> GGUFReader:
+    try:
+        # Copy-on-write pages: torch wraps them without a copy, and nothing writes to them.
+        return GGUFReader(path, mode="c")
+    except OSError as error:
+        raise StartupError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except (ArithmeticError, LookupError, ValueError) as error:
+        raise StartupError(f"{path} is no complete GGUF file: {error}.") from error
+
+
+def _load_plain(
+    data: npt.NDArray[np.generic], shape: tuple[int, ...], device: torch.device
+) -> torch.Tensor:
+    return torch.from_numpy(data).to(device, copy=True).reshape(shape)
+
+
+def _load_bf16(
+    data: npt.NDArray[np.generic], shape: tuple[int, ...], device: torch.device
+) -> torch.Tensor:
+    return torch.from_numpy(data).to(device, copy=True).view(torch.bfloat16).reshape(shape)
+
+
+def _load_q8_0(
+    data: npt.NDArray[np.generic], shape: tuple[int, ...], device: torch.device
+) -> torch.Tensor:
+    return dequantize_q8_0(torch.from_numpy(data).to(device), shape)
+
+
+def _load_q4_k(
+    data: npt.NDArray[np.generic], shape: tuple[int, ...], device: torch.device
+) -> torch.Tensor:
+    values = quants.dequantize(data, GGMLQuantizationType.Q4_K)
+    return torch.from_numpy(values).to(device).reshape(shape)
+
+
+_LOADERS = {
+    GGMLQuantizationType.F32: _load_plain,
+    GGMLQuantizationType.F16: _load_plain,
+    GGMLQuantizationType.BF16: _load_bf16,
+    GGMLQuantizationType.Q8_0: _load_q8_0,
+    GGMLQuantizationType.Q4_K: _load_q4_k,
+}

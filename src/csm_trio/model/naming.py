@@ -1,0 +1,76 @@
+"""The names of a CSM checkpoint's tensors: Sesame's original ones become transformers' ones.
+
+In: a tensor's name as stored. Out: its canonical name (transformers' checkpoint naming), and
+whether its rows are in Sesame's order. It must not know files or devices.
+"""
+
+import re
+from dataclasses import dataclass
+
+AUDIO_EMBEDDINGS = "backbone_model.embed_tokens.embed_audio_tokens.weight"
+"""The audio embeddings, shared by both halves; a checkpoint may carry either name, or both."""
+
+TIED_AUDIO_EMBEDDINGS = "depth_decoder.model.embed_tokens.weight"
+
+CODEC_PREFIX = "codec_model."
+
+# Not needed to decode, or derived from the configuration.
+_UNUSED = re.compile(
+    r"codec_model\.(encoder|downsample|encoder_transformer)\."
+    r"|codec_model\.quantizer\..*(\.input_proj\.weight|\.codebook\.initialized)$"
+    r"|.*(inv_freq|audio_tokens_offsets|rope\.cache|rope\.theta|causal_mask)$"
+)
+
+# transformers, convert_csm.py: ORIGINAL_TO_CONVERTED_KEY_MAPPING.
+_SESAME_TOP = {
+    "text_embeddings.weight": "embed_text_tokens.weight",
+    "audio_embeddings.weight": AUDIO_EMBEDDINGS,
+    "codebook0_head.weight": "lm_head.weight",
+    "audio_head": "depth_decoder.codebooks_head.weight",
+    "projection.weight": "depth_decoder.model.inputs_embeds_projector.weight",
+    "backbone.norm.scale": "backbone_model.norm.weight",
+    "decoder.norm.scale": "depth_decoder.model.norm.weight",
+}
+_SESAME_LAYER = re.compile(r"(backbone|decoder)\.layers\.(\d+)\.(attn|mlp|sa_norm|mlp_norm)\.(.+)")
+_SESAME_HALVES = {"backbone": "backbone_model", "decoder": "depth_decoder.model"}
+_SESAME_PARTS = {
+    "attn.q_proj.weight": "self_attn.q_proj.weight",
+    "attn.k_proj.weight": "self_attn.k_proj.weight",
+    "attn.v_proj.weight": "self_attn.v_proj.weight",
+    "attn.output_proj.weight": "self_attn.o_proj.weight",
+    "mlp.w1.weight": "mlp.gate_proj.weight",
+    "mlp.w2.weight": "mlp.down_proj.weight",
+    "mlp.w3.weight": "mlp.up_proj.weight",
+    "sa_norm.scale": "input_layernorm.weight",
+    "mlp_norm.scale": "post_attention_layernorm.weight",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CanonicalName:
+    """Where a stored tensor belongs; `interleaved` rows are in Sesame's RoPE order."""
+
+    name: str
+    interleaved: bool
+
+
+def canonical_name(name: str) -> CanonicalName | None:
+    """Map one stored name; None for a tensor that decoding does not need.
+
+    A name of neither naming comes back as it is, for the caller to refuse.
+    """
+    if _UNUSED.match(name):
+        return None
+    if name == TIED_AUDIO_EMBEDDINGS:
+        return CanonicalName(AUDIO_EMBEDDINGS, interleaved=False)
+    if name in _SESAME_TOP:
+        return CanonicalName(_SESAME_TOP[name], interleaved=False)
+    layer = _SESAME_LAYER.fullmatch(name)
+    if layer is None:
+        return CanonicalName(name, interleaved=False)
+    half, index, part, rest = layer.groups()
+    renamed = _SESAME_PARTS.get(f"{part}.{rest}")
+    if renamed is None:
+        return CanonicalName(name, interleaved=False)
+    interleaved = rest in ("q_proj.weight", "k_proj.weight")
+    return CanonicalName(f"{_SESAME_HALVES[half]}.layers.{index}.{renamed}", interleaved)

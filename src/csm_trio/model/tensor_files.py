@@ -1,0 +1,69 @@
+"""Tensors as files keep them: one safetensors or GGUF file, tensor by tensor.
+
+In: a path. Out: stored tensors whose values are read only when asked for. It must not know CSM.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from csm_trio.errors import StartupError
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """One tensor of an open file: `load(device)` gives its values in their stored type."""
+
+    name: str
+    shape: tuple[int, ...]
+    load: Callable[[torch.device], torch.Tensor]
+
+
+def open_tensors(path: Path) -> Iterator[StoredTensor]:
+    """Iterate over a file's tensors; load one before asking for the next.
+
+    Raises `StartupError` if the file is missing, damaged or of an unknown kind.
+    """
+    if path.suffix == ".safetensors":
+        yield from _open_safetensors(path)
+    elif path.suffix == ".gguf":
+        # Imported here: few servers read GGUF.
+        from csm_trio.model.gguf import open_gguf
+
+        for name, shape, load in open_gguf(path):
+            yield StoredTensor(name, shape, load)
+    else:
+        raise StartupError(f"{path} is neither a .safetensors nor a .gguf file.")
+
+
+def tensor_names(path: Path) -> list[str]:
+    """List a file's tensors without reading their values."""
+    if path.suffix == ".gguf":
+        from csm_trio.model.gguf import gguf_names
+
+        return gguf_names(path)
+    return [tensor.name for tensor in open_tensors(path)]
+
+
+def _open_safetensors(path: Path) -> Iterator[StoredTensor]:
+    try:
+        opened = safe_open(path, framework="pt", device="cpu")
+    except OSError as error:
+        raise StartupError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except SafetensorError as error:
+        raise StartupError(f"{path} is no complete safetensors file: {error}.") from error
+    with opened as file:
+        for name in file.keys():  # noqa: SIM118
+            shape = tuple(file.get_slice(name).get_shape())
+            yield StoredTensor(name, shape, partial(_load_safetensor, file, name))
+
+
+def _load_safetensor(file: Any, name: str, device: torch.device) -> torch.Tensor:
+    tensor: torch.Tensor = file.get_tensor(name)
+    # A copy: what `get_tensor` returns may alias the mapped file.
+    return tensor.to(device, copy=True)

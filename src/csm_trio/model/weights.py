@@ -1,0 +1,140 @@
+"""The tensors of a checkpoint of any flavor become one canonical state dict.
+
+In: the checkpoint's files and the sizes they should have. Out: transformers' checkpoint names,
+rotate-half rows, on a device and in a type. It must not know where the files came from.
+"""
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+
+from csm_trio.errors import StartupError
+from csm_trio.model.checkpoint import CheckpointFiles
+from csm_trio.model.config import CSMConfig
+from csm_trio.model.naming import AUDIO_EMBEDDINGS, CODEC_PREFIX, CanonicalName, canonical_name
+from csm_trio.model.shapes import expected_shapes
+from csm_trio.model.tensor_files import StoredTensor, open_tensors, tensor_names
+
+QUANTIZER_PREFIX = "codec_model.quantizer."
+"""Codebooks are quotients of running sums: they stay f32 whatever type the rest has."""
+
+# Two copies of the tied embeddings may differ by one's quantization to 8 bits, not by more.
+_TIED_TOLERANCE = 0.01
+_NAMES_SHOWN = 3
+
+_logger = logging.getLogger(__name__)
+
+
+def load_weights(
+    files: CheckpointFiles, config: CSMConfig, *, device: torch.device, dtype: torch.dtype
+) -> dict[str, torch.Tensor]:
+    """Load what speaking needs, tensor by tensor, straight to `device` in `dtype`.
+
+    Flavors: transformers' names (one file or shards; either or both names of the tied audio
+    embeddings) and Sesame's original names (interleaved RoPE rows, permuted here), in safetensors
+    or GGUF. The result holds the audio embeddings once, as
+    `backbone_model.embed_tokens.embed_audio_tokens.weight`, and the codec under `codec_model.`
+    without its encoder; everything under `codec_model.quantizer.` is f32. Raises `StartupError`
+    for damaged files and for tensors that are missing, unknown or of another shape than `config`
+    says.
+    """
+    started_s = time.perf_counter()
+    shapes = expected_shapes(config)
+    weights: dict[str, torch.Tensor] = {}
+    unknown: list[str] = []
+    for target, stored in _walk(files):
+        shape = shapes.get(target.name)
+        if shape is None:
+            unknown.append(stored.name)
+            continue
+        _check_shape(stored, shape)
+        tensor = stored.load(device).reshape(shape)
+        if target.interleaved:
+            tensor = _to_rotate_half(tensor, _head_dim(target.name, config))
+        kept = torch.float32 if target.name.startswith(QUANTIZER_PREFIX) else dtype
+        tensor = tensor.to(kept)
+        if target.name == AUDIO_EMBEDDINGS and target.name in weights:
+            _check_tied(files.name, weights[target.name], tensor)
+        else:
+            weights[target.name] = tensor
+    _check_complete(files.name, shapes, weights, unknown)
+    parameters = sum(tensor.numel() for tensor in weights.values())
+    elapsed_s = time.perf_counter() - started_s
+    _logger.info("Loaded %s: %.4g M values in %.1f s.", files.name, parameters / 1e6, elapsed_s)
+    return weights
+
+
+def _walk(files: CheckpointFiles) -> Iterator[tuple[CanonicalName, StoredTensor]]:
+    for path in files.weights:
+        for stored in open_tensors(path):
+            target = canonical_name(stored.name)
+            if target is not None:
+                yield target, stored
+    for path in files.codec:
+        yield from _walk_codec(path)
+
+
+def _walk_codec(path: Path) -> Iterator[tuple[CanonicalName, StoredTensor]]:
+    """Take the codec out of a file of its own (bare Mimi names) or of another CSM's."""
+    in_csm = any(name.startswith(CODEC_PREFIX) for name in tensor_names(path))
+    for stored in open_tensors(path):
+        if in_csm and not stored.name.startswith(CODEC_PREFIX):
+            continue
+        target = canonical_name(stored.name if in_csm else CODEC_PREFIX + stored.name)
+        if target is not None:
+            yield target, stored
+
+
+def _check_shape(stored: StoredTensor, shape: tuple[int, ...]) -> None:
+    # GGUF writers drop leading sizes of 1.
+    if [size for size in stored.shape if size != 1] != [size for size in shape if size != 1]:
+        raise StartupError(
+            f"Tensor {stored.name} has the shape {list(stored.shape)}, "
+            f"but the configuration says {list(shape)}."
+        )
+
+
+def _to_rotate_half(rows: torch.Tensor, head_dim: int) -> torch.Tensor:
+    """Reorder a projection's rows from RoPE on neighbors to RoPE on halves.
+
+    transformers, convert_csm.py: row 2i of a head becomes row i, row 2i + 1 row head_dim / 2 + i.
+    """
+    pairs = rows.reshape(-1, head_dim // 2, 2, rows.shape[-1])  # [heads, pairs, 2, in]
+    return pairs.transpose(1, 2).reshape(rows.shape)
+
+
+def _head_dim(name: str, config: CSMConfig) -> int:
+    half = config.backbone if name.startswith("backbone_model.") else config.depth
+    return half.head_dim
+
+
+def _check_tied(checkpoint: str, kept: torch.Tensor, other: torch.Tensor) -> None:
+    limit = _TIED_TOLERANCE * kept.abs().amax()
+    if bool((kept - other).abs().amax() > limit):
+        raise StartupError(
+            f"{checkpoint} has other audio embeddings in the depth decoder than in the backbone "
+            f"({AUDIO_EMBEDDINGS}); only shared ones can be served."
+        )
+
+
+def _check_complete(
+    checkpoint: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    weights: Mapping[str, torch.Tensor],
+    unknown: list[str],
+) -> None:
+    missing = [name for name in shapes if name not in weights]
+    if missing:
+        raise StartupError(f"{checkpoint} lacks {_few(missing)}.")
+    if unknown:
+        raise StartupError(f"{checkpoint} holds {_few(unknown)} that no CSM of its sizes has.")
+
+
+def _few(names: list[str]) -> str:
+    shown = ", ".join(names[:_NAMES_SHOWN])
+    if len(names) <= _NAMES_SHOWN:
+        return f"{'tensor' if len(names) == 1 else 'tensors'} {shown}"
+    return f"{len(names)} tensors, among them {shown}"

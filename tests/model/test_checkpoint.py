@@ -1,0 +1,299 @@
+"""Which files are served: the order of precedence, and one sentence for what cannot be had."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import huggingface_hub
+import pytest
+from gguf import GGMLQuantizationType
+from huggingface_hub import constants, errors
+
+from csm_flavors import BACKBONE_EMBEDDINGS, write_codec, write_gguf, write_sesame, write_sharded
+from csm_trio.errors import StartupError
+from csm_trio.model.checkpoint import CheckpointFiles, locate_checkpoint
+from tiny_csm import write_tiny_checkpoint
+
+COMMIT = "0" * 40
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(autouse=True)
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give the Hub library an empty cache and no network."""
+    cache = tmp_path / "hub"
+    cache.mkdir()
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return cache
+
+
+@pytest.fixture
+def bare(tiny: Path, tmp_path: Path) -> Path:
+    """Make a folder that holds weights in Sesame's naming and nothing else."""
+    write_sesame(tiny, tmp_path / "whole", with_codec=False)
+    folder = tmp_path / "bare"
+    folder.mkdir()
+    shutil.copy(tmp_path / "whole" / "model.safetensors", folder)
+    return folder
+
+
+def _cached(cache: Path, repo_id: str) -> Path:
+    """Make a snapshot folder as the Hub library caches it."""
+    repository = cache / f"models--{repo_id.replace('/', '--')}"
+    snapshot = repository / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(COMMIT)
+    return snapshot
+
+
+def _copy(source: Path, folder: Path, *names: str) -> None:
+    for name in names:
+        shutil.copy(source / name, folder / name)
+
+
+def _local(path: Path, *, model_id: str | None = None) -> CheckpointFiles:
+    return locate_checkpoint(weights_path=path, model_id=model_id, model_file=None)
+
+
+def _hub(model_id: str, model_file: str | None = None) -> CheckpointFiles:
+    return locate_checkpoint(weights_path=None, model_id=model_id, model_file=model_file)
+
+
+def test_nothing_named_is_the_embedded_voice() -> None:
+    files = locate_checkpoint(weights_path=None, model_id=None, model_file=None)
+    assert files.embedded
+    assert files.codec == ()
+    assert files.config is not None
+    assert [path.name for path in files.weights] == ["model.safetensors"]
+    assert all(path.parent == files.tokenizer.parent for path in (*files.weights, files.config))
+
+
+def test_a_folder_is_complete_in_itself(tiny: Path) -> None:
+    files = _local(tiny)
+    assert files == CheckpointFiles(
+        name=str(tiny),
+        weights=(tiny / "model.safetensors",),
+        codec=(),
+        config=tiny / "config.json",
+        generation_config=tiny / "generation_config.json",
+        tokenizer=tiny / "tokenizer.json",
+        embedded=False,
+    )
+
+
+def test_weights_path_goes_before_model_id(tiny: Path) -> None:
+    assert _local(tiny, model_id="no/such").weights == (tiny / "model.safetensors",)
+
+
+def test_a_repository_is_served_from_the_hub_cache(tiny: Path, hub_cache: Path) -> None:
+    snapshot = _cached(hub_cache, "some/csm")
+    shutil.copytree(tiny, snapshot, dirs_exist_ok=True)
+    files = _hub("some/csm")
+    assert files.weights == (snapshot / "model.safetensors",)
+    assert files.tokenizer == snapshot / "tokenizer.json"
+    assert files.name == "some/csm"
+
+
+def test_shards_of_a_repository_go_before_its_single_file(tiny: Path, hub_cache: Path) -> None:
+    snapshot = _cached(hub_cache, "some/csm")
+    write_sharded(tiny, snapshot, index_name="transformers.safetensors.index.json")
+    (snapshot / "model.safetensors").write_bytes(b"Sesame's")
+    shards = [path.name for path in _hub("some/csm").weights]
+    assert shards == [f"transformers-0000{shard}-of-00003.safetensors" for shard in (1, 2, 3)]
+
+
+def test_model_file_names_one_file_of_a_repository(tiny: Path, hub_cache: Path) -> None:
+    snapshot = _cached(hub_cache, "some/gguf")
+    write_gguf(tiny, snapshot / "q8.gguf", GGMLQuantizationType.Q8_0)
+    _copy(tiny, _cached(hub_cache, "sesame/csm-1b"), "tokenizer.json")
+    files = _hub("some/gguf", "q8.gguf")
+    assert files.weights == (snapshot / "q8.gguf",)
+    assert files.codec == ()
+    assert files.config is None
+    assert files.tokenizer.is_file()
+
+
+def test_a_folder_with_one_gguf_needs_no_name(tiny: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "gguf"
+    write_gguf(tiny, folder / "any.gguf", GGMLQuantizationType.F16)
+    _copy(tiny, folder, "tokenizer.json")
+    assert _local(folder).weights == (folder / "any.gguf",)
+
+
+def test_what_is_missing_comes_from_the_model_id_repository(
+    tiny: Path, bare: Path, hub_cache: Path
+) -> None:
+    snapshot = _cached(hub_cache, "some/csm")
+    write_sharded(tiny, snapshot, index_name="model.safetensors.index.json")
+    _copy(tiny, _cached(hub_cache, "sesame/csm-1b"), "tokenizer.json")
+    files = _local(bare / "model.safetensors", model_id="some/csm")
+    assert files.tokenizer == snapshot / "tokenizer.json"
+    assert files.config == snapshot / "config.json"
+    assert files.generation_config == snapshot / "generation_config.json"
+    assert files.weights == (bare / "model.safetensors",)
+    assert {path.parent for path in files.codec} == {snapshot}
+
+
+def test_the_codec_s_own_folder_goes_before_the_hub(
+    tiny: Path, bare: Path, hub_cache: Path
+) -> None:
+    write_codec(tiny, bare / "codec")
+    write_codec(tiny, _cached(hub_cache, "kyutai/mimi"))
+    _copy(tiny, bare, "tokenizer.json")
+    assert _local(bare).codec == (bare / "codec" / "model.safetensors",)
+
+
+def test_kyutai_s_mimi_goes_before_csm_1b(tiny: Path, bare: Path, hub_cache: Path) -> None:
+    _copy(tiny, bare, "tokenizer.json")
+    csm_1b = _cached(hub_cache, "sesame/csm-1b")
+    write_sharded(tiny, csm_1b, index_name="transformers.safetensors.index.json")
+    assert {path.parent for path in _local(bare).codec} == {csm_1b}
+    mimi = _cached(hub_cache, "kyutai/mimi")
+    write_codec(tiny, mimi)
+    assert _local(bare).codec == (mimi / "model.safetensors",)
+
+
+def test_only_shards_that_hold_the_codec_are_asked_for(
+    tiny: Path, bare: Path, hub_cache: Path
+) -> None:
+    _copy(tiny, bare, "tokenizer.json")
+    snapshot = _cached(hub_cache, "sesame/csm-1b")
+    write_sharded(tiny, snapshot, index_name="transformers.safetensors.index.json")
+    weight_map = {BACKBONE_EMBEDDINGS: "absent.safetensors"}
+    weight_map |= {"codec_model.x": "transformers-00001-of-00003.safetensors"}
+    index = snapshot / "transformers.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    assert _local(bare).codec == (snapshot / "transformers-00001-of-00003.safetensors",)
+
+
+def _no_weights(folder: Path) -> Path:
+    (folder / "model.safetensors").unlink()
+    return folder
+
+
+def _other_suffix(folder: Path) -> Path:
+    return (folder / "model.safetensors").rename(folder / "model.bin")
+
+
+def _two_gguf(folder: Path) -> Path:
+    (folder / "model.safetensors").rename(folder / "a.gguf")
+    (folder / "b.gguf").touch()
+    return folder
+
+
+def _index_of(content: str) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        (folder / "model.safetensors.index.json").write_text(content)
+        return folder
+
+    return write
+
+
+def _without_tokenizer(folder: Path) -> Path:
+    (folder / "codec").mkdir()
+    (folder / "codec" / "model.safetensors").touch()
+    return folder
+
+
+LOCAL_PROBLEMS: list[tuple[Callable[[Path], Path], str]] = [
+    (lambda folder: folder / "none", r"none does not exist\.$"),
+    (_no_weights, r"has no model\.safetensors and no index of shards: name"),
+    (_two_gguf, r"has no model\.safetensors and no index of shards: name"),
+    (_other_suffix, r"model\.bin is neither a \.safetensors nor a \.gguf file\.$"),
+    (_index_of("{"), r"index\.json is not valid JSON"),
+    (_index_of("[]"), r"it has no weight_map of file names\.$"),
+    (_index_of('{"weight_map": {"a": 3}}'), r"it has no weight_map of file names\.$"),
+    (_index_of('{"weight_map": {"a": "b.safetensors"}}'), r"lacks the shard b\.safetensors"),
+    (_index_of('{"weight_map": {"a": "../b.safetensors"}}'), r"lacks the shard \.\./b\."),
+    (lambda folder: folder, r"holds no codec: put Mimi's model\.safetensors"),
+    (_without_tokenizer, r"has no tokenizer\.json: put one beside it, or pass --model-id"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "sentence"), LOCAL_PROBLEMS)
+def test_a_local_checkpoint_that_cannot_be_had_is_one_sentence(
+    spoil: Callable[[Path], Path], sentence: str, bare: Path
+) -> None:
+    with pytest.raises(StartupError, match=sentence) as caught:
+        _local(spoil(bare))
+    assert "\n" not in str(caught.value)
+
+
+def test_model_file_alone_says_what_to_pass() -> None:
+    with pytest.raises(StartupError, match="pass --model-id with it"):
+        locate_checkpoint(weights_path=None, model_id=None, model_file="q8.gguf")
+
+
+def test_a_repository_that_is_not_cached_is_one_sentence_offline() -> None:
+    with pytest.raises(StartupError, match=r"^some/csm is not in the local Hub cache") as caught:
+        _hub("some/csm")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_cached_is_named_offline(hub_cache: Path) -> None:
+    _cached(hub_cache, "some/csm")
+    with pytest.raises(StartupError, match=r"^q8\.gguf of some/csm is not in the local Hub cache"):
+        _hub("some/csm", "q8.gguf")
+
+
+def test_an_id_of_another_form_is_one_sentence() -> None:
+    with pytest.raises(StartupError, match="'a/b/c' is no repository id"):
+        _hub("a/b/c")
+
+
+def _answered(kind: type[errors.HfHubHTTPError], status: int) -> errors.HfHubHTTPError:
+    """Build the Hub library's error for an HTTP status."""
+    response: Any = SimpleNamespace(status_code=status, headers={}, request=None)
+    return kind("refused\nat length", response=response)
+
+
+HUB_PROBLEMS: list[tuple[Callable[[], Exception], str]] = [
+    (lambda: _answered(errors.GatedRepoError, 403), r"is gated: accept its terms at https://h"),
+    (lambda: _answered(errors.RepositoryNotFoundError, 404), r"The Hub has no model repository"),
+    (lambda: _answered(errors.RevisionNotFoundError, 404), r"The Hub has no model repository"),
+    (lambda: _answered(errors.DisabledRepoError, 403), r"has disabled the repository some/csm\.$"),
+    (lambda: _answered(errors.HfHubHTTPError, 401), r"The Hub refuses some/csm: set HF_TOKEN"),
+    (lambda: _answered(errors.HfHubHTTPError, 503), r"The Hub answered 503 for some/csm; try"),
+    (lambda: errors.OfflineModeIsEnabled("x"), r"the Hub cannot be reached"),
+    (lambda: errors.LocalEntryNotFoundError("x"), r"the Hub cannot be reached"),
+    (lambda: errors.HTTPError("proxy\nbroken"), r"could not be fetched .*: proxy broken"),  # type: ignore[attr-defined]
+    (lambda: RuntimeError("Data processing error"), r"could not be fetched .*: Data processing"),
+    (lambda: OSError(28, "No space left on device"), r"could not be fetched .*No space left"),
+]
+
+
+@pytest.mark.parametrize(("failure", "sentence"), HUB_PROBLEMS)
+def test_whatever_the_hub_answers_is_one_sentence(
+    failure: Callable[[], Exception], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(repo_id: str, *, allow_patterns: list[str]) -> str:
+        raise failure()
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(StartupError, match=sentence) as caught:
+        _hub("some/csm")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_repository_without_that_file_says_so(
+    tiny: Path, hub_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _copy(tiny, _cached(hub_cache, "some/csm"), "config.json")
+
+    def refuse(repo_id: str, name: str) -> str:
+        raise _answered(errors.RemoteEntryNotFoundError, 404)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
+    with pytest.raises(StartupError, match=r"^some/csm has no file q9\.gguf\.$"):
+        _hub("some/csm", "q9.gguf")
+    with pytest.raises(StartupError, match=r"^some/csm has no model\.safetensors .* --model-file"):
+        _hub("some/csm")

@@ -1,0 +1,276 @@
+"""Every flavor of a checkpoint loads to the same tensors; damaged ones to one sentence."""
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from gguf import GGMLQuantizationType
+from safetensors.torch import load_file, save_file
+from transformers import CsmConfig, CsmForConditionalGeneration
+
+from csm_flavors import (
+    BACKBONE_EMBEDDINGS,
+    DEPTH_EMBEDDINGS,
+    read_tensors,
+    write_codec,
+    write_gguf,
+    write_sesame,
+    write_sharded,
+    write_single,
+)
+from csm_trio.errors import StartupError
+from csm_trio.model.checkpoint import CheckpointFiles, locate_checkpoint
+from csm_trio.model.config import CSMConfig
+from csm_trio.model.read_config import csm_1b_config, read_config
+from csm_trio.model.shapes import expected_shapes
+from csm_trio.model.weights import load_weights
+from tiny_csm import load_reference, write_tiny_checkpoint
+
+CPU = torch.device("cpu")
+NEEDLESS = ("codec_model.encoder", "codec_model.downsample")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def expected(tiny: Path) -> dict[str, torch.Tensor]:
+    return {
+        name: tensor
+        for name, tensor in read_tensors(tiny).items()
+        if not name.startswith(NEEDLESS) and not name.endswith(("input_proj.weight", "initialized"))
+    }
+
+
+def _locate(path: Path) -> tuple[CheckpointFiles, CSMConfig]:
+    files = locate_checkpoint(weights_path=path, model_id=None, model_file=None)
+    return files, read_config(files.config, files.generation_config)
+
+
+def _load(path: Path, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+    files, config = _locate(path)
+    return load_weights(files, config, device=CPU, dtype=dtype)
+
+
+def _assert_equal(loaded: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert loaded.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(loaded[name], tensor), name
+
+
+def _index(source: Path, folder: Path) -> Path:
+    return write_sharded(source, folder, index_name="model.safetensors.index.json")
+
+
+def _transformers_index_beside_sesame(source: Path, folder: Path) -> Path:
+    """Lay a folder out as `sesame/csm-1b`; the single file is damaged, so it cannot be the one."""
+    write_sharded(source, folder, index_name="transformers.safetensors.index.json")
+    (folder / "model.safetensors").write_bytes(b"not to be read")
+    return folder
+
+
+def _codec_apart(source: Path, folder: Path) -> Path:
+    write_sesame(source, folder, with_codec=False)
+    write_codec(source, folder / "codec")
+    return folder
+
+
+def _codec_from_a_csm(source: Path, folder: Path) -> Path:
+    write_sesame(source, folder, with_codec=False)
+    write_single(source, folder / "codec", embeddings=(BACKBONE_EMBEDDINGS,))
+    return folder
+
+
+FLAVORS: dict[str, Callable[[Path, Path], Path]] = {
+    "as saved": lambda source, _: source,
+    "backbone's name": lambda s, f: write_single(s, f, embeddings=(BACKBONE_EMBEDDINGS,)),
+    "depth's name": lambda s, f: write_single(s, f, embeddings=(DEPTH_EMBEDDINGS,)),
+    "both names": lambda s, f: write_single(
+        s, f, embeddings=(BACKBONE_EMBEDDINGS, DEPTH_EMBEDDINGS)
+    ),
+    "shards": _index,
+    "shards beside Sesame's file": _transformers_index_beside_sesame,
+    "the index itself": lambda s, f: _index(s, f) / "model.safetensors.index.json",
+    "one file": lambda source, _: source / "model.safetensors",
+    "Sesame's names": write_sesame,
+    "codec in its own file": _codec_apart,
+    "codec in another CSM": _codec_from_a_csm,
+}
+
+
+@pytest.mark.parametrize("flavor", FLAVORS)
+def test_every_safetensors_flavor_loads_to_the_same_tensors(
+    flavor: str, tiny: Path, expected: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    _assert_equal(_load(FLAVORS[flavor](tiny, tmp_path / "flavor")), expected)
+
+
+@pytest.mark.parametrize("sesame", [False, True], ids=["transformers", "sesame"])
+@pytest.mark.parametrize(
+    ("kind", "tolerance"),
+    [
+        (GGMLQuantizationType.F32, 0.0),
+        (GGMLQuantizationType.F16, 2.0**-11),
+        (GGMLQuantizationType.BF16, 2.0**-8),
+        (GGMLQuantizationType.Q8_0, 1.0 / 254 + 2.0**-10),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_every_gguf_type_loads_within_its_rounding(
+    kind: GGMLQuantizationType,
+    tolerance: float,
+    sesame: bool,
+    tiny: Path,
+    expected: dict[str, torch.Tensor],
+    tmp_path: Path,
+) -> None:
+    folder = write_single(tiny, tmp_path / "flavor", embeddings=(BACKBONE_EMBEDDINGS,))
+    (folder / "model.safetensors").unlink()
+    write_gguf(tiny, folder / "any.gguf", kind, sesame=sesame)
+    loaded = _load(folder)
+    assert loaded.keys() == expected.keys()
+    for name, tensor in expected.items():
+        error = (loaded[name] - tensor).abs().max()
+        assert error <= tolerance * tensor.abs().max(), name
+
+
+def test_transformers_reads_the_same_values_under_the_same_names(tiny: Path) -> None:
+    loaded = _load(tiny)
+    module = load_reference(tiny).state_dict()
+    halves = {name for name in loaded if not name.startswith("codec_model.")}
+    assert halves == {
+        name for name in module if not name.startswith("codec_model.") and name != DEPTH_EMBEDDINGS
+    }
+    for name in halves:
+        assert torch.equal(loaded[name], module[name]), name
+
+
+def test_full_size_shapes_are_those_of_transformers_model() -> None:
+    scaled_rope = {
+        "rope_type": "llama3",
+        "rope_theta": 500_000.0,
+        "factor": 32.0,
+        "low_freq_factor": 0.125,
+        "high_freq_factor": 0.5,
+        "original_max_position_embeddings": 1024,
+    }
+    with torch.device("meta"):
+        reference: Any = CsmForConditionalGeneration(CsmConfig(rope_parameters=scaled_rope))
+    module = {
+        name: tuple(tensor.shape)
+        for name, tensor in reference.state_dict().items()
+        if not name.startswith("codec_model.") and name != DEPTH_EMBEDDINGS
+    }
+    shapes = expected_shapes(csm_1b_config())
+    halves = {k: v for k, v in shapes.items() if not k.startswith("codec_model.")}
+    assert halves == module
+    parameters = sum(torch.Size(shape).numel() for shape in halves.values())
+    assert parameters == 1_552_791_552
+
+
+def test_the_full_size_codec_has_mimis_decoding_parameters() -> None:
+    with torch.device("meta"):
+        reference: Any = CsmForConditionalGeneration(CsmConfig()).codec_model
+    kept = sum(
+        tensor.numel()
+        for name, tensor in reference.state_dict().items()
+        if not name.startswith(("encoder", "downsample"))
+        and not name.endswith(("input_proj.weight", "initialized"))
+    )
+    shapes = expected_shapes(csm_1b_config())
+    codec = {k: v for k, v in shapes.items() if k.startswith("codec_model.")}
+    assert sum(torch.Size(shape).numel() for shape in codec.values()) == kept
+
+
+def test_the_type_is_the_one_asked_for_and_the_codebooks_stay_f32(tiny: Path) -> None:
+    for name, tensor in _load(tiny, torch.bfloat16).items():
+        quantizer = name.startswith("codec_model.quantizer.")
+        assert tensor.dtype == (torch.float32 if quantizer else torch.bfloat16), name
+
+
+def test_the_embedded_voice_loads_whole() -> None:
+    files = locate_checkpoint(weights_path=None, model_id=None, model_file=None)
+    config = read_config(files.config, files.generation_config)
+    loaded = load_weights(files, config, device=CPU, dtype=torch.float32)
+    assert {name: tuple(tensor.shape) for name, tensor in loaded.items()} == expected_shapes(config)
+
+
+def test_loading_says_how_long_it_took(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="csm_trio.model.weights"):
+        _load(tiny)
+    assert any(record.message.startswith(f"Loaded {tiny}") for record in caplog.records)
+
+
+def _drop(folder: Path, name: str) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    del tensors[name]
+    save_file(tensors, folder / "model.safetensors")
+
+
+def _add(folder: Path, name: str) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    save_file(tensors | {name: torch.zeros(3)}, folder / "model.safetensors")
+
+
+def _cut(folder: Path, name: str) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    save_file(tensors | {name: tensors[name][1:].clone()}, folder / "model.safetensors")
+
+
+def _untie(folder: Path, name: str) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    save_file(tensors | {name: tensors[BACKBONE_EMBEDDINGS] + 1}, folder / "model.safetensors")
+
+
+def _truncate(folder: Path, name: str) -> None:
+    path = folder / name
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+DAMAGES: list[tuple[Callable[[Path, str], None], str, str]] = [
+    (_drop, "lm_head.weight", "lacks tensor lm_head.weight."),
+    (_drop, BACKBONE_EMBEDDINGS, f"lacks tensor {BACKBONE_EMBEDDINGS}."),
+    (_add, "lora.A", "holds tensor lora.A that no CSM of its sizes has."),
+    (_cut, "lm_head.weight", "lm_head.weight has the shape [34, 32], but"),
+    (_untie, DEPTH_EMBEDDINGS, "only shared ones can be served."),
+    (_truncate, "model.safetensors", "is no complete safetensors file"),
+]
+
+
+@pytest.mark.parametrize(("damage", "name", "sentence"), DAMAGES)
+def test_a_damaged_checkpoint_is_one_sentence(
+    damage: Callable[[Path, str], None], name: str, sentence: str, tiny: Path, tmp_path: Path
+) -> None:
+    folder = write_single(tiny, tmp_path / "damaged", embeddings=(BACKBONE_EMBEDDINGS,))
+    damage(folder, name)
+    with pytest.raises(StartupError) as caught:
+        _load(folder)
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_many_missing_tensors_are_counted_and_the_first_named(tiny: Path) -> None:
+    files, config = _locate(tiny)
+    deeper = replace(config, backbone=replace(config.backbone, layers=4))
+    with pytest.raises(
+        StartupError, match=r"lacks 18 tensors, among them backbone_model\.layers\.2"
+    ):
+        load_weights(files, deeper, device=CPU, dtype=torch.float32)
+
+
+def test_weights_of_other_sizes_than_the_configuration_are_refused(
+    tiny: Path, tmp_path: Path
+) -> None:
+    folder = write_single(tiny, tmp_path / "odd", embeddings=(BACKBONE_EMBEDDINGS,))
+    config = json.loads((folder / "config.json").read_text())
+    config["text_vocab_size"] = 300
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(StartupError, match=r"embed_text_tokens\.weight has the shape \[264, 32\]"):
+        _load(folder)

@@ -1,0 +1,55 @@
+"""The bound on how long a text can take to say."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from csm_trio.text.duration import longest_speech_s
+
+ORDINARY_CHARS_PER_S = 15
+
+
+@given(st.text(), st.text())
+def test_more_text_never_has_less_time(text: str, more: str) -> None:
+    assert longest_speech_s(text + more) >= longest_speech_s(text) >= 1.5
+
+
+@pytest.mark.parametrize("text", ["Hi.", "No", "5", "I"])
+def test_a_short_text_has_time_enough(text: str) -> None:
+    assert 1.5 < longest_speech_s(text) < 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The quick brown fox jumps over the lazy dog.",
+        "Thank you for calling Green Valley Dental, my name is Anna, how can I help you today?",
+        "I can see your order here; it left our warehouse this morning and should reach you soon.",
+    ],
+)
+def test_an_ordinary_sentence_has_two_to_three_times_what_it_needs(text: str) -> None:
+    assert 2 < longest_speech_s(text) * ORDINARY_CHARS_PER_S / len(text) < 3
+
+
+@pytest.mark.parametrize(
+    ("written", "aloud"),
+    [
+        ("777,777", "seven hundred seventy seven thousand seven hundred seventy seven"),
+        ("$3.50", "three dollars and fifty cents"),
+        ("USB", "you ess bee"),
+        ("50%", "fifty percent"),
+        ("a@b.org", "a at b dot org"),
+        ("555-0123", "five five five, oh one two three"),
+        ("&", "and"),
+        ("你好", "nee how"),
+        ("½", "a half"),
+        ("€5", "five euros"),
+    ],
+)
+def test_what_is_longer_aloud_than_written_has_time_to_be_said(written: str, aloud: str) -> None:
+    assert longest_speech_s(written) > 1 + len(aloud) / ORDINARY_CHARS_PER_S
+
+
+def test_whitespace_takes_no_time_and_marks_take_less_than_words() -> None:
+    assert longest_speech_s(" \n\t" * 100) == longest_speech_s("") == 1.5
+    assert longest_speech_s("'quoted'") < longest_speech_s("quoted.")
