@@ -1,0 +1,213 @@
+"""The torch runner against transformers, and rows against themselves alone and in company."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from csm_trio.config import EngineConfig
+from csm_trio.engine.load import load_runner
+from csm_trio.engine.runner import TorchRunner
+from csm_trio.engine.slots import resolve_sampling
+from csm_trio.engine.utterance import Frame, Sampling, Utterance
+from csm_trio.errors import TextTooLong
+from csm_trio.model.config import Draw, SamplingDefaults
+from csm_trio.model.prompt import TextTokenizer, Turn, build_prompt
+from tiny_csm import CODEBOOKS, load_reference, write_tiny_checkpoint
+
+GREEDY = Sampling(temperature=0)
+TEXTS = ("Hello there, how are you?", "A", "Numbers: 1 2 3, and then some more of them.")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def reference(checkpoint: Path) -> Any:
+    return load_reference(checkpoint)
+
+
+@pytest.fixture
+def runner(checkpoint: Path) -> TorchRunner:
+    return load_runner(EngineConfig(weights_path=checkpoint, device="cpu", pool_size=3))
+
+
+def utterance(text: str, *, sampling: Sampling = GREEDY, turns: tuple[Turn, ...] = ()) -> Utterance:
+    return Utterance(text, 0, 64, sampling, turns)
+
+
+def speak_alone(runner: TorchRunner, what: Utterance, frames: int, *, slot: int = 0) -> list[Frame]:
+    runner.open(slot, what)
+    made = [runner.step([slot])[0] for _ in range(frames)]
+    runner.close(slot)
+    return [frame for frame in made if frame is not None]
+
+
+def codes_of(frames: Sequence[Frame]) -> NDArray[np.int16]:
+    return np.stack([frame.codes for frame in frames])
+
+
+def pcm_of(frames: Sequence[Frame]) -> NDArray[np.int16]:
+    return np.concatenate([frame.pcm for frame in frames])
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_greedy_frames_equal_transformers_generate(
+    checkpoint: Path, reference: Any, runner: TorchRunner, text: str
+) -> None:
+    tokenizer = TextTokenizer.from_file(checkpoint / "tokenizer.json")
+    ids = torch.tensor([tokenizer.encode(text, speaker_id=0)])
+    with torch.inference_mode():
+        expected = reference.generate(
+            input_ids=ids, max_new_tokens=40, do_sample=False, depth_decoder_do_sample=False
+        )[0].numpy()
+    ours = codes_of(speak_alone(runner, utterance(text), 40))
+    assert len(np.unique(ours, axis=0)) > 5, "the oracle must have something to say"
+    np.testing.assert_array_equal(ours, expected[: len(ours)])
+    assert len(ours) == 40
+
+
+def test_audio_equals_the_reference_codec_on_the_same_codes(
+    reference: Any, runner: TorchRunner
+) -> None:
+    frames = speak_alone(runner, utterance(TEXTS[0]), 40)
+    codes = torch.from_numpy(codes_of(frames).T.astype(np.int64))[None]  # [1, codebooks, frames]
+    with torch.inference_mode():
+        expected = reference.codec_model.decode(codes).audio_values[0, 0].numpy()
+    expected = np.round(np.clip(expected, -1, 1) * 32767)
+    assert np.abs(expected).max() > 100
+    np.testing.assert_allclose(pcm_of(frames), expected, atol=1.0)
+
+
+def test_a_context_turn_is_heard_as_transformers_hears_it(
+    checkpoint: Path, reference: Any, runner: TorchRunner
+) -> None:
+    turn = Turn(0, "Before.", codes_of(speak_alone(runner, utterance("Before."), 9)))
+    tokenizer = TextTokenizer.from_file(checkpoint / "tokenizer.json")
+    prompt = build_prompt(
+        tokenizer, [turn], speaker_id=0, text="After.", codebooks=CODEBOOKS, max_positions=256
+    )
+    rows = torch.from_numpy(prompt.tokens)[None]
+    mask = torch.from_numpy(prompt.mask)[0:, :, None][None]
+    backbone = reference.backbone_model
+    with torch.inference_mode():
+        offsets = torch.arange(CODEBOOKS) * reference.config.vocab_size
+        audio = backbone.embed_tokens.embed_audio_tokens(rows[..., :-1] + offsets)
+        text = reference.embed_text_tokens(rows[..., -1:])
+        embedded = (torch.cat((audio, text), dim=2) * mask).sum(dim=2)
+        hidden = backbone(inputs_embeds=embedded).last_hidden_state[0, -1]
+        expected = reference.lm_head(hidden).argmax()
+    frames = speak_alone(runner, utterance("After.", turns=(turn,)), 1)
+    assert frames[0].codes[0] == expected
+    without = speak_alone(runner, utterance("After."), 8)
+    assert (
+        codes_of(speak_alone(runner, utterance("After.", turns=(turn,)), 8)) != codes_of(without)
+    ).any()
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(temperature=0.9, top_k=20, seed=7)])
+def test_a_row_alone_equals_the_row_in_a_batch_to_the_bit(
+    runner: TorchRunner, sampling: Sampling
+) -> None:
+    subject = utterance(TEXTS[0], sampling=sampling)
+    alone = speak_alone(runner, subject, 30)
+
+    # The others arrive before, in the middle and leave in the middle; it sits in another slot.
+    others = [utterance(text, sampling=Sampling(temperature=1.3, seed=3)) for text in TEXTS[1:]]
+    runner.open(0, others[0])
+    runner.step([0])
+    runner.open(2, subject)
+    accompanied: list[Frame] = []
+    for step in range(30):
+        if step == 10:
+            runner.open(1, others[1])
+        running = [0, 2] if step < 10 else [0, 1, 2] if step < 20 else [1, 2]
+        frame = runner.step(running)[-1]
+        assert frame is not None
+        accompanied.append(frame)
+    np.testing.assert_array_equal(codes_of(accompanied), codes_of(alone))
+    np.testing.assert_array_equal(pcm_of(accompanied), pcm_of(alone))
+
+
+def test_a_paused_row_goes_on_where_it_stood(runner: TorchRunner) -> None:
+    subject = utterance(TEXTS[0])
+    alone = speak_alone(runner, subject, 12)
+    runner.open(0, subject)
+    runner.open(1, utterance(TEXTS[2]))
+    halting: list[Frame | None] = []
+    for step in range(24):
+        if step % 2:
+            halting.append(runner.step([0, 1])[0])
+        else:
+            runner.step([1])
+    made = [frame for frame in halting if frame is not None]
+    np.testing.assert_array_equal(pcm_of(made), pcm_of(alone))
+
+
+def test_a_seed_is_the_audio(runner: TorchRunner) -> None:
+    def spoken(seed: int | None) -> NDArray[np.int16]:
+        sampling = Sampling(temperature=1.0, top_k=30, seed=seed)
+        return codes_of(speak_alone(runner, utterance(TEXTS[0], sampling=sampling), 20))
+
+    np.testing.assert_array_equal(spoken(5), spoken(5))
+    assert (spoken(5) != spoken(6)).any()
+    assert (spoken(None) != spoken(None)).any()
+
+
+def test_top_k_one_is_greedy(runner: TorchRunner) -> None:
+    greedy = codes_of(speak_alone(runner, utterance(TEXTS[0]), 10))
+    top_1 = utterance(TEXTS[0], sampling=Sampling(temperature=1.5, top_k=1, seed=1))
+    np.testing.assert_array_equal(codes_of(speak_alone(runner, top_1, 10)), greedy)
+
+
+def test_sampled_codes_never_leave_the_codec(runner: TorchRunner) -> None:
+    hot = utterance(TEXTS[0], sampling=Sampling(temperature=50.0, top_k=1000, seed=2))
+    codes = codes_of(speak_alone(runner, hot, 60))
+    assert codes.min() >= 0
+    assert codes.max() == 31  # all of the codec's 32 ids are reached, and none of the 3 beyond
+
+
+def test_the_frame_budget_leaves_room_in_the_cache(runner: TorchRunner) -> None:
+    text = "x" * 100
+    room = runner.open(0, Utterance(text, 0, 10_000, GREEDY))
+    # 256 positions; the prompt is BOS [0] text EOS, and its last row is the first step's input.
+    assert room == 256 - (100 + 5) + 1
+    made = [runner.step([0])[0] for _ in range(room)]
+    assert made[-1] is not None
+
+
+def test_a_text_that_fills_the_cache_is_refused(runner: TorchRunner) -> None:
+    with pytest.raises(TextTooLong):
+        runner.open(0, Utterance("x" * 300, 0, 10, GREEDY))
+    assert speak_alone(runner, utterance("A"), 3)
+
+
+SAMPLES_BOTH = SamplingDefaults(backbone=Draw(0.9, 50), depth=Draw(0.8, 40))
+GREEDY_DEPTH = SamplingDefaults(backbone=Draw(0.3, 50), depth=Draw(0.0, 1))
+NONE_SAMPLES = SamplingDefaults(backbone=Draw(0.0, 1), depth=Draw(0.0, 1))
+
+
+@pytest.mark.parametrize(
+    ("defaults", "sampling", "backbone", "depth"),
+    [
+        (SAMPLES_BOTH, Sampling(), Draw(0.9, 50), Draw(0.8, 40)),
+        (SAMPLES_BOTH, Sampling(temperature=0.5), Draw(0.5, 50), Draw(0.5, 40)),
+        (SAMPLES_BOTH, Sampling(top_k=9), Draw(0.9, 9), Draw(0.8, 9)),
+        (SAMPLES_BOTH, Sampling(temperature=0), Draw(0, 1), Draw(0, 1)),
+        (SAMPLES_BOTH, Sampling(top_k=1), Draw(0, 1), Draw(0, 1)),
+        (GREEDY_DEPTH, Sampling(), Draw(0.3, 50), Draw(0, 1)),
+        (GREEDY_DEPTH, Sampling(temperature=0.7, top_k=5), Draw(0.7, 5), Draw(0, 1)),
+        (NONE_SAMPLES, Sampling(), Draw(0, 1), Draw(0, 1)),
+        (NONE_SAMPLES, Sampling(temperature=0.7), Draw(0.7, 50), Draw(0, 1)),
+    ],
+)
+def test_a_request_replaces_the_backbones_draw_and_the_depths_only_where_it_samples(
+    defaults: SamplingDefaults, sampling: Sampling, backbone: Draw, depth: Draw
+) -> None:
+    assert resolve_sampling(sampling, defaults) == (backbone, depth)
