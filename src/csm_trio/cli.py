@@ -6,7 +6,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import trio
@@ -18,6 +19,7 @@ from csm_trio.api.app import create_app
 from csm_trio.api.doors import House
 from csm_trio.client import add_say_flags, run_say
 from csm_trio.config import Config, ServerConfig, add_flags, load_config
+from csm_trio.engine.scheduler import Runner
 from csm_trio.engine.service import open_engine
 from csm_trio.errors import StartupError
 from csm_trio.pipeline.context import Speaker
@@ -26,9 +28,18 @@ from csm_trio.voices import VoiceCatalog
 
 logger = logging.getLogger(__name__)
 
+_BACKLOG = 1024
 _GRACE_S = 3.0
 """After the drain: what calls that are cut off have for their clean-up."""
 _PING_INTERVAL_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A server that has opened its port."""
+
+    port: int
+    house: House
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,8 +86,11 @@ def _voices_command(options: argparse.Namespace) -> int:
 def _serve_command(options: argparse.Namespace) -> int:
     config = load_config(vars(options), os.environ)
     configure_logging(config.log_level)
+    # torch takes seconds to import: `say` and `voices` do without.
+    from csm_trio.engine.load import load_runner
+
     try:
-        trio.run(serve, config, strict_exception_groups=True)
+        trio.run(serve, config, partial(load_runner, config.engine))
     except* StartupError as group:
         raise _first_leaf(group) from None
     except* KeyboardInterrupt:
@@ -90,29 +104,42 @@ def _first_leaf(error: BaseException) -> BaseException:
     return error
 
 
-async def serve(config: Config) -> None:
-    """Assemble the house and serve until a signal; the engine outlives its users."""
-    # torch takes seconds to import: `say` and `voices` do without.
-    from csm_trio.engine.load import load_runner
+async def serve(
+    config: Config,
+    make_runner: Callable[[], Runner],
+    *,
+    task_status: trio.TaskStatus["Serving"] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Assemble the house and serve until a signal; the engine outlives its users.
 
+    `make_runner` runs on the device thread. Reports where it serves once the port is open.
+    """
     metrics = Metrics()
     voices = VoiceCatalog.load(config.speech.voices_file)
     # Bound before the model loads, so that a port in use is not found out minutes later; it
     # listens only once the engine is warm.
     with _bound_socket(config.server) as bound:
-        async with open_engine(partial(load_runner, config.engine), metrics) as engine:
+        async with open_engine(make_runner, metrics) as engine:
             admission = Admission(config.server.max_sessions or engine.slots, metrics)
             speaker = Speaker(engine, config.speech, metrics)
             house = House(engine, speaker, voices, admission, metrics, config.server, config.speech)
-            bound.listen(HypercornConfig.backlog)
+            bound.listen(_BACKLOG)
             host, port = bound.getsockname()[:2]
-            logger.info("listening on http://%s:%d", host, port)
-            await serve_asgi(
-                create_app(house),
-                _hypercorn_config(config.server, bound),
-                shutdown_trigger=partial(_leave_when_told, admission, config.server.drain_s),
-                mode="asgi",
+            logger.info(
+                "listening on http://%s:%d, %d slots, %d sessions",
+                *(host, port, engine.slots, admission.limit),
             )
+            async with trio.open_nursery() as nursery:
+                await nursery.start(
+                    partial(
+                        serve_asgi,
+                        create_app(house),
+                        _hypercorn_config(config.server, bound),
+                        shutdown_trigger=partial(_leave_when_told, admission, config.server),
+                        mode="asgi",
+                    )
+                )
+                task_status.started(Serving(port, house))
 
 
 def _bound_socket(config: ServerConfig) -> socket.socket:
@@ -150,14 +177,14 @@ def _hypercorn_config(config: ServerConfig, bound: socket.socket) -> HypercornCo
     return settings
 
 
-async def _leave_when_told(admission: Admission, drain_s: float) -> None:
+async def _leave_when_told(admission: Admission, config: ServerConfig) -> None:
     """Wait for SIGTERM or SIGINT, then for the calls to end; a second signal ends the wait."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         await anext(signals)
-        logger.info("draining: no new calls; up to %.0f s for those inside", drain_s)
+        logger.info("draining: no new calls; up to %.0f s for those inside", config.drain_s)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_cancel_at_signal, signals, nursery.cancel_scope)
-            with trio.move_on_after(drain_s):
+            with trio.move_on_after(config.drain_s):
                 await admission.drain()
             nursery.cancel_scope.cancel()
 

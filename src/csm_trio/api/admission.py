@@ -30,7 +30,7 @@ class Admission:
     """Admit calls up to a limit. A call once admitted is never refused in its middle."""
 
     def __init__(self, limit: int, metrics: Metrics) -> None:
-        self._limit = limit
+        self.limit = limit
         self._inside = 0
         self._metrics = metrics
         self._emptied = trio.Event()
@@ -46,7 +46,7 @@ class Admission:
         """Take a place, to be entered at once; raises EngineBusy where there is none."""
         if self.draining:
             raise EngineBusy("The server is shutting down.", retry_after_s=5)
-        if self._inside >= self._limit:
+        if self._inside >= self.limit:
             raise EngineBusy
         self._inside += 1
         self._metrics.sessions.set(self._inside)
