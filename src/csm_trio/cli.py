@@ -17,12 +17,12 @@ from hypercorn.trio import serve as serve_asgi
 from csm_trio.api.admission import Admission
 from csm_trio.api.app import create_app
 from csm_trio.api.doors import House
-from csm_trio.client import add_say_flags, run_say
 from csm_trio.config import Config, ServerConfig, add_flags, load_config
 from csm_trio.engine.scheduler import Runner
 from csm_trio.engine.service import open_engine
 from csm_trio.errors import StartupError
 from csm_trio.pipeline.context import Speaker
+from csm_trio.say import add_say_flags, read_say_options, say
 from csm_trio.telemetry import Metrics, configure_logging
 from csm_trio.voices import VoiceCatalog
 
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 _BACKLOG = 1024
 _GRACE_S = 3.0
 """After the drain: what calls that are cut off have for their clean-up."""
-_PING_INTERVAL_S = 20.0
+_KEEPALIVE_S = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +66,8 @@ def _parser() -> argparse.ArgumentParser:
     add_flags(serving)
     serving.set_defaults(run=_serve_command)
     saying = commands.add_parser("say", help="speak a text through a server", allow_abbrev=False)
-    add_say_flags(saying)
-    saying.set_defaults(run=run_say)
+    add_say_flags(saying, os.environ)
+    saying.set_defaults(run=_say_command)
     listing = commands.add_parser(
         "voices", help="list the voice ids that serve would know", allow_abbrev=False
     )
@@ -81,6 +81,10 @@ def _voices_command(options: argparse.Namespace) -> int:
     for voice in VoiceCatalog.load(config.speech.voices_file).all():
         print(f"{voice.voice_id}\tspeaker {voice.speaker_id}\t{voice.name}")
     return 0
+
+
+def _say_command(options: argparse.Namespace) -> int:
+    return trio.run(say, read_say_options(options))
 
 
 def _serve_command(options: argparse.Namespace) -> int:
@@ -143,15 +147,20 @@ async def serve(
 
 
 def _bound_socket(config: ServerConfig) -> socket.socket:
-    """Bind the port.
+    """Bind the port; accepted sockets inherit these options.
 
-    TCP_USER_TIMEOUT (accepted sockets inherit it) ends the connection of a listener who takes
-    nothing: hypercorn shields its writes, so no deadline of ours could.
+    TCP_USER_TIMEOUT ends the connection of a listener who takes nothing: hypercorn shields its
+    writes, so no deadline of ours could. Keep-alives find the silent dead: hypercorn's own
+    WebSocket pings would leave a task behind for up to their interval after every close.
     """
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_KEEPIDLE"):
+        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_S)
+        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEPALIVE_S)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         timeout_ms = round(1000 * config.user_timeout_s)
         bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
@@ -171,7 +180,6 @@ def _hypercorn_config(config: ServerConfig, bound: socket.socket) -> HypercornCo
     settings.bind = [f"fd://{os.dup(bound.fileno())}"]
     settings.graceful_timeout = _GRACE_S
     settings.websocket_max_message_size = config.max_message_bytes
-    settings.websocket_ping_interval = _PING_INTERVAL_S
     settings.loglevel = "WARNING"
     settings.include_server_header = False
     return settings

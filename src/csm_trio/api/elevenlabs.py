@@ -8,7 +8,7 @@ import trio
 from quart import Blueprint, Response, ResponseReturnValue, request, websocket
 
 from csm_trio.api.doors import House, presented_key
-from csm_trio.api.streaming import Speech, streaming_response
+from csm_trio.api.streaming import Speech
 from csm_trio.audio.wav import with_true_lengths
 from csm_trio.errors import EngineFailed, SpeechError, Unauthorized
 from csm_trio.pipeline.context import SpeechOrder
@@ -37,7 +37,8 @@ def elevenlabs_blueprint(house: House) -> Blueprint:
     async def convert(voice_id: str) -> Response:
         """Speak the whole text, then answer with all of it and its length."""
         speech, order = await _begin_speech(house, voice_id)
-        body = b"".join([chunk async for chunk in speech.chunks()])
+        async with speech:
+            body = b"".join([chunk async for chunk in speech])
         if order.audio_format.codec == "wav":
             body = with_true_lengths(body)
         return Response(body, content_type=order.audio_format.content_type)
@@ -46,7 +47,7 @@ def elevenlabs_blueprint(house: House) -> Blueprint:
     async def stream(voice_id: str) -> Response:
         """Answer with the same bytes as they are made."""
         speech, order = await _begin_speech(house, voice_id)
-        return streaming_response(speech, order.audio_format.content_type)
+        return speech.response(order.audio_format.content_type)
 
     @blueprint.post(f"{_ROUTE}/stream/with-timestamps")
     async def stream_with_timestamps(voice_id: str) -> Response:
@@ -56,12 +57,8 @@ def elevenlabs_blueprint(house: House) -> Blueprint:
         )
         speech, _ = await _begin_speech(house, voice_id)
         if style == "sse":
-            return streaming_response(
-                speech, "text/event-stream", frame=lambda data: _sse(timestamp_line(data))
-            )
-        return streaming_response(
-            speech, "application/x-ndjson", frame=lambda data: _line(timestamp_line(data))
-        )
+            return speech.response("text/event-stream", dress=_sse_event)
+        return speech.response("application/x-ndjson", dress=_json_line)
 
     @blueprint.websocket(f"{_ROUTE}/stream-input")
     async def stream_input(voice_id: str) -> ResponseReturnValue | None:
@@ -160,9 +157,9 @@ async def _say_goodbye(error: SpeechError) -> None:
     await websocket.close(fault.code, fault.reason)
 
 
-def _sse(line: str) -> bytes:
-    return f"data: {line}\n\n".encode()
+def _sse_event(chunk: bytes) -> bytes:
+    return f"data: {timestamp_line(chunk)}\n\n".encode()
 
 
-def _line(line: str) -> bytes:
-    return f"{line}\n".encode()
+def _json_line(chunk: bytes) -> bytes:
+    return f"{timestamp_line(chunk)}\n".encode()

@@ -4,11 +4,14 @@ The status line goes out before a body is entered, so whatever can fail at the s
 before: the first event of the speech is awaited before there is a response.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
 
 import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
 from quart import Response, request
+from quart.wrappers.response import ResponseBody
 from quart_trio.asgi import TrioASGIHTTPConnection
 
 from csm_trio.api.admission import Admission, Place
@@ -32,21 +35,23 @@ class SpeechConnection(TrioASGIHTTPConnection):
             nursery.start_soon(self.handle_request, nursery, http_request, send)
 
 
-class Speech:
-    """The events of one text being spoken for the current request.
+class Speech(ResponseBody):
+    """One text being spoken for the current request: its chunks, as a body or one by one.
 
     The speaking task lives in the request's nursery, so that a hang-up stops it wherever the
-    answer is at that moment.
+    answer is at that moment. A class of its own and no async generator: what is left of one
+    after a hang-up would be for the garbage collector to close.
     """
 
     def __init__(self, first: OutEvent, outbox: Outbox) -> None:
-        self._first = first
+        self._at_hand: OutEvent | None = first
         self._outbox = outbox
+        self._dress: Callable[[bytes], bytes] = bytes
 
     @classmethod
     async def begin(
         cls, speaker: Speaker, order: SpeechOrder, *, text: str, admission: Admission
-    ) -> "Speech":
+    ) -> Self:
         """Admit the call and start speaking; return once there is audio, or nothing to say.
 
         Raises EngineBusy where the house is full, or the SpeechError that came instead of audio.
@@ -60,13 +65,38 @@ class Speech:
         nursery.start_soon(_speak, speaker, order, deltas, to_client, admission.admit())
         return cls(_unless_failed(await outbox.receive()), outbox)
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """Yield the encoded bytes as they come. Raises the SpeechError that ends them early."""
-        event = self._first
-        with self._outbox:
-            while isinstance(event, Audio):
-                yield event.data
-                event = _unless_failed(await self._outbox.receive())
+    def response(
+        self, content_type: str, *, dress: Callable[[bytes], bytes] | None = None
+    ) -> Response:
+        """Answer with the chunks as they are made, each passed through `dress` if it is given."""
+        self._dress = dress or self._dress
+        response = Response(self, content_type=content_type)
+        # Quart would cut the answer off after a minute, without a word.
+        response.timeout = None
+        return response
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._outbox.close()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        """Return the next encoded bytes. Raises the SpeechError that ends them early."""
+        event, self._at_hand = self._at_hand, None
+        if event is None:
+            event = _unless_failed(await self._outbox.receive())
+        if isinstance(event, Audio):
+            return self._dress(event.data)
+        raise StopAsyncIteration
 
 
 async def _speak(
@@ -77,25 +107,13 @@ async def _speak(
     place: Place,
 ) -> None:
     with place:
-        await speaker.speak(order, deltas, to_client)
+        try:
+            await speaker.speak(order, deltas, to_client)
+        except* trio.BrokenResourceError:
+            pass  # The answer's body was closed early: nobody listens, and speech has stopped.
 
 
 def _unless_failed(event: OutEvent) -> OutEvent:
     if isinstance(event, ContextFailed):
         raise event.error
     return event
-
-
-def streaming_response(
-    speech: Speech, content_type: str, *, frame: Callable[[bytes], bytes] | None = None
-) -> Response:
-    """Answer with the chunks as they are made, each passed through `frame` if one is given."""
-
-    async def body() -> AsyncIterator[bytes]:
-        async for chunk in speech.chunks():
-            yield frame(chunk) if frame else chunk
-
-    response = Response(body(), content_type=content_type)
-    # Quart would cut the answer off after a minute, without a word.
-    response.timeout = None
-    return response

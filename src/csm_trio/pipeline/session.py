@@ -105,15 +105,29 @@ class Session:
         """Read messages and obey them; after the end of input, go on reading: a hang-up comes."""
         with to_client:
             while not self._input_ended:
-                timeout_s = self._terms.inactivity_timeout_s
-                with trio.move_on_after(timeout_s) as patience:
-                    message = await receive()
-                if patience.cancelled_caught:
-                    raise InputTimeout(timeout_s)
-                for event in self._protocol.receive(message):
-                    self._obey(event, to_client, nursery)
+                try:
+                    message = await self._next_message(receive)
+                    for event in self._protocol.receive(message):
+                        self._obey(event, to_client, nursery)
+                except SpeechError as error:
+                    self._blame(error)
+                    raise
         while True:
             await receive()
+
+    async def _next_message(self, receive: Receive) -> str | bytes:
+        timeout_s = self._terms.inactivity_timeout_s
+        try:
+            with trio.fail_after(timeout_s):
+                return await receive()
+        except trio.TooSlowError:
+            raise InputTimeout(timeout_s) from None
+
+    def _blame(self, error: SpeechError) -> None:
+        """Say what the contexts that go down with the session are to be counted as."""
+        reason = type(error).__name__
+        for context in self._contexts.values():
+            context.order.cancel_reason = lambda: reason
 
     def _obey(
         self, event: InEvent, to_client: trio.MemorySendChannel[OutEvent], nursery: trio.Nursery

@@ -1,0 +1,285 @@
+"""`csm-trio say`: text from the command line or standard input, its sound into a file or pipe.
+
+Speaks through `client` and knows no socket; standard error tells how fast it went.
+"""
+
+import argparse
+import codecs
+import contextlib
+import os
+import signal
+import stat
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TextIO
+from urllib.parse import quote, urlsplit
+
+import trio
+
+from csm_trio.audio.formats import FORMATS, AudioFormat
+from csm_trio.audio.wav import HEADER_BYTES, wav_header
+from csm_trio.client import DEFAULT_FORMAT, DEFAULT_URL, Arrivals, Call, Deltas, SpeechTarget
+from csm_trio.errors import SpeechError
+
+_EXIT_FAILED = 1
+_EXIT_INTERRUPTED = 128 + signal.SIGINT
+
+_READ_BYTES = 4096
+_PLAIN_PROGRESS_S = 5.0
+
+_SCHEMES = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
+_FORMAT_OF_SUFFIX = {".wav": "wav_24000", ".mp3": "mp3_44100_128", ".ulaw": "ulaw_8000"}
+_SETTINGS = ("speaker_id", "temperature", "top_k", "seed", "max_audio_len_ms")
+_STANDARD = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class SayOptions:
+    """What `say` is asked to do; no `text` is standard input, no `out` is standard output."""
+
+    target: SpeechTarget = field(default_factory=SpeechTarget)
+    text: str | None = None
+    out: Path | None = None
+
+
+def add_say_flags(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None:
+    """Add the text and flags of `say`; `CSM_API_KEY` of `environ` is the key's default."""
+    add = parser.add_argument
+    add(
+        "text",
+        nargs="?",
+        type=_speakable,
+        help="what to say (default: standard input, spoken as it comes)",
+    )
+    add(
+        "--url",
+        type=_base_url,
+        default=DEFAULT_URL,
+        help=f"server, ws:, wss:, http: or https: (unit: URL; default: {DEFAULT_URL})",
+    )
+    add("--voice", default="default", metavar="ID", help="voice (unit: voice id; default: default)")
+    add(
+        "--format",
+        choices=FORMATS,
+        metavar="FORMAT",
+        help=f"one of {', '.join(FORMATS)} (unit: output_format; default: by the ending of --out, "
+        f".wav, .mp3 or .ulaw, else {DEFAULT_FORMAT})",
+    )
+    add(
+        "--out",
+        metavar="FILE",
+        help="where the sound goes, - is standard output (unit: path; default: speech.CODEC here)",
+    )
+    add(
+        "--api-key",
+        type=_header_value,
+        default=environ.get("CSM_API_KEY") or None,
+        metavar="KEY",
+        help="key to show to the server (unit: text; default: $CSM_API_KEY, else none)",
+    )
+    model_default = "default: the server's"
+    add("--speaker-id", type=int, metavar="N", help=f"speaker (unit: number; {model_default})")
+    add("--temperature", type=float, metavar="T", help=f"0 is greedy (unit: none; {model_default})")
+    add("--top-k", type=int, metavar="K", help=f"1 is greedy (unit: candidates; {model_default})")
+    add(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="makes speech repeatable (unit: number; default: none)",
+    )
+    add(
+        "--max-audio-len-ms",
+        type=int,
+        metavar="N",
+        help=f"longest audio of one generation (unit: ms; {model_default})",
+    )
+
+
+def read_say_options(flags: argparse.Namespace) -> SayOptions:
+    """Return what the parsed `flags` of `add_say_flags` ask for."""
+    suffix = Path(flags.out or "").suffix.lower()
+    by_suffix = _FORMAT_OF_SUFFIX.get(suffix, DEFAULT_FORMAT)
+    audio_format = AudioFormat.parse(flags.format or by_suffix)
+    given = ((name, getattr(flags, name)) for name in _SETTINGS)
+    settings = {name: value for name, value in given if value is not None}
+    out = Path(flags.out or f"speech.{audio_format.codec}")
+    return SayOptions(
+        target=SpeechTarget(flags.url, flags.voice, audio_format, settings, flags.api_key),
+        text=flags.text,
+        out=None if flags.out == _STANDARD else out,
+    )
+
+
+async def say(
+    options: SayOptions,
+    *,
+    stdin_fd: int = 0,
+    stdout_fd: int = 1,
+    stderr: TextIO | None = None,
+) -> int:
+    """Say it, and return the exit code: 0, 1 with one sentence on `stderr`, 130 after Ctrl-C.
+
+    Must run in the main thread, which is where signals arrive.
+    """
+    stderr = sys.stderr if stderr is None else stderr
+    call = Call(options.target)
+    sink = _Sink(options.out, stdout_fd)
+    progress = _Progress(stderr, call.arrivals)
+
+    async def listen(chunk: bytes) -> None:
+        await sink.write(chunk)
+        progress.show()
+
+    deltas = _read_deltas(stdin_fd) if options.text is None else _once(options.text)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(_hang_up_on_interrupt, call)
+        try:
+            timing = await call.speak(deltas, listen)
+        except SpeechError as error:
+            outcome, exit_code = f"csm-trio say: {error.message}", _EXIT_FAILED
+        else:
+            outcome, exit_code = str(timing), 0
+            if call.hung_up:
+                outcome, exit_code = "csm-trio say: interrupted", _EXIT_INTERRUPTED
+        finally:
+            sink.close()
+            progress.clear()
+        nursery.cancel_scope.cancel()
+    print(outcome, file=stderr)
+    return exit_code
+
+
+async def _hang_up_on_interrupt(call: Call, task_status: trio.TaskStatus[None]) -> None:
+    with trio.open_signal_receiver(signal.SIGINT) as interrupts:
+        task_status.started()
+        async for _ in interrupts:
+            call.hang_up()
+
+
+async def _once(text: str) -> Deltas:
+    yield text
+
+
+async def _read_deltas(fd: int) -> Deltas:
+    """Yield the text of `fd` as it arrives, in whatever pieces that is.
+
+    Reads in a thread, since `fd` may be a file or a terminal shared with a shell, and neither
+    can be made non-blocking without harm. A cancel leaves the thread behind, which dies with
+    the process.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    try:
+        while piece := await trio.to_thread.run_sync(
+            os.read, fd, _READ_BYTES, abandon_on_cancel=True
+        ):
+            yield decoder.decode(piece)
+    except OSError as error:
+        raise SpeechError(f"Cannot read standard input: {error.strerror}.") from None
+    yield decoder.decode(b"", final=True)
+
+
+class _Sink:
+    """Where the sound goes: a file, made at the first chunk, or standard output.
+
+    Writes raw descriptors in a thread: a player may read slowly, and an abandoned thread must
+    hold no lock that the interpreter's end waits for.
+    """
+
+    def __init__(self, path: Path | None, stdout_fd: int) -> None:
+        self._path = path
+        self._fd = stdout_fd if path is None else None
+        self._head = b""
+        self._n_bytes = 0
+
+    async def write(self, chunk: bytes) -> None:
+        """Write all of `chunk`; raises `SpeechError` if that cannot be."""
+        try:
+            await trio.to_thread.run_sync(
+                self._write_all, chunk, abandon_on_cancel=self._path is None
+            )
+        except OSError as error:
+            name = self._path or "standard output"
+            raise SpeechError(f"Cannot write {name}: {error.strerror}.") from None
+        self._head += chunk[: HEADER_BYTES - len(self._head)]
+        self._n_bytes += len(chunk)
+
+    def _write_all(self, chunk: bytes) -> None:
+        if self._fd is None:
+            assert self._path is not None
+            self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        rest = memoryview(chunk)
+        while rest:
+            rest = rest[os.write(self._fd, rest) :]
+
+    def close(self) -> None:
+        """Close the file; a WAV on disk gets its true lengths, cut short or not."""
+        if self._path is None or self._fd is None:
+            return
+        try:
+            if stat.S_ISREG(os.fstat(self._fd).st_mode) and self._head.startswith(b"RIFF"):
+                self._patch_lengths(self._fd)
+        finally:
+            os.close(self._fd)
+            self._fd = None
+
+    def _patch_lengths(self, fd: int) -> None:
+        sample_rate_hz = int.from_bytes(self._head[24:28], "little")
+        with contextlib.suppress(ValueError):  # longer than a RIFF length can say: left open
+            header = wav_header(sample_rate_hz, data_bytes=self._n_bytes - HEADER_BYTES)
+            os.pwrite(fd, header, 0)
+
+
+class _Progress:
+    """How much sound has come: one line that changes on a terminal, now and then one elsewhere."""
+
+    def __init__(self, stderr: TextIO, arrivals: Arrivals) -> None:
+        self._stderr = stderr
+        self._arrivals = arrivals
+        self._on_terminal = stderr.isatty()
+        self._next_s = 0.0 if self._on_terminal else _PLAIN_PROGRESS_S
+
+    def show(self) -> None:
+        """Show the seconds received by now, if it is time to."""
+        audio_s = self._arrivals.audio_s
+        if audio_s < self._next_s:
+            return
+        if self._on_terminal:
+            print(f"\r{audio_s:.1f} s of audio", end="", file=self._stderr, flush=True)
+        else:
+            print(f"{audio_s:.1f} s of audio", file=self._stderr, flush=True)
+            self._next_s = audio_s + _PLAIN_PROGRESS_S
+
+    def clear(self) -> None:
+        """Make room on the terminal for what is printed next."""
+        if self._on_terminal:
+            print("\r\x1b[K", end="", file=self._stderr)
+
+
+def _speakable(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("there is nothing in it to say")
+    return text
+
+
+def _header_value(text: str) -> str:
+    if not text or not all("!" <= char <= "~" for char in text):
+        raise argparse.ArgumentTypeError("a key is printable ASCII without spaces")
+    return text
+
+
+def _base_url(text: str) -> str:
+    """Return the server's address with a socket's scheme, its path kept, no slash at its end."""
+    try:
+        parts = urlsplit(text)
+        host, port = (parts.hostname or "").encode("idna"), parts.port
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no URL: {error}") from None
+    scheme = _SCHEMES.get(parts.scheme)
+    strays = parts.username is not None or parts.query or parts.fragment
+    if scheme is None or not host or port == 0 or strays:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not of the form ws://HOST[:PORT][/PATH], or wss:, http:, https:"
+        )
+    return f"{scheme}://{parts.netloc}{quote(parts.path.rstrip('/'), safe='/%:@!$&()*+,;=~')}"

@@ -1,0 +1,270 @@
+"""The scheduler's laws, under every order of arrivals, frames, listeners and cancels."""
+
+import copy
+from collections import deque
+from dataclasses import dataclass
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from csm_trio.engine.scheduler import CREDIT_FRAMES, Scheduler, StepPlan
+from csm_trio.engine.utterance import EndReason, Frame
+
+LONG = 10_000
+
+
+def frame(index: int = 0) -> Frame:
+    return Frame(np.full(1_920, 5_000, dtype=np.int16), np.array([index], dtype=np.int16))
+
+
+def opened(scheduler: Scheduler[str], *keys: str) -> dict[str, int]:
+    """Admit rows and plan until all of them are open; return their slots."""
+    slots: dict[str, int] = {}
+    for key in keys:
+        scheduler.admit(key)
+    while len(slots) < len(keys):
+        for slot, key in scheduler.next().open:
+            scheduler.opened(key, LONG)
+            slots[key] = slot
+    return slots
+
+
+def running(plan: StepPlan[str]) -> list[str]:
+    return [key for _, key in plan.run]
+
+
+def test_one_row_opens_and_runs_in_the_same_plan() -> None:
+    scheduler = Scheduler[str](2)
+    scheduler.admit("a")
+    assert scheduler.next() == StepPlan(open=((0, "a"),), run=((0, "a"),))
+
+
+def test_nothing_to_do_is_an_empty_plan() -> None:
+    scheduler = Scheduler[str](2)
+    assert scheduler.idle
+    assert scheduler.next() == StepPlan((), ())
+
+
+@pytest.mark.parametrize(("opens_per_step", "plans"), [(1, 4), (2, 2), (3, 2), (4, 1)])
+def test_a_burst_opens_in_order_and_a_few_at_a_time(opens_per_step: int, plans: int) -> None:
+    scheduler = Scheduler[str](4, opens_per_step=opens_per_step)
+    for key in "abcd":
+        scheduler.admit(key)
+    order: list[str] = []
+    for _ in range(plans):
+        found = scheduler.next().open
+        assert 1 <= len(found) <= opens_per_step
+        order += [key for _, key in found]
+    assert order == list("abcd")
+    assert scheduler.next().open == ()
+
+
+def test_a_burst_of_arrivals_keeps_no_running_row_out_of_a_plan() -> None:
+    scheduler = Scheduler[str](8)
+    opened(scheduler, "early")
+    for key in "abcdefg":
+        scheduler.admit(key)
+    for plans in range(1, 8):
+        plan = scheduler.next()
+        assert len(plan.open) == 1
+        assert "early" in running(plan)
+        assert len(plan.run) == 1 + plans
+        scheduler.opened(plan.open[0][1], LONG)
+
+
+def test_a_row_stops_at_its_credit_and_each_frame_taken_buys_one_more() -> None:
+    scheduler = Scheduler[str](1)
+    opened(scheduler, "a")
+    for index in range(CREDIT_FRAMES):
+        assert running(scheduler.next()) == ["a"]
+        scheduler.account("a", frame(index))
+    assert scheduler.idle
+    assert running(scheduler.next()) == []
+    scheduler.taken("a")
+    assert not scheduler.idle
+    assert running(scheduler.next()) == ["a"]
+    scheduler.account("a", frame(CREDIT_FRAMES))
+    assert scheduler.idle
+
+
+def test_a_row_without_credit_stops_nobody_else() -> None:
+    scheduler = Scheduler[str](2, credit=1)
+    opened(scheduler, "deaf", "keen")
+    scheduler.account("deaf", frame())
+    for index in range(5):
+        assert running(scheduler.next()) == ["keen"]
+        scheduler.account("keen", frame(index))
+        scheduler.taken("keen")
+
+
+def test_rows_run_in_the_order_of_their_slots() -> None:
+    scheduler = Scheduler[str](3)
+    slots = opened(scheduler, "a", "b", "c")
+    scheduler.release("a")
+    slots |= opened(scheduler, "d")
+    plan = scheduler.next()
+    assert [slot for slot, _ in plan.run] == [0, 1, 2]
+    assert {key: slot for slot, key in plan.run} == {key: slots[key] for key in "bcd"}
+
+
+def test_releasing_says_which_slot_is_freed_and_only_once() -> None:
+    scheduler = Scheduler[str](2)
+    slots = opened(scheduler, "a", "b")
+    assert scheduler.release("b") == slots["b"]
+    assert scheduler.release("b") is None
+    assert scheduler.busy_slots == 1
+
+
+def test_a_row_released_while_it_waits_never_opens() -> None:
+    scheduler = Scheduler[str](2)
+    for key in "ab":
+        scheduler.admit(key)
+    assert scheduler.release("a") is None
+    assert scheduler.next().open == ((0, "b"),)
+    assert scheduler.next().open == ()
+
+
+def test_a_listener_may_take_frames_of_a_row_that_has_ended() -> None:
+    scheduler = Scheduler[str](1)
+    opened(scheduler, "a")
+    scheduler.account("a", frame())
+    scheduler.release("a")
+    scheduler.taken("a")
+    assert scheduler.idle
+
+
+def test_no_frame_means_spoken_and_the_room_is_the_cap() -> None:
+    scheduler = Scheduler[str](2)
+    opened(scheduler, "a")
+    scheduler.admit("b")
+    scheduler.next()
+    scheduler.opened("b", 2)
+    assert scheduler.account("a", frame()) is None
+    assert scheduler.account("a", None) is EndReason.SPOKEN
+    assert scheduler.account("b", frame(0)) is None
+    assert scheduler.account("b", frame(1)) is EndReason.CAPPED
+
+
+@dataclass
+class Row:
+    slot: int
+    unread: int = 0
+    frames: int = 0
+
+
+class SchedulerLaws(RuleBasedStateMachine):
+    """A slow and obvious scheduler beside the real one; the owner keeps his promise."""
+
+    @initialize(slots=st.integers(1, 5), credit=st.integers(1, 4), opens_per_step=st.integers(1, 3))
+    def begin(self, slots: int, credit: int, opens_per_step: int) -> None:
+        self.scheduler = Scheduler[int](slots, credit=credit, opens_per_step=opens_per_step)
+        self.slots, self.credit, self.opens_per_step = slots, credit, opens_per_step
+        self.waiting: deque[int] = deque()
+        self.rows: dict[int, Row] = {}
+        self.gone: list[int] = []
+        self.admitted = 0
+
+    @property
+    def live(self) -> list[int]:
+        return [*self.waiting, *self.rows]
+
+    def drop(self, key: int) -> None:
+        """Release a row in both, and see that they agree on its slot."""
+        row = self.rows.pop(key, None)
+        if row is None and key in self.waiting:
+            self.waiting.remove(key)
+        assert self.scheduler.release(key) == (None if row is None else row.slot)
+        self.gone.append(key)
+
+    @precondition(lambda self: len(self.live) < self.slots)
+    @rule(burst=st.integers(1, 5))
+    def admit(self, burst: int) -> None:
+        for _ in range(min(burst, self.slots - len(self.live))):
+            self.scheduler.admit(self.admitted)
+            self.waiting.append(self.admitted)
+            self.admitted += 1
+
+    @rule(data=st.data())
+    def step(self, data: st.DataObject) -> None:
+        plan = self.scheduler.next()
+        assert len(plan.open) <= self.opens_per_step
+        if self.waiting and len(self.rows) < self.slots:
+            assert plan.open, "a free slot and one who waits"
+        for slot, key in plan.open:
+            assert key == self.waiting.popleft(), "not in the order of arrival"
+            assert key not in self.rows
+            assert 0 <= slot < self.slots
+            assert slot not in {row.slot for row in self.rows.values()}, "in two hands"
+            self.rows[key] = Row(slot)
+        may_run = {(row.slot, key) for key, row in self.rows.items() if row.unread < self.credit}
+        assert set(plan.run) == may_run
+        assert len(plan.run) == len(may_run)
+        refused = [key for _, key in plan.open if data.draw(st.booleans(), label="refused")]
+        for _, key in plan.open:
+            if key not in refused:
+                self.scheduler.opened(key, LONG)
+        for key in refused:
+            self.drop(key)
+        for _, key in plan.run:
+            if key not in refused:
+                self.run_row(key, ends=data.draw(st.integers(0, 9), label="ends at 0") == 0)
+
+    def run_row(self, key: int, *, ends: bool) -> None:
+        row = self.rows[key]
+        row.frames += 1
+        end = self.scheduler.account(key, None if ends else frame(row.frames))
+        assert end is (EndReason.SPOKEN if ends else None)
+        if ends:
+            self.drop(key)
+        else:
+            row.unread += 1
+
+    @precondition(lambda self: any(row.unread for row in self.rows.values()))
+    @rule(data=st.data())
+    def take(self, data: st.DataObject) -> None:
+        behind = [key for key, row in self.rows.items() if row.unread]
+        key = data.draw(st.sampled_from(behind))
+        self.scheduler.taken(key)
+        self.rows[key].unread -= 1
+
+    @precondition(lambda self: self.gone)
+    @rule(data=st.data())
+    def take_or_release_what_is_gone(self, data: st.DataObject) -> None:
+        key = data.draw(st.sampled_from(self.gone))
+        self.scheduler.taken(key)
+        assert self.scheduler.release(key) is None
+
+    @precondition(lambda self: self.live)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        self.drop(data.draw(st.sampled_from(self.live)))
+
+    @invariant()
+    def busy_slots_are_those_with_a_row(self) -> None:
+        assert self.scheduler.busy_slots == len(self.rows)
+
+    @invariant()
+    def idle_means_that_the_next_plan_is_empty(self) -> None:
+        plan = copy.deepcopy(self.scheduler).next()
+        assert self.scheduler.idle == (plan == StepPlan((), ()))
+
+    def teardown(self) -> None:
+        """Every slot is still there: what is not in a hand is free."""
+        if not hasattr(self, "scheduler"):
+            return
+        found = {row.slot for row in self.rows.values()}
+        for key in list(self.waiting):
+            self.drop(key)
+        for key in range(self.admitted, self.admitted + self.slots - len(self.rows)):
+            self.scheduler.admit(key)
+        while plan := self.scheduler.next().open:
+            assert found.isdisjoint(slot for slot, _ in plan)
+            found |= {slot for slot, _ in plan}
+        assert found == set(range(self.slots))
+
+
+TestSchedulerLaws = SchedulerLaws.TestCase
+TestSchedulerLaws.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)

@@ -1,0 +1,262 @@
+"""Doubles for everything below a test: a runner that hums, an engine without a thread, a socket.
+
+What is said follows from the utterance alone: `sine_frames` tells any test what it must hear.
+"""
+
+import json
+import math
+import re
+import threading
+import zlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import trio
+
+from csm_trio.engine.utterance import EndReason, Frame, Utterance
+from csm_trio.errors import SpeechError, TextTooLong
+
+FRAME_SAMPLES = 1_920
+SAMPLE_RATE_HZ = 24_000
+CODEBOOKS = 4
+FRAMES_PER_WORD = 2
+GUARD_S = 10.0
+"""How long a blocked thread of a broken test waits before it says so."""
+
+_FRAMES_MARK = re.compile(r"FRAMES=(\d+)")
+
+
+def frame_count(text: str) -> int:
+    """Return how many frames a text takes: two a word, unless it says `FRAMES=50` or the like."""
+    mark = _FRAMES_MARK.search(text)
+    return int(mark.group(1)) if mark else FRAMES_PER_WORD * len(text.split())
+
+
+def sine_frame(utterance: Utterance, index: int) -> Frame:
+    """Return one frame: the pitch is the text's, the loudness the speaker's; no two are equal."""
+    voice = zlib.crc32(utterance.text.encode())
+    hz = 200 + voice % 1_500
+    amplitude = 4_000 + 1_000 * (utterance.speaker_id % 20)
+    at = np.arange(index * FRAME_SAMPLES, (index + 1) * FRAME_SAMPLES)
+    pcm = (amplitude * np.sin(2 * math.pi * hz / SAMPLE_RATE_HZ * at)).astype(np.int16)
+    codes = [index, voice % 2_048, utterance.speaker_id % 2_048, (voice >> 11) % 2_048]
+    return Frame(pcm, np.array(codes, dtype=np.int16))
+
+
+def sine_frames(utterance: Utterance) -> list[Frame]:
+    """Return all frames of an utterance that nobody cuts short."""
+    frames = min(frame_count(utterance.text), utterance.max_frames)
+    return [sine_frame(utterance, index) for index in range(frames)]
+
+
+class StepGate:
+    """Hold every step of a runner until it is let go; waits are by event, from any thread."""
+
+    def __init__(self) -> None:
+        self._held = threading.Semaphore(0)
+        self._go = threading.Semaphore(0)
+        self._open = threading.Event()
+
+    def let_go(self, steps: int = 1) -> None:
+        """Let this many steps pass, held now or to come."""
+        self._go.release(steps)
+
+    def open(self) -> None:
+        """Hold nothing any more."""
+        self._open.set()
+        self._go.release()
+
+    def wait_held(self) -> None:
+        """Block until one more step is held; in a Trio test, call it by `held`."""
+        if not self._held.acquire(timeout=GUARD_S):
+            raise TimeoutError("no step came")
+
+    async def held(self) -> None:
+        """Wait until one more step is held."""
+        await trio.to_thread.run_sync(self.wait_held)
+
+    def pass_through(self) -> None:
+        """Wait to be let go; for the runner."""
+        if self._open.is_set():
+            return
+        self._held.release()
+        if not self._go.acquire(timeout=GUARD_S):
+            raise TimeoutError("a held step was never let go")
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerCall:
+    """One call of a runner: `open`, `step` or `close`, and the slots it was about."""
+
+    name: str
+    slots: tuple[int, ...]
+
+
+class SineRunner:
+    """A Runner without torch: every utterance is a sine of its own.
+
+    A text with REFUSE in it raises TextTooLong from `open`; one with EXPLODE a RuntimeError from
+    `step`, as a broken device would. Whatever a Runner must never be asked raises AssertionError:
+    to open a taken slot, to step or close a free one, to step past an end.
+
+    `calls` and `opened` grow on the device thread and may be read from any.
+    """
+
+    def __init__(self, slots: int = 4, *, step_gate: StepGate | None = None) -> None:
+        self.slots = slots
+        self.calls: list[RunnerCall] = []
+        self.opened: list[Utterance] = []
+        self._gate = step_gate
+        self._utterances: dict[int, Utterance] = {}
+        self._made: dict[int, int] = {}
+
+    @property
+    def steps(self) -> list[tuple[int, ...]]:
+        """The slots of every step so far."""
+        return [call.slots for call in list(self.calls) if call.name == "step"]
+
+    @property
+    def opens(self) -> list[int]:
+        """The slots opened so far, in order."""
+        return [call.slots[0] for call in list(self.calls) if call.name == "open"]
+
+    @property
+    def closes(self) -> list[int]:
+        """The slots closed so far, in order."""
+        return [call.slots[0] for call in list(self.calls) if call.name == "close"]
+
+    def open(self, slot: int, utterance: Utterance) -> int:
+        """Begin an utterance."""
+        assert 0 <= slot < self.slots, f"there is no slot {slot}"
+        assert slot not in self._utterances, f"slot {slot} is in two hands"
+        if "REFUSE" in utterance.text:
+            raise TextTooLong(len(utterance.text) - 1)
+        self.calls.append(RunnerCall("open", (slot,)))
+        self.opened.append(utterance)
+        self._utterances[slot] = utterance
+        self._made[slot] = 0
+        return utterance.max_frames
+
+    def step(self, slots: Sequence[int]) -> Sequence[Frame | None]:
+        """Make a frame for each of the slots."""
+        assert slots, "a step of nobody"
+        assert len(set(slots)) == len(slots), "a slot stood twice in one step"
+        self.calls.append(RunnerCall("step", tuple(slots)))
+        if self._gate is not None:
+            self._gate.pass_through()
+        return [self._next_frame(slot) for slot in slots]
+
+    def close(self, slot: int) -> None:
+        """End an utterance, said or not."""
+        del self._utterances[slot], self._made[slot]
+        self.calls.append(RunnerCall("close", (slot,)))
+
+    def _next_frame(self, slot: int) -> Frame | None:
+        utterance, index = self._utterances[slot], self._made[slot]
+        if "EXPLODE" in utterance.text:
+            raise RuntimeError("the device is gone")
+        frames = frame_count(utterance.text)
+        assert index <= frames, f"slot {slot} ran past its end"
+        self._made[slot] = index + 1
+        return sine_frame(utterance, index) if index < frames else None
+
+
+class FakeStream:
+    """The frames of one utterance, as the engine's FrameStream gives them."""
+
+    def __init__(self, utterance: Utterance, engine: "FakeEngine") -> None:
+        self.utterance = utterance
+        self.end: EndReason | None = None
+        self.taken = 0
+        self._engine = engine
+
+    def __aiter__(self) -> "FakeStream":
+        return self
+
+    async def __anext__(self) -> Frame:
+        await trio.sleep(self._engine.frame_delay_s)
+        error = self._engine.error_for(self.utterance.text)
+        if error is not None:
+            raise error
+        if self.taken == min(frame_count(self.utterance.text), self.utterance.max_frames):
+            spoken = self.taken < self.utterance.max_frames
+            self.end = EndReason.SPOKEN if spoken else EndReason.CAPPED
+            raise StopAsyncIteration
+        self.taken += 1
+        return sine_frame(self.utterance, self.taken - 1)
+
+
+@dataclass(slots=True)
+class FakeEngine:
+    """An Engine without a thread, whose time is Trio's: each frame takes `frame_delay_s`.
+
+    `errors` maps a piece of text to what an utterance with it fails with. `closed_at_s` says, on
+    Trio's clock, when each utterance gave its slot back.
+    """
+
+    slots: int = 4
+    frame_delay_s: float = 0.0
+    errors: dict[str, SpeechError] = field(default_factory=dict)
+    utterances: list[Utterance] = field(default_factory=list)
+    streams: list[FakeStream] = field(default_factory=list)
+    closed_at_s: list[float] = field(default_factory=list)
+    open_utterances: int = 0
+
+    @asynccontextmanager
+    async def generate(self, utterance: Utterance) -> AsyncIterator[FakeStream]:
+        """Say one utterance, as `Engine.generate` does."""
+        await trio.lowlevel.checkpoint()
+        stream = FakeStream(utterance, self)
+        self.utterances.append(utterance)
+        self.streams.append(stream)
+        self.open_utterances += 1
+        try:
+            yield stream
+        finally:
+            self.open_utterances -= 1
+            self.closed_at_s.append(trio.current_time())
+
+    def error_for(self, text: str) -> SpeechError | None:
+        """Return what an utterance of this text fails with, if it does."""
+        return next((error for piece, error in self.errors.items() if piece in text), None)
+
+
+class ScriptedSocket:
+    """The client's end and ours of one WebSocket: what it says is read, what it is told is kept.
+
+    Its wire has room for `room` messages to the client; with less than what is sent, `send`
+    blocks until the client takes one by `hear`. Silence lasts forever: a hang-up is a cancel.
+    """
+
+    def __init__(self, *, room: float = math.inf) -> None:
+        self.sent: list[str] = []
+        self._to_server, self._from_client = trio.open_memory_channel[str | bytes](math.inf)
+        self._to_client, self._from_server = trio.open_memory_channel[str](room)
+
+    async def receive(self) -> str | bytes:
+        """Return the client's next message; the server's side."""
+        return await self._from_client.receive()
+
+    async def send(self, message: str) -> None:
+        """Tell the client something; the server's side."""
+        await self._to_client.send(message)
+        self.sent.append(message)
+
+    def say(self, *messages: dict[str, object] | str | bytes) -> None:
+        """Send the server messages, values as JSON; the client's side."""
+        for message in messages:
+            raw = json.dumps(message) if isinstance(message, dict) else message
+            self._to_server.send_nowait(raw)
+
+    async def hear(self) -> dict[str, object]:
+        """Wait for the server's next message; the client's side."""
+        message = json.loads(await self._from_server.receive())
+        assert isinstance(message, dict)
+        return message
+
+    @property
+    def unread(self) -> int:
+        """How many of the client's messages the server has not read."""
+        return self._from_client.statistics().current_buffer_used

@@ -1,0 +1,472 @@
+"""One context: every word becomes sound, in order, in one stream; or it says why not."""
+
+import logging
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from csm_trio.audio.encoders import make_encoder
+from csm_trio.audio.formats import AudioFormat
+from csm_trio.config import SpeechConfig
+from csm_trio.engine.service import Engine
+from csm_trio.engine.utterance import Utterance
+from csm_trio.errors import EngineFailed, ListenerStalled, TextTooLong
+from csm_trio.pipeline.context import MAX_CHUNK_FRAMES, Backlog, Speaker, SpeechOrder
+from csm_trio.protocol.events import (
+    AddText,
+    Audio,
+    ContextDone,
+    ContextFailed,
+    Flush,
+    OutEvent,
+    SpeechSettings,
+)
+from csm_trio.telemetry import Metrics
+from csm_trio.text.duration import longest_speech_s
+from csm_trio.voices import Voice
+from fakes import FRAME_SAMPLES, FakeEngine, sine_frames
+
+GUARD_S = 3_600
+"""Of the mock clock's seconds, which pass at once when nobody has anything to do."""
+FRAME_BYTES = 2 * FRAME_SAMPLES
+FRAME_S = 0.08
+PLAIN = SpeechSettings()
+ONE, TWO, THREE = "This is the first one. ", "Here comes the second. ", "And now the third."
+
+
+def make_order(
+    settings: SpeechSettings = PLAIN,
+    *,
+    audio_format: str = "pcm_24000",
+    speaker_id: int = 0,
+    max_audio_len_ms: int = 30_000,
+) -> SpeechOrder:
+    return SpeechOrder(
+        context_id="a",
+        voice=Voice("vera", "Vera", speaker_id),
+        audio_format=AudioFormat.parse(audio_format),
+        settings=settings,
+        max_audio_len_ms=max_audio_len_ms,
+        backlog=Backlog(10_000),
+        cancel_reason=lambda: "hang_up",
+    )
+
+
+class Call:
+    """One context being spoken: the test holds the text's end and the listener's."""
+
+    def __init__(
+        self,
+        engine: FakeEngine,
+        order: SpeechOrder | None = None,
+        *,
+        config: SpeechConfig | None = None,
+    ) -> None:
+        self.engine = engine
+        self.order = order or make_order()
+        self.metrics = Metrics()
+        self._speaker = Speaker(cast(Engine, engine), config or SpeechConfig(), self.metrics)
+        self.deltas, self._deltas = trio.open_memory_channel[AddText | Flush](1_000)
+        self._outbox, self.outbox = trio.open_memory_channel[OutEvent](0)
+
+    def add(self, *deltas: str | AddText | Flush) -> None:
+        for delta in deltas:
+            event = AddText("a", delta) if isinstance(delta, str) else delta
+            self.order.backlog.add(len(event.text) if isinstance(event, AddText) else 0)
+            self.deltas.send_nowait(event)
+
+    async def speak(self) -> None:
+        with trio.fail_after(GUARD_S):
+            await self._speaker.speak(self.order, self._deltas, self._outbox)
+
+    async def run(self, *deltas: str | AddText | Flush, pace_s: float = 0.0) -> list[OutEvent]:
+        """Say all of it to a listener who takes an event every `pace_s`."""
+        self.add(*deltas)
+        self.deltas.close()
+        events: list[OutEvent] = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.speak)
+            async for event in self.outbox:
+                events.append(event)
+                await trio.sleep(pace_s)
+        return events
+
+    def count(self, name: str, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+def sound(events: Sequence[OutEvent]) -> bytes:
+    return b"".join(event.data for event in events if isinstance(event, Audio))
+
+
+def encoded(utterances: Sequence[Utterance], audio_format: str = "pcm_24000") -> bytes:
+    """Return what one encoder makes of all frames at once."""
+    encoder = make_encoder(AudioFormat.parse(audio_format))
+    frames = [frame.pcm for said in utterances for frame in sine_frames(said)]
+    pcm = np.concatenate([np.zeros(0, dtype=np.int16), *frames])
+    return encoder.encode(pcm) + encoder.finish()
+
+
+def texts(engine: FakeEngine) -> list[str]:
+    return [said.text for said in engine.utterances]
+
+
+# On the real clock: the mock one would not see mp3's thread.
+@pytest.mark.parametrize("buffer_size", [1, 2, 5, 500])
+@pytest.mark.parametrize(
+    "name", ["pcm_24000", "pcm_16000", "ulaw_8000", "wav_22050", "mp3_44100_64"]
+)
+async def test_the_stream_is_one_encoder_over_all_frames(name: str, buffer_size: int) -> None:
+    call = Call(
+        FakeEngine(), make_order(SpeechSettings(buffer_size=buffer_size), audio_format=name)
+    )
+    events = await call.run(ONE, TWO, THREE)
+    assert texts(call.engine) == [ONE.strip(), TWO.strip(), THREE]
+    assert sound(events) == encoded(call.engine.utterances, name)
+    assert events[-1] == ContextDone("a")
+    assert all(isinstance(event, Audio) and event.context_id == "a" for event in events[:-1])
+
+
+@pytest.mark.parametrize("pace_s", [0.0, 0.05, 0.3, 2.0])
+@pytest.mark.parametrize("frame_delay_s", [0.0, 0.02, 0.2])
+async def test_no_pace_of_either_side_changes_the_bytes(
+    autojump_clock: MockClock, pace_s: float, frame_delay_s: float
+) -> None:
+    call = Call(FakeEngine(frame_delay_s=frame_delay_s))
+    events = await call.run(ONE, TWO, THREE, pace_s=pace_s)
+    assert sound(events) == encoded(call.engine.utterances)
+    assert events[-1] == ContextDone("a")
+    assert call.order.spoken_frames * FRAME_BYTES == len(sound(events))
+    assert call.order.backlog.waiting_chars == 0
+    assert call.engine.open_utterances == 0
+
+
+async def test_a_listener_who_keeps_up_gets_every_frame_at_once(autojump_clock: MockClock) -> None:
+    call = Call(FakeEngine(frame_delay_s=FRAME_S))
+    events = await call.run("FRAMES=40")
+    assert [len(event.data) for event in events if isinstance(event, Audio)] == [FRAME_BYTES] * 40
+
+
+async def test_a_listener_who_is_behind_gets_a_few_frames_a_chunk(
+    autojump_clock: MockClock,
+) -> None:
+    call = Call(FakeEngine())
+    sizes = [
+        len(event.data) // FRAME_BYTES
+        for event in await call.run("FRAMES=40", pace_s=1.0)
+        if isinstance(event, Audio)
+    ]
+    assert max(sizes) == MAX_CHUNK_FRAMES
+    assert sum(sizes) == 40
+    assert len(sizes) < 20
+
+
+@pytest.mark.parametrize(
+    ("of_settings", "of_config", "waits_for"), [(None, 1, 1), (None, 6, 6), (4, 6, 4), (9, 1, 9)]
+)
+async def test_the_buffer_holds_back_the_first_chunk_and_no_other(
+    autojump_clock: MockClock, of_settings: int | None, of_config: int, waits_for: int
+) -> None:
+    order = make_order(SpeechSettings(buffer_size=of_settings))
+    call = Call(FakeEngine(frame_delay_s=1.0), order, config=SpeechConfig(buffer_size=of_config))
+    call.add("FRAMES=20")
+    call.deltas.close()
+    heard: list[tuple[int, int]] = []  # whole seconds, frames
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(call.speak)
+        start_s = trio.current_time()
+        async for event in call.outbox:
+            if isinstance(event, Audio):
+                at_s = round(trio.current_time() - start_s)
+                heard.append((at_s, len(event.data) // FRAME_BYTES))
+    first = [frames for at_s, frames in heard if at_s <= waits_for]
+    assert heard[0][0] == waits_for
+    assert sum(first) == waits_for
+    assert heard[len(first) :] == [(at_s, 1) for at_s in range(waits_for + 1, 21)]
+
+
+@pytest.mark.parametrize("text", ["", " ", "— ... 🙂 ", "\n\n", "***"])
+async def test_nothing_speakable_is_done_without_an_utterance(text: str) -> None:
+    call = Call(FakeEngine())
+    assert await call.run(text, Flush("a")) == [ContextDone("a")]
+    assert call.engine.utterances == []
+
+
+async def test_a_context_without_text_is_done() -> None:
+    assert await Call(FakeEngine()).run() == [ContextDone("a")]
+
+
+@pytest.mark.parametrize(
+    ("deltas", "said"),
+    [
+        (["Hello there"], []),
+        (["Hello there", Flush("a")], ["Hello there"]),
+        (["Hello there", Flush("a", hint=True)], []),
+        (["Hello there.", Flush("a", hint=True)], ["Hello there."]),
+        (["Hello there. And"], ["Hello there."]),
+    ],
+)
+async def test_text_is_spoken_as_soon_as_it_may_be(
+    deltas: list[str | Flush], said: list[str]
+) -> None:
+    call = Call(FakeEngine())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(call.speak)
+        call.add(*deltas)
+        await wait_all_tasks_blocked()
+        assert texts(call.engine) == said
+        nursery.cancel_scope.cancel()
+
+
+async def test_settings_hold_from_their_text_on_and_flush_what_came_before() -> None:
+    call = Call(FakeEngine(), make_order(SpeechSettings(temperature=0.5, top_k=9)))
+    await call.run(
+        "Said before",
+        AddText("a", "and said after", SpeechSettings(speaker_id=2, temperature=0.0)),
+        " with the same. ",
+        AddText("a", "At last", SpeechSettings(top_k=1)),
+    )
+    assert [
+        (said.text, said.speaker_id, said.sampling.temperature, said.sampling.top_k)
+        for said in call.engine.utterances
+    ] == [
+        ("Said before", 0, 0.5, 9),
+        ("and said after with the same.", 2, 0.0, 9),
+        ("At last", 2, 0.0, 1),
+    ]
+
+
+async def test_the_same_settings_again_cut_nothing() -> None:
+    again = SpeechSettings(temperature=0.5)
+    call = Call(FakeEngine(), make_order(again))
+    await call.run(AddText("a", "One sen", again), AddText("a", "tence only.", again))
+    assert texts(call.engine) == ["One sentence only."]
+
+
+@pytest.mark.parametrize(("of_settings", "speaker_id"), [(None, 5), (0, 0), (3, 3)])
+async def test_the_speaker_is_the_settings_or_the_voices(
+    of_settings: int | None, speaker_id: int
+) -> None:
+    order = make_order(SpeechSettings(speaker_id=of_settings), speaker_id=5)
+    call = Call(FakeEngine(), order)
+    await call.run(ONE)
+    assert [said.speaker_id for said in call.engine.utterances] == [speaker_id]
+
+
+@pytest.mark.parametrize(
+    ("of_settings_ms", "of_order_ms", "max_frames"),
+    [
+        (None, 2_000, 25),
+        (800, 2_000, 10),
+        (2_400, 2_000, 30),
+        (80, 10_000, 1),
+        (159, 10_000, 1),
+        (None, 600_000, int(longest_speech_s(ONE.strip()) / FRAME_S)),
+        (600_000, 2_000, int(longest_speech_s(ONE.strip()) / FRAME_S)),
+    ],
+)
+async def test_the_frame_budget_is_the_limit_or_what_the_text_can_need(
+    of_settings_ms: int | None, of_order_ms: int, max_frames: int
+) -> None:
+    settings = SpeechSettings(max_audio_len_ms=of_settings_ms)
+    call = Call(FakeEngine(), make_order(settings, max_audio_len_ms=of_order_ms))
+    await call.run(ONE)
+    assert [said.max_frames for said in call.engine.utterances] == [max_frames]
+
+
+async def seeds(settings: SpeechSettings) -> list[int | None]:
+    call = Call(FakeEngine(), make_order(settings))
+    await call.run(ONE, ONE, ONE)
+    return [said.sampling.seed for said in call.engine.utterances]
+
+
+async def test_a_seed_gives_every_sentence_noise_of_its_own_and_always_the_same() -> None:
+    first = await seeds(SpeechSettings(seed=7))
+    assert first == await seeds(SpeechSettings(seed=7))
+    assert first[0] == 7
+    other = await seeds(SpeechSettings(seed=8)) + await seeds(SpeechSettings(seed=2**32 - 1))
+    assert len({*first, *other}) == 9
+
+
+async def test_without_a_seed_no_two_sentences_share_their_noise() -> None:
+    assert len({*await seeds(PLAIN), *await seeds(PLAIN)}) == 6
+
+
+def turns(said: Utterance) -> list[tuple[int, str]]:
+    return [(turn.speaker_id, turn.text) for turn in said.turns]
+
+
+@pytest.mark.parametrize(("history_turns", "heard"), [(0, []), (1, [TWO]), (2, [ONE, TWO])])
+async def test_a_sentence_hears_the_last_ones_of_its_context(
+    history_turns: int, heard: list[str]
+) -> None:
+    call = Call(FakeEngine(), config=SpeechConfig(history_turns=history_turns))
+    await call.run(ONE, TWO, THREE)
+    first, second, third = call.engine.utterances
+    assert turns(first) == []
+    assert turns(second) == ([(0, ONE.strip())] if history_turns else [])
+    assert turns(third) == [(0, text.strip()) for text in heard]
+    for turn, said in zip(third.turns, call.engine.utterances[2 - history_turns :], strict=False):
+        expected = np.stack([frame.codes for frame in sine_frames(said)])
+        np.testing.assert_array_equal(turn.codes, expected)
+
+
+async def test_what_was_cut_is_heard_by_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    call = Call(FakeEngine(), config=SpeechConfig(history_turns=3))
+    with caplog.at_level(logging.WARNING):
+        await call.run(
+            ONE,
+            AddText("a", TWO, SpeechSettings(max_audio_len_ms=240)),
+            AddText("a", THREE, SpeechSettings(max_audio_len_ms=10_000)),
+        )
+    assert [turns(said) for said in call.engine.utterances] == [
+        [],
+        [(0, ONE.strip())],
+        [(0, ONE.strip())],
+    ]
+    assert [record.getMessage() for record in caplog.records] == [
+        "utterance cut (capped): 3 frames"
+    ]
+
+
+async def test_another_speaker_is_not_heard() -> None:
+    call = Call(FakeEngine(), config=SpeechConfig(history_turns=3))
+    await call.run(
+        ONE,
+        AddText("a", TWO, SpeechSettings(speaker_id=1)),
+        AddText("a", THREE, SpeechSettings(speaker_id=0)),
+    )
+    assert [turns(said) for said in call.engine.utterances] == [[], [], [(0, ONE.strip())]]
+
+
+async def test_an_utterance_without_a_frame_is_no_turn() -> None:
+    call = Call(FakeEngine())
+    await call.run("FRAMES=0. ", TWO)
+    assert [turns(said) for said in call.engine.utterances] == [[], []]
+
+
+@pytest.mark.parametrize("stall_timeout_s", [0.5, 10.0])
+async def test_a_listener_who_stops_taking_fails_the_context(
+    autojump_clock: MockClock, stall_timeout_s: float
+) -> None:
+    call = Call(FakeEngine(), config=SpeechConfig(stall_timeout_s=stall_timeout_s))
+    call.add("FRAMES=60")
+    call.deltas.close()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(call.speak)
+        assert isinstance(await call.outbox.receive(), Audio)
+        stalled_at_s = trio.current_time()
+        await trio.sleep(stall_timeout_s + 100)
+        assert call.engine.open_utterances == 0
+        assert call.engine.closed_at_s == [pytest.approx(stalled_at_s + stall_timeout_s)]
+        last = await call.outbox.receive()
+        with pytest.raises(trio.EndOfChannel):
+            await call.outbox.receive()
+    assert isinstance(last, ContextFailed)
+    assert isinstance(last.error, ListenerStalled)
+    assert last.error.timeout_s == stall_timeout_s
+    assert call.count("csm_cancels_total", reason="stalled") == 1
+    assert call.count("csm_failures_total", error="ListenerStalled") == 1
+
+
+async def test_a_listener_just_slow_enough_hears_it_all(autojump_clock: MockClock) -> None:
+    call = Call(FakeEngine(), config=SpeechConfig(stall_timeout_s=10.0))
+    events = await call.run("FRAMES=60", pace_s=9.9)
+    assert events[-1] == ContextDone("a")
+    assert sound(events) == encoded(call.engine.utterances)
+
+
+async def test_a_slow_engine_is_no_stalled_listener(autojump_clock: MockClock) -> None:
+    call = Call(FakeEngine(frame_delay_s=60.0), config=SpeechConfig(stall_timeout_s=0.1))
+    assert (await call.run(ONE))[-1] == ContextDone("a")
+
+
+async def test_a_cancelled_context_says_nothing_more(autojump_clock: MockClock) -> None:
+    call = Call(FakeEngine(frame_delay_s=1.0))
+    call.add(ONE, TWO)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(call.speak)
+        assert isinstance(await call.outbox.receive(), Audio)
+        nursery.cancel_scope.cancel()
+    with pytest.raises(trio.EndOfChannel):
+        call.outbox.receive_nowait()
+    with pytest.raises(trio.BrokenResourceError):
+        call.add(THREE)
+    assert call.engine.open_utterances == 0
+    assert call.count("csm_cancels_total", reason="hang_up") == 1
+
+
+async def test_a_cancel_is_counted_under_the_reason_of_that_moment() -> None:
+    call = Call(FakeEngine())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(call.speak)
+        await wait_all_tasks_blocked()
+        call.order.cancel_reason = lambda: "shutdown"
+        nursery.cancel_scope.cancel()
+    assert call.count("csm_cancels_total", reason="shutdown") == 1
+    assert call.count("csm_cancels_total", reason="hang_up") == 0
+
+
+@pytest.mark.parametrize("error", [EngineFailed(), TextTooLong(5)])
+async def test_a_failure_is_the_last_word(error: EngineFailed | TextTooLong) -> None:
+    call = Call(FakeEngine(errors={"second": error}))
+    events = await call.run(ONE, TWO, THREE)
+    assert events[-1] == ContextFailed("a", error)
+    assert all(isinstance(event, Audio) for event in events[:-1])
+    assert encoded(call.engine.utterances[:1]).startswith(sound(events))
+    assert texts(call.engine) == [ONE.strip(), TWO.strip()]
+    assert call.engine.open_utterances == 0
+    assert call.count("csm_failures_total", error=type(error).__name__) == 1
+    assert call.count("csm_cancels_total", reason="hang_up") == 0
+
+
+async def test_text_for_a_failed_context_is_refused_and_not_kept() -> None:
+    call = Call(FakeEngine(errors={"first": EngineFailed()}))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(call.speak)
+        call.add(ONE, Flush("a"))
+        assert isinstance(await call.outbox.receive(), ContextFailed)
+        with pytest.raises(trio.BrokenResourceError):
+            call.add(TWO)
+
+
+async def test_a_context_is_one_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        await Call(FakeEngine(), make_order(audio_format="ulaw_8000")).run("FRAMES=25")
+    (record,) = caplog.records
+    line = record.getMessage()
+    assert line.startswith("context done: voice=vera format=ulaw_8000 audio=2.00s ")
+    marks = [mark.partition("=")[0] for mark in line.split()[5:]]
+    assert marks == ["segmented", "admitted", "first_frame", "first_chunk"]
+
+
+async def test_the_times_of_chunks_are_counted() -> None:
+    call = Call(FakeEngine())
+    events = await call.run(ONE, TWO)
+    assert call.count("csm_first_audio_seconds_count") == 1
+    assert call.count("csm_chunk_gap_seconds_count") == len(events) - 2
+
+
+def test_a_backlog_counts_what_waits_and_no_more() -> None:
+    backlog = Backlog(10)
+    for _ in range(5):
+        backlog.add(6)
+        backlog.add(4)
+        backlog.remove(6)
+        backlog.remove(4)
+    backlog.add(10)
+    with pytest.raises(TextTooLong) as caught:
+        backlog.add(1)
+    assert caught.value.limit_chars == 10
+
+
+def test_empty_deltas_fill_a_backlog_too() -> None:
+    backlog = Backlog(3)
+    for _ in range(3):
+        backlog.add(0)
+    with pytest.raises(TextTooLong):
+        backlog.add(0)

@@ -1,0 +1,436 @@
+"""One socket: everything asked for is said, and every way to end ends everything."""
+
+import base64
+import json
+import math
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import numpy as np
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from csm_trio.audio.formats import AudioFormat
+from csm_trio.config import SpeechConfig
+from csm_trio.engine.service import Engine
+from csm_trio.engine.utterance import Utterance
+from csm_trio.errors import (
+    EngineFailed,
+    InputTimeout,
+    InvalidMessage,
+    InvalidRequest,
+    ListenerStalled,
+    TextTooLong,
+    Unauthorized,
+)
+from csm_trio.pipeline.context import Backlog, Speaker, SpeechOrder
+from csm_trio.pipeline.session import Session, SessionTerms, SocketProtocol
+from csm_trio.protocol.elevenlabs import StreamInputProtocol
+from csm_trio.protocol.events import (
+    AddText,
+    CloseContext,
+    CloseSession,
+    InEvent,
+    OpenContext,
+    OutEvent,
+    SpeechSettings,
+)
+from csm_trio.telemetry import Metrics
+from csm_trio.voices import Voice
+from fakes import FakeEngine, ScriptedSocket, sine_frames
+
+GUARD_S = 3_600
+OPENER: dict[str, object] = {"text": " "}
+EOS: dict[str, object] = {"text": ""}
+
+
+def said(text: str, **fields: object) -> dict[str, object]:
+    return {"text": text, **fields}
+
+
+class Call:
+    """A session over a scripted socket and a fake engine, and what the door would have settled."""
+
+    def __init__(
+        self,
+        engine: FakeEngine | None = None,
+        *,
+        socket: ScriptedSocket | None = None,
+        protocol: SocketProtocol | None = None,
+        inactivity_timeout_s: float = 20.0,
+        max_pending_chars: int = 1_000,
+        authorize: Callable[[str], bool] | None = None,
+    ) -> None:
+        self.engine = engine or FakeEngine()
+        self.socket = socket or ScriptedSocket()
+        self.orders: list[SpeechOrder] = []
+        self.metrics = Metrics()
+        self._max_pending_chars = max_pending_chars
+        speaker = Speaker(cast(Engine, self.engine), SpeechConfig(), self.metrics)
+        terms = SessionTerms(self._order, inactivity_timeout_s, authorize)
+        self._session = Session(protocol or StreamInputProtocol(), speaker, terms, self.metrics)
+
+    def _order(self, context_id: str, settings: SpeechSettings) -> SpeechOrder:
+        order = SpeechOrder(
+            context_id=context_id,
+            voice=Voice("vera", "Vera", 0),
+            audio_format=AudioFormat.parse("pcm_24000"),
+            settings=settings,
+            max_audio_len_ms=30_000,
+            backlog=Backlog(self._max_pending_chars),
+            cancel_reason=lambda: "hang_up",
+        )
+        self.orders.append(order)
+        return order
+
+    async def run(self, *messages: dict[str, object] | str | bytes) -> None:
+        """Serve a client who says these and then stays on the line."""
+        self.socket.say(*messages)
+        with trio.fail_after(GUARD_S):
+            await self._session.run(self.socket.receive, self.socket.send)
+        assert self.engine.open_utterances == 0
+
+    @property
+    def sent(self) -> list[dict[str, object]]:
+        return [json.loads(message) for message in self.socket.sent]
+
+    @property
+    def texts(self) -> list[str]:
+        return [utterance.text for utterance in self.engine.utterances]
+
+    def cancels(self, reason: str) -> float:
+        value = self.metrics.registry.get_sample_value("csm_cancels_total", {"reason": reason})
+        return value or 0.0
+
+
+def sound(messages: Sequence[dict[str, object]]) -> bytes:
+    return b"".join(base64.b64decode(str(sent["audio"])) for sent in messages if sent["audio"])
+
+
+def expected_sound(utterances: Sequence[Utterance]) -> bytes:
+    pcm = [frame.pcm for said in utterances for frame in sine_frames(said)]
+    return np.concatenate(pcm).astype("<i2").tobytes()
+
+
+async def test_everything_is_said_then_the_end_then_nothing(autojump_clock: MockClock) -> None:
+    call = Call(FakeEngine(frame_delay_s=0.02))
+    await call.run(OPENER, said("Hello the"), said("re. How are you to"), said("day?"), EOS)
+    assert call.texts == ["Hello there.", "How are you today?"]
+    assert sound(call.sent) == expected_sound(call.engine.utterances)
+    assert [message["isFinal"] for message in call.sent] == [False] * (len(call.sent) - 1) + [True]
+    assert call.sent[-1]["audio"] is None
+    assert call.metrics.registry.get_sample_value("csm_characters_total") == 31
+
+
+@pytest.mark.parametrize("messages", [[EOS], [OPENER, EOS], [OPENER, said("... "), EOS]])
+async def test_a_call_without_a_word_ends_at_once(
+    autojump_clock: MockClock, messages: list[dict[str, object]]
+) -> None:
+    call = Call()
+    start_s = trio.current_time()
+    await call.run(*messages)
+    assert [message["isFinal"] for message in call.sent] == [True]
+    assert trio.current_time() == start_s
+
+
+async def test_the_first_message_may_carry_text_and_settings(autojump_clock: MockClock) -> None:
+    call = Call()
+    await call.run(said("Hi there. ", speaker_id=4, seed=11), EOS)
+    assert [(u.text, u.speaker_id, u.sampling.seed) for u in call.engine.utterances] == [
+        ("Hi there.", 4, 11)
+    ]
+
+
+async def test_audio_leaves_while_text_still_comes(autojump_clock: MockClock) -> None:
+    call = Call()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(call.run, OPENER, said("One two three. "))
+        heard = [await call.socket.hear() for _ in range(3)]
+        assert all(message["isFinal"] is False for message in heard)
+        call.socket.say(said("Four."), EOS)
+    assert call.texts == ["One two three.", "Four."]
+
+
+async def test_a_hang_up_ends_it_all_without_a_word(autojump_clock: MockClock) -> None:
+    call = Call(FakeEngine(frame_delay_s=0.1))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(call.run, OPENER, said("FRAMES=90. Then more. "))
+        await call.socket.hear()
+        assert call.engine.open_utterances == 1
+        nursery.cancel_scope.cancel()
+    assert call.engine.open_utterances == 0
+    assert not any(message["isFinal"] for message in call.sent)
+    assert call.cancels("hang_up") == 1
+
+
+@pytest.mark.parametrize("message", ["not json", "[]", "{", b"\x00\x01", '"text"'])
+async def test_a_malformed_message_ends_the_call(
+    autojump_clock: MockClock, message: str | bytes
+) -> None:
+    call = Call(FakeEngine(frame_delay_s=0.1))
+    with pytest.raises(InvalidMessage):
+        await call.run(OPENER, said("FRAMES=50. And. "), message)
+    assert call.cancels("InvalidMessage") == 1
+    assert call.cancels("hang_up") == 0
+    assert not any(message["isFinal"] for message in call.sent)
+
+
+async def test_a_wrong_field_is_named(autojump_clock: MockClock) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        await Call().run(OPENER, said("Hi.", speaker_id="nobody"))
+    assert caught.value.param == "speaker_id"
+
+
+@pytest.mark.parametrize("timeout_s", [1.0, 20.0, 180.0])
+async def test_silence_from_the_client_is_a_timeout(
+    autojump_clock: MockClock, timeout_s: float
+) -> None:
+    call = Call(inactivity_timeout_s=timeout_s)
+    start_s = trio.current_time()
+    with pytest.raises(InputTimeout) as caught:
+        await call.run(OPENER, said("Hello. "))
+    assert caught.value.timeout_s == timeout_s
+    assert trio.current_time() - start_s == pytest.approx(timeout_s)
+    assert not any(message["isFinal"] for message in call.sent)
+
+
+async def test_a_client_who_says_nothing_at_all_is_not_waited_for(
+    autojump_clock: MockClock,
+) -> None:
+    call = Call()
+    with pytest.raises(InputTimeout):
+        await call.run()
+    assert call.socket.sent == []
+
+
+@pytest.mark.parametrize("message", [{}, said(" "), {"surprise": 1}, said("Word")])
+async def test_every_message_is_a_sign_of_life(
+    autojump_clock: MockClock, message: dict[str, object]
+) -> None:
+    call = Call()
+    start_s = trio.current_time()
+    with pytest.RaisesGroup(InputTimeout):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(call.run, OPENER)
+            for _ in range(4):
+                await trio.sleep(15)
+                call.socket.say(message)
+    assert trio.current_time() - start_s == pytest.approx(4 * 15 + 20)
+
+
+async def test_after_the_end_of_input_nobody_must_say_more(autojump_clock: MockClock) -> None:
+    call = Call(FakeEngine(frame_delay_s=10.0))
+    await call.run(OPENER, said("This takes its time."), EOS)
+    assert sound(call.sent) == expected_sound(call.engine.utterances)
+    assert call.sent[-1]["isFinal"] is True
+
+
+async def test_what_comes_after_the_end_of_input_is_read_and_ignored(
+    autojump_clock: MockClock,
+) -> None:
+    call = Call(FakeEngine(frame_delay_s=1.0))
+    await call.run(OPENER, said("Only this."), EOS, said("Not this."), "nor this", b"\xff", EOS)
+    assert call.socket.unread == 0
+    assert call.texts == ["Only this."]
+    assert [message["isFinal"] for message in call.sent].count(True) == 1
+
+
+async def test_a_listener_who_takes_nothing_does_not_deafen_the_reader(
+    autojump_clock: MockClock,
+) -> None:
+    call = Call(FakeEngine(), socket=ScriptedSocket(room=0))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(call.run, OPENER, *[said("A few words more. ")] * 20)
+        await wait_all_tasks_blocked()
+        assert call.socket.unread == 0
+        assert call.socket.sent == []
+        nursery.cancel_scope.cancel()
+    assert call.cancels("hang_up") == 1
+
+
+async def test_a_stalled_listener_gives_the_slot_back_though_his_socket_stays(
+    autojump_clock: MockClock,
+) -> None:
+    call = Call(FakeEngine(), socket=ScriptedSocket(room=0))
+    with pytest.RaisesGroup(ListenerStalled):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(call.run, OPENER, said("FRAMES=60"), EOS)
+            await trio.sleep(60)
+            assert call.engine.open_utterances == 0
+            await call.socket.hear()
+    assert call.cancels("stalled") == 1
+
+
+async def test_one_message_over_the_quota_is_too_long(autojump_clock: MockClock) -> None:
+    call = Call(max_pending_chars=50)
+    with pytest.raises(TextTooLong) as caught:
+        await call.run(OPENER, said("x" * 51))
+    assert caught.value.limit_chars == 50
+
+
+@pytest.mark.parametrize("message", [said("One two. "), said("", flush=True)])
+async def test_text_that_piles_up_over_the_quota_is_too_long(
+    autojump_clock: MockClock, message: dict[str, object]
+) -> None:
+    call = Call(FakeEngine(frame_delay_s=math.inf), max_pending_chars=60)
+    with pytest.raises(TextTooLong):
+        await call.run(OPENER, *[said("One. ")] * 7, *[message] * 100)
+    assert call.socket.unread > 0
+
+
+async def test_text_that_is_spoken_as_it_comes_never_meets_the_quota(
+    autojump_clock: MockClock,
+) -> None:
+    call = Call(max_pending_chars=50)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(call.run, OPENER)
+        for _ in range(40):
+            call.socket.say(said("Nine little words are said here. "))
+            await wait_all_tasks_blocked()
+        call.socket.say(EOS)
+    assert len(call.texts) == 40
+
+
+def is_right(key: str) -> bool:
+    return key == "right"
+
+
+@pytest.mark.parametrize(
+    "first", [OPENER, said("Hi. "), said(" ", xi_api_key="wrong"), said("", xi_api_key="wrong")]
+)
+async def test_without_the_key_nothing_is_said(
+    autojump_clock: MockClock, first: dict[str, object]
+) -> None:
+    call = Call(authorize=is_right)
+    with pytest.raises(Unauthorized):
+        await call.run(first, said("Let me in. "), EOS)
+    assert call.orders == []
+    assert call.engine.utterances == []
+    assert call.socket.sent == []
+
+
+@pytest.mark.parametrize("name", ["xi_api_key", "xi-api-key", "authorization"])
+async def test_the_key_in_the_first_message_opens(autojump_clock: MockClock, name: str) -> None:
+    call = Call(authorize=is_right)
+    await call.run(said(" ", **{name: "right"}), said("Thank you."), EOS)
+    assert call.texts == ["Thank you."]
+    assert call.sent[-1]["isFinal"] is True
+
+
+async def test_a_key_that_nobody_asks_for_does_no_harm(autojump_clock: MockClock) -> None:
+    call = Call()
+    await call.run(said(" ", xi_api_key="whatever"), said("Fine."), EOS)
+    assert call.texts == ["Fine."]
+
+
+async def test_a_failing_engine_ends_the_call_with_its_error(autojump_clock: MockClock) -> None:
+    error = EngineFailed()
+    call = Call(FakeEngine(errors={"breaks": error}))
+    with pytest.raises(EngineFailed) as caught:
+        await call.run(OPENER, said("This works. This breaks. "))
+    assert caught.value is error
+    assert expected_sound(call.engine.utterances[:1]).startswith(sound(call.sent))
+    assert not any(message["isFinal"] for message in call.sent)
+
+
+class TwoVoicesProtocol:
+    """Events of several contexts by the plainest JSON: `["a", "text"]`; null text closes.
+
+    A true third item discards; `[]` ends the session. Contexts open with their first text.
+    """
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+
+    def receive(self, message: str | bytes) -> list[InEvent]:
+        match json.loads(message):
+            case []:
+                return [CloseSession()]
+            case [str(name), None, *discard]:
+                return [CloseContext(name, discard=any(discard))]
+            case [str(name), str(text)]:
+                opening = [] if name in self._known else [OpenContext(name)]
+                self._known.add(name)
+                return [*opening, AddText(name, text)]
+            case other:
+                raise AssertionError(other)
+
+    def send(self, event: OutEvent) -> str:
+        return json.dumps({"context": event.context_id, "kind": type(event).__name__})
+
+
+def two_voices(engine: FakeEngine, *, room: float = math.inf) -> Call:
+    return Call(engine, socket=ScriptedSocket(room=room), protocol=TwoVoicesProtocol())
+
+
+async def test_contexts_speak_side_by_side_and_end_each_for_itself(
+    autojump_clock: MockClock,
+) -> None:
+    call = two_voices(FakeEngine(frame_delay_s=0.1))
+    await call.run('["a", "FRAMES=30"]', '["b", "FRAMES=3"]', "[]")
+    done = [message["context"] for message in call.sent if message["kind"] == "ContextDone"]
+    assert done == ["b", "a"]
+    assert [message["context"] for message in call.sent].count("a") == 31
+
+
+async def test_a_discarded_context_falls_silent_and_the_other_speaks_on(
+    autojump_clock: MockClock,
+) -> None:
+    call = two_voices(FakeEngine(frame_delay_s=0.1))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(call.run, '["a", "FRAMES=50. "]', '["b", "FRAMES=50. "]')
+        await trio.sleep(1.05)
+        spoken_before = len(call.sent)
+        call.socket.say('["a", null, true]')
+        await wait_all_tasks_blocked()
+        assert call.engine.open_utterances == 1
+        call.socket.say("[]")
+    assert {message["context"] for message in call.sent[spoken_before:]} == {"b"}
+    assert call.sent[-1] == {"context": "b", "kind": "ContextDone"}
+    assert call.cancels("closed") == 1
+    assert call.cancels("hang_up") == 0
+
+
+async def test_a_context_discarded_in_the_breath_it_opened_in_says_nothing(
+    autojump_clock: MockClock,
+) -> None:
+    call = two_voices(FakeEngine())
+    await call.run('["a", "Hello. "]', '["a", null, true]', "[]")
+    assert call.socket.sent == []
+    assert call.cancels("closed") == 1
+
+
+async def test_text_for_a_context_that_is_closed_is_dropped(autojump_clock: MockClock) -> None:
+    call = two_voices(FakeEngine())
+    await call.run('["a", "Hello. "]', '["a", null]', '["a", "Too late. "]', "[]")
+    assert call.texts == ["Hello."]
+
+
+async def test_one_contexts_failure_is_the_calls_though_another_is_in_mid_word(
+    autojump_clock: MockClock,
+) -> None:
+    """The other's blocked hand-over breaks with the writer; that must not be what comes out."""
+    error = EngineFailed()
+    call = two_voices(FakeEngine(errors={"breaks": error}), room=0)
+    with pytest.RaisesGroup(EngineFailed):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(call.run, '["a", "FRAMES=50. "]', '["b", "This breaks. "]')
+            await wait_all_tasks_blocked()
+            while True:
+                await call.socket.hear()
+                await wait_all_tasks_blocked()
+    assert call.engine.open_utterances == 0
+
+
+async def test_a_socket_that_breaks_in_sending_ends_the_call(autojump_clock: MockClock) -> None:
+    call = Call()
+
+    async def broken(message: str) -> None:
+        await wait_all_tasks_blocked()
+        raise ConnectionResetError
+
+    call.socket.send = broken  # type: ignore[method-assign]
+    with pytest.RaisesGroup(ConnectionResetError, allow_unwrapped=True, flatten_subgroups=True):
+        await call.run(OPENER, said("Is anybody there? "))
+    assert call.engine.open_utterances == 0
