@@ -462,6 +462,7 @@ def test_a_cancel_while_loading_ends_the_thread_once_loaded() -> None:
 
     async def serve() -> None:
         async with open_engine(make_runner, Metrics()) as engine:
+            await trio.lowlevel.checkpoint()
             entered.append(engine)
 
     async def main() -> None:

@@ -6,6 +6,7 @@ runner, so neither has a lock: admit and release are commands in one inbox. It n
 the event loop, and when nothing is to be done it blocks on the inbox.
 """
 
+import math
 import queue
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -238,7 +239,8 @@ class Engine:
         """Let go of everyone: the device thread has ended, and answers no command."""
         self._stopped = True
         for stream in self._streams:
-            stream._finish(None, EngineFailed())
+            if stream.end is None and stream._error is None:
+                stream._finish(None, EngineFailed())
             stream._released.set()
 
 
@@ -252,8 +254,8 @@ async def open_engine(make_runner: Callable[[], Runner], metrics: Metrics) -> As
     """
     inbox: _Inbox = queue.SimpleQueue()
     async with trio.open_nursery() as nursery:
-        engine: Engine = await nursery.start(_run_device_thread, make_runner, inbox, metrics)
         try:
+            engine: Engine = await nursery.start(_run_device_thread, make_runner, inbox, metrics)
             yield engine
         finally:
             inbox.put(_Stop())
@@ -270,6 +272,9 @@ async def _run_device_thread(
     def warmed(slots: int) -> Engine:
         engine = Engine(slots, inbox, metrics)
         task_status.started(engine)
+        if trio.current_effective_deadline() == -math.inf:
+            # Cancelled while it loaded: nobody is left to say stop.
+            inbox.put(_Stop())
         return engine
 
     def work() -> None:

@@ -194,10 +194,15 @@ class Session:
         send: Send,
         session_scope: trio.CancelScope,
     ) -> None:
-        """Tell the client of every event; when there can be no more, end the session."""
+        """Tell the client of every event; when there can be no more, end the session.
+
+        The session is cancelled before the outbox breaks: its contexts are stopped, not broken.
+        """
         with outbox:
-            async for event in outbox:
-                if isinstance(event, ContextFailed):
-                    raise event.error
-                await send(self._protocol.send(event))
-        session_scope.cancel()
+            try:
+                async for event in outbox:
+                    if isinstance(event, ContextFailed):
+                        raise event.error
+                    await send(self._protocol.send(event))
+            finally:
+                session_scope.cancel()
