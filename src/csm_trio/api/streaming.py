@@ -4,6 +4,7 @@ The status line goes out before a body is entered, so whatever can fail at the s
 before: the first event of the speech is awaited before there is a response.
 """
 
+import logging
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
@@ -17,6 +18,8 @@ from quart_trio.asgi import TrioASGIHTTPConnection
 from csm_trio.api.admission import Admission, Place
 from csm_trio.pipeline.context import Speaker, SpeechOrder
 from csm_trio.protocol.events import AddText, Audio, ContextFailed, Flush, OutEvent
+
+logger = logging.getLogger(__name__)
 
 _NURSERY = "csm_trio.request_nursery"
 
@@ -43,9 +46,11 @@ class Speech(ResponseBody):
     after a hang-up would be for the garbage collector to close.
     """
 
-    def __init__(self, first: OutEvent, outbox: Outbox) -> None:
+    def __init__(self, first: OutEvent, outbox: Outbox, request_scope: trio.CancelScope) -> None:
         self._at_hand: OutEvent | None = first
         self._outbox = outbox
+        self._request_scope = request_scope
+        self._answering = False
         self._dress: Callable[[bytes], bytes] = bytes
 
     @classmethod
@@ -63,13 +68,17 @@ class Speech(ResponseBody):
         to_client, outbox = trio.open_memory_channel[OutEvent](0)
         nursery: trio.Nursery = request.scope[_NURSERY]  # type: ignore[literal-required]
         nursery.start_soon(_speak, speaker, order, deltas, to_client, admission.admit())
-        return cls(_unless_failed(await outbox.receive()), outbox)
+        first = await outbox.receive()
+        if isinstance(first, ContextFailed):
+            raise first.error
+        return cls(first, outbox, nursery.cancel_scope)
 
     def response(
         self, content_type: str, *, dress: Callable[[bytes], bytes] | None = None
     ) -> Response:
         """Answer with the chunks as they are made, each passed through `dress` if it is given."""
         self._dress = dress or self._dress
+        self._answering = True
         response = Response(self, content_type=content_type)
         # Quart would cut the answer off after a minute, without a word.
         response.timeout = None
@@ -90,12 +99,23 @@ class Speech(ResponseBody):
         return self
 
     async def __anext__(self) -> bytes:
-        """Return the next encoded bytes. Raises the SpeechError that ends them early."""
+        """Return the next encoded bytes.
+
+        What ends them early is raised, unless an answer has begun: that is cut off, so that the
+        client sees it is not whole.
+        """
         event, self._at_hand = self._at_hand, None
         if event is None:
-            event = _unless_failed(await self._outbox.receive())
-        if isinstance(event, Audio):
-            return self._dress(event.data)
+            event = await self._outbox.receive()
+        match event:
+            case Audio(data=data):
+                return self._dress(data)
+            case ContextFailed(error=error) if self._answering:
+                logger.warning("answer cut off: %s", error.message)
+                self._request_scope.cancel()
+                await trio.lowlevel.checkpoint()
+            case ContextFailed(error=error):
+                raise error
         raise StopAsyncIteration
 
 
@@ -107,13 +127,4 @@ async def _speak(
     place: Place,
 ) -> None:
     with place:
-        try:
-            await speaker.speak(order, deltas, to_client)
-        except* trio.BrokenResourceError:
-            pass  # The answer's body was closed early: nobody listens, and speech has stopped.
-
-
-def _unless_failed(event: OutEvent) -> OutEvent:
-    if isinstance(event, ContextFailed):
-        raise event.error
-    return event
+        await speaker.speak(order, deltas, to_client)

@@ -7,6 +7,7 @@ Three stages, each given its channel ends, which it owns and closes:
 It must not know sockets, HTTP or any vendor's JSON, nor how frames are made.
 """
 
+import contextlib
 import logging
 import secrets
 from collections import deque
@@ -129,11 +130,16 @@ class Speaker:
                     nursery.start_soon(self._generate, order, sentences, to_encode)
                     nursery.start_soon(self._encode, order, frames, outbox.clone())
                 last = ContextDone(order.context_id)
+            except* trio.BrokenResourceError:
+                # The break goes up: whoever it started with says why, or nobody listens.
+                pass
             except* SpeechError as group:
                 last = ContextFailed(order.context_id, first_error(group))
             finally:
                 self._close_books(order, last)
-            await outbox.send(last)
+            if last is not None:
+                with contextlib.suppress(trio.BrokenResourceError):
+                    await outbox.send(last)
 
     async def _segment(
         self,
