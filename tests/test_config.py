@@ -119,6 +119,10 @@ def test_other_programs_variables_are_none_of_ours() -> None:
     assert load(PATH="/bin", CUDA_VISIBLE_DEVICES="0") == Config()
 
 
+def test_kubernetes_service_links_are_none_of_ours() -> None:
+    assert load(CSM_TRIO_PORT="tcp://10.0.0.1:8080", CSM_TRIO_SERVICE_HOST="10.0.0.1") == Config()
+
+
 def test_a_home_directory_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/vera")
     assert load(CSM_WEIGHTS_PATH="~/csm").engine.weights_path == Path("/home/vera/csm")

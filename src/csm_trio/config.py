@@ -204,6 +204,8 @@ SETTINGS: tuple[Setting, ...] = (
 )  # fmt: skip
 
 _BY_KEY = {setting.key: setting for setting in SETTINGS}
+# Kubernetes puts CSM_TRIO_PORT and the like beside a Service named csm-trio.
+_SERVICE_LINKS = "CSM_TRIO_"
 _CONFIG_FLAG, _CONFIG_VARIABLE = "--config", "CSM_CONFIG"
 
 # (section, field) -> value
@@ -261,7 +263,9 @@ def _from_flags(flags: Mapping[str, object]) -> _Values:
 def _from_environ(environ: Mapping[str, str]) -> _Values:
     known = {setting.environment_name: setting for setting in SETTINGS}
     for name in environ:
-        if name.startswith("CSM_") and name not in known and name != _CONFIG_VARIABLE:
+        if not name.startswith("CSM_") or name.startswith(_SERVICE_LINKS):
+            continue
+        if name not in known and name != _CONFIG_VARIABLE:
             raise StartupError(f"The environment variable {name} is no setting of this server.")
     return _collect(
         (name, setting, environ[name]) for name, setting in known.items() if environ.get(name)
