@@ -145,7 +145,12 @@ async def _run_session(house: House, voice_id: str, query: SocketQuery) -> None:
     )
     protocol = StreamInputProtocol(auto_mode=query.auto_mode)
     session = Session(protocol, house.speaker, terms, house.metrics)
-    await session.run(websocket.receive, websocket.send)
+    await session.run(_next_message, websocket.send)
+
+
+async def _next_message() -> str | bytes:
+    # quart-trio makes None of an empty message.
+    return await websocket.receive() or ""
 
 
 async def _say_goodbye(error: SpeechError) -> None:

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 import trio
-from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
+from hypercorn.typing import ASGIReceiveCallable, ASGIReceiveEvent, ASGISendCallable
 from quart import Response, request
 from quart.wrappers.response import ResponseBody
 from quart_trio.asgi import TrioASGIHTTPConnection
@@ -22,20 +22,41 @@ from csm_trio.protocol.events import AddText, Audio, ContextFailed, Flush, OutEv
 logger = logging.getLogger(__name__)
 
 _NURSERY = "csm_trio.request_nursery"
+_BODY_ENDED = "csm_trio.body_ended"
 
 Outbox = trio.MemoryReceiveChannel[OutEvent]
 
 
 class SpeechConnection(TrioASGIHTTPConnection):
-    """A connection whose request nursery can be reached: it ends when the client hangs up."""
+    """A connection whose request nursery can be reached: it ends when the client hangs up.
+
+    It also notes when the whole of the request's body has come in, wanted or not.
+    """
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """Serve one request."""
+        body_ended = trio.Event()
+
+        async def receive_noting_the_end() -> ASGIReceiveEvent:
+            event = await receive()
+            if event["type"] == "http.request" and not event["more_body"]:
+                body_ended.set()
+            return event
+
         http_request = self._create_request_from_scope(send)
         async with trio.open_nursery() as nursery:
             self.scope[_NURSERY] = nursery  # type: ignore[literal-required]
-            nursery.start_soon(self.handle_messages, nursery, http_request, receive)
+            self.scope[_BODY_ENDED] = body_ended  # type: ignore[literal-required]
+            nursery.start_soon(self.handle_messages, nursery, http_request, receive_noting_the_end)
             nursery.start_soon(self.handle_request, nursery, http_request, send)
+
+
+async def body_has_ended(*, within_s: float) -> bool:
+    """Wait for the rest of the current request's body; tell whether it came in time."""
+    body_ended: trio.Event = request.scope[_BODY_ENDED]  # type: ignore[literal-required]
+    with trio.move_on_after(within_s):
+        await body_ended.wait()
+    return body_ended.is_set()
 
 
 class Speech(ResponseBody):

@@ -192,6 +192,7 @@ class Speaker:
                 utterance = self._utterance(order, sentence, tuple(history))
                 codes: list[NDArray[np.int16]] = []
                 async with self._engine.generate(utterance) as stream:
+                    begun_s = trio.current_time()
                     order.timeline.mark("admitted")
                     async for frame in stream:
                         order.timeline.mark("first_frame")
@@ -201,6 +202,10 @@ class Speaker:
                         except trio.TooSlowError:
                             raise ListenerStalled(self._config.stall_timeout_s) from None
                         codes.append(frame.codes)
+                if codes:
+                    taken_s = trio.current_time() - begun_s
+                    audio_s = len(codes) * FRAME_MS / 1000
+                    self._metrics.real_time_factor.observe(taken_s / audio_s)
                 if stream.end is EndReason.SPOKEN and codes:
                     turn = Turn(utterance.speaker_id, sentence.text, np.stack(codes))
                     history.append(turn)
