@@ -10,7 +10,12 @@ from types import TracebackType
 from typing import Self
 
 import trio
-from hypercorn.typing import ASGIReceiveCallable, ASGIReceiveEvent, ASGISendCallable
+from hypercorn.typing import (
+    ASGIReceiveCallable,
+    ASGIReceiveEvent,
+    ASGISendCallable,
+    ASGISendEvent,
+)
 from quart import Response, request
 from quart.wrappers.response import ResponseBody
 from quart_trio.asgi import TrioASGIHTTPConnection
@@ -43,12 +48,20 @@ class SpeechConnection(TrioASGIHTTPConnection):
                 body_ended.set()
             return event
 
+        async def send_the_end_whole(event: ASGISendEvent) -> None:
+            # With the last of an answer hypercorn may close the socket, and tells us of the
+            # disconnect meanwhile: that must not cancel the closing. The kernel's user timeout
+            # bounds the write.
+            last = event["type"] == "http.response.body" and not event["more_body"]
+            with trio.CancelScope(shield=last):
+                await send(event)
+
         http_request = self._create_request_from_scope(send)
         async with trio.open_nursery() as nursery:
             self.scope[_NURSERY] = nursery  # type: ignore[literal-required]
             self.scope[_BODY_ENDED] = body_ended  # type: ignore[literal-required]
             nursery.start_soon(self.handle_messages, nursery, http_request, receive_noting_the_end)
-            nursery.start_soon(self.handle_request, nursery, http_request, send)
+            nursery.start_soon(self.handle_request, nursery, http_request, send_the_end_whole)
 
 
 async def body_has_ended(*, within_s: float) -> bool:
