@@ -18,7 +18,7 @@ from csm_trio.api.admission import Admission
 from csm_trio.api.app import create_app
 from csm_trio.api.doors import House
 from csm_trio.config import Config, ServerConfig, add_flags, load_config
-from csm_trio.engine.scheduler import Runner
+from csm_trio.engine.scheduler import Leads, Runner
 from csm_trio.engine.service import open_engine
 from csm_trio.errors import StartupError
 from csm_trio.pipeline.context import Speaker
@@ -123,7 +123,8 @@ async def serve(
     # Bound before the model loads, so that a port in use is not found out minutes later; it
     # listens only once the engine is warm.
     with _bound_socket(config.server) as bound:
-        async with open_engine(make_runner, metrics) as engine:
+        leads = Leads(config.engine.target_lead_s, config.engine.max_lead_s)
+        async with open_engine(make_runner, metrics, leads=leads) as engine:
             admission = Admission(config.server.max_sessions or engine.slots, metrics)
             speaker = Speaker(engine, config.speech, metrics)
             house = House(engine, speaker, voices, admission, metrics, config.server, config.speech)

@@ -43,6 +43,8 @@ class EngineConfig:
     model_id: str | None = None
     model_file: str | None = None
     weights_path: Path | None = None
+    target_lead_s: float = 0.5
+    max_lead_s: float = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +162,14 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "--weights-path", "engine", "weights_path", _PATH, "path",
         "local .safetensors, .gguf or model directory; goes before --model-id",
+    ),
+    Setting(
+        "--target-lead-s", "engine", "target_lead_s", seconds(0, 60), "s",
+        "a call with less audio than this ahead of its player is short",
+    ),
+    Setting(
+        "--max-lead-s", "engine", "max_lead_s", seconds(0, 600), "s",
+        "a call with more than this ahead waits while another is short",
     ),
     Setting(
         "--voices-file", "speech", "voices_file", _PATH, "path", "JSON file of voice ids",

@@ -231,7 +231,8 @@ class _Conversation:
     async def _interrupt_after(self, heard_s: float) -> None:
         """Cut in once `heard_s` have passed since the first audio; too late is not at all."""
         await self._heard.wait()
-        await trio.sleep(heard_s)
+        assert self._player.first_at_s is not None
+        await trio.sleep_until(self._player.first_at_s + heard_s)
         self._interrupted = True
         self._hung_up = not self._all_came
         if self._hung_up:

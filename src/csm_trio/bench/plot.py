@@ -83,8 +83,9 @@ def _xs(calls: Sequence[int]) -> list[float]:
 
 
 def _latency_axis(values: Sequence[float]) -> _Axis:
-    highest = max(values, default=1.0) or 1.0
-    lowest = min((value for value in values if value > 0), default=highest)
+    """Choose an axis for milliseconds; less than one of them is nothing to look at."""
+    highest = max([1.0, *values])
+    lowest = max(1.0, min(values, default=1.0))
     if highest / lowest > _MAX_LINEAR_RATIO:
         low, high = math.floor(math.log10(lowest)), math.ceil(math.log10(highest))
         decades = (10.0**power for power in range(low, high + 1))

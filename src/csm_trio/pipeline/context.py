@@ -10,6 +10,7 @@ It must not know sockets, HTTP or any vendor's JSON, nor how frames are made.
 import contextlib
 import logging
 import secrets
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -99,6 +100,9 @@ class SpeechOrder:
     cancel_reason: Callable[[], str]
     timeline: Timeline = field(default_factory=Timeline)
     spoken_frames: int = 0
+    plays_out_s: float | None = None
+    """When the listener's player runs dry, on the monotonic clock: what was made so far plays on
+    from its first frame."""
 
 
 class Speaker:
@@ -202,6 +206,8 @@ class Speaker:
                         except trio.TooSlowError:
                             raise ListenerStalled(self._config.stall_timeout_s) from None
                         codes.append(frame.codes)
+                        now_s = time.monotonic()
+                        order.plays_out_s = max(now_s, order.plays_out_s or now_s) + FRAME_MS / 1000
                 if codes:
                     taken_s = trio.current_time() - begun_s
                     audio_s = len(codes) * FRAME_MS / 1000
@@ -227,6 +233,8 @@ class Speaker:
             max_frames=max(1, longest_ms // FRAME_MS),
             sampling=Sampling(settings.temperature, settings.top_k, seed + (sentence.index << 32)),
             turns=tuple(turn for turn in history if turn.speaker_id == speaker_id),
+            plays_at_s=order.plays_out_s,
+            batch=settings.batch or False,
         )
 
     async def _encode(
