@@ -226,11 +226,14 @@ class Engine:
             try:
                 yield stream
             finally:
+                cut, asked_s = stream.end is None, time.monotonic()
                 self._inbox.put(_Release(stream))
                 # Bounded by what the device thread is in the middle of: one prefill, one step.
                 with trio.CancelScope(shield=True):
                     await stream._released.wait()
                 self._streams.discard(stream)
+                if cut:
+                    self._metrics.cancel_to_free_s.observe(time.monotonic() - asked_s)
         finally:
             self._pool.release()
 
