@@ -113,7 +113,7 @@ def _warm_up(runner: TorchRunner) -> None:
     utterance = Utterance("Hello.", 0, _WARM_UP_FRAMES, Sampling(seed=0))
     slots = range(runner.slots)
     for slot in slots:
-        runner.open(slot, utterance)
+        runner.open([(slot, utterance)])
     for _ in range(_WARM_UP_FRAMES):
         runner.step(slots)
     for slot in slots:

@@ -16,20 +16,18 @@ Source: Mimi as in transformers' `modeling_mimi.py` and its checkpoints' tensor 
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from csm_trio.model.config import MimiConfig
+from csm_trio.model.mimi_attention import FullPrecision, MimiClock, RingAttend, Timekeeper
 from csm_trio.model.naming import CODEC_PREFIX
 
 CLUSTER_USAGE_MIN = 1e-5
 """Floor of a code's usage count when its vector is averaged (transformers' `epsilon`)."""
-
-RING_MULTIPLE = 8
-"""Attention kernels want the rows of their mask aligned to this many elements."""
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -42,8 +40,8 @@ class MimiState:
     contexts: Tensor  # [slots, floats], the last inputs of each convolution, side by side
     rings: Tensor  # [layers, slots, capacity, 2, kv_heads, head_dim], position p at p % capacity
 
-    def clear(self, slot: int) -> None:
-        """Begin anew: the slot's next frame is the first of another stream.
+    def clear(self, slot: int | Tensor) -> None:
+        """Begin anew: the next frame of a slot (or of several, int64) is a new stream's first.
 
         Masked values still meet the attention's sum with weight zero; the ring is emptied so
         that no tenant's overflow (NaN times zero) reaches the next.
@@ -51,17 +49,6 @@ class MimiState:
         self.positions[slot] = 0
         self.contexts[slot] = 0
         self.rings[:, slot] = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Clock:
-    """What all layers of one step share: where its rows stand in time."""
-
-    rows: Tensor  # [batch] slots
-    places: Tensor  # [batch * steps] into a ring whose slots and places are one dimension
-    cosines: Tensor  # [batch, steps, 1, head_dim] fp32
-    sines: Tensor  # [batch, steps, 1, head_dim] fp32, negative in the first half
-    visible: Tensor  # [batch, 1, groups * steps, capacity] bool
 
 
 class _Contexts:
@@ -88,19 +75,7 @@ class _Contexts:
         return torch.cat(self._fresh, 1)
 
 
-class _FullPrecision(nn.Module):
-    """A module whose floats stay fp32 when a tree that holds it is cast: it only moves."""
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        def move(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
-
-        super()._apply(move, recurse)  # type: ignore[no-untyped-call]
-        return self
-
-
-class _Dequantizer(_FullPrecision):
+class _Dequantizer(FullPrecision):
     """The codebooks, already through their output projections: a frame is one gather and sum."""
 
     table: Tensor  # [quantizers * codebook_size, hidden_size] fp32, whatever the module's dtype
@@ -212,7 +187,6 @@ class _Layer(nn.Module):
 
     def __init__(self, config: MimiConfig) -> None:
         super().__init__()
-        self._config = config
         hidden, head_dim = config.hidden_size, config.head_dim
         self.attention_norm = nn.LayerNorm(hidden, eps=config.norm_eps)
         self.mlp_norm = nn.LayerNorm(hidden, eps=config.norm_eps)
@@ -221,31 +195,14 @@ class _Layer(nn.Module):
         self.mlp_in = _frozen(config.intermediate_size, hidden)
         self.mlp_out = _frozen(config.intermediate_size, hidden)  # [in, out]
 
-    def forward(self, hidden: Tensor, ring: Tensor, clock: _Clock) -> Tensor:
+    def forward(self, hidden: Tensor, ring: Tensor, attend: RingAttend) -> Tensor:
         """Advance [batch, steps, hidden_size] through this layer's `ring`."""
-        batch, steps, width = hidden.shape
-        query, keys_values = self._project(hidden, clock)
-        places = ring.view(-1, *ring.shape[2:])  # [slots * capacity, 2, kv_heads, head_dim]
-        places.index_copy_(0, clock.places, keys_values)
-        seen = _attend(query, ring, clock)  # [batch, kv_heads, groups * steps, head_dim]
-        seen = seen.reshape(batch, -1, steps, self._config.head_dim).transpose(1, 2)
-        flat = hidden.view(-1, width)
-        flat = torch.addmm(flat, seen.reshape(batch * steps, -1), self.attention_out)
+        seen = attend(F.linear(self.attention_norm(hidden), self.qkv), ring)
+        flat = hidden.view(-1, hidden.shape[2])  # [batch * steps, hidden_size]
+        flat = torch.addmm(flat, seen.flatten(0, 1), self.attention_out)
         normed = self.mlp_norm(flat)
         flat = torch.addmm(flat, F.gelu(F.linear(normed, self.mlp_in)), self.mlp_out)
-        return flat.view(batch, steps, width)
-
-    def _project(self, hidden: Tensor, clock: _Clock) -> tuple[Tensor, Tensor]:
-        """Return queries as `_attend` wants them, and new ring entries [batch * steps, 2, ...]."""
-        batch, steps, _ = hidden.shape
-        config = self._config
-        heads, kv_heads, head_dim = config.heads, config.kv_heads, config.head_dim
-        qkv = F.linear(self.attention_norm(hidden), self.qkv).view(batch, steps, -1, head_dim)
-        turned = _rotate(qkv[:, :, : heads + kv_heads], clock)
-        query = turned[:, :, :heads].transpose(1, 2)  # [batch, heads, steps, head_dim]
-        query = query.reshape(batch, kv_heads, -1, head_dim)
-        keys_values = torch.cat((turned[:, :, heads:], qkv[:, :, heads + kv_heads :]), 2)
-        return query, keys_values.view(batch * steps, 2, kv_heads, head_dim)
+        return flat.view(hidden.shape)
 
     def load(self, tensors: Mapping[str, Tensor], name: str) -> None:
         attention = f"{name}.self_attn"
@@ -264,45 +221,6 @@ class _Layer(nn.Module):
         ):
             norm.weight.copy_(_take(tensors, f"{name}.{part}.weight"))
             norm.bias.copy_(_take(tensors, f"{name}.{part}.bias"))
-
-
-class _Timekeeper(_FullPrecision):
-    """RoPE angles, ring places and sight of the rows of a step, from their positions."""
-
-    inverse_hz: Tensor  # [head_dim / 2] fp32: in bf16 the angles are wrong within seconds
-    sign: Tensor  # [head_dim] fp32, -1 in the first half
-    steps: Tensor  # [steps] int64, from 0
-    ring: Tensor  # [capacity] int64, from 0
-
-    def __init__(self, config: MimiConfig) -> None:
-        super().__init__()
-        self._window, self._groups = config.sliding_window, config.heads // config.kv_heads
-        self.capacity = _ring_capacity(config)
-        half = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
-        self.register_buffer("inverse_hz", 1.0 / config.rope_theta**half)
-        sign = torch.ones(config.head_dim, dtype=torch.float32)
-        sign[: config.head_dim // 2] = -1
-        self.register_buffer("sign", sign)
-        self.register_buffer("steps", torch.arange(config.upsample_stride))
-        self.register_buffer("ring", torch.arange(self.capacity))
-
-    def forward(self, rows: Tensor, start: Tensor) -> _Clock:
-        """Tell the time of `rows` [batch] whose first new position is `start` [batch]."""
-        now = start[:, None] + self.steps  # [batch, steps]
-        angles = now[:, :, None].float() * self.inverse_hz
-        angles = torch.cat((angles, angles), -1)[:, :, None]  # [batch, steps, 1, head_dim]
-        last = now[:, -1:]
-        # The newest position each place of the ring can hold; below zero: not of this tenant.
-        held = last - torch.remainder(last - self.ring, self.capacity)  # [batch, capacity]
-        age = now[:, :, None] - held[:, None]  # [batch, steps, capacity]
-        visible = (age >= 0) & (age < self._window) & (held >= 0)[:, None]
-        return _Clock(
-            rows=rows,
-            places=(rows[:, None] * self.capacity + now % self.capacity).flatten(),
-            cosines=angles.cos(),
-            sines=angles.sin() * self.sign,
-            visible=visible[:, None].expand(-1, self._groups, -1, -1).flatten(1, 2)[:, None],
-        )
 
 
 class _Residual(nn.Module):
@@ -358,7 +276,7 @@ class MimiDecoder(nn.Module):
         if config.upsample_stride > 1:  # else the checkpoint has none
             stride = config.upsample_stride
             self.upsample = _CausalConv(hidden, hidden, taps=2, stride=stride, bias=False)
-        self.timekeeper = _Timekeeper(config)
+        self.timekeeper = Timekeeper(config)
         self.layers = nn.ModuleList(_Layer(config) for _ in range(config.layers))
         self.first = _CausalConv(hidden, channels, taps=config.kernel_size)
         self.stages = nn.ModuleList(
@@ -407,21 +325,29 @@ class MimiDecoder(nn.Module):
             rings=torch.zeros(config.layers, slots, *ring, dtype=dtype, device=device),
         )
 
-    def decode(self, codes: Tensor, rows: Tensor, state: MimiState) -> Tensor:
+    def decode(
+        self,
+        codes: Tensor,
+        rows: Tensor,
+        state: MimiState,
+        *,
+        attending: Callable[[MimiClock], RingAttend] | None = None,
+    ) -> Tensor:
         """Decode one frame of each row and advance the slots of `rows`, and no others.
 
         `codes` is [batch, codebooks] int64, each below `codebook_size`; `rows` [batch] int64
         names their slots. A slot may be named twice only if nothing is expected of it (padding
-        at a dummy slot). Returns fp32 samples [batch, frame_samples], not clipped.
+        at a dummy slot). `attending` replaces torch's operations over the rings. Returns fp32
+        samples [batch, frame_samples], not clipped.
         """
         start = state.positions.index_select(0, rows)  # [batch]
         contexts = _Contexts(state.contexts.index_select(0, rows))
-        clock = self.timekeeper(rows, start)
+        attend = (attending or self.timekeeper.attending)(self.timekeeper(rows, start))
         hidden = self.dequantizer(codes)[:, None].to(state.contexts.dtype)
         if self.upsample is not None:
             hidden = self.upsample(hidden, contexts)  # [batch, steps, hidden_size]
         for layer, ring in zip(self.layers, state.rings, strict=True):
-            hidden = layer(hidden, ring, clock)
+            hidden = layer(hidden, ring, attend)
         hidden = self.first(hidden, contexts)
         for stage in self.stages:
             hidden = stage(hidden, contexts)
@@ -429,28 +355,6 @@ class MimiDecoder(nn.Module):
         state.positions.index_copy_(0, rows, start + self._config.upsample_stride)
         state.contexts.index_copy_(0, rows, contexts.collect())
         return pcm.squeeze(2).float()
-
-
-def _attend(query: Tensor, ring: Tensor, clock: _Clock) -> Tensor:
-    """Attend from `query` [batch, kv_heads, groups * steps, head_dim] to the rows' ring.
-
-    `ring` is [slots, capacity, 2, kv_heads, head_dim] with this step's entries in place.
-    """
-    seen = ring.index_select(0, clock.rows)  # [batch, capacity, 2, kv_heads, head_dim]
-    keys, values = seen.permute(2, 0, 3, 1, 4)
-    return F.scaled_dot_product_attention(query, keys, values, attn_mask=clock.visible)
-
-
-def _rotate(heads: Tensor, clock: _Clock) -> Tensor:
-    """Turn [batch, steps, heads, head_dim] by the rows' angles, in fp32 (half-split RoPE)."""
-    swapped = heads.roll(heads.shape[-1] // 2, -1)
-    return torch.addcmul(heads * clock.cosines, swapped, clock.sines).to(heads.dtype)
-
-
-def _ring_capacity(config: MimiConfig) -> int:
-    """Size a ring so that a step's entries, written first, hide none its first query sees."""
-    least = config.sliding_window + config.upsample_stride
-    return -(-least // RING_MULTIPLE) * RING_MULTIPLE
 
 
 def _take(tensors: Mapping[str, Tensor], name: str) -> Tensor:
