@@ -5,6 +5,8 @@ moved on by a frame. It computes what `CSM.next_frame` does; shapes depend on th
 alone, nothing is read back, and no host value changes what it does, so it can be captured.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,6 +17,7 @@ from csm_trio.model.csm import CSM, RowState
 from csm_trio.model.kernels.attend import Cache, Clock, attend
 from csm_trio.model.kernels.draw import Dice, draw
 from csm_trio.model.kernels.linear import Norm, linear
+from csm_trio.model.kernels.lockstep import Scratch, attend_lockstep
 from csm_trio.model.kernels.runtime import Workspace
 from csm_trio.model.llama import LlamaLayer
 
@@ -33,12 +36,9 @@ class FusedFrame:
         codebooks, depth = model.config.codebooks, model.config.depth
         # The last hidden state feeds two products: codebook 0's logits, the depth's first input.
         self._after_backbone = torch.cat((model.first_head, model.depth_projector))
-        shape = (depth.layers, rows, codebooks, depth.kv_heads, depth.head_dim)
+        shape = (depth.layers, rows, depth.kv_heads, codebooks, depth.head_dim)
         self._depth_keys = state.inputs.new_zeros(shape)
         self._depth_values = state.inputs.new_zeros(shape)
-        self._lanes = torch.arange(rows, device=state.inputs.device)
-        steps = torch.arange(codebooks, device=state.inputs.device)
-        self._depth_starts = steps[:, None].expand(-1, rows).contiguous()  # [codebooks, rows]
 
     def next_codes(self, slots: Tensor) -> Tensor:
         """Make one frame a row and move the rows on: slots int64 [rows] -> codes [rows, codebooks].
@@ -70,10 +70,20 @@ class FusedFrame:
         sin = model.rotary.sin.index_select(0, starts).unsqueeze(1)
         clock = Clock(slots, starts, cos, sin)
         x = self._state.inputs.index_select(0, slots)
+        config = model.config.backbone
+        programs = len(slots) * config.kv_heads
+        splits = min(_MOST_SPLITS, max(1, _WANTED_PROGRAMS // programs))
         for index, layer in enumerate(model.backbone.blocks):
             keys, values = kv.keys[index], kv.values[index]
             cache = Cache(keys.transpose(1, 2), values.transpose(1, 2), _EVERYTHING)
-            x = self._layer(layer, x, model.config.backbone, cache, clock)
+
+            def mix(qkv: Tensor, cache: Cache = cache) -> Tensor:
+                mixed = attend(
+                    qkv.unsqueeze(1), cache, clock, self._space, heads=config.heads, splits=splits
+                )
+                return mixed.squeeze(1)
+
+            x = self._layer(layer, x, config, mix)
         return x
 
     def _spell(self, x: Tensor, dice: Dice, codes: Tensor) -> None:
@@ -90,7 +100,7 @@ class FusedFrame:
         norm = Norm(model.depth.norm, model.config.depth.norm_eps)
         for codebook in range(model.config.codebooks):
             if codebook:
-                x = self._depth(x, codebook, rows)
+                x = self._depth(x, codebook)[-rows:]
                 logits = linear(x, model.depth_heads[codebook - 1], space, norm=norm)
             following = codebook + 1 < model.config.codebooks
             if codebook:
@@ -101,41 +111,33 @@ class FusedFrame:
                 embedded=x[-rows:] if following else None,
             )  # fmt: skip
 
-    def _depth(self, x: Tensor, codebook: int, rows: int) -> Tensor:
-        """Run the depth decoder at position `codebook`; before it at 0 too, as the first call."""
-        model = self._model
-        steps = 2 if codebook == 1 else 1
-        first = codebook + 1 - steps
-        span = slice(first, first + steps)
-        clock = Clock(
-            self._lanes[:rows],
-            self._depth_starts[first, :rows],
-            model.depth_cos[span].transpose(0, 1),
-            model.depth_sin[span].transpose(0, 1),
-        )
+    def _depth(self, x: Tensor, codebook: int) -> Tensor:
+        """Run the depth decoder at position `codebook`; before it at 0 too, as the first call.
+
+        x: [rows, width]; as the first call [2 * rows, width], position 0's rows first.
+        """
+        model, config = self._model, self._model.config.depth
+        cos, sin = model.depth_cos[codebook, 0], model.depth_sin[codebook, 0]
         for index, layer in enumerate(model.depth.blocks):
-            cache = Cache(self._depth_keys[index], self._depth_values[index], _EVERYTHING)
-            x = self._layer(layer, x, model.config.depth, cache, clock)
-        return x[-rows:]
+            scratch = Scratch(self._depth_keys[index], self._depth_values[index], cos, sin)
+
+            def mix(qkv: Tensor, scratch: Scratch = scratch) -> Tensor:
+                return attend_lockstep(qkv, codebook, scratch, self._space, heads=config.heads)
+
+            x = self._layer(layer, x, config, mix)
+        return x
 
     def _layer(
-        self, layer: LlamaLayer, x: Tensor, config: LlamaConfig, cache: Cache, clock: Clock
+        self,
+        layer: LlamaLayer,
+        x: Tensor,
+        config: LlamaConfig,
+        mix: Callable[[Tensor], Tensor],
     ) -> Tensor:
-        """Run one block over x [steps * rows, width], the steps outermost."""
-        space, rows = self._space, clock.slots.shape[0]
+        """Run one block over x [rows, width]; `mix` attends from its q, k and v."""
+        space = self._space
         qkv = linear(x, layer.qkv, space, norm=Norm(layer.input_norm, config.norm_eps))
-        programs = rows * config.kv_heads
-        splits = min(_MOST_SPLITS, max(1, _WANTED_PROGRAMS // programs))
-        mixed = attend(
-            qkv.view(-1, rows, qkv.shape[1]).transpose(0, 1),
-            cache,
-            clock,
-            space,
-            heads=config.heads,
-            splits=splits if cache.keys.shape[1] > 64 else 1,
-        )
-        mixed = mixed.transpose(0, 1).reshape(x.shape[0], -1)
-        x = linear(mixed, layer.out, space, residual=x)
+        x = linear(mix(qkv), layer.out, space, residual=x)
         norm = Norm(layer.mlp_norm, config.norm_eps)
         active = linear(x, layer.gate_up, space, norm=norm, gated=True)
         return linear(active, layer.down, space, residual=x)

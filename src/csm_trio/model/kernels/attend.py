@@ -1,9 +1,9 @@
 """Decode attention over slots: each row to its own length, new keys written on the way.
 
 In: the fused q, k, v of a few new positions a row, and a cache indexed by slot. Out: mixed values.
-One kernel serves the backbone (long pasts), the depth decoder (one frame's scratch) and the
-codec (a ring with a window): lengths are read on the device, so that a captured launch stays
-true whoever runs.
+One kernel serves the backbone (long pasts) and the codec (a ring with a window): lengths are
+read on the device, so that a captured launch stays true whoever runs. The depth decoder, whose
+rows all stand at the same short past, has a simpler one in `lockstep.py`.
 """
 
 from dataclasses import dataclass
@@ -68,10 +68,6 @@ def _attend_kernel(
     k = _turned(qkv_ptr, place, dims, cos, sin, in_fresh, DIM)
     v = tl.load(qkv_ptr + place + KV_HEADS * DIM + dims, mask=in_fresh, other=0.0)
     kv = slot * kv_slot + head * kv_head
-    if split == 0:
-        at = kv + ((start + fresh) % capacity)[:, None] * kv_place + dims
-        tl.store(keys_ptr + at, k, mask=in_fresh)
-        tl.store(values_ptr + at, v, mask=in_fresh)
     scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
     seen = (fresh[None, :] <= step[:, None]) & (fresh < STEPS)[None, :] & (split == 0)
     top = tl.max(tl.where(seen, scores, -1e30), axis=1)
@@ -101,6 +97,10 @@ def _attend_kernel(
         mixed = tl.dot(shares.to(past_v.dtype), past_v, mixed, input_precision="ieee")
         top = higher
 
+    if split == 0:  # only now: no load of the past need wait for these
+        at = kv + ((start + fresh) % capacity)[:, None] * kv_place + dims
+        tl.store(keys_ptr + at, k, mask=in_fresh)
+        tl.store(values_ptr + at, v, mask=in_fresh)
     last = True
     if SPLITS > 1:
         tile = row * KV_HEADS + head
@@ -162,8 +162,27 @@ class Clock:
     sin: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """How a program walks its past: keys at once, warps, loads in flight."""
+
+    block: int
+    warps: int
+    stages: int
+
+
+USUAL = Tuning(block=64, warps=4, stages=2)
+
+
 def attend(
-    qkv: Tensor, cache: Cache, clock: Clock, space: Workspace, *, heads: int, splits: int = 1
+    qkv: Tensor,
+    cache: Cache,
+    clock: Clock,
+    space: Workspace,
+    *,
+    heads: int,
+    splits: int = 1,
+    tuning: Tuning = USUAL,
 ) -> Tensor:
     """Attend from qkv [rows, steps, (heads + 2 kv_heads) * dim], any strides of rows and steps.
 
@@ -179,7 +198,6 @@ def attend(
     group = heads // kv_heads
     queries = max(_LEAST_TILE, power_of_2(steps * group))
     width = max(_LEAST_TILE, power_of_2(dim))
-    block = 32 if places <= 32 else 64
     if splits > 1:
         floats = rows * kv_heads * splits * queries * (width + 2)
         space.check(floats=floats, tickets=rows * kv_heads)
@@ -192,8 +210,8 @@ def attend(
         cache.keys.stride(0), cache.keys.stride(2), cache.keys.stride(1),
         dim**-0.5, places, cache.window,
         STEPS=steps, GROUP=group, KV_HEADS=kv_heads, DIM=dim, WIDTH=width, QUERIES=queries,
-        BLOCK=block, SPLITS=splits, PDL=space.overlap,
-        num_warps=4, num_stages=2, **space.launch,
+        BLOCK=tuning.block, SPLITS=splits, PDL=space.overlap,
+        num_warps=tuning.warps, num_stages=tuning.stages, **space.launch,
     )  # fmt: skip
     return out
 

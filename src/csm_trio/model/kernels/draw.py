@@ -38,8 +38,7 @@ def _kth_largest(keys, k, BITS: tl.constexpr):
     """Return the largest key that at least k keys are no smaller than; two bits at a time."""
     found = tl.full((), 0, tl.uint32)
     for step in tl.static_range(BITS // 2):
-        shift: tl.constexpr = 30 - 2 * step
-        unit = tl.full((), 1 << shift, tl.uint32)
+        unit = tl.full((), 1 << (30 - 2 * step), tl.uint32)
         one = (keys >= found + unit).to(tl.int64)
         two = (keys >= found + unit * 2).to(tl.int64)
         three = (keys >= found + unit * 3).to(tl.int64)

@@ -21,8 +21,6 @@ from csm_trio.model.kernels.runtime import Workspace, power_of_2
 
 VECTOR_ROWS = 4
 """Up to so many rows, products on the plain cores keep up with the weights' arrival."""
-TILED_ROWS = 64
-"""Up to so many rows, our kernel; beyond, cuBLAS."""
 
 
 @triton.jit
@@ -55,70 +53,6 @@ def _vector_kernel(
         if RESIDUAL:
             y += tl.load(residual_ptr + place, mask=cols < n, other=0.0).to(tl.float32)
         tl.store(out_ptr + place, y.to(out_ptr.dtype.element_ty), mask=cols < n)
-
-
-@triton.jit(do_not_specialize=["rows"])
-def _tiled_kernel(
-    x_ptr, w_ptr, norm_ptr, residual_ptr, out_ptr, partial_ptr, ticket_ptr, rows, n, k, eps,
-    NORM: tl.constexpr, GATED: tl.constexpr, RESIDUAL: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    SPLITS: tl.constexpr, PDL: tl.constexpr,
-):  # fmt: skip
-    if PDL:
-        gdc_launch_dependents()
-    split = tl.program_id(2)
-    tile = tl.program_id(0) + tl.program_id(1) * tl.num_programs(0)
-    ms = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
-    cols = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    ks = tl.arange(0, BLOCK_K)
-    in_rows, in_cols = ms < rows, cols < n
-    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    up = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    squares = tl.zeros((BLOCK_M,), tl.float32)
-    share = tl.cdiv(tl.cdiv(k, BLOCK_K), SPLITS) * BLOCK_K
-    begin = split * share
-    if PDL:
-        gdc_wait()
-    for start in range(begin, tl.minimum(begin + share, k), BLOCK_K):
-        inside = start + ks < k
-        x_at = x_ptr + ms[:, None] * k + (start + ks)[None, :]
-        w_at = w_ptr + cols[None, :] * k + (start + ks)[:, None]
-        x = tl.load(x_at, mask=in_rows[:, None] & inside[None, :], other=0.0)
-        w = tl.load(w_at, mask=inside[:, None] & in_cols[None, :], other=0.0)
-        if NORM:
-            wide = x.to(tl.float32)
-            squares += tl.sum(wide * wide, axis=1)
-            gain = tl.load(norm_ptr + start + ks, mask=inside, other=0.0).to(tl.float32)
-            x = (wide * gain[None, :]).to(x.dtype)
-        acc = tl.dot(x, w, acc, input_precision="ieee")
-        if GATED:
-            w = tl.load(w_at + n * k, mask=inside[:, None] & in_cols[None, :], other=0.0)
-            up = tl.dot(x, w, up, input_precision="ieee")
-    if NORM:
-        scale = tl.rsqrt(squares / k + eps)[:, None]
-        acc, up = acc * scale, up * scale
-    if GATED:
-        acc = acc * tl.sigmoid(acc) * up
-    place = ms[:, None] * n + cols[None, :]
-    mask = in_rows[:, None] & in_cols[None, :]
-    last = True
-    if SPLITS > 1:
-        # The split that comes last sums all in their order: the outcome knows no race.
-        within = tl.arange(0, BLOCK_M)[:, None] * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
-        slab = partial_ptr + tile * SPLITS * BLOCK_M * BLOCK_N
-        tl.store(slab + split * BLOCK_M * BLOCK_N + within, acc)
-        tl.debug_barrier()
-        last = tl.atomic_add(ticket_ptr + tile, 1, sem="acq_rel") == SPLITS - 1
-        if last:
-            acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-            for other in range(SPLITS):
-                at = slab + other * BLOCK_M * BLOCK_N + within
-                acc += tl.load(at, cache_modifier=".cg")
-            tl.store(ticket_ptr + tile, 0)
-    if last:
-        if RESIDUAL:
-            acc += tl.load(residual_ptr + place, mask=mask, other=0.0).to(tl.float32)
-        tl.store(out_ptr + place, acc.to(out_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -174,8 +108,6 @@ def linear(
     """
     if x.shape[0] <= VECTOR_ROWS:
         return _vector(x, weight, space, norm, gated, residual)
-    if x.shape[0] <= TILED_ROWS:
-        return _tiled(x, weight, space, norm, gated, residual)
     return _library(x, weight, space, norm, gated, residual)
 
 
@@ -201,54 +133,6 @@ def _vector(
         ROWS=x.shape[0], NORM=norm is not None, GATED=gated, RESIDUAL=residual is not None,
         BLOCK_N=block_n, BLOCK_K=block_k, PDL=space.overlap,
         num_warps=4, **space.launch,
-    )  # fmt: skip
-    return out
-
-
-@dataclass(frozen=True, slots=True)
-class Tiles:
-    """How the tiled kernel cuts one product."""
-
-    block_n: int
-    block_k: int
-    splits: int
-    warps: int
-    stages: int
-
-
-def tiles_for(rows: int, n: int, k: int, *, gated: bool, normed: bool) -> Tiles:
-    """Choose tiles so that every multiprocessor has weights to fetch."""
-    if gated:
-        return Tiles(32 if rows <= 32 else 64, 64, 1, 4, 4)
-    splits = 1
-    while not normed and splits < 8 and (n // 32) * splits < 128 and k // splits > 512:
-        splits *= 2
-    return Tiles(32 if n > 1024 or splits > 1 else 16, 128, splits, 4, 4)
-
-
-def _tiled(
-    x: Tensor,
-    weight: Tensor,
-    space: Workspace,
-    norm: Norm | None,
-    gated: bool,
-    residual: Tensor | None,
-) -> Tensor:
-    out = _out(x, weight, gated)
-    (rows, k), n = x.shape, out.shape[1]
-    tiles = tiles_for(rows, n, k, gated=gated, normed=norm is not None)
-    block_m = max(16, power_of_2(rows))
-    if x.dtype == torch.float32:
-        tiles = Tiles(16, 32, tiles.splits, 4, 2)
-    grid = (triton.cdiv(n, tiles.block_n), triton.cdiv(rows, block_m), tiles.splits)
-    space.check(floats=grid[0] * grid[1] * grid[2] * block_m * tiles.block_n, tickets=grid[0])
-    _tiled_kernel[grid](
-        x, weight, weight if norm is None else norm.gain, x if residual is None else residual,
-        out, space.floats, space.tickets, rows, n, k, 0.0 if norm is None else norm.eps,
-        NORM=norm is not None, GATED=gated, RESIDUAL=residual is not None,
-        BLOCK_M=block_m, BLOCK_N=tiles.block_n, BLOCK_K=tiles.block_k,
-        SPLITS=tiles.splits, PDL=space.overlap,
-        num_warps=tiles.warps, num_stages=tiles.stages, **space.launch,
     )  # fmt: skip
     return out
 
