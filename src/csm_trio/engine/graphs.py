@@ -18,8 +18,9 @@ from csm_trio.model.config import FRAME_SAMPLES, CSMConfig
 from csm_trio.model.csm import CSM
 from csm_trio.model.fused import FusedFrame
 from csm_trio.model.kernels.attend import attending_rings
+from csm_trio.model.kernels.convolve import FusedConvolutions
 from csm_trio.model.kernels.runtime import Workspace
-from csm_trio.model.mimi import MimiDecoder
+from csm_trio.model.mimi import DecoderKernels, MimiDecoder
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,10 @@ class GraphedStep:
         device = slots.state.inputs.device
         space = Workspace(device)
         self._frame = FusedFrame(model, slots.kv, slots.state, rows=slots.count, space=space)
-        self._attending = partial(attending_rings, config=config.codec, space=space)
+        self._kernels = DecoderKernels(
+            partial(attending_rings, config=config.codec, space=space),
+            partial(FusedConvolutions, space=space),
+        )
         self._codebooks = config.codebooks
         width = config.codebooks + FRAME_SAMPLES
         self._rows = torch.full((slots.count,), slots.dummy, device=device)  # [slots] int64
@@ -75,7 +79,7 @@ class GraphedStep:
     def _make_frames(self, size: int) -> None:
         rows = self._rows[:size]
         codes = self._frame.next_codes(rows)  # [size, codebooks]
-        pcm = self._codec.decode(codes, rows, self._slots.codec, attending=self._attending)
+        pcm = self._codec.decode(codes, rows, self._slots.codec, kernels=self._kernels)
         self._slots.codec.positions[-1:].zero_()
         out = self._out[:size]
         out[:, : self._codebooks] = codes

@@ -14,7 +14,7 @@ from torch import Tensor
 from csm_trio.model.attention import SlotKV
 from csm_trio.model.config import LlamaConfig
 from csm_trio.model.csm import CSM, RowState
-from csm_trio.model.kernels.attend import Cache, Clock, attend
+from csm_trio.model.kernels.attend import Cache, Clock, attend, splits_for
 from csm_trio.model.kernels.draw import Dice, draw
 from csm_trio.model.kernels.linear import Norm, linear
 from csm_trio.model.kernels.lockstep import Scratch, attend_lockstep
@@ -22,7 +22,6 @@ from csm_trio.model.kernels.runtime import Workspace
 from csm_trio.model.llama import LlamaLayer
 
 _EVERYTHING = 1 << 30  # a window that hides no key
-_WANTED_PROGRAMS = 256
 _MOST_SPLITS = 8
 
 
@@ -72,7 +71,7 @@ class FusedFrame:
         x = self._state.inputs.index_select(0, slots)
         config = model.config.backbone
         programs = len(slots) * config.kv_heads
-        splits = min(_MOST_SPLITS, max(1, _WANTED_PROGRAMS // programs))
+        splits = splits_for(programs, most=_MOST_SPLITS)
         for index, layer in enumerate(model.backbone.blocks):
             keys, values = kv.keys[index], kv.values[index]
             cache = Cache(keys.transpose(1, 2), values.transpose(1, 2), _EVERYTHING)

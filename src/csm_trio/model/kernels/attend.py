@@ -171,7 +171,17 @@ class Tuning:
     stages: int
 
 
-USUAL = Tuning(block=64, warps=4, stages=2)
+_FEW, _SOME, _MANY = Tuning(64, 4, 2), Tuning(32, 2, 3), Tuning(32, 1, 3)
+
+
+def tuning_for(programs: int) -> Tuning:
+    """Choose by how many programs there are: few must be quick, many must be small."""
+    return _FEW if programs < 256 else _SOME if programs < 2048 else _MANY
+
+
+def splits_for(programs: int, *, most: int) -> int:
+    """Choose into how many parts a past is split, so that few rows fill the device too."""
+    return min(most, max(1, 256 // programs))
 
 
 def attend(
@@ -182,7 +192,7 @@ def attend(
     *,
     heads: int,
     splits: int = 1,
-    tuning: Tuning = USUAL,
+    tuning: Tuning | None = None,
 ) -> Tensor:
     """Attend from qkv [rows, steps, (heads + 2 kv_heads) * dim], any strides of rows and steps.
 
@@ -195,6 +205,7 @@ def attend(
         out = qkv.new_empty(rows, steps, heads * dim)
     else:
         out = qkv.new_empty(steps, rows, heads * dim).transpose(0, 1)
+    tuning = tuning or tuning_for(rows * kv_heads)
     group = heads // kv_heads
     queries = max(_LEAST_TILE, power_of_2(steps * group))
     width = max(_LEAST_TILE, power_of_2(dim))
@@ -219,9 +230,10 @@ def attend(
 def attending_rings(clock: MimiClock, space: Workspace, *, config: MimiConfig) -> RingAttend:
     """Attend over the codec's rings as `Timekeeper.attending` does."""
     steps = Clock(clock.rows, clock.start, clock.cosines[:, :, 0], clock.sines[:, :, 0])
+    splits = splits_for(clock.rows.shape[0] * config.kv_heads, most=4)
 
     def attend_ring(qkv: Tensor, ring: Tensor) -> Tensor:
         cache = Cache(ring[:, :, 0], ring[:, :, 1], config.sliding_window)
-        return attend(qkv, cache, steps, space, heads=config.heads)
+        return attend(qkv, cache, steps, space, heads=config.heads, splits=splits)
 
     return attend_ring

@@ -19,7 +19,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from csm_trio.model.kernels.runtime import Workspace, power_of_2
 
-VECTOR_ROWS = 4
+VECTOR_ROWS = 2
 """Up to so many rows, products on the plain cores keep up with the weights' arrival."""
 
 
