@@ -7,7 +7,7 @@ costs one copy in, one launch, one copy out, and one wait.
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -27,11 +27,37 @@ logger = logging.getLogger(__name__)
 _SMALL_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 96, 128)
 _BUCKET_STEP = 64  # beyond the small ones
 
+_Pool = tuple[int, int]
+
 
 def buckets(slots: int) -> list[int]:
     """Return the numbers of rows that graphs are captured for, ascending; the last is `slots`."""
     sizes = [*_SMALL_BUCKETS, *range(_SMALL_BUCKETS[-1] + _BUCKET_STEP, slots, _BUCKET_STEP)]
     return [size for size in sizes if size < slots] + [slots]
+
+
+def codec_kernels(
+    config: CSMConfig, device: torch.device, space: Workspace | None = None
+) -> DecoderKernels:
+    """Return what decodes on a CUDA device in place of torch's own operations."""
+    space = space or Workspace(device)
+    return DecoderKernels(
+        partial(attending_rings, config=config.codec, space=space),
+        partial(FusedConvolutions, space=space),
+    )
+
+
+def captured(work: Callable[[], object], *, pool: _Pool | None = None) -> torch.cuda.CUDAGraph:
+    """Capture what `work` does, after doing it once: that compiles, which capture could not."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        work()
+    stream.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+        work()
+    return graph
 
 
 class GraphedStep:
@@ -42,10 +68,7 @@ class GraphedStep:
         device = slots.state.inputs.device
         space = Workspace(device)
         self._frame = FusedFrame(model, slots.kv, slots.state, rows=slots.count, space=space)
-        self._kernels = DecoderKernels(
-            partial(attending_rings, config=config.codec, space=space),
-            partial(FusedConvolutions, space=space),
-        )
+        self._kernels = codec_kernels(config, device, space)
         self._codebooks = config.codebooks
         width = config.codebooks + FRAME_SAMPLES
         self._rows = torch.full((slots.count,), slots.dummy, device=device)  # [slots] int64
@@ -58,19 +81,10 @@ class GraphedStep:
     def capture(self) -> None:
         """Capture every bucket, the largest first, so that the smaller ones fit in its memory."""
         sizes = buckets(self._slots.count)
-        stream = torch.cuda.Stream()
         pool = None
         for done, size in enumerate(reversed(sizes)):
             started_s = time.perf_counter()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                self._make_frames(size)  # compiles the kernels, which capture could not
-            stream.synchronize()
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(
-                graph, pool=pool, stream=stream, capture_error_mode="thread_local"
-            ):
-                self._make_frames(size)
+            graph = captured(partial(self._make_frames, size), pool=pool)
             pool = graph.pool()
             self._graphs[size] = graph
             took_s = time.perf_counter() - started_s

@@ -6,7 +6,7 @@ Runs on the device thread, as all torch does. Raises StartupError where a model 
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -34,25 +34,62 @@ _WARM_UP_FRAMES = 3
 _DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """Weights on their device, with what is needed to speak with them."""
+
+    name: str
+    config: CSMConfig
+    model: CSM
+    codec: MimiDecoder
+    tokenizer: TextTokenizer
+    placement: Placement
+    embedded: bool
+
+
 def load_runner(config: EngineConfig) -> TorchRunner:
     """Load the model that the settings name and warm it up."""
+    loaded = load_model(config)
+    if loaded.embedded:
+        logger.info(
+            "speaking with the embedded demonstration voice; for CSM-1B: "
+            "csm-trio serve --model-id sesame/csm-1b"
+        )
+    runner = warm_runner(loaded, config.pool_size)
+    logger.info(
+        "%s on %s in %s: %d slots",
+        loaded.name, loaded.placement.device, loaded.placement.dtype, runner.slots,
+    )  # fmt: skip
+    return runner
+
+
+def load_model(config: EngineConfig) -> LoadedModel:
+    """Load the model that the settings name, or fill one with noise."""
     placement = _place(config)
     files = locate_checkpoint(
         weights_path=config.weights_path, model_id=config.model_id, model_file=config.model_file
     )
     sizes, name = _sizes(config, files)
     tokenizer = TextTokenizer.from_file(files.tokenizer, text_vocab_size=sizes.text_vocab_size)
-    embedded = files.embedded and config.random_weights is None
-    if embedded:
-        logger.info(
-            "speaking with the embedded demonstration voice; for CSM-1B: "
-            "csm-trio serve --model-id sesame/csm-1b"
-        )
     model, codec = _build(config, files, sizes, placement)
-    slots = _plan_slots(config.pool_size, sizes, placement, embedded=embedded)
-    runner = TorchRunner(sizes, model, codec, tokenizer, slots=slots, placement=placement)
+    embedded = files.embedded and config.random_weights is None
+    return LoadedModel(name, sizes, model, codec, tokenizer, placement, embedded)
+
+
+def warm_runner(loaded: LoadedModel, pool_size: int | None) -> TorchRunner:
+    """Give the model its slots, as many as fit without a `pool_size`, and make first frames."""
+    started_s = time.perf_counter()
+    slots = _plan_slots(pool_size, loaded.config, loaded.placement, embedded=loaded.embedded)
+    runner = TorchRunner(
+        loaded.config,
+        loaded.model,
+        loaded.codec,
+        loaded.tokenizer,
+        slots=slots,
+        placement=loaded.placement,
+    )
     _warm_up(runner)
-    logger.info("%s on %s in %s: %d slots", name, placement.device, placement.dtype, slots)
+    logger.info("warm after %.1f s", time.perf_counter() - started_s)
     return runner
 
 
@@ -138,7 +175,6 @@ def _plan_slots(
 
 def _warm_up(runner: TorchRunner) -> None:
     """Make a few frames in every slot, so that the first caller pays for no first time."""
-    started_s = time.perf_counter()
     utterance = Utterance("Hello.", 0, _WARM_UP_FRAMES, Sampling(seed=0))
     slots = range(runner.slots)
     for first in range(0, runner.slots, runner.opens_per_step):
@@ -147,4 +183,3 @@ def _warm_up(runner: TorchRunner) -> None:
         runner.step(slots)
     for slot in slots:
         runner.close(slot)
-    logger.info("warm after %.1f s", time.perf_counter() - started_s)
