@@ -97,15 +97,18 @@ class RunnerCall:
 class SineRunner:
     """A Runner without torch: every utterance is a sine of its own.
 
-    A text with REFUSE in it raises TextTooLong from `open`; one with EXPLODE a RuntimeError from
+    A text with REFUSE in it gets TextTooLong from `open`; one with EXPLODE a RuntimeError from
     `step`, as a broken device would. Whatever a Runner must never be asked raises AssertionError:
     to open a taken slot, to step or close a free one, to step past an end.
 
     `calls` and `opened` grow on the device thread and may be read from any.
     """
 
-    def __init__(self, slots: int = 4, *, step_gate: StepGate | None = None) -> None:
+    def __init__(
+        self, slots: int = 4, *, step_gate: StepGate | None = None, opens_per_step: int = 1
+    ) -> None:
         self.slots = slots
+        self.opens_per_step = opens_per_step
         self.calls: list[RunnerCall] = []
         self.opened: list[Utterance] = []
         self._gate = step_gate
@@ -127,12 +130,16 @@ class SineRunner:
         """The slots closed so far, in order."""
         return [call.slots[0] for call in list(self.calls) if call.name == "close"]
 
-    def open(self, slot: int, utterance: Utterance) -> int:
-        """Begin an utterance."""
+    def open(self, batch: Sequence[tuple[int, Utterance]]) -> Sequence[int | SpeechError]:
+        """Begin utterances."""
+        assert 0 < len(batch) <= self.opens_per_step, "too many utterances were opened at once"
+        return [self._open(slot, utterance) for slot, utterance in batch]
+
+    def _open(self, slot: int, utterance: Utterance) -> int | SpeechError:
         assert 0 <= slot < self.slots, f"there is no slot {slot}"
         assert slot not in self._utterances, f"slot {slot} is in two hands"
         if "REFUSE" in utterance.text:
-            raise TextTooLong(len(utterance.text) - 1)
+            return TextTooLong(len(utterance.text) - 1)
         self.calls.append(RunnerCall("open", (slot,)))
         self.opened.append(utterance)
         self._utterances[slot] = utterance

@@ -23,7 +23,8 @@ FLOORS: dict[str, tuple[float, set[str], set[str]]] = {
     "model": (
         2,
         set(),
-        {"torch", "numpy", "safetensors", "gguf", "tokenizers", "transformers", "huggingface_hub"},
+        {"torch", "triton", "numpy", "safetensors", "gguf", "tokenizers", "transformers"}
+        | {"huggingface_hub"},
     ),
     "protocol": (3, set(), set()),
     "engine": (3, set(), {"torch", "trio", "numpy"}),

@@ -34,7 +34,8 @@ class EngineConfig:
     """The model and the device; no model named means the embedded voice.
 
     `device` is `auto`, `cpu`, `mps`, `cuda` or `cuda:N`; `dtype` is `auto`, `f32`, `f16` or
-    `bf16`. `pool_size` None means as many slots as the device can hold.
+    `bf16`. `pool_size` None means as many slots as the device can hold, `max_positions` None as
+    many as the model has. `random_weights` names sizes to fill with noise instead of a model.
     """
 
     pool_size: int | None = None
@@ -45,6 +46,8 @@ class EngineConfig:
     weights_path: Path | None = None
     target_lead_s: float = 0.5
     max_lead_s: float = 3.0
+    max_positions: int | None = None
+    random_weights: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +175,15 @@ SETTINGS: tuple[Setting, ...] = (
         "a call with more than this ahead waits while another is short",
     ),
     Setting(
+        "--max-positions", "engine", "max_positions", whole(64, 1 << 20), "positions",
+        "longest prompt and speech together that a slot has memory for; 12.5 are a second",
+        "unset, what the model was made for",
+    ),
+    Setting(
+        "--random-weights", "engine", "random_weights", choice("sesame/csm-1b-size"), "sizes",
+        "measure a device with sesame/csm-1b-size noise instead of a model",
+    ),
+    Setting(
         "--voices-file", "speech", "voices_file", _PATH, "path", "JSON file of voice ids",
         "unset, which knows default and speaker_0 to speaker_3",
     ),
@@ -259,6 +271,10 @@ def load_config(flags: Mapping[str, object], environ: Mapping[str, str]) -> Conf
     )
     if config.engine.model_file is not None and config.engine.model_id is None:
         raise StartupError("--model-file names a file of a repository; it needs --model-id.")
+    if config.engine.random_weights is not None and (
+        config.engine.model_id is not None or config.engine.weights_path is not None
+    ):
+        raise StartupError("--random-weights is served instead of a model: name no other.")
     return config
 
 

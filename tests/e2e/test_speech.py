@@ -14,6 +14,7 @@ from csm_trio.config import Config, EngineConfig, SpeechConfig
 from csm_trio.engine.load import load_runner
 from csm_trio.engine.runner import TorchRunner
 from csm_trio.engine.utterance import Frame, Utterance
+from csm_trio.errors import SpeechError
 from recognizer import WordErrors, recognize
 from sentences import SENTENCES
 from serving import TEST_SERVER, Server, serving
@@ -45,12 +46,17 @@ class Stenographer:
     def slots(self) -> int:
         return self._runner.slots
 
-    def open(self, slot: int, utterance: Utterance) -> int:
-        room = self._runner.open(slot, utterance)
-        self._utterance_in[slot] = len(self.texts)
-        self.texts.append(utterance.text)
-        self.frames.append(0)
-        return room
+    @property
+    def opens_per_step(self) -> int:
+        return self._runner.opens_per_step
+
+    def open(self, batch: Sequence[tuple[int, Utterance]]) -> Sequence[int | SpeechError]:
+        rooms = self._runner.open(batch)
+        for slot, utterance in batch:
+            self._utterance_in[slot] = len(self.texts)
+            self.texts.append(utterance.text)
+            self.frames.append(0)
+        return rooms
 
     def step(self, slots: Sequence[int]) -> list[Frame | None]:
         frames = self._runner.step(slots)

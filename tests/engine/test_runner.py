@@ -14,7 +14,7 @@ from csm_trio.engine.load import load_runner
 from csm_trio.engine.runner import TorchRunner
 from csm_trio.engine.slots import resolve_sampling
 from csm_trio.engine.utterance import Frame, Sampling, Utterance
-from csm_trio.errors import TextTooLong
+from csm_trio.errors import SpeechError, TextTooLong
 from csm_trio.model.config import Draw, SamplingDefaults
 from csm_trio.model.prompt import TextTokenizer, Turn, build_prompt
 from tiny_csm import CODEBOOKS, load_reference, write_tiny_checkpoint
@@ -42,8 +42,15 @@ def utterance(text: str, *, sampling: Sampling = GREEDY, turns: tuple[Turn, ...]
     return Utterance(text, 0, 64, sampling, turns)
 
 
+def open_slot(runner: TorchRunner, slot: int, what: Utterance) -> int:
+    (room,) = runner.open([(slot, what)])
+    if isinstance(room, SpeechError):
+        raise room
+    return room
+
+
 def speak_alone(runner: TorchRunner, what: Utterance, frames: int, *, slot: int = 0) -> list[Frame]:
-    runner.open(slot, what)
+    open_slot(runner, slot, what)
     made = [runner.step([slot])[0] for _ in range(frames)]
     runner.close(slot)
     return [frame for frame in made if frame is not None]
@@ -120,13 +127,13 @@ def test_a_row_alone_equals_the_row_in_a_batch_to_the_bit(
 
     # The others arrive before, in the middle and leave in the middle; it sits in another slot.
     others = [utterance(text, sampling=Sampling(temperature=1.3, seed=3)) for text in TEXTS[1:]]
-    runner.open(0, others[0])
+    open_slot(runner, 0, others[0])
     runner.step([0])
-    runner.open(2, subject)
+    open_slot(runner, 2, subject)
     accompanied: list[Frame] = []
     for step in range(30):
         if step == 10:
-            runner.open(1, others[1])
+            open_slot(runner, 1, others[1])
         running = [0, 2] if step < 10 else [0, 1, 2] if step < 20 else [1, 2]
         frame = runner.step(running)[-1]
         assert frame is not None
@@ -138,8 +145,8 @@ def test_a_row_alone_equals_the_row_in_a_batch_to_the_bit(
 def test_a_paused_row_goes_on_where_it_stood(runner: TorchRunner) -> None:
     subject = utterance(TEXTS[0])
     alone = speak_alone(runner, subject, 12)
-    runner.open(0, subject)
-    runner.open(1, utterance(TEXTS[2]))
+    open_slot(runner, 0, subject)
+    open_slot(runner, 1, utterance(TEXTS[2]))
     halting: list[Frame | None] = []
     for step in range(24):
         if step % 2:
@@ -175,7 +182,7 @@ def test_sampled_codes_never_leave_the_codec(runner: TorchRunner) -> None:
 
 def test_the_frame_budget_leaves_room_in_the_cache(runner: TorchRunner) -> None:
     text = "x" * 100
-    room = runner.open(0, Utterance(text, 0, 10_000, GREEDY))
+    room = open_slot(runner, 0, Utterance(text, 0, 10_000, GREEDY))
     # 256 positions; the prompt is BOS [0] text EOS, and its last row is the first step's input.
     assert room == 256 - (100 + 5) + 1
     made = [runner.step([0])[0] for _ in range(room)]
@@ -184,7 +191,7 @@ def test_the_frame_budget_leaves_room_in_the_cache(runner: TorchRunner) -> None:
 
 def test_a_text_that_fills_the_cache_is_refused(runner: TorchRunner) -> None:
     with pytest.raises(TextTooLong):
-        runner.open(0, Utterance("x" * 300, 0, 10, GREEDY))
+        open_slot(runner, 0, Utterance("x" * 300, 0, 10, GREEDY))
     assert speak_alone(runner, utterance("A"), 3)
 
 

@@ -6,6 +6,7 @@ Runs on the device thread, as all torch does. Raises StartupError where a model 
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -18,7 +19,8 @@ from csm_trio.model.config import CSMConfig
 from csm_trio.model.csm import CSM
 from csm_trio.model.mimi import MimiDecoder
 from csm_trio.model.prompt import TextTokenizer
-from csm_trio.model.read_config import read_config
+from csm_trio.model.random_weights import random_weights
+from csm_trio.model.read_config import csm_1b_config, read_config
 from csm_trio.model.weights import load_weights
 
 logger = logging.getLogger(__name__)
@@ -33,31 +35,95 @@ _SMALL_HIDDEN_SIZE = 512
 _DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """Weights on their device, with what is needed to speak with them."""
+
+    name: str
+    config: CSMConfig
+    model: CSM
+    codec: MimiDecoder
+    tokenizer: TextTokenizer
+    placement: Placement
+    embedded: bool
+
+
 def load_runner(config: EngineConfig) -> TorchRunner:
     """Load the model that the settings name and warm it up."""
-    placement = _place(config)
-    files = locate_checkpoint(
-        weights_path=config.weights_path, model_id=config.model_id, model_file=config.model_file
-    )
-    sizes = read_config(files.config, files.generation_config)
-    tokenizer = TextTokenizer.from_file(files.tokenizer, text_vocab_size=sizes.text_vocab_size)
-    _set_threads(placement, sizes)
-    if files.embedded:
+    loaded = load_model(config)
+    if loaded.embedded:
         logger.info(
             "speaking with the embedded demonstration voice; for CSM-1B: "
             "csm-trio serve --model-id sesame/csm-1b"
         )
-    weights = load_weights(files, sizes, device=placement.device, dtype=placement.dtype)
+    runner = warm_runner(loaded, config.pool_size)
+    logger.info(
+        "%s on %s in %s: %d slots",
+        loaded.name, loaded.placement.device, loaded.placement.dtype, runner.slots,
+    )  # fmt: skip
+    return runner
+
+
+def load_model(config: EngineConfig) -> LoadedModel:
+    """Load the model that the settings name, or fill one with noise."""
+    placement = _place(config)
+    files = locate_checkpoint(
+        weights_path=config.weights_path, model_id=config.model_id, model_file=config.model_file
+    )
+    sizes, name = _sizes(config, files)
+    tokenizer = TextTokenizer.from_file(files.tokenizer, text_vocab_size=sizes.text_vocab_size)
+    _set_threads(placement, sizes)
+    model, codec = _build(config, files, sizes, placement)
+    embedded = files.embedded and config.random_weights is None
+    return LoadedModel(name, sizes, model, codec, tokenizer, placement, embedded)
+
+
+def warm_runner(loaded: LoadedModel, pool_size: int | None) -> TorchRunner:
+    """Give the model its slots, as many as fit without a `pool_size`, and make first frames."""
+    started_s = time.perf_counter()
+    slots = _plan_slots(pool_size, loaded.config, loaded.placement, embedded=loaded.embedded)
+    runner = TorchRunner(
+        loaded.config,
+        loaded.model,
+        loaded.codec,
+        loaded.tokenizer,
+        slots=slots,
+        placement=loaded.placement,
+    )
+    _warm_up(runner)
+    logger.info("warm after %.1f s", time.perf_counter() - started_s)
+    return runner
+
+
+def _sizes(config: EngineConfig, files: CheckpointFiles) -> tuple[CSMConfig, str]:
+    """Return the model's sizes, its cache bounded as the settings say, and its name."""
+    if config.random_weights is not None:
+        sizes, name = csm_1b_config(), f"{config.random_weights} noise"
+    else:
+        sizes, name = read_config(files.config, files.generation_config), files.name
+    most = sizes.backbone.max_positions
+    if config.max_positions is None:
+        return sizes, name
+    if config.max_positions > most:
+        raise StartupError(
+            f"--max-positions {config.max_positions}: the model was made for {most} at most."
+        )
+    bounded = replace(sizes.backbone, max_positions=config.max_positions)
+    return replace(sizes, backbone=bounded), name
+
+
+def _build(
+    config: EngineConfig, files: CheckpointFiles, sizes: CSMConfig, placement: Placement
+) -> tuple[CSM, MimiDecoder]:
+    if config.random_weights is not None:
+        weights = random_weights(sizes, device=placement.device, dtype=placement.dtype)
+    else:
+        weights = load_weights(files, sizes, device=placement.device, dtype=placement.dtype)
     model = CSM(sizes, device=placement.device)
     model.load(weights)
     codec = MimiDecoder(sizes.codec).to(placement.device, placement.dtype)
     codec.load_tensors(weights)
-    del weights
-    slots = _plan_slots(config.pool_size, files, sizes, placement)
-    runner = TorchRunner(sizes, model, codec, tokenizer, slots=slots, placement=placement)
-    _warm_up(runner)
-    logger.info("%s on %s in %s: %d slots", files.name, placement.device, placement.dtype, slots)
-    return runner
+    return model, codec
 
 
 def _place(config: EngineConfig) -> Placement:
@@ -103,10 +169,10 @@ def slot_bytes(config: CSMConfig, dtype: torch.dtype) -> int:
 
 
 def _plan_slots(
-    wanted: int | None, files: CheckpointFiles, config: CSMConfig, placement: Placement
+    wanted: int | None, config: CSMConfig, placement: Placement, *, embedded: bool
 ) -> int:
     if placement.device.type != "cuda":
-        return wanted or (EMBEDDED_CPU_SLOTS if files.embedded else OTHER_CPU_SLOTS)
+        return wanted or (EMBEDDED_CPU_SLOTS if embedded else OTHER_CPU_SLOTS)
     free_bytes, _ = torch.cuda.mem_get_info(placement.device)
     # One slot more than the pool is the dummy.
     fitting = int(free_bytes * _MEMORY_SHARE) // slot_bytes(config, placement.dtype) - 1
@@ -121,13 +187,11 @@ def _plan_slots(
 
 def _warm_up(runner: TorchRunner) -> None:
     """Make a few frames in every slot, so that the first caller pays for no first time."""
-    started_s = time.perf_counter()
     utterance = Utterance("Hello.", 0, _WARM_UP_FRAMES, Sampling(seed=0))
     slots = range(runner.slots)
-    for slot in slots:
-        runner.open(slot, utterance)
+    for first in range(0, runner.slots, runner.opens_per_step):
+        runner.open([(slot, utterance) for slot in slots[first : first + runner.opens_per_step]])
     for _ in range(_WARM_UP_FRAMES):
         runner.step(slots)
     for slot in slots:
         runner.close(slot)
-    logger.info("warm after %.1f s", time.perf_counter() - started_s)

@@ -5,22 +5,25 @@ listens are the scheduler's and the service's business.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from csm_trio.engine.slots import Slots, resolve_sampling
+from csm_trio.engine.eager import EagerStep
+from csm_trio.engine.slots import Opening, Slots, resolve_sampling
 from csm_trio.engine.utterance import Frame, Utterance
-from csm_trio.model.attention import Span
-from csm_trio.model.config import FRAME_SAMPLES, CSMConfig
+from csm_trio.errors import SpeechError
+from csm_trio.model.config import CSMConfig
 from csm_trio.model.csm import CSM
-from csm_trio.model.llama import Attend
 from csm_trio.model.mimi import MimiDecoder
 from csm_trio.model.prompt import Prompt, TextTokenizer, build_prompt
+
+_CUDA_OPENS_PER_STEP = 8
+_CUDA_PREFILL_POSITIONS = 4096
+"""Most positions of one prefill, padding included: about one step's time on an H100."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +34,15 @@ class Placement:
     dtype: torch.dtype
 
 
-class TorchRunner:
-    """One copy of the weights, `slots` rows that each keep their own clock.
+class FrameStep(Protocol):
+    """How a device makes one frame for the running rows."""
 
-    On a CPU the batch always has as many rows as there are slots (padding included), attention
-    goes row by row over exactly that row's past, and the codec runs a row at a time: so a row's
-    audio is the same, to the bit, whoever else is speaking.
-    """
+    def run(self, slots: Sequence[int]) -> list[Frame | None]:
+        """Make one frame for each open slot; None where its speech has ended."""
+
+
+class TorchRunner:
+    """One copy of the weights, `slots` rows that each keep their own clock."""
 
     def __init__(
         self,
@@ -51,41 +56,61 @@ class TorchRunner:
     ) -> None:
         self._config = config
         self._model = model
-        self._codec = codec
         self._tokenizer = tokenizer
         self._device = placement.device
-        self._on_cpu = placement.device.type == "cpu"
         self._slots = Slots(config, slots, codec, device=placement.device, dtype=placement.dtype)
+        self._step = self._make_step(codec)
+
+    def _make_step(self, codec: MimiDecoder) -> FrameStep:
+        if self._device.type != "cuda":
+            return EagerStep(self._model, codec, self._slots)
+        # Imported here: its kernels need Triton, which only CUDA builds of torch bring.
+        from csm_trio.engine.graphs import GraphedStep
+
+        step = GraphedStep(self._config, self._model, codec, self._slots)
+        step.capture()
+        return step
 
     @property
     def slots(self) -> int:
         """How many utterances it can speak at once."""
         return self._slots.count
 
-    @torch.inference_mode()
-    def open(self, slot: int, utterance: Utterance) -> int:
-        """Prefill an utterance's prompt into a slot; return how many frames there is room for.
+    @property
+    def opens_per_step(self) -> int:
+        """How many utterances to open at once, so that those who speak wait about a step."""
+        return _CUDA_OPENS_PER_STEP if self._device.type == "cuda" else 1
 
-        All but the prompt's last row is prefilled: the first step takes that row as its input,
-        so that every step is the same. Raises TextTooLong where the text alone fills the cache.
+    @torch.inference_mode()
+    def open(self, batch: Sequence[tuple[int, Utterance]]) -> list[int | SpeechError]:
+        """Prefill prompts into slots; return how many frames there is room for in each.
+
+        All but a prompt's last row is prefilled: the first step takes that row as its input,
+        so that every step is the same. An utterance that cannot be said gets its error, such as
+        TextTooLong where the text alone fills the cache, and its slot stays free.
         """
-        prompt, room = self._prompt(utterance)
-        embedded = self._model.embed_prompt(
-            torch.from_numpy(prompt.tokens).to(self._device),
-            torch.from_numpy(prompt.mask).to(self._device),
-        )
-        last = embedded.shape[0] - 1
-        if last:
-            self._model.prefill(embedded[:last], 0, self._slots.kv.prefill(slot, 0))
+        outcomes: list[int | SpeechError] = []
+        prompts: list[tuple[Opening, Prompt]] = []
+        for slot, utterance in batch:
+            try:
+                prompt, room = self._prompt(utterance)
+            except SpeechError as error:
+                outcomes.append(error)
+                continue
+            outcomes.append(room)
+            prompts.append((self._opening(slot, prompt, utterance), prompt))
+        for group in self._groups(prompts):
+            self._prefill(group)
+        return outcomes
+
+    def _opening(self, slot: int, prompt: Prompt, utterance: Utterance) -> Opening:
         sampling = utterance.sampling
-        self._slots.open(
-            slot,
-            first_input=embedded[last],
-            position=last,
+        return Opening(
+            slot=slot,
+            position=prompt.positions - 1,
             draws=resolve_sampling(sampling, self._config.sampling),
             seed=random.getrandbits(62) if sampling.seed is None else sampling.seed,
         )
-        return room
 
     def _prompt(self, utterance: Utterance) -> tuple[Prompt, int]:
         positions = self._config.backbone.max_positions
@@ -101,49 +126,43 @@ class TorchRunner:
         # The first frame's step writes the prompt's last position.
         return prompt, min(utterance.max_frames, positions - len(prompt.tokens) + 1)
 
-    @torch.inference_mode()
-    def step(self, slots: Sequence[int]) -> list[Frame | None]:
+    def _groups(
+        self, prompts: list[tuple[Opening, Prompt]]
+    ) -> Iterator[list[tuple[Opening, Prompt]]]:
+        """Part prompts into prefills; alone elsewhere than on CUDA, so that none sees another."""
+        if self._device.type != "cuda":
+            yield from ([prompt] for prompt in prompts)
+            return
+        group: list[tuple[Opening, Prompt]] = []
+        for opening, prompt in sorted(prompts, key=lambda pair: pair[1].positions):
+            if group and (len(group) + 1) * prompt.positions > _CUDA_PREFILL_POSITIONS:
+                yield group
+                group = []
+            group.append((opening, prompt))
+        if group:
+            yield group
+
+    def _prefill(self, group: Sequence[tuple[Opening, Prompt]]) -> None:
+        openings = [opening for opening, _ in group]
+        tokens = [torch.from_numpy(prompt.tokens) for _, prompt in group]
+        mask = [torch.from_numpy(prompt.mask) for _, prompt in group]
+        embedded = self._model.embed_prompt(
+            torch.cat(tokens).to(self._device), torch.cat(mask).to(self._device)
+        ).split([len(rows) for rows in tokens])
+        pasts = [rows[:-1] for rows in embedded]
+        if max(map(len, pasts)):
+            kv = self._slots.kv
+            attend = kv.prefill(openings[0].slot, 0)
+            if len(group) > 1:
+                slots = torch.tensor([opening.slot for opening in openings], device=self._device)
+                attend = kv.prefill_rows(slots)
+            self._model.prefill(pad_sequence(pasts, batch_first=True), 0, attend)
+        self._slots.open(openings, torch.stack([rows[-1] for rows in embedded]))
+
+    def step(self, slots: Sequence[int]) -> Sequence[Frame | None]:
         """Make one frame for each open slot; None where its speech has ended."""
-        running = list(slots)
-        rows = self._padded(running)
-        positions = self._slots.positions[rows]
-        codes = self._model.next_frame(
-            self._slots.inputs[rows],
-            positions,
-            self._slots.draw(running, rows),
-            self._attend(running, rows, positions),
-        )
-        self._slots.advance(running, rows, self._model.embed_frames(codes))
-        spoken = codes.to("cpu", torch.int16).numpy()[: len(running)]  # [running, codebooks]
-        # Sesame ends on a frame of zeros; transformers ignores its last codebook. Both end here.
-        alive = [row for row in range(len(running)) if spoken[row, :-1].any()]
-        pcm = self._decode(codes, rows, alive)
-        frames: list[Frame | None] = [None] * len(running)
-        for row, samples in zip(alive, pcm, strict=True):
-            frames[row] = Frame(samples, spoken[row])
-        return frames
+        return self._step.run(slots)
 
     def close(self, slot: int) -> None:
         """Forget what the slot held."""
         self._slots.close(slot)
-
-    def _padded(self, slots: list[int]) -> Tensor:
-        batch = self.slots if self._on_cpu else min(1 << (len(slots) - 1).bit_length(), self.slots)
-        padding = [self._slots.dummy] * (batch - len(slots))
-        return torch.tensor(slots + padding, device=self._device)
-
-    def _attend(self, slots: list[int], rows: Tensor, positions: Tensor) -> Attend:
-        if self._on_cpu:
-            spans = [Span(row, slot, self._slots.position(slot)) for row, slot in enumerate(slots)]
-            return self._slots.kv.step_by_row(spans)
-        longest = 1 + max(self._slots.position(slot) for slot in slots)
-        return self._slots.kv.step_masked(rows, positions, longest)
-
-    def _decode(self, codes: Tensor, rows: Tensor, alive: list[int]) -> NDArray[np.int16]:
-        """Turn the living rows' codes into samples, int16 [alive, 1920]."""
-        if not alive:
-            return np.empty((0, FRAME_SAMPLES), np.int16)
-        groups = [[row] for row in alive] if self._on_cpu else [alive]
-        pcm = [self._codec.decode(codes[group], rows[group], self._slots.codec) for group in groups]
-        whole = torch.cat(pcm)
-        return (whole.clamp(-1, 1) * 32767).round().to("cpu", torch.int16).numpy()

@@ -17,6 +17,7 @@ from typing import Generic, Protocol, TypeVar
 
 from csm_trio.engine.runaway import RunawayGuard
 from csm_trio.engine.utterance import EndReason, Frame, Utterance
+from csm_trio.errors import SpeechError
 
 CREDIT_FRAMES = 25
 """How far a row may run ahead of its listener: 2 s of audio."""
@@ -33,10 +34,14 @@ class Runner(Protocol):
     def slots(self) -> int:
         """How many utterances it can speak at once."""
 
-    def open(self, slot: int, utterance: Utterance) -> int:
-        """Begin an utterance in a free slot; return how many frames there is room for.
+    @property
+    def opens_per_step(self) -> int:
+        """How many utterances may begin between two steps."""
 
-        Raises SpeechError where this utterance cannot be said; the slot then stays free.
+    def open(self, batch: Sequence[tuple[int, Utterance]]) -> Sequence[int | SpeechError]:
+        """Begin utterances in free slots; return how many frames there is room for in each.
+
+        An utterance that cannot be said gets its error instead; its slot then stays free.
         """
 
     def step(self, slots: Sequence[int]) -> Sequence[Frame | None]:

@@ -108,13 +108,15 @@ class _StepLoop:
         self._inbox = inbox
         self._call_soon = token.run_sync_soon
         self._metrics = metrics
-        self._scheduler: Scheduler[FrameStream] = Scheduler(runner.slots, leads=leads)
+        self._scheduler: Scheduler[FrameStream] = Scheduler(
+            runner.slots, opens_per_step=runner.opens_per_step, leads=leads
+        )
 
     def run(self) -> None:
         """Step until told to stop."""
         while self._obey_commands():
             plan = self._scheduler.next(time.monotonic())
-            refused = [stream for slot, stream in plan.open if not self._open(slot, stream)]
+            refused = self._open(plan.open) if plan.open else set()
             running = [pair for pair in plan.run if pair[1] not in refused]
             if running:
                 self._step(running)
@@ -145,17 +147,21 @@ class _StepLoop:
                 case _Stop():
                     return False
 
-    def _open(self, slot: int, stream: FrameStream) -> bool:
+    def _open(self, opening: Sequence[tuple[int, FrameStream]]) -> set[FrameStream]:
+        """Open the planned slots at once; return whose utterances cannot be said."""
         start_s = time.perf_counter()
-        try:
-            room = self._runner.open(slot, stream.utterance)
-        except SpeechError as error:
-            self._scheduler.release(stream)
-            self._call_soon(stream._finish, None, error)
-            return False
-        self._scheduler.opened(stream, room)
-        self._metrics.prefill_s.observe(time.perf_counter() - start_s)
-        return True
+        rooms = self._runner.open([(slot, stream.utterance) for slot, stream in opening])
+        refused: set[FrameStream] = set()
+        for (_, stream), room in zip(opening, rooms, strict=True):
+            if isinstance(room, SpeechError):
+                self._scheduler.release(stream)
+                self._call_soon(stream._finish, None, room)
+                refused.add(stream)
+            else:
+                self._scheduler.opened(stream, room)
+        if len(refused) < len(opening):
+            self._metrics.prefill_s.observe(time.perf_counter() - start_s)
+        return refused
 
     def _step(self, running: Sequence[tuple[int, FrameStream]]) -> None:
         start_s = time.perf_counter()

@@ -4,6 +4,7 @@ One slot more than the pool holds is the dummy: padding rows of a batch point at
 reads what they write there.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,11 +13,21 @@ from torch import Tensor
 from csm_trio.engine.utterance import Sampling
 from csm_trio.model.attention import SlotKV
 from csm_trio.model.config import CSMConfig, Draw, SamplingDefaults
-from csm_trio.model.csm import BACKBONE, DEPTH, FrameDraw
+from csm_trio.model.csm import BACKBONE, DEPTH, FrameDraw, RowState
 from csm_trio.model.mimi import MimiDecoder
 
 _GREEDY = Draw(temperature=0.0, top_k=1)
 _USUAL_TOP_K = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A row that begins: where its next input goes, how it draws (backbone, depth), its seed."""
+
+    slot: int
+    position: int
+    draws: tuple[Draw, Draw]
+    seed: int
 
 
 @dataclass(slots=True)
@@ -67,36 +78,45 @@ class Slots:
         self.kv = SlotKV(config.backbone, count + 1, device=device, dtype=dtype)
         self.codec = codec.open_state(count + 1, device=device, dtype=dtype)
         rows = count + 1
-        self.inputs = torch.zeros(
-            count + 1, config.backbone.hidden_size, device=device, dtype=dtype
+        self.state = RowState(
+            inputs=torch.zeros(rows, config.backbone.hidden_size, device=device, dtype=dtype),
+            positions=torch.zeros(rows, device=device, dtype=torch.int64),
+            frames=torch.zeros(rows, device=device, dtype=torch.int64),
+            seeds=torch.zeros(rows, device=device, dtype=torch.int64),
+            temperature=torch.zeros(rows, 2, device=device),
+            top_k=torch.ones(rows, 2, device=device, dtype=torch.int64),
         )
-        self.positions = torch.zeros(rows, device=device, dtype=torch.int64)
-        self.frames = torch.zeros(rows, device=device, dtype=torch.int64)
-        self.seeds = torch.zeros(rows, device=device, dtype=torch.int64)
-        self.temperature = torch.zeros(rows, 2, device=device)
-        self.top_k = torch.ones(rows, 2, device=device, dtype=torch.int64)
         self._open: dict[int, _Row] = {}
 
-    def open(
-        self, slot: int, *, first_input: Tensor, position: int, draws: tuple[Draw, Draw], seed: int
-    ) -> None:
-        """Begin a row: its next backbone input [hidden] and the position that goes to."""
-        self.codec.clear(slot)
-        self.inputs[slot] = first_input
-        self.positions[slot] = position
-        self.frames[slot] = 0
-        self.seeds[slot] = seed
-        for column, draw in enumerate(draws):
-            self.temperature[slot, column] = draw.temperature
-            self.top_k[slot, column] = draw.top_k
-        self._open[slot] = _Row(position, *draws)
+    def open(self, openings: Sequence[Opening], first_inputs: Tensor) -> None:
+        """Begin rows: first_inputs [openings, hidden] are their next backbone inputs."""
+        state, device = self.state, self.state.inputs.device
+        rows = torch.tensor([opening.slot for opening in openings], device=device)
+        self.codec.clear(rows)
+        state.inputs[rows] = first_inputs
+        clocks = [(opening.position, opening.seed) for opening in openings]
+        positions, seeds = torch.tensor(clocks, device=device).unbind(1)
+        state.positions[rows] = positions
+        state.seeds[rows] = seeds
+        state.frames[rows] = 0
+        state.temperature[rows] = torch.tensor(
+            [[draw.temperature for draw in opening.draws] for opening in openings], device=device
+        )
+        state.top_k[rows] = torch.tensor(
+            [[draw.top_k for draw in opening.draws] for opening in openings], device=device
+        )
+        for opening in openings:
+            self._open[opening.slot] = _Row(opening.position, *opening.draws)
 
     def close(self, slot: int) -> None:
         """Forget a row. Its tensors are overwritten when the slot opens anew."""
         self._open.pop(slot, None)
 
     def position(self, slot: int) -> int:
-        """Return the position that this slot's next step writes, as the host knows it."""
+        """Return the position that this slot's next step writes, as the host knows it.
+
+        Where a captured graph moves the clocks, the host does not follow them.
+        """
         return self._open[slot].position
 
     def draw(self, slots: list[int], rows: Tensor) -> FrameDraw:
@@ -105,19 +125,19 @@ class Slots:
         noisy = [[half[column].temperature > 0 for half in halves] for column in (BACKBONE, DEPTH)]
         largest = [max(half[column].top_k for half in halves) for column in (BACKBONE, DEPTH)]
         return FrameDraw(
-            temperature=self.temperature[rows],
-            top_k=self.top_k[rows],
-            seeds=self.seeds[rows],
-            frames=self.frames[rows],
+            temperature=self.state.temperature[rows],
+            top_k=self.state.top_k[rows],
+            seeds=self.state.seeds[rows],
+            frames=self.state.frames[rows],
             noisy=(any(noisy[BACKBONE]), any(noisy[DEPTH])),
             largest_k=(largest[BACKBONE], largest[DEPTH]),
         )
 
     def advance(self, slots: list[int], rows: Tensor, next_inputs: Tensor) -> None:
         """Move the rows' clocks by one frame; next_inputs [batch, hidden]."""
-        self.inputs[rows] = next_inputs
-        self.positions[rows] += 1
-        self.positions[self.dummy] = 0  # it would walk past the end of the rotary table
-        self.frames[rows] += 1
+        self.state.inputs[rows] = next_inputs
+        self.state.positions[rows] += 1
+        self.state.positions[self.dummy] = 0  # it would walk past the end of the rotary table
+        self.state.frames[rows] += 1
         for slot in slots:
             self._open[slot].position += 1

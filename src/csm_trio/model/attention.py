@@ -71,6 +71,25 @@ class SlotKV:
 
         return attend
 
+    def prefill_rows(self, slots: Tensor) -> Attend:
+        """Attend causally over the first positions of several slots at once.
+
+        slots: int64 [batch]. Rows that are shorter than the batch is wide write keys beyond
+        their end, which their own steps overwrite before anyone looks.
+        """
+
+        def attend(layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+            time = queries.shape[1]
+            keys, values = keys.transpose(1, 2), values.transpose(1, 2)
+            self.keys[layer][slots, :, :time] = keys
+            self.values[layer][slots, :, :time] = values
+            mixed = F.scaled_dot_product_attention(
+                queries.transpose(1, 2), keys, values, is_causal=True, enable_gqa=True
+            )
+            return mixed.transpose(1, 2)
+
+        return attend
+
     def step_by_row(self, spans: Sequence[Span]) -> Attend:
         """Attend one new position a running row, each over exactly its own past.
 

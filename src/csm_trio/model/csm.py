@@ -38,6 +38,22 @@ class FrameDraw:
     largest_k: tuple[int, int]
 
 
+@dataclass(frozen=True, slots=True)
+class RowState:
+    """What rows have on the device beside keys and codec, indexed by slot.
+
+    inputs: [slots, hidden], the backbone's next input; positions: where that goes; frames: how
+    many were made; temperature, top_k: [slots, 2]; seeds. The last slot is the dummy.
+    """
+
+    inputs: Tensor
+    positions: Tensor
+    frames: Tensor
+    seeds: Tensor
+    temperature: Tensor
+    top_k: Tensor
+
+
 def _parameter(tensor: Tensor) -> nn.Parameter:
     return nn.Parameter(tensor, requires_grad=False)
 
@@ -54,9 +70,9 @@ class CSM(nn.Module):
         self.config = config
         self.backbone = Llama(config.backbone)
         self.depth = Llama(config.depth)
-        self._rotary = RotaryTable(config.backbone, device=device)
+        self.rotary = RotaryTable(config.backbone, device=device)
         depth_positions = torch.arange(config.codebooks, device=device)
-        self._depth_cos, self._depth_sin = RotaryTable(config.depth, device=device).at(
+        self.depth_cos, self.depth_sin = RotaryTable(config.depth, device=device).at(
             depth_positions
         )
         self.codebook_offsets = torch.arange(config.codebooks, device=device) * (
@@ -85,20 +101,27 @@ class CSM(nn.Module):
 
         Each row is the sum of its unmasked columns' embeddings; the last column is text.
         """
-        audio = F.embedding(tokens[:, :-1] + self.codebook_offsets, self.audio_embedding)
         text = F.embedding(tokens[:, -1], self.text_embedding)
-        summed = (audio * mask[:, :-1, None]).sum(dim=1)
-        return summed + text * mask[:, -1, None]
+        text = text * mask[:, -1, None]
+        rows = tokens[:, :-1] + self.codebook_offsets
+        if tokens.is_cuda:  # a long prompt's embeddings one by one would fill gigabytes
+            shares = mask[:, :-1].to(text.dtype)
+            summed = F.embedding_bag(
+                rows, self.audio_embedding, mode="sum", per_sample_weights=shares
+            )
+            return summed + text
+        audio = F.embedding(rows, self.audio_embedding)
+        return (audio * mask[:, :-1, None]).sum(dim=1) + text
 
     def embed_frames(self, codes: Tensor) -> Tensor:
         """Embed frames: codes [batch, codebooks] -> the backbone's next inputs [batch, hidden]."""
         return F.embedding(codes + self.codebook_offsets, self.audio_embedding).sum(dim=1)
 
     def prefill(self, inputs: Tensor, start: int, attend: Attend) -> None:
-        """Run the backbone over prompt embeddings [positions, hidden] for their keys alone."""
-        positions = torch.arange(start, start + inputs.shape[0], device=inputs.device)
-        cos, sin = self._rotary.at(positions)
-        self.backbone(inputs.unsqueeze(0), cos, sin, attend)
+        """Run the backbone over prompts [batch, positions, hidden] for their keys alone."""
+        positions = torch.arange(start, start + inputs.shape[1], device=inputs.device)
+        cos, sin = self.rotary.at(positions)
+        self.backbone(inputs, cos, sin, attend)
 
     def next_frame(
         self, inputs: Tensor, positions: Tensor, draw: FrameDraw, attend: Attend
@@ -107,7 +130,7 @@ class CSM(nn.Module):
 
         A frame of zeros is the end of speech (`generate` in Sesame's generator.py).
         """
-        cos, sin = self._rotary.at(positions.unsqueeze(1))
+        cos, sin = self.rotary.at(positions.unsqueeze(1))
         hidden = self.backbone(inputs.unsqueeze(1), cos, sin, attend)[:, 0]  # [batch, hidden]
         first = self._draw(F.linear(hidden, self.first_head), 0, draw)
         return self._spell(hidden, first, draw)
@@ -124,8 +147,8 @@ class CSM(nn.Module):
         scratch = LockstepKV(self.config.depth, inputs.shape[0], codebooks, inputs)
         for codebook in range(1, codebooks):
             end = scratch.start + inputs.shape[1]
-            cos = self._depth_cos[scratch.start : end]
-            sin = self._depth_sin[scratch.start : end]
+            cos = self.depth_cos[scratch.start : end]
+            sin = self.depth_sin[scratch.start : end]
             states = self.depth(inputs, cos, sin, scratch.attend)[:, -1]
             scratch.start = end
             chosen = self._draw(F.linear(states, self.depth_heads[codebook - 1]), codebook, draw)

@@ -6,7 +6,7 @@ their own lengths, the depth decoder over a scratch that all rows share in locks
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -125,10 +125,14 @@ class Llama(nn.Module):
         self.layers = nn.ModuleList(LlamaLayer(config) for _ in range(config.layers))
         self.norm = nn.Parameter(torch.empty(config.hidden_size))
 
+    @property
+    def blocks(self) -> Iterator[LlamaLayer]:
+        """The layers, in order."""
+        return (layer for layer in self.layers if isinstance(layer, LlamaLayer))
+
     def load(self, tensors: Mapping[str, Tensor], prefix: str) -> None:
         """Take the tensors named as in transformers' checkpoints under `prefix`."""
-        for index, layer in enumerate(self.layers):
-            assert isinstance(layer, LlamaLayer)
+        for index, layer in enumerate(self.blocks):
             layer.load(tensors, f"{prefix}.layers.{index}")
         self.norm = nn.Parameter(tensors[f"{prefix}.norm.weight"], requires_grad=False)
 

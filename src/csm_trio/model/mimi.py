@@ -4,10 +4,7 @@ Every stream lives in a slot of a `MimiState` and owns its clock; a step advance
 slots together. The outcome equals a full decode of each stream alone. This module knows nothing
 of what makes the codes, of who listens, or of when a slot is taken and given back.
 
-All activations are laid out [batch, time, channels], so that each causal convolution is one
-matrix product over windows of the past and each transposed one, whose kernel is twice its
-stride, is a two-tap causal convolution whose outputs are read as consecutive samples. The
-contexts are thus always *inputs*: no partial sums are carried.
+All activations are laid out [batch, time, channels].
 
 Source: Mimi as in transformers' `modeling_mimi.py` and its checkpoints' tensor names
 (Defossez et al., Moshi, arXiv 2410.00037).
@@ -16,20 +13,24 @@ Source: Mimi as in transformers' `modeling_mimi.py` and its checkpoints' tensor 
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from csm_trio.model.config import MimiConfig
-from csm_trio.model.naming import CODEC_PREFIX
+from csm_trio.model.mimi_attention import FullPrecision, MimiClock, RingAttend, Timekeeper
+from csm_trio.model.mimi_convolution import (
+    CausalConv,
+    Convolve,
+    TorchConvolutions,
+    frozen,
+    take,
+)
 
 CLUSTER_USAGE_MIN = 1e-5
 """Floor of a code's usage count when its vector is averaged (transformers' `epsilon`)."""
-
-RING_MULTIPLE = 8
-"""Attention kernels want the rows of their mask aligned to this many elements."""
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -42,8 +43,8 @@ class MimiState:
     contexts: Tensor  # [slots, floats], the last inputs of each convolution, side by side
     rings: Tensor  # [layers, slots, capacity, 2, kv_heads, head_dim], position p at p % capacity
 
-    def clear(self, slot: int) -> None:
-        """Begin anew: the slot's next frame is the first of another stream.
+    def clear(self, slot: int | Tensor) -> None:
+        """Begin anew: the next frame of a slot (or of several, int64) is a new stream's first.
 
         Masked values still meet the attention's sum with weight zero; the ring is emptied so
         that no tenant's overflow (NaN times zero) reaches the next.
@@ -53,54 +54,7 @@ class MimiState:
         self.rings[:, slot] = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Clock:
-    """What all layers of one step share: where its rows stand in time."""
-
-    rows: Tensor  # [batch] slots
-    places: Tensor  # [batch * steps] into a ring whose slots and places are one dimension
-    cosines: Tensor  # [batch, steps, 1, head_dim] fp32
-    sines: Tensor  # [batch, steps, 1, head_dim] fp32, negative in the first half
-    visible: Tensor  # [batch, 1, groups * steps, capacity] bool
-
-
-class _Contexts:
-    """The contexts of one step: handed out in the order of the layers, collected for the next."""
-
-    __slots__ = ("_fresh", "_past", "_start")
-
-    def __init__(self, past: Tensor) -> None:
-        self._past = past  # [batch, floats]
-        self._start = 0
-        self._fresh: list[Tensor] = []
-
-    def extend(self, inputs: Tensor, length: int) -> Tensor:
-        """Put the layer's last `length` inputs before `inputs` [batch, time, channels]."""
-        batch, _, channels = inputs.shape
-        past = self._past.narrow(1, self._start, length * channels).view(batch, length, channels)
-        self._start += length * channels
-        joined = torch.cat((past, inputs), 1)  # [batch, length + time, channels]
-        self._fresh.append(joined[:, -length:].flatten(1))
-        return joined
-
-    def collect(self) -> Tensor:
-        """Join what the next step needs: [batch, floats]."""
-        return torch.cat(self._fresh, 1)
-
-
-class _FullPrecision(nn.Module):
-    """A module whose floats stay fp32 when a tree that holds it is cast: it only moves."""
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        def move(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
-
-        super()._apply(move, recurse)  # type: ignore[no-untyped-call]
-        return self
-
-
-class _Dequantizer(_FullPrecision):
+class _Dequantizer(FullPrecision):
     """The codebooks, already through their output projections: a frame is one gather and sum."""
 
     table: Tensor  # [quantizers * codebook_size, hidden_size] fp32, whatever the module's dtype
@@ -129,79 +83,13 @@ class _Dequantizer(_FullPrecision):
         root = f"quantizer.{half}_residual_vector_quantizer"
         projection = None
         if self._config.vq_hidden_size != self._config.hidden_size:  # else the checkpoint has none
-            projection = _take(tensors, f"{root}.output_proj.weight")[:, :, 0]
+            projection = take(tensors, f"{root}.output_proj.weight")[:, :, 0]
         for index, table in enumerate(tables):
             codebook = f"{root}.layers.{index}.codebook"
-            usage = _take(tensors, f"{codebook}.cluster_usage")
-            vectors = _take(tensors, f"{codebook}.embed_sum")
+            usage = take(tensors, f"{codebook}.cluster_usage")
+            vectors = take(tensors, f"{codebook}.embed_sum")
             vectors = vectors / usage.clamp(min=CLUSTER_USAGE_MIN)[:, None]
             table.copy_(vectors if projection is None else vectors @ projection.t())
-
-
-class _CausalConv(nn.Module):
-    """A convolution over the past, dilated or transposed, as one product with its windows.
-
-    With a `stride` it is transposed, trimmed on the right, its kernel twice the stride: 2 taps,
-    for the `stride` outputs of one input owe something to it and to the input before it.
-    """
-
-    def __init__(
-        self,
-        channels: int,
-        outputs: int,
-        *,
-        taps: int,
-        dilation: int = 1,
-        stride: int = 1,
-        bias: bool = True,
-    ) -> None:
-        super().__init__()
-        self._channels, self._outputs = channels, outputs
-        self._taps, self._dilation, self._stride = taps, dilation, stride
-        self._context = (taps - 1) * dilation  # inputs to remember
-        self.context_floats = self._context * channels
-        self.weight = _frozen(stride * outputs, taps * channels)
-        self.bias = _frozen(stride * outputs) if bias else None
-
-    def _windows(self, inputs: Tensor, contexts: _Contexts) -> Tensor:
-        """Lay out each output's inputs, oldest tap first: [batch * time, taps * channels]."""
-        batch, time, channels = inputs.shape
-        if self._taps == 1:
-            return inputs.flatten(0, 1)
-        joined = contexts.extend(inputs, self._context)
-        size = (batch, time, self._taps, channels)
-        row = joined.stride(0)
-        view = joined.as_strided(size, (row, channels, self._dilation * channels, 1))
-        return view.reshape(batch * time, self._taps * channels)
-
-    def forward(self, inputs: Tensor, contexts: _Contexts) -> Tensor:
-        """Convolve [batch, time, channels] into [batch, time * stride, outputs]."""
-        windows = self._windows(inputs, contexts)
-        outputs = F.linear(windows, self.weight, self.bias)
-        return outputs.view(inputs.shape[0], -1, self._outputs)
-
-    def load(self, tensors: Mapping[str, Tensor], name: str) -> None:
-        """Load `conv.weight` [outputs, channels, taps] and `conv.bias` under `name`."""
-        weight = _take(tensors, f"{name}.conv.weight")
-        self.weight.copy_(weight.permute(0, 2, 1).flatten(1))
-        self._load_bias(tensors, name)
-
-    def load_transposed(self, tensors: Mapping[str, Tensor], name: str, *, groups: int = 1) -> None:
-        """Load `conv.weight` [channels, outputs / groups, 2 * stride], groups made dense."""
-        channels, outputs, stride = self._channels, self._outputs, self._stride
-        weight = _take(tensors, f"{name}.conv.weight")
-        dense = weight.new_zeros(channels, groups, outputs // groups, 2 * stride)
-        place = torch.arange(channels, device=weight.device)
-        dense[place, place // (channels // groups)] = weight
-        # The kernel's second half is what an input leaves for the step after its own.
-        taps = dense.view(channels, outputs, 2, stride).flip(2)
-        self.weight.copy_(taps.permute(3, 1, 2, 0).reshape(stride * outputs, 2 * channels))
-        self._load_bias(tensors, name)
-
-    def _load_bias(self, tensors: Mapping[str, Tensor], name: str) -> None:
-        if self.bias is not None:
-            bias = _take(tensors, f"{name}.conv.bias")
-            self.bias.copy_(bias.repeat(self._stride))
 
 
 class _Layer(nn.Module):
@@ -212,97 +100,40 @@ class _Layer(nn.Module):
 
     def __init__(self, config: MimiConfig) -> None:
         super().__init__()
-        self._config = config
         hidden, head_dim = config.hidden_size, config.head_dim
         self.attention_norm = nn.LayerNorm(hidden, eps=config.norm_eps)
         self.mlp_norm = nn.LayerNorm(hidden, eps=config.norm_eps)
-        self.qkv = _frozen((config.heads + 2 * config.kv_heads) * head_dim, hidden)
-        self.attention_out = _frozen(config.heads * head_dim, hidden)  # [in, out]
-        self.mlp_in = _frozen(config.intermediate_size, hidden)
-        self.mlp_out = _frozen(config.intermediate_size, hidden)  # [in, out]
+        self.qkv = frozen((config.heads + 2 * config.kv_heads) * head_dim, hidden)
+        self.attention_out = frozen(config.heads * head_dim, hidden)  # [in, out]
+        self.mlp_in = frozen(config.intermediate_size, hidden)
+        self.mlp_out = frozen(config.intermediate_size, hidden)  # [in, out]
 
-    def forward(self, hidden: Tensor, ring: Tensor, clock: _Clock) -> Tensor:
+    def forward(self, hidden: Tensor, ring: Tensor, attend: RingAttend) -> Tensor:
         """Advance [batch, steps, hidden_size] through this layer's `ring`."""
-        batch, steps, width = hidden.shape
-        query, keys_values = self._project(hidden, clock)
-        places = ring.view(-1, *ring.shape[2:])  # [slots * capacity, 2, kv_heads, head_dim]
-        places.index_copy_(0, clock.places, keys_values)
-        seen = _attend(query, ring, clock)  # [batch, kv_heads, groups * steps, head_dim]
-        seen = seen.reshape(batch, -1, steps, self._config.head_dim).transpose(1, 2)
-        flat = hidden.view(-1, width)
-        flat = torch.addmm(flat, seen.reshape(batch * steps, -1), self.attention_out)
+        seen = attend(F.linear(self.attention_norm(hidden), self.qkv), ring)
+        flat = hidden.view(-1, hidden.shape[2])  # [batch * steps, hidden_size]
+        flat = torch.addmm(flat, seen.flatten(0, 1), self.attention_out)
         normed = self.mlp_norm(flat)
         flat = torch.addmm(flat, F.gelu(F.linear(normed, self.mlp_in)), self.mlp_out)
-        return flat.view(batch, steps, width)
-
-    def _project(self, hidden: Tensor, clock: _Clock) -> tuple[Tensor, Tensor]:
-        """Return queries as `_attend` wants them, and new ring entries [batch * steps, 2, ...]."""
-        batch, steps, _ = hidden.shape
-        config = self._config
-        heads, kv_heads, head_dim = config.heads, config.kv_heads, config.head_dim
-        qkv = F.linear(self.attention_norm(hidden), self.qkv).view(batch, steps, -1, head_dim)
-        turned = _rotate(qkv[:, :, : heads + kv_heads], clock)
-        query = turned[:, :, :heads].transpose(1, 2)  # [batch, heads, steps, head_dim]
-        query = query.reshape(batch, kv_heads, -1, head_dim)
-        keys_values = torch.cat((turned[:, :, heads:], qkv[:, :, heads + kv_heads :]), 2)
-        return query, keys_values.view(batch * steps, 2, kv_heads, head_dim)
+        return flat.view(hidden.shape)
 
     def load(self, tensors: Mapping[str, Tensor], name: str) -> None:
         attention = f"{name}.self_attn"
-        qkv = [_take(tensors, f"{attention}.{part}_proj.weight") for part in "qkv"]
+        qkv = [take(tensors, f"{attention}.{part}_proj.weight") for part in "qkv"]
         self.qkv.copy_(torch.cat(qkv))
-        out = _take(tensors, f"{attention}.o_proj.weight")
-        scale = _take(tensors, f"{name}.self_attn_layer_scale.scale")
+        out = take(tensors, f"{attention}.o_proj.weight")
+        scale = take(tensors, f"{name}.self_attn_layer_scale.scale")
         self.attention_out.copy_((scale[:, None] * out).t())
-        self.mlp_in.copy_(_take(tensors, f"{name}.mlp.fc1.weight"))
-        out = _take(tensors, f"{name}.mlp.fc2.weight")
-        scale = _take(tensors, f"{name}.mlp_layer_scale.scale")
+        self.mlp_in.copy_(take(tensors, f"{name}.mlp.fc1.weight"))
+        out = take(tensors, f"{name}.mlp.fc2.weight")
+        scale = take(tensors, f"{name}.mlp_layer_scale.scale")
         self.mlp_out.copy_((scale[:, None] * out).t())
         for norm, part in (
             (self.attention_norm, "input_layernorm"),
             (self.mlp_norm, "post_attention_layernorm"),
         ):
-            norm.weight.copy_(_take(tensors, f"{name}.{part}.weight"))
-            norm.bias.copy_(_take(tensors, f"{name}.{part}.bias"))
-
-
-class _Timekeeper(_FullPrecision):
-    """RoPE angles, ring places and sight of the rows of a step, from their positions."""
-
-    inverse_hz: Tensor  # [head_dim / 2] fp32: in bf16 the angles are wrong within seconds
-    sign: Tensor  # [head_dim] fp32, -1 in the first half
-    steps: Tensor  # [steps] int64, from 0
-    ring: Tensor  # [capacity] int64, from 0
-
-    def __init__(self, config: MimiConfig) -> None:
-        super().__init__()
-        self._window, self._groups = config.sliding_window, config.heads // config.kv_heads
-        self.capacity = _ring_capacity(config)
-        half = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
-        self.register_buffer("inverse_hz", 1.0 / config.rope_theta**half)
-        sign = torch.ones(config.head_dim, dtype=torch.float32)
-        sign[: config.head_dim // 2] = -1
-        self.register_buffer("sign", sign)
-        self.register_buffer("steps", torch.arange(config.upsample_stride))
-        self.register_buffer("ring", torch.arange(self.capacity))
-
-    def forward(self, rows: Tensor, start: Tensor) -> _Clock:
-        """Tell the time of `rows` [batch] whose first new position is `start` [batch]."""
-        now = start[:, None] + self.steps  # [batch, steps]
-        angles = now[:, :, None].float() * self.inverse_hz
-        angles = torch.cat((angles, angles), -1)[:, :, None]  # [batch, steps, 1, head_dim]
-        last = now[:, -1:]
-        # The newest position each place of the ring can hold; below zero: not of this tenant.
-        held = last - torch.remainder(last - self.ring, self.capacity)  # [batch, capacity]
-        age = now[:, :, None] - held[:, None]  # [batch, steps, capacity]
-        visible = (age >= 0) & (age < self._window) & (held >= 0)[:, None]
-        return _Clock(
-            rows=rows,
-            places=(rows[:, None] * self.capacity + now % self.capacity).flatten(),
-            cosines=angles.cos(),
-            sines=angles.sin() * self.sign,
-            visible=visible[:, None].expand(-1, self._groups, -1, -1).flatten(1, 2)[:, None],
-        )
+            norm.weight.copy_(take(tensors, f"{name}.{part}.weight"))
+            norm.bias.copy_(take(tensors, f"{name}.{part}.bias"))
 
 
 class _Residual(nn.Module):
@@ -312,13 +143,13 @@ class _Residual(nn.Module):
         super().__init__()
         inner = channels // config.compress
         taps = config.residual_kernel_size
-        self.narrow = _CausalConv(channels, inner, taps=taps, dilation=dilation)
-        self.widen = _CausalConv(inner, channels, taps=1)
+        self.narrow = CausalConv(channels, inner, taps=taps, dilation=dilation)
+        self.widen = CausalConv(inner, channels, taps=1)
 
-    def forward(self, hidden: Tensor, contexts: _Contexts) -> Tensor:
-        """Add the block's branch to `hidden` [batch, time, channels], in place."""
-        inner = F.elu_(self.narrow(F.elu(hidden), contexts))
-        return hidden.add_(self.widen(inner, contexts))
+    def forward(self, hidden: Tensor, convolve: Convolve) -> Tensor:
+        """Return `hidden` [batch, time, channels] with the block's branch added."""
+        inner = convolve(self.narrow, hidden, elu=True)
+        return convolve(self.widen, inner, elu=True, add=hidden)
 
 
 class _Stage(nn.Module):
@@ -326,18 +157,29 @@ class _Stage(nn.Module):
 
     def __init__(self, config: MimiConfig, channels: int, ratio: int) -> None:
         super().__init__()
-        self.rise = _CausalConv(channels, channels // 2, taps=2, stride=ratio)
+        self.rise = CausalConv(channels, channels // 2, taps=2, stride=ratio)
         self.residuals = nn.ModuleList(
             _Residual(config, channels // 2, dilation=config.dilation_growth**index)
             for index in range(config.residual_layers)
         )
 
-    def forward(self, hidden: Tensor, contexts: _Contexts) -> Tensor:
+    def forward(self, hidden: Tensor, convolve: Convolve) -> Tensor:
         """Turn [batch, time, channels] into [batch, time * ratio, channels / 2]."""
-        hidden = self.rise(F.elu_(hidden), contexts)
+        hidden = convolve(self.rise, hidden, elu=True)
         for residual in self.residuals:
-            hidden = residual(hidden, contexts)
+            hidden = residual(hidden, convolve)
         return hidden
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderKernels:
+    """What does the decoder's work in place of torch's own operations.
+
+    attending: from a step's clock; convolving: from the rows' contexts [batch, floats].
+    """
+
+    attending: Callable[[MimiClock], RingAttend]
+    convolving: Callable[[Tensor], Convolve]
 
 
 class MimiDecoder(nn.Module):
@@ -354,18 +196,18 @@ class MimiDecoder(nn.Module):
         channels = config.filters * 2 ** len(config.upsampling_ratios)
         self.frame_samples = config.upsample_stride * math.prod(config.upsampling_ratios)
         self.dequantizer = _Dequantizer(config)
-        self.upsample: _CausalConv | None = None
+        self.upsample: CausalConv | None = None
         if config.upsample_stride > 1:  # else the checkpoint has none
             stride = config.upsample_stride
-            self.upsample = _CausalConv(hidden, hidden, taps=2, stride=stride, bias=False)
-        self.timekeeper = _Timekeeper(config)
+            self.upsample = CausalConv(hidden, hidden, taps=2, stride=stride, bias=False)
+        self.timekeeper = Timekeeper(config)
         self.layers = nn.ModuleList(_Layer(config) for _ in range(config.layers))
-        self.first = _CausalConv(hidden, channels, taps=config.kernel_size)
+        self.first = CausalConv(hidden, channels, taps=config.kernel_size)
         self.stages = nn.ModuleList(
             _Stage(config, channels >> index, ratio)
             for index, ratio in enumerate(config.upsampling_ratios)
         )
-        self.last = _CausalConv(config.filters, 1, taps=config.last_kernel_size)
+        self.last = CausalConv(config.filters, 1, taps=config.last_kernel_size)
         self.requires_grad_(False)
 
     @torch.no_grad()
@@ -399,7 +241,7 @@ class MimiDecoder(nn.Module):
     def open_state(self, slots: int, *, device: torch.device, dtype: torch.dtype) -> MimiState:
         """Make room for `slots` streams, all at their beginning; `dtype` is the module's own."""
         config = self._config
-        floats = sum(conv.context_floats for conv in self.modules() if type(conv) is _CausalConv)
+        floats = sum(conv.context_floats for conv in self.modules() if type(conv) is CausalConv)
         ring = (self.timekeeper.capacity, 2, config.kv_heads, config.head_dim)
         return MimiState(
             positions=torch.zeros(slots, dtype=torch.int64, device=device),
@@ -407,58 +249,38 @@ class MimiDecoder(nn.Module):
             rings=torch.zeros(config.layers, slots, *ring, dtype=dtype, device=device),
         )
 
-    def decode(self, codes: Tensor, rows: Tensor, state: MimiState) -> Tensor:
+    def decode(
+        self,
+        codes: Tensor,
+        rows: Tensor,
+        state: MimiState,
+        *,
+        kernels: DecoderKernels | None = None,
+    ) -> Tensor:
         """Decode one frame of each row and advance the slots of `rows`, and no others.
 
         `codes` is [batch, codebooks] int64, each below `codebook_size`; `rows` [batch] int64
         names their slots. A slot may be named twice only if nothing is expected of it (padding
-        at a dummy slot). Returns fp32 samples [batch, frame_samples], not clipped.
+        at a dummy slot). `kernels` take the place of torch's operations. Returns fp32
+        samples [batch, frame_samples], not clipped.
         """
         start = state.positions.index_select(0, rows)  # [batch]
-        contexts = _Contexts(state.contexts.index_select(0, rows))
-        clock = self.timekeeper(rows, start)
+        if kernels is None:
+            kernels = DecoderKernels(self.timekeeper.attending, TorchConvolutions)
+        convolve = kernels.convolving(state.contexts.index_select(0, rows))
+        attend = kernels.attending(self.timekeeper(rows, start))
         hidden = self.dequantizer(codes)[:, None].to(state.contexts.dtype)
         if self.upsample is not None:
-            hidden = self.upsample(hidden, contexts)  # [batch, steps, hidden_size]
+            hidden = convolve(self.upsample, hidden)  # [batch, steps, hidden_size]
         for layer, ring in zip(self.layers, state.rings, strict=True):
-            hidden = layer(hidden, ring, clock)
-        hidden = self.first(hidden, contexts)
+            hidden = layer(hidden, ring, attend)
+        hidden = convolve(self.first, hidden)
         for stage in self.stages:
-            hidden = stage(hidden, contexts)
-        pcm: Tensor = self.last(F.elu_(hidden), contexts)  # [batch, frame_samples, 1]
+            hidden = stage(hidden, convolve)
+        pcm = convolve(self.last, hidden, elu=True)  # [batch, frame_samples, 1]
         state.positions.index_copy_(0, rows, start + self._config.upsample_stride)
-        state.contexts.index_copy_(0, rows, contexts.collect())
+        state.contexts.index_copy_(0, rows, convolve.collect())
         return pcm.squeeze(2).float()
-
-
-def _attend(query: Tensor, ring: Tensor, clock: _Clock) -> Tensor:
-    """Attend from `query` [batch, kv_heads, groups * steps, head_dim] to the rows' ring.
-
-    `ring` is [slots, capacity, 2, kv_heads, head_dim] with this step's entries in place.
-    """
-    seen = ring.index_select(0, clock.rows)  # [batch, capacity, 2, kv_heads, head_dim]
-    keys, values = seen.permute(2, 0, 3, 1, 4)
-    return F.scaled_dot_product_attention(query, keys, values, attn_mask=clock.visible)
-
-
-def _rotate(heads: Tensor, clock: _Clock) -> Tensor:
-    """Turn [batch, steps, heads, head_dim] by the rows' angles, in fp32 (half-split RoPE)."""
-    swapped = heads.roll(heads.shape[-1] // 2, -1)
-    return torch.addcmul(heads * clock.cosines, swapped, clock.sines).to(heads.dtype)
-
-
-def _ring_capacity(config: MimiConfig) -> int:
-    """Size a ring so that a step's entries, written first, hide none its first query sees."""
-    least = config.sliding_window + config.upsample_stride
-    return -(-least // RING_MULTIPLE) * RING_MULTIPLE
-
-
-def _take(tensors: Mapping[str, Tensor], name: str) -> Tensor:
-    return tensors[CODEC_PREFIX + name].float()
-
-
-def _frozen(*shape: int) -> nn.Parameter:
-    return nn.Parameter(torch.empty(*shape), requires_grad=False)
 
 
 def _each(modules: nn.ModuleList, kind: type[M]) -> Iterator[M]:

@@ -32,7 +32,9 @@ def gumbel_noise(seeds: Tensor, frames: Tensor, codebook: int, ids: Tensor) -> T
     seeds, frames: int64 [rows]; ids: int64 [ids]. Adding it to logits and taking the largest
     draws from their softmax.
     """
-    streams = _mixed(_mixed(seeds + codebook * _GOLDEN) + frames * _FRAME_STRIDE)
+    # Wrapped here: not every torch takes a Python number of more than 64 bits.
+    golden = (codebook * _GOLDEN + (1 << 63)) % (1 << 64) - (1 << 63)
+    streams = _mixed(_mixed(seeds + golden) + frames * _FRAME_STRIDE)
     words = _mixed(streams.unsqueeze(1) + ids * _GOLDEN)  # [rows, ids]
     uniform = (_shifted(words, 64 - _UNIFORM_BITS).float() + 0.5) * 2.0**-_UNIFORM_BITS
     return -torch.log(-torch.log(uniform))

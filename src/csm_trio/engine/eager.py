@@ -1,0 +1,75 @@
+"""One frame for the running rows, operation by operation: for devices without CUDA graphs.
+
+In: slots. Out: frames. On a CPU the batch always has as many rows as there are slots (padding
+included), attention goes row by row over exactly that row's past, and the codec runs a row at a
+time: so a row's audio is the same, to the bit, whoever else is speaking.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from csm_trio.engine.slots import Slots
+from csm_trio.engine.utterance import Frame
+from csm_trio.model.attention import Span
+from csm_trio.model.config import FRAME_SAMPLES
+from csm_trio.model.csm import CSM
+from csm_trio.model.llama import Attend
+from csm_trio.model.mimi import MimiDecoder
+
+
+class EagerStep:
+    """The step without a graph."""
+
+    def __init__(self, model: CSM, codec: MimiDecoder, slots: Slots) -> None:
+        self._model, self._codec, self._slots = model, codec, slots
+        self._device = slots.state.inputs.device
+        self._on_cpu = self._device.type == "cpu"
+
+    @torch.inference_mode()
+    def run(self, slots: Sequence[int]) -> list[Frame | None]:
+        """Make one frame for each open slot; None where its speech has ended."""
+        running = list(slots)
+        rows = self._padded(running)
+        state = self._slots.state
+        positions = state.positions[rows]
+        codes = self._model.next_frame(
+            state.inputs[rows],
+            positions,
+            self._slots.draw(running, rows),
+            self._attend(running, rows, positions),
+        )
+        self._slots.advance(running, rows, self._model.embed_frames(codes))
+        spoken = codes.to("cpu", torch.int16).numpy()[: len(running)]  # [running, codebooks]
+        # Sesame ends on a frame of zeros; transformers ignores its last codebook. Both end here.
+        alive = [row for row in range(len(running)) if spoken[row, :-1].any()]
+        pcm = self._decode(codes, rows, alive)
+        frames: list[Frame | None] = [None] * len(running)
+        for row, samples in zip(alive, pcm, strict=True):
+            frames[row] = Frame(samples, spoken[row])
+        return frames
+
+    def _padded(self, slots: list[int]) -> Tensor:
+        count = self._slots.count
+        batch = count if self._on_cpu else min(1 << (len(slots) - 1).bit_length(), count)
+        padding = [self._slots.dummy] * (batch - len(slots))
+        return torch.tensor(slots + padding, device=self._device)
+
+    def _attend(self, slots: list[int], rows: Tensor, positions: Tensor) -> Attend:
+        if self._on_cpu:
+            spans = [Span(row, slot, self._slots.position(slot)) for row, slot in enumerate(slots)]
+            return self._slots.kv.step_by_row(spans)
+        longest = 1 + max(self._slots.position(slot) for slot in slots)
+        return self._slots.kv.step_masked(rows, positions, longest)
+
+    def _decode(self, codes: Tensor, rows: Tensor, alive: list[int]) -> NDArray[np.int16]:
+        """Turn the living rows' codes into samples, int16 [alive, 1920]."""
+        if not alive:
+            return np.empty((0, FRAME_SAMPLES), np.int16)
+        groups = [[row] for row in alive] if self._on_cpu else [alive]
+        pcm = [self._codec.decode(codes[group], rows[group], self._slots.codec) for group in groups]
+        whole = torch.cat(pcm)
+        return (whole.clamp(-1, 1) * 32767).round().to("cpu", torch.int16).numpy()

@@ -1,0 +1,120 @@
+"""One frame for the running rows as one CUDA graph: captured before serving, then only replayed.
+
+In: slots. Out: frames. A graph is valid for a number of rows, whoever they are and however long
+they have spoken: the rows are read from one small buffer, padded with the dummy slot. A frame
+costs one copy in, one launch, one copy out, and one wait.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+
+from csm_trio.engine.slots import Slots
+from csm_trio.engine.utterance import Frame
+from csm_trio.model.config import FRAME_SAMPLES, CSMConfig
+from csm_trio.model.csm import CSM
+from csm_trio.model.fused import FusedFrame
+from csm_trio.model.kernels.attend import attending_rings
+from csm_trio.model.kernels.convolve import FusedConvolutions
+from csm_trio.model.kernels.runtime import Workspace
+from csm_trio.model.mimi import DecoderKernels, MimiDecoder
+
+logger = logging.getLogger(__name__)
+
+_SMALL_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 96, 128)
+_BUCKET_STEP = 64  # beyond the small ones
+
+_Pool = tuple[int, int]
+
+
+def buckets(slots: int) -> list[int]:
+    """Return the numbers of rows that graphs are captured for, ascending; the last is `slots`."""
+    sizes = [*_SMALL_BUCKETS, *range(_SMALL_BUCKETS[-1] + _BUCKET_STEP, slots, _BUCKET_STEP)]
+    return [size for size in sizes if size < slots] + [slots]
+
+
+def codec_kernels(
+    config: CSMConfig, device: torch.device, space: Workspace | None = None
+) -> DecoderKernels:
+    """Return what decodes on a CUDA device in place of torch's own operations."""
+    space = space or Workspace(device)
+    return DecoderKernels(
+        partial(attending_rings, config=config.codec, space=space),
+        partial(FusedConvolutions, space=space),
+    )
+
+
+def captured(work: Callable[[], object], *, pool: _Pool | None = None) -> torch.cuda.CUDAGraph:
+    """Capture what `work` does, after doing it once: that compiles, which capture could not."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        work()
+    stream.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+        work()
+    return graph
+
+
+class GraphedStep:
+    """The step as captured graphs over the tensors of `slots`, whose memory they all share."""
+
+    def __init__(self, config: CSMConfig, model: CSM, codec: MimiDecoder, slots: Slots) -> None:
+        self._codec, self._slots = codec, slots
+        device = slots.state.inputs.device
+        space = Workspace(device)
+        self._frame = FusedFrame(model, slots.kv, slots.state, rows=slots.count, space=space)
+        self._kernels = codec_kernels(config, device, space)
+        self._codebooks = config.codebooks
+        width = config.codebooks + FRAME_SAMPLES
+        self._rows = torch.full((slots.count,), slots.dummy, device=device)  # [slots] int64
+        self._rows_there = torch.empty(slots.count, dtype=torch.int64, pin_memory=True)
+        self._out = torch.zeros(slots.count, width, dtype=torch.int16, device=device)
+        self._out_here = torch.empty(slots.count, width, dtype=torch.int16, pin_memory=True)
+        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
+
+    @torch.inference_mode()
+    def capture(self) -> None:
+        """Capture every bucket, the largest first, so that the smaller ones fit in its memory."""
+        sizes = buckets(self._slots.count)
+        pool = None
+        for done, size in enumerate(reversed(sizes)):
+            started_s = time.perf_counter()
+            graph = captured(partial(self._make_frames, size), pool=pool)
+            pool = graph.pool()
+            self._graphs[size] = graph
+            took_s = time.perf_counter() - started_s
+            logger.info("graph %d of %d: %d rows, %.1f s", done + 1, len(sizes), size, took_s)
+
+    def _make_frames(self, size: int) -> None:
+        rows = self._rows[:size]
+        codes = self._frame.next_codes(rows)  # [size, codebooks]
+        pcm = self._codec.decode(codes, rows, self._slots.codec, kernels=self._kernels)
+        self._slots.codec.positions[-1:].zero_()
+        out = self._out[:size]
+        out[:, : self._codebooks] = codes
+        out[:, self._codebooks :] = (pcm.clamp(-1, 1) * 32767).round()
+
+    @torch.inference_mode()
+    def run(self, slots: Sequence[int]) -> list[Frame | None]:
+        """Make one frame for each open slot; None where its speech has ended."""
+        running = len(slots)
+        size = next(size for size in reversed(self._graphs) if size >= running)
+        there = self._rows_there.numpy()
+        there[:running] = slots
+        there[running:size] = self._slots.dummy
+        self._rows[:size].copy_(self._rows_there[:size], non_blocking=True)
+        self._graphs[size].replay()
+        self._out_here[:running].copy_(self._out[:running], non_blocking=True)
+        torch.cuda.current_stream().synchronize()
+        made = self._out_here.numpy()[:running]
+        # Sesame ends on a frame of zeros; transformers ignores its last codebook. Both end here.
+        alive = made[:, : self._codebooks - 1].any(axis=1).tolist()
+        return [
+            Frame(row[self._codebooks :].copy(), row[: self._codebooks].copy()) if lives else None
+            for row, lives in zip(made, alive, strict=True)
+        ]

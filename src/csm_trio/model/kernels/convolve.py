@@ -1,0 +1,129 @@
+"""The codec's causal convolutions in one kernel each: activation, windows, product, sum.
+
+In: inputs [batch, time, channels] and what each stream's last step left. Out: outputs, and what
+the next step needs. The windows are never laid out in memory, which is what bounds large batches.
+"""
+
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from csm_trio.model.kernels.runtime import Workspace, power_of_2
+from csm_trio.model.mimi_convolution import CausalConv, TorchConvolutions
+
+_LEAST_DEPTH = 16  # what a matrix instruction takes
+_LEAST_TIME = 16
+"""With fewer moments a step the windows are small, and cuBLAS has the better product."""
+
+
+@triton.jit
+def _elu(x):
+    wide = x.to(tl.float32)
+    return tl.where(wide > 0, wide, tl.exp(tl.minimum(wide, 0.0)) - 1).to(x.dtype)
+
+
+@triton.jit(do_not_specialize=["rows"])
+def _convolve_kernel(
+    out_ptr, x_ptr, past_ptr, fresh_ptr, w_ptr, bias_ptr, add_ptr, rows, time, past_row, n,
+    CHANNELS: tl.constexpr, TAPS: tl.constexpr, DILATION: tl.constexpr, ELU: tl.constexpr,
+    BIAS: tl.constexpr, ADD: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    if PDL:
+        gdc_launch_dependents()
+        gdc_wait()
+    CONTEXT: tl.constexpr = (TAPS - 1) * DILATION
+    ms = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    cols = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    depth = tl.arange(0, BLOCK_K)
+    in_rows, in_cols = ms < rows, cols < n
+    moment = ms % time
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for k in range(0, TAPS * CHANNELS, BLOCK_K):
+        back = k // CHANNELS * DILATION - CONTEXT
+        at = (ms + back)[:, None] * CHANNELS + (k % CHANNELS + depth)[None, :]
+        x = tl.load(x_ptr + at, mask=(in_rows & (moment + back >= 0))[:, None], other=0.0)
+        if ELU:
+            x = _elu(x)
+        w_at = w_ptr + cols[None, :] * (TAPS * CHANNELS) + (k + depth)[:, None]
+        w = tl.load(w_at, mask=in_cols[None, :], other=0.0)
+        acc = tl.dot(x, w, acc, input_precision="ieee")
+    if CONTEXT > 0:
+        starting = in_rows & (moment < CONTEXT)
+        if tl.max(starting.to(tl.int32), axis=0) > 0:
+            # What came before this step, as its activations were.
+            for k in range(0, (TAPS - 1) * CHANNELS, BLOCK_K):
+                place = moment + k // CHANNELS * DILATION  # in the past
+                at = place[:, None] * CHANNELS + (k % CHANNELS + depth)[None, :]
+                at += (ms // time)[:, None] * past_row
+                mask = (starting & (place < CONTEXT))[:, None]
+                old = tl.load(past_ptr + at, mask=mask, other=0.0)
+                old_w_at = w_ptr + cols[None, :] * (TAPS * CHANNELS) + (k + depth)[:, None]
+                old_w = tl.load(old_w_at, mask=in_cols[None, :], other=0.0)
+                acc = tl.dot(old, old_w, acc, input_precision="ieee")
+        leaving = in_rows & (moment >= time - CONTEXT) & (tl.program_id(1) == 0)
+        if tl.max(leaving.to(tl.int32), axis=0) > 0:
+            for k in range(0, CHANNELS, BLOCK_K):
+                last = tl.load(
+                    x_ptr + ms[:, None] * CHANNELS + (k + depth)[None, :],
+                    mask=leaving[:, None],
+                    other=0.0,
+                )
+                if ELU:
+                    last = _elu(last)
+                row = ms // time * CONTEXT + moment - (time - CONTEXT)
+                at = row[:, None] * CHANNELS + (k + depth)[None, :]
+                tl.store(fresh_ptr + at, last, mask=leaving[:, None])
+    if BIAS:
+        acc += tl.load(bias_ptr + cols, mask=in_cols, other=0.0).to(tl.float32)[None, :]
+    to = ms[:, None] * n + cols[None, :]
+    in_out = in_rows[:, None] & in_cols[None, :]
+    if ADD:
+        acc += tl.load(add_ptr + to, mask=in_out, other=0.0).to(tl.float32)
+    tl.store(out_ptr + to, acc.to(out_ptr.dtype.element_ty), mask=in_out)
+
+
+class FusedConvolutions(TorchConvolutions):
+    """The convolutions of one step, by the kernel wherever it fits."""
+
+    def __init__(self, past: Tensor, space: Workspace) -> None:
+        super().__init__(past)
+        self._space = space
+
+    def __call__(
+        self, conv: CausalConv, inputs: Tensor, *, elu: bool = False, add: Tensor | None = None
+    ) -> Tensor:
+        """Convolve, as `TorchConvolutions` does."""
+        batch, time, channels = inputs.shape
+        if conv.context > time or time < _LEAST_TIME or channels % _LEAST_DEPTH:
+            return super().__call__(conv, inputs, elu=elu, add=add)
+        past = self.take(conv)  # [batch, context, channels]
+        fresh = inputs.new_empty(batch, conv.context_floats)
+        rows, n = batch * time, conv.weight.shape[0]
+        out = inputs.new_empty(rows, n)
+        block_m, block_n, block_k = _tiles(rows, n, channels)
+        grid = (triton.cdiv(rows, block_m), triton.cdiv(n, block_n))
+        _convolve_kernel[grid](
+            out, inputs, past, fresh, conv.weight,
+            conv.weight if conv.bias is None else conv.bias, inputs if add is None else add,
+            rows, time, past.stride(0), n,
+            CHANNELS=channels, TAPS=conv.taps, DILATION=conv.dilation, ELU=elu,
+            BIAS=conv.bias is not None, ADD=add is not None,
+            BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_K=block_k, PDL=self._space.overlap,
+            num_warps=4, num_stages=3, **self._space.launch,
+        )  # fmt: skip
+        if conv.context:
+            self.keep(fresh)
+        return out.view(batch, -1, conv.outputs)
+
+
+def _tiles(rows: int, n: int, channels: int) -> tuple[int, int, int]:
+    """Choose tiles: large ones where there are many, small ones where few must fill the chip."""
+    deepest = channels & -channels  # a tap's channels are cut evenly
+    columns = max(16, power_of_2(n))
+    if rows <= 64:
+        return 16, min(32, columns), min(128, deepest)
+    if rows * n <= 1 << 21:
+        return 32, min(32, columns), min(64, deepest)
+    return 128, min(64, columns), min(64, deepest)

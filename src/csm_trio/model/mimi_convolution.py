@@ -1,0 +1,136 @@
+"""Mimi's causal convolutions, frame by frame, and what each remembers of its past.
+
+In: a layer's inputs [batch, time, channels]. Out: its outputs in the same layout. Each causal
+convolution is one matrix product over windows of the past; a transposed one, whose kernel is
+twice its stride, is a two-tap causal convolution whose outputs are read as consecutive samples.
+The contexts are thus always *inputs*: no partial sums are carried.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from csm_trio.model.naming import CODEC_PREFIX
+
+
+def take(tensors: Mapping[str, Tensor], name: str) -> Tensor:
+    """Return a codec's tensor in fp32, named as in a checkpoint of the codec alone."""
+    return tensors[CODEC_PREFIX + name].float()
+
+
+def frozen(*shape: int) -> nn.Parameter:
+    """Make room for a weight that is loaded, never trained."""
+    return nn.Parameter(torch.empty(*shape), requires_grad=False)
+
+
+class CausalConv(nn.Module):
+    """The weights of a convolution over the past, dilated or transposed.
+
+    With a `stride` it is transposed, trimmed on the right, its kernel twice the stride: 2 taps,
+    for the `stride` outputs of one input owe something to it and to the input before it.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        outputs: int,
+        *,
+        taps: int,
+        dilation: int = 1,
+        stride: int = 1,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        self.channels, self.outputs = channels, outputs
+        self.taps, self.dilation, self._stride = taps, dilation, stride
+        self.context = (taps - 1) * dilation  # inputs to remember
+        self.context_floats = self.context * channels
+        self.weight = frozen(stride * outputs, taps * channels)
+        self.bias = frozen(stride * outputs) if bias else None
+
+    def load(self, tensors: Mapping[str, Tensor], name: str) -> None:
+        """Load `conv.weight` [outputs, channels, taps] and `conv.bias` under `name`."""
+        weight = take(tensors, f"{name}.conv.weight")
+        self.weight.copy_(weight.permute(0, 2, 1).flatten(1))
+        self._load_bias(tensors, name)
+
+    def load_transposed(self, tensors: Mapping[str, Tensor], name: str, *, groups: int = 1) -> None:
+        """Load `conv.weight` [channels, outputs / groups, 2 * stride], groups made dense."""
+        channels, outputs, stride = self.channels, self.outputs, self._stride
+        weight = take(tensors, f"{name}.conv.weight")
+        dense = weight.new_zeros(channels, groups, outputs // groups, 2 * stride)
+        place = torch.arange(channels, device=weight.device)
+        dense[place, place // (channels // groups)] = weight
+        # The kernel's second half is what an input leaves for the step after its own.
+        taps = dense.view(channels, outputs, 2, stride).flip(2)
+        self.weight.copy_(taps.permute(3, 1, 2, 0).reshape(stride * outputs, 2 * channels))
+        self._load_bias(tensors, name)
+
+    def _load_bias(self, tensors: Mapping[str, Tensor], name: str) -> None:
+        if self.bias is not None:
+            bias = take(tensors, f"{name}.conv.bias")
+            self.bias.copy_(bias.repeat(self._stride))
+
+
+class Convolve(Protocol):
+    """How the convolutions of one step are done, each called once, always in the same order."""
+
+    def __call__(
+        self, conv: CausalConv, inputs: Tensor, *, elu: bool = False, add: Tensor | None = None
+    ) -> Tensor:
+        """Convolve [batch, time, channels] into [batch, time * stride, outputs].
+
+        With `elu`, the inputs (and so what is remembered of them) go through ELU first; `add`
+        [batch, time * stride, outputs] is summed to the outputs.
+        """
+
+    def collect(self) -> Tensor:
+        """Join what the next step needs: [batch, floats]."""
+
+
+class TorchConvolutions:
+    """Convolve by torch's own operations; contexts are handed out in the order of the layers."""
+
+    def __init__(self, past: Tensor) -> None:
+        self._past = past  # [batch, floats]
+        self._start = 0
+        self._fresh: list[Tensor] = []
+
+    def take(self, conv: CausalConv) -> Tensor:
+        """Return the layer's last inputs [batch, context, channels]."""
+        past = self._past.narrow(1, self._start, conv.context_floats)
+        self._start += conv.context_floats
+        return past.view(len(past), conv.context, conv.channels)
+
+    def keep(self, fresh: Tensor) -> None:
+        """Keep [batch, context * channels] for the layer's next step."""
+        self._fresh.append(fresh)
+
+    def collect(self) -> Tensor:
+        """Join what the next step needs: [batch, floats]."""
+        return torch.cat(self._fresh, 1)
+
+    def __call__(
+        self, conv: CausalConv, inputs: Tensor, *, elu: bool = False, add: Tensor | None = None
+    ) -> Tensor:
+        """Convolve, as `Convolve` says."""
+        if elu:
+            inputs = F.elu(inputs)
+        outputs = F.linear(self._windows(conv, inputs), conv.weight, conv.bias)
+        outputs = outputs.view(len(inputs), -1, conv.outputs)
+        return outputs if add is None else outputs.add_(add)
+
+    def _windows(self, conv: CausalConv, inputs: Tensor) -> Tensor:
+        """Lay out each output's inputs, oldest tap first: [batch * time, taps * channels]."""
+        batch, time, channels = inputs.shape
+        if conv.taps == 1:
+            return inputs.flatten(0, 1)
+        joined = torch.cat((self.take(conv), inputs), 1)  # [batch, context + time, channels]
+        self.keep(joined[:, -conv.context :].flatten(1))
+        size = (batch, time, conv.taps, channels)
+        row = joined.stride(0)
+        view = joined.as_strided(size, (row, channels, conv.dilation * channels, 1))
+        return view.reshape(batch * time, conv.taps * channels)
