@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 _SMALL_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 96, 128)
 _BUCKET_STEP = 64  # beyond the small ones
 
+_ROWS_TOGETHER = 16
+"""Frames copied at once share their memory until the last of them is let go."""
+
 _Pool = tuple[int, int]
 
 
@@ -111,10 +114,15 @@ class GraphedStep:
         self._graphs[size].replay()
         self._out_here[:running].copy_(self._out[:running], non_blocking=True)
         torch.cuda.current_stream().synchronize()
+        return self._frames(running)
+
+    def _frames(self, running: int) -> list[Frame | None]:
+        """Copy out of the pinned buffer, which the next step overwrites."""
         made = self._out_here.numpy()[:running]
         # Sesame ends on a frame of zeros; transformers ignores its last codebook. Both end here.
         alive = made[:, : self._codebooks - 1].any(axis=1).tolist()
-        return [
-            Frame(row[self._codebooks :].copy(), row[: self._codebooks].copy()) if lives else None
-            for row, lives in zip(made, alive, strict=True)
-        ]
+        frames: list[Frame | None] = []
+        for first in range(0, running, _ROWS_TOGETHER):
+            rows = made[first : first + _ROWS_TOGETHER].copy()
+            frames += [Frame(row[self._codebooks :], row[: self._codebooks]) for row in rows]
+        return [frame if lives else None for frame, lives in zip(frames, alive, strict=True)]

@@ -37,7 +37,7 @@ class TransformersPeer:
 
     @torch.inference_mode()
     def frame_ms(self, batch: int) -> float:
-        """Time `generate` for a batch of equal prompts; two lengths, so that the prefill drops out."""
+        """Time `generate` for a batch of equal prompts, twice, so that the prefill drops out."""
         ids = torch.ones(batch, _PROMPT_IDS, dtype=torch.int64, device=self._device)
         self._generate(ids, 2)
         short_s, long_s = self._generate(ids, 2), self._generate(ids, 2 + _FRAMES)
