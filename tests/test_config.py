@@ -56,6 +56,14 @@ EXAMPLES = [
     ("--max-lead-s", "5", "engine", "max_lead_s", 5.0),
     ("--stall-timeout-s", "2.5", "speech", "stall_timeout_s", 2.5),
     ("--drain-s", "0", "server", "drain_s", 0.0),
+    ("--max-positions", "512", "engine", "max_positions", 512),
+    (
+        "--random-weights",
+        "sesame/csm-1b-size",
+        "engine",
+        "random_weights",
+        "sesame/csm-1b-size",
+    ),
     ("--log-level", "DEBUG", "config", "log_level", "debug"),
 ]
 
@@ -250,3 +258,10 @@ def test_help_states_unit_and_default_of_every_flag(monkeypatch: pytest.MonkeyPa
     assert "(unit: ms; default: 10000)" in text
     assert "(unit: slots; default: auto, what the device holds)" in text
     assert "(unit: true or false; default: false)" in text
+
+
+@pytest.mark.parametrize("other", ["--model-id", "--weights-path"])
+def test_noise_and_a_model_are_not_served_at_once(other: str) -> None:
+    name = "CSM_" + other[2:].replace("-", "_").upper()
+    with pytest.raises(StartupError, match="--random-weights"):
+        load(CSM_RANDOM_WEIGHTS="sesame/csm-1b-size", **{name: "some/model"})

@@ -474,3 +474,31 @@ def test_a_cancel_while_loading_ends_the_thread_once_loaded() -> None:
 
     assert not outlives(GUARD_S, lambda: trio.run(main)), "the device thread waits forever"
     assert entered == []
+
+
+async def test_a_burst_is_opened_by_one_call_and_a_refusal_stops_no_other() -> None:
+    gate = StepGate()
+    runner = SineRunner(8, step_gate=gate, opens_per_step=4)
+    texts = ["one", "two words", "REFUSE", "three of them", "four words it has"]
+    heard: dict[str, list[Frame]] = {}
+
+    async def say(text: str) -> None:
+        try:
+            heard[text], _ = await speak(engine, utterance(text))
+        except TextTooLong:
+            heard[text] = []
+
+    async with engine_of(runner) as engine, trio.open_nursery() as nursery:
+        nursery.start_soon(say, "the first")
+        await gate.held()  # what arrives now waits for the step's end together
+        for text in texts:
+            nursery.start_soon(say, text)
+        await wait_all_tasks_blocked()
+        gate.open()
+    names = [call.name for call in runner.calls]
+    first_step = names.index("step")
+    # Three of four in the first call (one is refused), the last after another step.
+    assert names[first_step + 1 : first_step + 5] == ["open", "open", "open", "step"]
+    for text in texts:
+        expected = [] if text == "REFUSE" else sine_frames(utterance(text))
+        assert_heard(heard[text], expected)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import numpy as np
 import torch
 
 from csm_trio.engine.slots import Slots
@@ -27,7 +28,8 @@ logger = logging.getLogger(__name__)
 _SMALL_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 96, 128)
 _BUCKET_STEP = 64  # beyond the small ones
 
-_Pool = tuple[int, int]
+_ROWS_TOGETHER = 16
+"""Frames copied at once share their memory until the last of them is let go."""
 
 
 def buckets(slots: int) -> list[int]:
@@ -47,9 +49,15 @@ def codec_kernels(
     )
 
 
-def captured(work: Callable[[], object], *, pool: _Pool | None = None) -> torch.cuda.CUDAGraph:
-    """Capture what `work` does, after doing it once: that compiles, which capture could not."""
-    stream = torch.cuda.Stream()
+def captured(
+    work: Callable[[], object], *, beside: torch.cuda.CUDAGraph | None = None
+) -> torch.cuda.CUDAGraph:
+    """Capture what `work` does, after doing it once: that compiles, which capture could not.
+
+    The graph works in the memory of the one `beside` it, if there is one: never run both at once.
+    """
+    pool = None if beside is None else beside.pool()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         work()
@@ -81,11 +89,10 @@ class GraphedStep:
     def capture(self) -> None:
         """Capture every bucket, the largest first, so that the smaller ones fit in its memory."""
         sizes = buckets(self._slots.count)
-        pool = None
+        graph = None
         for done, size in enumerate(reversed(sizes)):
             started_s = time.perf_counter()
-            graph = captured(partial(self._make_frames, size), pool=pool)
-            pool = graph.pool()
+            graph = captured(partial(self._make_frames, size), beside=graph)
             self._graphs[size] = graph
             took_s = time.perf_counter() - started_s
             logger.info("graph %d of %d: %d rows, %.1f s", done + 1, len(sizes), size, took_s)
@@ -111,10 +118,15 @@ class GraphedStep:
         self._graphs[size].replay()
         self._out_here[:running].copy_(self._out[:running], non_blocking=True)
         torch.cuda.current_stream().synchronize()
+        return self._frames(running)
+
+    def _frames(self, running: int) -> list[Frame | None]:
+        """Copy out of the pinned buffer, which the next step overwrites."""
         made = self._out_here.numpy()[:running]
         # Sesame ends on a frame of zeros; transformers ignores its last codebook. Both end here.
-        alive = made[:, : self._codebooks - 1].any(axis=1).tolist()
-        return [
-            Frame(row[self._codebooks :].copy(), row[: self._codebooks].copy()) if lives else None
-            for row, lives in zip(made, alive, strict=True)
-        ]
+        alive: list[bool] = np.any(made[:, : self._codebooks - 1], axis=1).tolist()
+        frames: list[Frame | None] = []
+        for first in range(0, running, _ROWS_TOGETHER):
+            rows = made[first : first + _ROWS_TOGETHER].copy()
+            frames += [Frame(row[self._codebooks :], row[: self._codebooks]) for row in rows]
+        return [frame if lives else None for frame, lives in zip(frames, alive, strict=True)]

@@ -3,10 +3,12 @@
 Runs on the device thread, as all torch does. Raises StartupError where a model cannot be had.
 """
 
+import gc
 import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
@@ -46,6 +48,8 @@ class LoadedModel:
     tokenizer: TextTokenizer
     placement: Placement
     embedded: bool
+    folder: Path | None
+    """Where transformers would find the same model, if it could."""
 
 
 def load_runner(config: EngineConfig) -> TorchRunner:
@@ -74,8 +78,10 @@ def load_model(config: EngineConfig) -> LoadedModel:
     tokenizer = TextTokenizer.from_file(files.tokenizer, text_vocab_size=sizes.text_vocab_size)
     _set_threads(placement, sizes)
     model, codec = _build(config, files, sizes, placement)
-    embedded = files.embedded and config.random_weights is None
-    return LoadedModel(name, sizes, model, codec, tokenizer, placement, embedded)
+    noise = config.random_weights is not None
+    embedded = files.embedded and not noise
+    folder = None if noise or files.config is None else files.config.parent
+    return LoadedModel(name, sizes, model, codec, tokenizer, placement, embedded, folder)
 
 
 def warm_runner(loaded: LoadedModel, pool_size: int | None) -> TorchRunner:
@@ -91,6 +97,10 @@ def warm_runner(loaded: LoadedModel, pool_size: int | None) -> TorchRunner:
         placement=loaded.placement,
     )
     _warm_up(runner)
+    # What is loaded stays: collecting garbage need not walk through it again, which would hold
+    # up a step now and then.
+    gc.collect()
+    gc.freeze()
     logger.info("warm after %.1f s", time.perf_counter() - started_s)
     return runner
 

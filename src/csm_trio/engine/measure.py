@@ -69,7 +69,7 @@ def measure_engine(config: EngineConfig, plan: Plan) -> EngineTiming:
         copy_bytes_per_s=_copy_bytes_per_s(loaded.placement.device),
         batches=batches,
         prefills=prefills,
-        peers=tuple(_time_peer(config, loaded, batch) for batch in plan.peer_batches),
+        peers=tuple(_time_peer(loaded, batch) for batch in plan.peer_batches),
     )
 
 
@@ -199,8 +199,8 @@ def _copy_bytes_per_s(device: torch.device) -> float:
     return 2e3 * size / min(_took_ms(once) for _ in range(10))
 
 
-def _time_peer(config: EngineConfig, loaded: LoadedModel, batch: int) -> PeerTiming:
+def _time_peer(loaded: LoadedModel, batch: int) -> PeerTiming:
     peer = TransformersPeer(
-        config.weights_path, device=loaded.placement.device, dtype=loaded.placement.dtype
+        loaded.folder, device=loaded.placement.device, dtype=loaded.placement.dtype
     )
     return PeerTiming("transformers generate", batch, peer.frame_ms(batch))

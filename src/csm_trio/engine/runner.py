@@ -22,7 +22,7 @@ from csm_trio.model.mimi import MimiDecoder
 from csm_trio.model.prompt import Prompt, TextTokenizer, build_prompt
 
 _CUDA_OPENS_PER_STEP = 8
-_CUDA_PREFILL_POSITIONS = 4096
+_CUDA_PREFILL_POSITIONS = 2048
 """Most positions of one prefill, padding included: about one step's time on an H100."""
 
 
@@ -146,16 +146,18 @@ class TorchRunner:
         openings = [opening for opening, _ in group]
         tokens = [torch.from_numpy(prompt.tokens) for _, prompt in group]
         mask = [torch.from_numpy(prompt.mask) for _, prompt in group]
-        embedded = self._model.embed_prompt(
+        whole = self._model.embed_prompt(
             torch.cat(tokens).to(self._device), torch.cat(mask).to(self._device)
-        ).split([len(rows) for rows in tokens])
+        )
+        embedded = torch.split(whole, [len(rows) for rows in tokens])
         pasts = [rows[:-1] for rows in embedded]
         if max(map(len, pasts)):
             kv = self._slots.kv
-            attend = kv.prefill(openings[0].slot, 0)
-            if len(group) > 1:
+            if self._device.type == "cuda":
                 slots = torch.tensor([opening.slot for opening in openings], device=self._device)
                 attend = kv.prefill_rows(slots)
+            else:
+                attend = kv.prefill(openings[0].slot, 0)
             self._model.prefill(pad_sequence(pasts, batch_first=True), 0, attend)
         self._slots.open(openings, torch.stack([rows[-1] for rows in embedded]))
 

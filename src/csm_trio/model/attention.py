@@ -83,8 +83,13 @@ class SlotKV:
             keys, values = keys.transpose(1, 2), values.transpose(1, 2)
             self.keys[layer][slots, :, :time] = keys
             self.values[layer][slots, :, :time] = values
+            # Repeated, they suit every fused kernel; the scores of a long prompt stay on the chip.
+            shared = queries.shape[2] // keys.shape[1]
             mixed = F.scaled_dot_product_attention(
-                queries.transpose(1, 2), keys, values, is_causal=True, enable_gqa=True
+                queries.transpose(1, 2),
+                keys.repeat_interleave(shared, dim=1),
+                values.repeat_interleave(shared, dim=1),
+                is_causal=True,
             )
             return mixed.transpose(1, 2)
 

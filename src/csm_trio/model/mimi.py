@@ -43,8 +43,8 @@ class MimiState:
     contexts: Tensor  # [slots, floats], the last inputs of each convolution, side by side
     rings: Tensor  # [layers, slots, capacity, 2, kv_heads, head_dim], position p at p % capacity
 
-    def clear(self, slot: int | Tensor) -> None:
-        """Begin anew: the next frame of a slot (or of several, int64) is a new stream's first.
+    def clear(self, slot: int) -> None:
+        """Begin anew: the slot's next frame is the first of another stream.
 
         Masked values still meet the attention's sum with weight zero; the ring is emptied so
         that no tenant's overflow (NaN times zero) reaches the next.
@@ -52,6 +52,11 @@ class MimiState:
         self.positions[slot] = 0
         self.contexts[slot] = 0
         self.rings[:, slot] = 0
+
+    def rewind(self, slots: Tensor) -> None:
+        """Begin anew in several slots (int64), where no attention reads a place before its time."""
+        self.positions[slots] = 0
+        self.contexts[slots] = 0
 
 
 class _Dequantizer(FullPrecision):
@@ -137,7 +142,7 @@ class _Layer(nn.Module):
 
 
 class _Residual(nn.Module):
-    """A residual block: ELU, dilated convolution to fewer channels, ELU, and back."""
+    """A residual block's branch: dilated convolution to fewer channels, and back."""
 
     def __init__(self, config: MimiConfig, channels: int, *, dilation: int) -> None:
         super().__init__()
@@ -146,14 +151,9 @@ class _Residual(nn.Module):
         self.narrow = CausalConv(channels, inner, taps=taps, dilation=dilation)
         self.widen = CausalConv(inner, channels, taps=1)
 
-    def forward(self, hidden: Tensor, convolve: Convolve) -> Tensor:
-        """Return `hidden` [batch, time, channels] with the block's branch added."""
-        inner = convolve(self.narrow, hidden, elu=True)
-        return convolve(self.widen, inner, elu=True, add=hidden)
-
 
 class _Stage(nn.Module):
-    """One rise in sample rate: ELU, transposed convolution, residual blocks."""
+    """One rise in sample rate: transposed convolution, residual blocks, ELU before each."""
 
     def __init__(self, config: MimiConfig, channels: int, ratio: int) -> None:
         super().__init__()
@@ -163,12 +163,18 @@ class _Stage(nn.Module):
             for index in range(config.residual_layers)
         )
 
-    def forward(self, hidden: Tensor, convolve: Convolve) -> Tensor:
-        """Turn [batch, time, channels] into [batch, time * ratio, channels / 2]."""
-        hidden = convolve(self.rise, hidden, elu=True)
-        for residual in self.residuals:
-            hidden = residual(hidden, convolve)
-        return hidden
+    def forward(self, active: Tensor, convolve: Convolve) -> Tensor:
+        """Turn [batch, time, channels] into [batch, time * ratio, channels / 2].
+
+        What comes in has been through ELU, and what goes out too.
+        """
+        *others, last = _each(self.residuals, _Residual)  # Mimi has one; none is refused
+        hidden, active = convolve.both(self.rise, active)
+        for residual in others:
+            inner = convolve.activated(residual.narrow, active)
+            hidden, active = convolve.both(residual.widen, inner, add=hidden)
+        inner = convolve.activated(last.narrow, active)
+        return convolve.activated(last.widen, inner, add=hidden)
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,13 +277,13 @@ class MimiDecoder(nn.Module):
         attend = kernels.attending(self.timekeeper(rows, start))
         hidden = self.dequantizer(codes)[:, None].to(state.contexts.dtype)
         if self.upsample is not None:
-            hidden = convolve(self.upsample, hidden)  # [batch, steps, hidden_size]
+            hidden = convolve.raw(self.upsample, hidden)  # [batch, steps, hidden_size]
         for layer, ring in zip(self.layers, state.rings, strict=True):
             hidden = layer(hidden, ring, attend)
-        hidden = convolve(self.first, hidden)
+        active = convolve.activated(self.first, hidden)
         for stage in self.stages:
-            hidden = stage(hidden, convolve)
-        pcm = convolve(self.last, hidden, elu=True)  # [batch, frame_samples, 1]
+            active = stage(active, convolve)
+        pcm = convolve.raw(self.last, active)  # [batch, frame_samples, 1]
         state.positions.index_copy_(0, rows, start + self._config.upsample_stride)
         state.contexts.index_copy_(0, rows, convolve.collect())
         return pcm.squeeze(2).float()

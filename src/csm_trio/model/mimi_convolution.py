@@ -76,16 +76,22 @@ class CausalConv(nn.Module):
 
 
 class Convolve(Protocol):
-    """How the convolutions of one step are done, each called once, always in the same order."""
+    """How the convolutions of one step are done, each called once, always in the same order.
 
-    def __call__(
-        self, conv: CausalConv, inputs: Tensor, *, elu: bool = False, add: Tensor | None = None
-    ) -> Tensor:
-        """Convolve [batch, time, channels] into [batch, time * stride, outputs].
+    Each maps inputs [batch, time, channels] to outputs [batch, time * stride, outputs], to which
+    `add`, of their shape, is summed. What a convolution remembers are its inputs as they are.
+    """
 
-        With `elu`, the inputs (and so what is remembered of them) go through ELU first; `add`
-        [batch, time * stride, outputs] is summed to the outputs.
-        """
+    def raw(self, conv: CausalConv, inputs: Tensor) -> Tensor:
+        """Return the outputs."""
+
+    def activated(self, conv: CausalConv, inputs: Tensor, *, add: Tensor | None = None) -> Tensor:
+        """Return the outputs through ELU."""
+
+    def both(
+        self, conv: CausalConv, inputs: Tensor, *, add: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the outputs, and the outputs through ELU."""
 
     def collect(self) -> Tensor:
         """Join what the next step needs: [batch, floats]."""
@@ -113,15 +119,23 @@ class TorchConvolutions:
         """Join what the next step needs: [batch, floats]."""
         return torch.cat(self._fresh, 1)
 
-    def __call__(
-        self, conv: CausalConv, inputs: Tensor, *, elu: bool = False, add: Tensor | None = None
-    ) -> Tensor:
+    def raw(self, conv: CausalConv, inputs: Tensor) -> Tensor:
         """Convolve, as `Convolve` says."""
-        if elu:
-            inputs = F.elu(inputs)
         outputs = F.linear(self._windows(conv, inputs), conv.weight, conv.bias)
-        outputs = outputs.view(len(inputs), -1, conv.outputs)
-        return outputs if add is None else outputs.add_(add)
+        return outputs.view(len(inputs), -1, conv.outputs)
+
+    def activated(self, conv: CausalConv, inputs: Tensor, *, add: Tensor | None = None) -> Tensor:
+        """Convolve, as `Convolve` says."""
+        outputs = self.raw(conv, inputs)
+        return F.elu_(outputs if add is None else outputs.add_(add))
+
+    def both(
+        self, conv: CausalConv, inputs: Tensor, *, add: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Convolve, as `Convolve` says."""
+        outputs = self.raw(conv, inputs)
+        outputs = outputs if add is None else outputs.add_(add)
+        return outputs, F.elu(outputs)
 
     def _windows(self, conv: CausalConv, inputs: Tensor) -> Tensor:
         """Lay out each output's inputs, oldest tap first: [batch * time, taps * channels]."""

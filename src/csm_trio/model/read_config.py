@@ -191,6 +191,7 @@ def _refuse_unsupported(config: Any) -> None:
         (codec.trim_right_ratio == 1.0, "the codec's trim_right_ratio is not 1"),
         (codec.pad_mode == "constant", "the codec's pad_mode is not 'constant'"),
         (not codec.use_conv_shortcut, "the codec has convolution shortcuts"),
+        (codec.num_residual_layers >= 1, "the codec has no residual layers"),
         (codec.hidden_act == "gelu", "the codec's activation is not 'gelu'"),
     )
     for holds, problem in agreements:

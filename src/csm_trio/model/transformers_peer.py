@@ -37,16 +37,16 @@ class TransformersPeer:
 
     @torch.inference_mode()
     def frame_ms(self, batch: int) -> float:
-        """Time `generate` for a batch of equal prompts; two lengths, so that the prefill drops out."""
+        """Time `generate` for a batch of equal prompts, twice, so that the prefill drops out."""
         ids = torch.ones(batch, _PROMPT_IDS, dtype=torch.int64, device=self._device)
         self._generate(ids, 2)
-        short_s, long_s = self._generate(ids, 2), self._generate(ids, 2 + _FRAMES)
-        return 1e3 * (long_s - short_s) / _FRAMES
+        (short_s, few), (long_s, many) = self._generate(ids, 2), self._generate(ids, 2 + _FRAMES)
+        return 1e3 * (long_s - short_s) / max(1, many - few)
 
-    def _generate(self, ids: torch.Tensor, frames: int) -> float:
+    def _generate(self, ids: torch.Tensor, frames: int) -> tuple[float, int]:
+        """Return the seconds it took, and the frames it made before all rows had ended."""
         started_s = time.perf_counter()
         codes = self._model.generate(
             input_ids=ids, max_new_tokens=frames, do_sample=True, depth_decoder_do_sample=True
-        )
-        codes.cpu()  # waits for the device
-        return time.perf_counter() - started_s
+        ).cpu()  # waits for the device
+        return time.perf_counter() - started_s, codes.shape[1]

@@ -1,8 +1,10 @@
-"""The codec's causal convolutions in one kernel each: activation, windows, product, sum.
+"""The codec's causal convolutions in one kernel each: windows, product, sum, activation.
 
 In: inputs [batch, time, channels] and what each stream's last step left. Out: outputs, and what
 the next step needs. The windows are never laid out in memory, which is what bounds large batches.
 """
+
+from dataclasses import dataclass
 
 import triton
 import triton.language as tl
@@ -17,18 +19,13 @@ _LEAST_TIME = 16
 """With fewer moments a step the windows are small, and cuBLAS has the better product."""
 
 
-@triton.jit
-def _elu(x):
-    wide = x.to(tl.float32)
-    return tl.where(wide > 0, wide, tl.exp(tl.minimum(wide, 0.0)) - 1).to(x.dtype)
-
-
 @triton.jit(do_not_specialize=["rows"])
 def _convolve_kernel(
-    out_ptr, x_ptr, past_ptr, fresh_ptr, w_ptr, bias_ptr, add_ptr, rows, time, past_row, n,
-    CHANNELS: tl.constexpr, TAPS: tl.constexpr, DILATION: tl.constexpr, ELU: tl.constexpr,
-    BIAS: tl.constexpr, ADD: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr, PDL: tl.constexpr,
+    out_ptr, active_ptr, x_ptr, past_ptr, fresh_ptr, w_ptr, bias_ptr, add_ptr,
+    rows, time, past_row, n,
+    CHANNELS: tl.constexpr, TAPS: tl.constexpr, DILATION: tl.constexpr, BIAS: tl.constexpr,
+    ADD: tl.constexpr, RAW: tl.constexpr, ACTIVE: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     if PDL:
         gdc_launch_dependents()
@@ -44,8 +41,6 @@ def _convolve_kernel(
         back = k // CHANNELS * DILATION - CONTEXT
         at = (ms + back)[:, None] * CHANNELS + (k % CHANNELS + depth)[None, :]
         x = tl.load(x_ptr + at, mask=(in_rows & (moment + back >= 0))[:, None], other=0.0)
-        if ELU:
-            x = _elu(x)
         w_at = w_ptr + cols[None, :] * (TAPS * CHANNELS) + (k + depth)[:, None]
         w = tl.load(w_at, mask=in_cols[None, :], other=0.0)
         acc = tl.dot(x, w, acc, input_precision="ieee")
@@ -70,8 +65,6 @@ def _convolve_kernel(
                     mask=leaving[:, None],
                     other=0.0,
                 )
-                if ELU:
-                    last = _elu(last)
                 row = ms // time * CONTEXT + moment - (time - CONTEXT)
                 at = row[:, None] * CHANNELS + (k + depth)[None, :]
                 tl.store(fresh_ptr + at, last, mask=leaving[:, None])
@@ -81,7 +74,13 @@ def _convolve_kernel(
     in_out = in_rows[:, None] & in_cols[None, :]
     if ADD:
         acc += tl.load(add_ptr + to, mask=in_out, other=0.0).to(tl.float32)
-    tl.store(out_ptr + to, acc.to(out_ptr.dtype.element_ty), mask=in_out)
+    acc = acc.to(out_ptr.dtype.element_ty)
+    if RAW:
+        tl.store(out_ptr + to, acc, mask=in_out)
+    if ACTIVE:  # ELU of what would be read back, so that both outputs agree
+        wide = acc.to(tl.float32)
+        wide = tl.where(wide > 0, wide, tl.exp(tl.minimum(wide, 0.0)) - 1)
+        tl.store(active_ptr + to, wide.to(acc.dtype), mask=in_out)
 
 
 class FusedConvolutions(TorchConvolutions):
@@ -91,39 +90,87 @@ class FusedConvolutions(TorchConvolutions):
         super().__init__(past)
         self._space = space
 
-    def __call__(
-        self, conv: CausalConv, inputs: Tensor, *, elu: bool = False, add: Tensor | None = None
-    ) -> Tensor:
-        """Convolve, as `TorchConvolutions` does."""
+    def raw(self, conv: CausalConv, inputs: Tensor) -> Tensor:
+        """Convolve, as `Convolve` says."""
+        if not _fits(conv, inputs):
+            return super().raw(conv, inputs)
+        outputs = _room(conv, inputs)
+        self._run(conv, inputs, None, outputs, None)
+        return outputs
+
+    def activated(self, conv: CausalConv, inputs: Tensor, *, add: Tensor | None = None) -> Tensor:
+        """Convolve, as `Convolve` says."""
+        if not _fits(conv, inputs):
+            return super().activated(conv, inputs, add=add)
+        active = _room(conv, inputs)
+        self._run(conv, inputs, add, None, active)
+        return active
+
+    def both(
+        self, conv: CausalConv, inputs: Tensor, *, add: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Convolve, as `Convolve` says."""
+        if not _fits(conv, inputs):
+            return super().both(conv, inputs, add=add)
+        outputs, active = _room(conv, inputs), _room(conv, inputs)
+        self._run(conv, inputs, add, outputs, active)
+        return outputs, active
+
+    def _run(
+        self,
+        conv: CausalConv,
+        inputs: Tensor,
+        add: Tensor | None,
+        raw: Tensor | None,
+        active: Tensor | None,
+    ) -> None:
         batch, time, channels = inputs.shape
-        if conv.context > time or time < _LEAST_TIME or channels % _LEAST_DEPTH:
-            return super().__call__(conv, inputs, elu=elu, add=add)
         past = self.take(conv)  # [batch, context, channels]
         fresh = inputs.new_empty(batch, conv.context_floats)
         rows, n = batch * time, conv.weight.shape[0]
-        out = inputs.new_empty(rows, n)
-        block_m, block_n, block_k = _tiles(rows, n, channels)
-        grid = (triton.cdiv(rows, block_m), triton.cdiv(n, block_n))
+        some = raw if active is None else active
+        tiles = _tiles(rows, n, channels)
+        grid = (triton.cdiv(rows, tiles.block_m), triton.cdiv(n, tiles.block_n))
         _convolve_kernel[grid](
-            out, inputs, past, fresh, conv.weight,
+            some if raw is None else raw, some, inputs, past, fresh, conv.weight,
             conv.weight if conv.bias is None else conv.bias, inputs if add is None else add,
             rows, time, past.stride(0), n,
-            CHANNELS=channels, TAPS=conv.taps, DILATION=conv.dilation, ELU=elu,
+            CHANNELS=channels, TAPS=conv.taps, DILATION=conv.dilation,
             BIAS=conv.bias is not None, ADD=add is not None,
-            BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_K=block_k, PDL=self._space.overlap,
-            num_warps=4, num_stages=3, **self._space.launch,
+            RAW=raw is not None, ACTIVE=active is not None,
+            BLOCK_M=tiles.block_m, BLOCK_N=tiles.block_n, BLOCK_K=tiles.block_k,
+            PDL=self._space.overlap, num_warps=tiles.warps, num_stages=3, **self._space.launch,
         )  # fmt: skip
         if conv.context:
             self.keep(fresh)
-        return out.view(batch, -1, conv.outputs)
 
 
-def _tiles(rows: int, n: int, channels: int) -> tuple[int, int, int]:
+def _fits(conv: CausalConv, inputs: Tensor) -> bool:
+    _, time, channels = inputs.shape
+    return conv.context <= time >= _LEAST_TIME and channels % _LEAST_DEPTH == 0
+
+
+def _room(conv: CausalConv, inputs: Tensor) -> Tensor:
+    batch, time, _ = inputs.shape
+    return inputs.new_empty(batch, time * conv.weight.shape[0] // conv.outputs, conv.outputs)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tiles:
+    block_m: int
+    block_n: int
+    block_k: int
+    warps: int
+
+
+def _tiles(rows: int, n: int, channels: int) -> _Tiles:
     """Choose tiles: large ones where there are many, small ones where few must fill the chip."""
     deepest = channels & -channels  # a tap's channels are cut evenly
     columns = max(16, power_of_2(n))
     if rows <= 64:
-        return 16, min(32, columns), min(128, deepest)
+        return _Tiles(16, min(32, columns), min(128, deepest), 4)
     if rows * n <= 1 << 21:
-        return 32, min(32, columns), min(64, deepest)
-    return 128, min(64, columns), min(64, deepest)
+        return _Tiles(32, min(32, columns), min(64, deepest), 4)
+    if n % 128 == 0:
+        return _Tiles(128, 128, min(64, deepest), 8)
+    return _Tiles(128, min(64, columns), min(64, deepest), 4)

@@ -21,6 +21,8 @@ from csm_trio.model.kernels.runtime import Workspace, power_of_2
 
 VECTOR_ROWS = 2
 """Up to so many rows, products on the plain cores keep up with the weights' arrival."""
+TILED_ROWS = 64
+"""Up to so many rows, our kernel; beyond, cuBLAS."""
 
 
 @triton.jit
@@ -53,6 +55,77 @@ def _vector_kernel(
         if RESIDUAL:
             y += tl.load(residual_ptr + place, mask=cols < n, other=0.0).to(tl.float32)
         tl.store(out_ptr + place, y.to(out_ptr.dtype.element_ty), mask=cols < n)
+
+
+@triton.jit
+def _fetch(lines, wanted, fallback):
+    """Ask for cache lines to be brought into the second-level cache; nothing waits for them."""
+    lines = tl.where(wanted, lines, fallback)
+    tl.inline_asm_elementwise(
+        "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [lines],
+        dtype=tl.int32, is_pure=False, pack=1,
+    )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["rows"])
+def _tiled_kernel(
+    x_ptr, w_ptr, residual_ptr, out_ptr, partial_ptr, ticket_ptr, rows, n, k,
+    GATED: tl.constexpr, RESIDUAL: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    SPLITS: tl.constexpr, FETCH_K: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    if PDL:
+        gdc_launch_dependents()
+    tile, split = tl.program_id(0), tl.program_id(1)
+    ms = tl.arange(0, BLOCK_M)
+    cols = tile * BLOCK_N + tl.arange(0, BLOCK_N)
+    ks = tl.arange(0, BLOCK_K)
+    in_rows, in_cols = ms < rows, cols < n
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    up = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    share = tl.cdiv(tl.cdiv(k, BLOCK_K), SPLITS) * BLOCK_K
+    begin = split * share
+    finish = tl.minimum(begin + share, k)
+    if PDL:
+        # Nobody writes weights: fetch ours towards the chip while the kernel before us ends.
+        lines = begin + tl.arange(0, FETCH_K // 64)[None, :] * 64  # 128 bytes each
+        wanted = in_cols[:, None] & (lines < finish)
+        _fetch(w_ptr + cols[:, None] * k + lines, wanted, w_ptr)
+        if GATED:
+            _fetch(w_ptr + (n + cols[:, None]) * k + lines, wanted, w_ptr)
+        gdc_wait()
+    for start in range(begin, finish, BLOCK_K):
+        inside = start + ks < k
+        x_at = x_ptr + ms[:, None] * k + (start + ks)[None, :]
+        w_at = w_ptr + cols[None, :] * k + (start + ks)[:, None]
+        x = tl.load(x_at, mask=in_rows[:, None] & inside[None, :], other=0.0)
+        w = tl.load(w_at, mask=inside[:, None] & in_cols[None, :], other=0.0)
+        acc = tl.dot(x, w, acc, input_precision="ieee")
+        if GATED:
+            w = tl.load(w_at + n * k, mask=inside[:, None] & in_cols[None, :], other=0.0)
+            up = tl.dot(x, w, up, input_precision="ieee")
+    if GATED:
+        acc = acc * tl.sigmoid(acc) * up
+    place = ms[:, None] * n + cols[None, :]
+    mask = in_rows[:, None] & in_cols[None, :]
+    last = True
+    if SPLITS > 1:
+        # The split that comes last sums all in their order: the outcome knows no race.
+        within = tl.arange(0, BLOCK_M)[:, None] * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
+        slab = partial_ptr + tile * SPLITS * BLOCK_M * BLOCK_N
+        tl.store(slab + split * BLOCK_M * BLOCK_N + within, acc)
+        tl.debug_barrier()
+        last = tl.atomic_add(ticket_ptr + tile, 1, sem="acq_rel") == SPLITS - 1
+        if last:
+            acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+            for other in range(SPLITS):
+                at = slab + other * BLOCK_M * BLOCK_N + within
+                acc += tl.load(at, cache_modifier=".cg")
+            tl.store(ticket_ptr + tile, 0)
+    if last:
+        if RESIDUAL:
+            acc += tl.load(residual_ptr + place, mask=mask, other=0.0).to(tl.float32)
+        tl.store(out_ptr + place, acc.to(out_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -108,7 +181,14 @@ def linear(
     """
     if x.shape[0] <= VECTOR_ROWS:
         return _vector(x, weight, space, norm, gated, residual)
-    return _library(x, weight, space, norm, gated, residual)
+    if norm is not None:
+        x = rms_norm(x, norm, space)
+    if x.shape[0] <= TILED_ROWS and x.dtype != torch.float32:
+        return _tiled(x, weight, space, gated, residual)
+    if residual is not None:
+        return residual.addmm_(x, weight.t())
+    out = F.linear(x, weight)
+    return gate(out, space) if gated else out
 
 
 def _out(x: Tensor, weight: Tensor, gated: bool) -> Tensor:
@@ -126,31 +206,56 @@ def _vector(
     out = _out(x, weight, gated)
     n, k = out.shape[1], x.shape[1]
     block_k = power_of_2(k)
-    block_n = max(1, min(8, 16_384 // block_k) // (2 if gated else 1))
+    block_n = max(1, min(2, 16_384 // block_k))
+    warps = 8 if block_k > 2048 else 4 if gated or block_k > 1024 else 2
     _vector_kernel[(triton.cdiv(n, block_n),)](
         x, weight, weight if norm is None else norm.gain, x if residual is None else residual,
         out, n, k, 0.0 if norm is None else norm.eps,
         ROWS=x.shape[0], NORM=norm is not None, GATED=gated, RESIDUAL=residual is not None,
         BLOCK_N=block_n, BLOCK_K=block_k, PDL=space.overlap,
-        num_warps=4, **space.launch,
+        num_warps=warps, **space.launch,
     )  # fmt: skip
     return out
 
 
-def _library(
-    x: Tensor,
-    weight: Tensor,
-    space: Workspace,
-    norm: Norm | None,
-    gated: bool,
-    residual: Tensor | None,
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """How the tiled kernel cuts one product; `fetch_k` of the weights come ahead of the input."""
+
+    block_n: int
+    block_k: int
+    splits: int
+    stages: int
+    fetch_k: int
+
+
+def tiles_for(n: int, k: int, *, gated: bool) -> Tiles:
+    """Choose tiles so that every multiprocessor has weights to fetch; as measured on an H100."""
+    if gated:
+        return Tiles(64, 128, 1, 3, 1024)
+    if k > 4096:
+        return Tiles(32, 128, 4, 4, 512)
+    return Tiles(16, 256 if k <= 1024 else 128, 1, 3, 1024)
+
+
+def _tiled(
+    x: Tensor, weight: Tensor, space: Workspace, gated: bool, residual: Tensor | None
 ) -> Tensor:
-    if norm is not None:
-        x = rms_norm(x, norm, space)
-    if residual is not None:
-        return residual.addmm_(x, weight.t())
-    out = F.linear(x, weight)
-    return gate(out, space) if gated else out
+    out = _out(x, weight, gated)
+    (rows, k), n = x.shape, out.shape[1]
+    tiles = tiles_for(n, k, gated=gated)
+    # Few rows fill it as well: Hopper's fast matrix instruction takes no fewer than 64.
+    block_m = TILED_ROWS
+    grid = (triton.cdiv(n, tiles.block_n), tiles.splits)
+    space.check(floats=grid[0] * grid[1] * block_m * tiles.block_n, tickets=grid[0])
+    _tiled_kernel[grid](
+        x, weight, x if residual is None else residual, out, space.floats, space.tickets,
+        rows, n, k, GATED=gated, RESIDUAL=residual is not None,
+        BLOCK_M=block_m, BLOCK_N=tiles.block_n, BLOCK_K=tiles.block_k,
+        SPLITS=tiles.splits, FETCH_K=tiles.fetch_k, PDL=space.overlap,
+        num_warps=4, num_stages=tiles.stages, **space.launch,
+    )  # fmt: skip
+    return out
 
 
 def rms_norm(x: Tensor, norm: Norm, space: Workspace) -> Tensor:
