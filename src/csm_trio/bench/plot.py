@@ -18,7 +18,7 @@ _HEIGHT = 620
 _BLUE, _ORANGE, _GREEN, _GRAY, _GRID = "#1f5fbf", "#d9480f", "#2b7a3d", "#555", "#ddd"
 
 # Beyond this ratio a linear axis would lay the small values on the ground.
-_MAX_LINEAR_RATIO = 20
+_MAX_LINEAR_RATIO = 8
 
 _C100_BAR = 99.0
 
@@ -138,7 +138,8 @@ def _series(
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{color}">'
             f"<title>{escape(name)}: {value:.1f}</title></circle>"
         )
-        parts.append(_text(x, y + label_dy, f"{value:,.4g}", anchor="middle", color=color))
+        label = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+        parts.append(_text(x, y + label_dy, label, anchor="middle", color=color))
     return parts
 
 
