@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 _BACKLOG = 1024
 _GRACE_S = 3.0
 """After the drain: what calls that are cut off have for their clean-up."""
+_SWITCH_INTERVAL_S = 0.0005
+"""How long the event loop may keep the interpreter lock from the device thread (Python: 5 ms)."""
 _KEEPALIVE_S = 20
 
 
@@ -104,6 +106,7 @@ def _serve_command(options: argparse.Namespace) -> int:
     # torch takes seconds to import: `say` and `voices` do without.
     from csm_trio.engine.load import load_runner
 
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     try:
         trio.run(serve, config, partial(load_runner, config.engine))
     except* StartupError as group:

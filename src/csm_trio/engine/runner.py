@@ -7,10 +7,9 @@ listens are the scheduler's and the service's business.
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from csm_trio.engine.eager import EagerStep
 from csm_trio.engine.slots import Opening, Slots, resolve_sampling
@@ -21,9 +20,10 @@ from csm_trio.model.csm import CSM
 from csm_trio.model.mimi import MimiDecoder
 from csm_trio.model.prompt import Prompt, TextTokenizer, build_prompt
 
+if TYPE_CHECKING:
+    from csm_trio.engine.prefill import GraphedPrefill
+
 _CUDA_OPENS_PER_STEP = 8
-_CUDA_PREFILL_POSITIONS = 2048
-"""Most positions of one prefill, padding included: about one step's time on an H100."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,7 @@ class TorchRunner:
         self._tokenizer = tokenizer
         self._device = placement.device
         self._slots = Slots(config, slots, codec, device=placement.device, dtype=placement.dtype)
+        self._graphed_prefill: GraphedPrefill | None = None
         self._step = self._make_step(codec)
 
     def _make_step(self, codec: MimiDecoder) -> FrameStep:
@@ -66,7 +67,10 @@ class TorchRunner:
             return EagerStep(self._model, codec, self._slots)
         # Imported here: its kernels need Triton, which only CUDA builds of torch bring.
         from csm_trio.engine.graphs import GraphedStep
+        from csm_trio.engine.prefill import GraphedPrefill
 
+        self._graphed_prefill = GraphedPrefill(self._model, self._slots)
+        self._graphed_prefill.capture()
         step = GraphedStep(self._config, self._model, codec, self._slots)
         step.capture()
         return step
@@ -130,12 +134,12 @@ class TorchRunner:
         self, prompts: list[tuple[Opening, Prompt]]
     ) -> Iterator[list[tuple[Opening, Prompt]]]:
         """Part prompts into prefills; alone elsewhere than on CUDA, so that none sees another."""
-        if self._device.type != "cuda":
+        if self._graphed_prefill is None:
             yield from ([prompt] for prompt in prompts)
             return
         group: list[tuple[Opening, Prompt]] = []
         for opening, prompt in sorted(prompts, key=lambda pair: pair[1].positions):
-            if group and (len(group) + 1) * prompt.positions > _CUDA_PREFILL_POSITIONS:
+            if group and not self._graphed_prefill.fits(len(group) + 1, prompt.positions):
                 yield group
                 group = []
             group.append((opening, prompt))
@@ -143,23 +147,18 @@ class TorchRunner:
             yield group
 
     def _prefill(self, group: Sequence[tuple[Opening, Prompt]]) -> None:
-        openings = [opening for opening, _ in group]
-        tokens = [torch.from_numpy(prompt.tokens) for _, prompt in group]
-        mask = [torch.from_numpy(prompt.mask) for _, prompt in group]
-        whole = self._model.embed_prompt(
-            torch.cat(tokens).to(self._device), torch.cat(mask).to(self._device)
+        if self._graphed_prefill is not None:
+            self._graphed_prefill.run(group)
+            return
+        ((opening, prompt),) = group
+        embedded = self._model.embed_prompt(
+            torch.from_numpy(prompt.tokens).to(self._device),
+            torch.from_numpy(prompt.mask).to(self._device),
         )
-        embedded = torch.split(whole, [len(rows) for rows in tokens])
-        pasts = [rows[:-1] for rows in embedded]
-        if max(map(len, pasts)):
-            kv = self._slots.kv
-            if self._device.type == "cuda":
-                slots = torch.tensor([opening.slot for opening in openings], device=self._device)
-                attend = kv.prefill_rows(slots)
-            else:
-                attend = kv.prefill(openings[0].slot, 0)
-            self._model.prefill(pad_sequence(pasts, batch_first=True), 0, attend)
-        self._slots.open(openings, torch.stack([rows[-1] for rows in embedded]))
+        if opening.position:
+            attend = self._slots.kv.prefill(opening.slot, 0)
+            self._model.prefill(embedded[None, :-1], 0, attend)
+        self._slots.open([opening], embedded[-1:])
 
     def step(self, slots: Sequence[int]) -> Sequence[Frame | None]:
         """Make one frame for each open slot; None where its speech has ended."""

@@ -109,6 +109,10 @@ class Slots:
         state.top_k[rows] = torch.tensor(
             [[draw.top_k for draw in opening.draws] for opening in openings], device=device
         )
+        self.note_open(openings)
+
+    def note_open(self, openings: Sequence[Opening]) -> None:
+        """Note on the host that rows have begun, whose tensors are written already."""
         for opening in openings:
             self._open[opening.slot] = _Row(opening.position, *opening.draws)
 
