@@ -119,7 +119,7 @@ class GraphedPrefill:
         state.inputs[rows] = embedded[torch.arange(size, device=self._device), last]
         state.positions[rows] = last
         state.seeds[rows] = seeds
-        state.frames[rows] = 0
+        state.frames.index_fill_(0, rows, 0)
         state.temperature[rows] = self._warmth[:size]
         state.top_k[rows] = top_k
 

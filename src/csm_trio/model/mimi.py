@@ -55,8 +55,8 @@ class MimiState:
 
     def rewind(self, slots: Tensor) -> None:
         """Begin anew in several slots (int64), where no attention reads a place before its time."""
-        self.positions[slots] = 0
-        self.contexts[slots] = 0
+        self.positions.index_fill_(0, slots, 0)
+        self.contexts.index_fill_(0, slots, 0)
 
 
 class _Dequantizer(FullPrecision):
