@@ -32,6 +32,7 @@ FLOORS: dict[str, tuple[float, set[str], set[str]]] = {
     "api": (5, set(), {"trio", "quart", "quart_trio", "hypercorn", "werkzeug"}),
     "client": (5, set(), {"trio", "trio_websocket"}),
     "say": (5.5, set(), {"trio"}),
+    "bench": (5.5, set(), {"trio", "trio_websocket"}),
     "cli": (6, set(), {"trio", "hypercorn"}),
     "__main__": (7, set(), set()),
 }
@@ -46,6 +47,7 @@ NARROWED: dict[str, set[str]] = {
     "engine": {"errors", "config", "telemetry", "model"},
     "client": {"errors", "audio", "protocol"},
     "say": {"errors", "audio", "client"},
+    "bench": {"errors", "audio", "client"},
 }
 
 # Only these files of the engine know Trio; the scheduler knows neither Trio nor torch.

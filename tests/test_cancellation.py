@@ -71,6 +71,19 @@ async def assert_nothing_is_left(server: Server, *, tasks: int, reason: str | No
         assert server.metric("csm_cancels_total", reason=reason) == 1
 
 
+async def assert_freed_within_two_steps(
+    server: Server, runner: SineRunner, gate: StepGate, *, tasks: int
+) -> None:
+    """After a hang-up: let two steps go, and see the slot freed by then."""
+    await wait_all_tasks_blocked(0.02)  # the release waits in the inbox for the held step
+    steps = len(runner.steps)
+    gate.let_go(2)
+    await until(lambda: bool(runner.closes))
+    assert len(runner.steps) - steps <= 2
+    gate.open()
+    await assert_nothing_is_left(server, tasks=tasks, reason="hang_up")
+
+
 async def hear_to_the_end(ws: WebSocketConnection) -> tuple[list[dict[str, Any]], int]:
     """Return every message until the server closes, and its close code."""
     heard = []
@@ -82,9 +95,9 @@ async def hear_to_the_end(ws: WebSocketConnection) -> tuple[list[dict[str, Any]]
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    """Let others run until a condition holds that nothing announces."""
+    """Wait for a condition that nothing announces, each time until all has come to rest."""
     while not holds():
-        await trio.lowlevel.checkpoint()
+        await wait_all_tasks_blocked(0.005)
 
 
 def abort(stream: trio.SocketStream) -> None:
@@ -99,13 +112,7 @@ async def test_a_hang_up_in_mid_speech_frees_the_slot_within_two_steps() -> None
         async with server.dial() as ws:
             await send_text(ws, LONG)
             await hear_through(ws, gate, 5)
-        await wait_all_tasks_blocked(0.02)  # the release waits in the inbox for the held step
-        steps = len(runner.steps)
-        gate.let_go(2)
-        await until(lambda: bool(runner.closes))
-        assert len(runner.steps) - steps <= 2
-        gate.open()
-        await assert_nothing_is_left(server, tasks=idle, reason="hang_up")
+        await assert_freed_within_two_steps(server, runner, gate, tasks=idle)
 
 
 async def test_a_hang_up_behind_200_unread_messages_is_heard_at_once() -> None:
@@ -116,13 +123,7 @@ async def test_a_hang_up_behind_200_unread_messages_is_heard_at_once() -> None:
             await hear_through(ws, gate, 2)
             for _ in range(200):
                 await send_text(ws, "and so on ")
-        await wait_all_tasks_blocked(0.02)
-        steps = len(runner.steps)
-        gate.let_go(2)
-        await until(lambda: bool(runner.closes))
-        assert len(runner.steps) - steps <= 2
-        gate.open()
-        await assert_nothing_is_left(server, tasks=idle, reason="hang_up")
+        await assert_freed_within_two_steps(server, runner, gate, tasks=idle)
 
 
 async def test_a_client_that_vanishes_without_goodbye_leaves_nothing() -> None:
@@ -151,13 +152,7 @@ async def test_a_rest_client_that_leaves_frees_its_slot(door: str) -> None:
             for _ in range(3):
                 await gate.held()
                 gate.let_go()
-        await wait_all_tasks_blocked(0.02)
-        steps = len(runner.steps)
-        gate.let_go(2)
-        await until(lambda: bool(runner.closes))
-        assert len(runner.steps) - steps <= 2
-        gate.open()
-        await assert_nothing_is_left(server, tasks=idle, reason="hang_up")
+        await assert_freed_within_two_steps(server, runner, gate, tasks=idle)
 
 
 @pytest.mark.parametrize("kind", ["socket", "rest"])

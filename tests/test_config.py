@@ -50,6 +50,8 @@ EXAMPLES = [
     ("--history-turns", "0", "speech", "history_turns", 0),
     ("--max-text-chars", "500", "speech", "max_text_chars", 500),
     ("--max-pending-chars", "900", "speech", "max_pending_chars", 900),
+    ("--target-lead-s", "0.25", "engine", "target_lead_s", 0.25),
+    ("--max-lead-s", "5", "engine", "max_lead_s", 5.0),
     ("--stall-timeout-s", "2.5", "speech", "stall_timeout_s", 2.5),
     ("--drain-s", "0", "server", "drain_s", 0.0),
     ("--max-positions", "512", "engine", "max_positions", 512),
@@ -125,6 +127,10 @@ def test_an_empty_variable_counts_as_unset() -> None:
 
 def test_other_programs_variables_are_none_of_ours() -> None:
     assert load(PATH="/bin", CUDA_VISIBLE_DEVICES="0") == Config()
+
+
+def test_kubernetes_service_links_are_none_of_ours() -> None:
+    assert load(CSM_TRIO_PORT="tcp://10.0.0.1:8080", CSM_TRIO_SERVICE_HOST="10.0.0.1") == Config()
 
 
 def test_a_home_directory_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:

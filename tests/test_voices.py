@@ -22,7 +22,7 @@ def load(tmp_path: Path, content: object) -> VoiceCatalog:
 def test_without_a_file_five_voices_are_known() -> None:
     speakers = {voice.voice_id: voice.speaker_id for voice in VoiceCatalog.load(None).all()}
     assert speakers == {
-        "default": 0,
+        "default": 1,
         "speaker_0": 0,
         "speaker_1": 1,
         "speaker_2": 2,

@@ -17,8 +17,10 @@ from hypercorn.trio import serve as serve_asgi
 from csm_trio.api.admission import Admission
 from csm_trio.api.app import create_app
 from csm_trio.api.doors import House
+from csm_trio.bench.command import bench
+from csm_trio.bench.flags import add_bench_flags, read_bench_options
 from csm_trio.config import Config, ServerConfig, add_flags, load_config
-from csm_trio.engine.scheduler import Runner
+from csm_trio.engine.scheduler import Leads, Runner
 from csm_trio.engine.service import open_engine
 from csm_trio.errors import StartupError
 from csm_trio.pipeline.context import Speaker
@@ -68,6 +70,11 @@ def _parser() -> argparse.ArgumentParser:
     saying = commands.add_parser("say", help="speak a text through a server", allow_abbrev=False)
     add_say_flags(saying, os.environ)
     saying.set_defaults(run=_say_command)
+    loading = commands.add_parser(
+        "bench", help="put a server under the load of paced calls", allow_abbrev=False
+    )
+    add_bench_flags(loading, os.environ)
+    loading.set_defaults(run=_bench_command)
     listing = commands.add_parser(
         "voices", help="list the voice ids that serve would know", allow_abbrev=False
     )
@@ -85,6 +92,10 @@ def _voices_command(options: argparse.Namespace) -> int:
 
 def _say_command(options: argparse.Namespace) -> int:
     return trio.run(say, read_say_options(options))
+
+
+def _bench_command(options: argparse.Namespace) -> int:
+    return trio.run(bench, read_bench_options(options))
 
 
 def _serve_command(options: argparse.Namespace) -> int:
@@ -123,7 +134,8 @@ async def serve(
     # Bound before the model loads, so that a port in use is not found out minutes later; it
     # listens only once the engine is warm.
     with _bound_socket(config.server) as bound:
-        async with open_engine(make_runner, metrics) as engine:
+        leads = Leads(config.engine.target_lead_s, config.engine.max_lead_s)
+        async with open_engine(make_runner, metrics, leads=leads) as engine:
             admission = Admission(config.server.max_sessions or engine.slots, metrics)
             speaker = Speaker(engine, config.speech, metrics)
             house = House(engine, speaker, voices, admission, metrics, config.server, config.speech)

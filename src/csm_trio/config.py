@@ -46,6 +46,8 @@ class EngineConfig:
     weights_path: Path | None = None
     max_positions: int | None = None
     random_weights: str | None = None
+    target_lead_s: float = 0.5
+    max_lead_s: float = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +176,14 @@ SETTINGS: tuple[Setting, ...] = (
         "measure a device with sesame/csm-1b-size noise instead of a model",
     ),
     Setting(
+        "--target-lead-s", "engine", "target_lead_s", seconds(0, 60), "s",
+        "a call with less audio than this ahead of its player is short",
+    ),
+    Setting(
+        "--max-lead-s", "engine", "max_lead_s", seconds(0, 600), "s",
+        "a call with more than this ahead waits while another is short",
+    ),
+    Setting(
         "--voices-file", "speech", "voices_file", _PATH, "path", "JSON file of voice ids",
         "unset, which knows default and speaker_0 to speaker_3",
     ),
@@ -216,6 +226,8 @@ SETTINGS: tuple[Setting, ...] = (
 )  # fmt: skip
 
 _BY_KEY = {setting.key: setting for setting in SETTINGS}
+# Kubernetes puts CSM_TRIO_PORT and the like beside a Service named csm-trio.
+_SERVICE_LINKS = "CSM_TRIO_"
 _CONFIG_FLAG, _CONFIG_VARIABLE = "--config", "CSM_CONFIG"
 
 # (section, field) -> value
@@ -277,7 +289,9 @@ def _from_flags(flags: Mapping[str, object]) -> _Values:
 def _from_environ(environ: Mapping[str, str]) -> _Values:
     known = {setting.environment_name: setting for setting in SETTINGS}
     for name in environ:
-        if name.startswith("CSM_") and name not in known and name != _CONFIG_VARIABLE:
+        if not name.startswith("CSM_") or name.startswith(_SERVICE_LINKS):
+            continue
+        if name not in known and name != _CONFIG_VARIABLE:
             raise StartupError(f"The environment variable {name} is no setting of this server.")
     return _collect(
         (name, setting, environ[name]) for name, setting in known.items() if environ.get(name)

@@ -49,6 +49,12 @@ class Metrics:
             buckets=_SHORT_S,
             registry=registry,
         )
+        self.cancel_to_free_s = Histogram(
+            "csm_cancel_to_free_seconds",
+            "Time from an utterance's cancel until its slot is free.",
+            buckets=_SHORT_S,
+            registry=registry,
+        )
         self.frames = Counter("csm_frames", "Frames of 80 ms delivered.", registry=registry)
         self.first_audio_s = Histogram(
             "csm_first_audio_seconds",

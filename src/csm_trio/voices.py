@@ -14,7 +14,7 @@ from csm_trio.errors import StartupError, UnknownVoice
 MAX_SPEAKER_ID = 2**32 - 1
 
 _DEFAULT_VOICES = {
-    "default": 0,
+    "default": 1,  # the clearest of the embedded voice's four; to CSM-1B a turn label
     "speaker_0": 0,
     "speaker_1": 1,
     "speaker_2": 2,

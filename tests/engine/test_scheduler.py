@@ -26,7 +26,7 @@ def opened(scheduler: Scheduler[str], *keys: str) -> dict[str, int]:
     for key in keys:
         scheduler.admit(key)
     while len(slots) < len(keys):
-        for slot, key in scheduler.next().open:
+        for slot, key in scheduler.next(0.0).open:
             scheduler.opened(key, LONG)
             slots[key] = slot
     return slots
@@ -39,13 +39,13 @@ def running(plan: StepPlan[str]) -> list[str]:
 def test_one_row_opens_and_runs_in_the_same_plan() -> None:
     scheduler = Scheduler[str](2)
     scheduler.admit("a")
-    assert scheduler.next() == StepPlan(open=((0, "a"),), run=((0, "a"),))
+    assert scheduler.next(0.0) == StepPlan(open=((0, "a"),), run=((0, "a"),))
 
 
 def test_nothing_to_do_is_an_empty_plan() -> None:
     scheduler = Scheduler[str](2)
     assert scheduler.idle
-    assert scheduler.next() == StepPlan((), ())
+    assert scheduler.next(0.0) == StepPlan((), ())
 
 
 @pytest.mark.parametrize(("opens_per_step", "plans"), [(1, 4), (2, 2), (3, 2), (4, 1)])
@@ -55,11 +55,11 @@ def test_a_burst_opens_in_order_and_a_few_at_a_time(opens_per_step: int, plans: 
         scheduler.admit(key)
     order: list[str] = []
     for _ in range(plans):
-        found = scheduler.next().open
+        found = scheduler.next(0.0).open
         assert 1 <= len(found) <= opens_per_step
         order += [key for _, key in found]
     assert order == list("abcd")
-    assert scheduler.next().open == ()
+    assert scheduler.next(0.0).open == ()
 
 
 def test_a_burst_of_arrivals_keeps_no_running_row_out_of_a_plan() -> None:
@@ -68,7 +68,7 @@ def test_a_burst_of_arrivals_keeps_no_running_row_out_of_a_plan() -> None:
     for key in "abcdefg":
         scheduler.admit(key)
     for plans in range(1, 8):
-        plan = scheduler.next()
+        plan = scheduler.next(0.0)
         assert len(plan.open) == 1
         assert "early" in running(plan)
         assert len(plan.run) == 1 + plans
@@ -79,24 +79,24 @@ def test_a_row_stops_at_its_credit_and_each_frame_taken_buys_one_more() -> None:
     scheduler = Scheduler[str](1)
     opened(scheduler, "a")
     for index in range(CREDIT_FRAMES):
-        assert running(scheduler.next()) == ["a"]
-        scheduler.account("a", frame(index))
+        assert running(scheduler.next(0.0)) == ["a"]
+        scheduler.account("a", frame(index), 0.0)
     assert scheduler.idle
-    assert running(scheduler.next()) == []
+    assert running(scheduler.next(0.0)) == []
     scheduler.taken("a")
     assert not scheduler.idle
-    assert running(scheduler.next()) == ["a"]
-    scheduler.account("a", frame(CREDIT_FRAMES))
+    assert running(scheduler.next(0.0)) == ["a"]
+    scheduler.account("a", frame(CREDIT_FRAMES), 0.0)
     assert scheduler.idle
 
 
 def test_a_row_without_credit_stops_nobody_else() -> None:
     scheduler = Scheduler[str](2, credit=1)
     opened(scheduler, "deaf", "keen")
-    scheduler.account("deaf", frame())
+    scheduler.account("deaf", frame(), 0.0)
     for index in range(5):
-        assert running(scheduler.next()) == ["keen"]
-        scheduler.account("keen", frame(index))
+        assert running(scheduler.next(0.0)) == ["keen"]
+        scheduler.account("keen", frame(index), 0.0)
         scheduler.taken("keen")
 
 
@@ -105,7 +105,7 @@ def test_rows_run_in_the_order_of_their_slots() -> None:
     slots = opened(scheduler, "a", "b", "c")
     scheduler.release("a")
     slots |= opened(scheduler, "d")
-    plan = scheduler.next()
+    plan = scheduler.next(0.0)
     assert [slot for slot, _ in plan.run] == [0, 1, 2]
     assert {key: slot for slot, key in plan.run} == {key: slots[key] for key in "bcd"}
 
@@ -123,14 +123,14 @@ def test_a_row_released_while_it_waits_never_opens() -> None:
     for key in "ab":
         scheduler.admit(key)
     assert scheduler.release("a") is None
-    assert scheduler.next().open == ((0, "b"),)
-    assert scheduler.next().open == ()
+    assert scheduler.next(0.0).open == ((0, "b"),)
+    assert scheduler.next(0.0).open == ()
 
 
 def test_a_listener_may_take_frames_of_a_row_that_has_ended() -> None:
     scheduler = Scheduler[str](1)
     opened(scheduler, "a")
-    scheduler.account("a", frame())
+    scheduler.account("a", frame(), 0.0)
     scheduler.release("a")
     scheduler.taken("a")
     assert scheduler.idle
@@ -140,12 +140,12 @@ def test_no_frame_means_spoken_and_the_room_is_the_cap() -> None:
     scheduler = Scheduler[str](2)
     opened(scheduler, "a")
     scheduler.admit("b")
-    scheduler.next()
+    scheduler.next(0.0)
     scheduler.opened("b", 2)
-    assert scheduler.account("a", frame()) is None
-    assert scheduler.account("a", None) is EndReason.SPOKEN
-    assert scheduler.account("b", frame(0)) is None
-    assert scheduler.account("b", frame(1)) is EndReason.CAPPED
+    assert scheduler.account("a", frame(), 0.0) is None
+    assert scheduler.account("a", None, 0.0) is EndReason.SPOKEN
+    assert scheduler.account("b", frame(0), 0.0) is None
+    assert scheduler.account("b", frame(1), 0.0) is EndReason.CAPPED
 
 
 @dataclass
@@ -189,7 +189,7 @@ class SchedulerLaws(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def step(self, data: st.DataObject) -> None:
-        plan = self.scheduler.next()
+        plan = self.scheduler.next(0.0)
         assert len(plan.open) <= self.opens_per_step
         if self.waiting and len(self.rows) < self.slots:
             assert plan.open, "a free slot and one who waits"
@@ -215,7 +215,7 @@ class SchedulerLaws(RuleBasedStateMachine):
     def run_row(self, key: int, *, ends: bool) -> None:
         row = self.rows[key]
         row.frames += 1
-        end = self.scheduler.account(key, None if ends else frame(row.frames))
+        end = self.scheduler.account(key, None if ends else frame(row.frames), 0.0)
         assert end is (EndReason.SPOKEN if ends else None)
         if ends:
             self.drop(key)
@@ -248,7 +248,7 @@ class SchedulerLaws(RuleBasedStateMachine):
 
     @invariant()
     def idle_means_that_the_next_plan_is_empty(self) -> None:
-        plan = copy.deepcopy(self.scheduler).next()
+        plan = copy.deepcopy(self.scheduler).next(0.0)
         assert self.scheduler.idle == (plan == StepPlan((), ()))
 
     def teardown(self) -> None:
@@ -260,7 +260,7 @@ class SchedulerLaws(RuleBasedStateMachine):
             self.drop(key)
         for key in range(self.admitted, self.admitted + self.slots - len(self.rows)):
             self.scheduler.admit(key)
-        while plan := self.scheduler.next().open:
+        while plan := self.scheduler.next(0.0).open:
             assert found.isdisjoint(slot for slot, _ in plan)
             found |= {slot for slot, _ in plan}
         assert found == set(range(self.slots))

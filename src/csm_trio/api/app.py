@@ -10,11 +10,14 @@ from werkzeug.exceptions import HTTPException
 from csm_trio.api.doors import House, presented_key
 from csm_trio.api.elevenlabs import elevenlabs_blueprint, fault_response
 from csm_trio.api.ops import ops_blueprint
-from csm_trio.api.streaming import SpeechConnection
+from csm_trio.api.streaming import SpeechConnection, body_has_ended
 from csm_trio.errors import SpeechError, Unauthorized
 from csm_trio.telemetry import session_id
 
 logger = logging.getLogger(__name__)
+
+
+UNREAD_BODY_S = 2.0
 
 
 class SpeechApp(QuartTrio):
@@ -45,6 +48,9 @@ def create_app(house: House) -> SpeechApp:
     @app.after_request
     async def sign(response: Response) -> Response:
         response.headers["request-id"] = session_id.get()
+        # Refused unread: what is left of the body would stand before the next request.
+        if not await body_has_ended(within_s=UNREAD_BODY_S):
+            response.headers["connection"] = "close"
         return response
 
     @app.errorhandler(SpeechError)
@@ -52,7 +58,9 @@ def create_app(house: House) -> SpeechApp:
         return fault_response(house, error)
 
     @app.errorhandler(HTTPException)
-    async def refuse_http(error: HTTPException) -> tuple[dict[str, object], int]:
+    async def refuse_http(
+        error: HTTPException,
+    ) -> tuple[dict[str, object], int, list[tuple[str, str]]]:
         name = error.name.lower().replace(" ", "_")
         detail = {
             "type": "invalid_request" if (error.code or 500) < 500 else "internal_error",
@@ -61,6 +69,7 @@ def create_app(house: House) -> SpeechApp:
             "message": error.description,
             "request_id": session_id.get(),
         }
-        return {"detail": detail}, error.code or 500
+        kept = [(name, text) for name, text in error.get_headers() if name != "Content-Type"]
+        return {"detail": detail}, error.code or 500, kept
 
     return app

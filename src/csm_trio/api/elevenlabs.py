@@ -26,6 +26,9 @@ GOODBYE_S = 0.8
 """Between an error frame and the close, as recorded from the vendor: a client whose reader is
 not up yet when both arrive at once hangs for ever (LiveKit's plugin)."""
 
+LIVE, BATCH = SpeechSettings(), SpeechSettings(batch=True)
+"""What a request's priority is unless it says: nobody listens yet to a body made whole first."""
+
 _ROUTE = "/v1/text-to-speech/<voice_id>"
 
 
@@ -36,7 +39,7 @@ def elevenlabs_blueprint(house: House) -> Blueprint:
     @blueprint.post(_ROUTE)
     async def convert(voice_id: str) -> Response:
         """Speak the whole text, then answer with all of it and its length."""
-        speech, order = await _begin_speech(house, voice_id)
+        speech, order = await _begin_speech(house, voice_id, BATCH)
         async with speech:
             body = b"".join([chunk async for chunk in speech])
         if order.audio_format.codec == "wav":
@@ -46,7 +49,7 @@ def elevenlabs_blueprint(house: House) -> Blueprint:
     @blueprint.post(f"{_ROUTE}/stream")
     async def stream(voice_id: str) -> Response:
         """Answer with the same bytes as they are made."""
-        speech, order = await _begin_speech(house, voice_id)
+        speech, order = await _begin_speech(house, voice_id, LIVE)
         return speech.response(order.audio_format.content_type)
 
     @blueprint.post(f"{_ROUTE}/stream/with-timestamps")
@@ -55,7 +58,7 @@ def elevenlabs_blueprint(house: House) -> Blueprint:
         style = timestamp_style(
             request.headers.get("accept"), has_api_key_header="xi-api-key" in request.headers
         )
-        speech, _ = await _begin_speech(house, voice_id)
+        speech, _ = await _begin_speech(house, voice_id, LIVE)
         if style == "sse":
             return speech.response("text/event-stream", dress=_sse_event)
         return speech.response("application/x-ndjson", dress=_json_line)
@@ -89,8 +92,10 @@ def fault_response(house: House, error: SpeechError) -> Response:
     )
 
 
-async def _begin_speech(house: House, voice_id: str) -> tuple[Speech, SpeechOrder]:
-    """Check the request, admit the call and start speaking."""
+async def _begin_speech(
+    house: House, voice_id: str, usual: SpeechSettings
+) -> tuple[Speech, SpeechOrder]:
+    """Check the request, admit the call and start speaking; `usual` is what it may replace."""
     body = cast(bytes, await request.get_data(as_text=False))
     asked: SpeechRequest = parse_speech_request(
         body,
@@ -102,7 +107,7 @@ async def _begin_speech(house: House, voice_id: str) -> tuple[Speech, SpeechOrde
         "",
         house.voices.get(voice_id),
         asked.audio_format,
-        asked.settings,
+        usual.overridden_by(asked.settings),
         max_audio_len_ms=house.speech.rest_max_audio_len_ms,
     )
     house.metrics.characters.inc(len(asked.text))
@@ -145,7 +150,12 @@ async def _run_session(house: House, voice_id: str, query: SocketQuery) -> None:
     )
     protocol = StreamInputProtocol(auto_mode=query.auto_mode)
     session = Session(protocol, house.speaker, terms, house.metrics)
-    await session.run(websocket.receive, websocket.send)
+    await session.run(_next_message, websocket.send)
+
+
+async def _next_message() -> str | bytes:
+    # quart-trio makes None of an empty message.
+    return await websocket.receive() or ""
 
 
 async def _say_goodbye(error: SpeechError) -> None:

@@ -4,12 +4,18 @@ The status line goes out before a body is entered, so whatever can fail at the s
 before: the first event of the speech is awaited before there is a response.
 """
 
+import logging
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
 import trio
-from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
+from hypercorn.typing import (
+    ASGIReceiveCallable,
+    ASGIReceiveEvent,
+    ASGISendCallable,
+    ASGISendEvent,
+)
 from quart import Response, request
 from quart.wrappers.response import ResponseBody
 from quart_trio.asgi import TrioASGIHTTPConnection
@@ -18,21 +24,52 @@ from csm_trio.api.admission import Admission, Place
 from csm_trio.pipeline.context import Speaker, SpeechOrder
 from csm_trio.protocol.events import AddText, Audio, ContextFailed, Flush, OutEvent
 
+logger = logging.getLogger(__name__)
+
 _NURSERY = "csm_trio.request_nursery"
+_BODY_ENDED = "csm_trio.body_ended"
 
 Outbox = trio.MemoryReceiveChannel[OutEvent]
 
 
 class SpeechConnection(TrioASGIHTTPConnection):
-    """A connection whose request nursery can be reached: it ends when the client hangs up."""
+    """A connection whose request nursery can be reached: it ends when the client hangs up.
+
+    It also notes when the whole of the request's body has come in, wanted or not.
+    """
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """Serve one request."""
+        body_ended = trio.Event()
+
+        async def receive_noting_the_end() -> ASGIReceiveEvent:
+            event = await receive()
+            if event["type"] == "http.request" and not event["more_body"]:
+                body_ended.set()
+            return event
+
+        async def send_the_end_whole(event: ASGISendEvent) -> None:
+            # With the last of an answer hypercorn may close the socket, and tells us of the
+            # disconnect meanwhile: that must not cancel the closing. The kernel's user timeout
+            # bounds the write.
+            last = event["type"] == "http.response.body" and not event["more_body"]
+            with trio.CancelScope(shield=last):
+                await send(event)
+
         http_request = self._create_request_from_scope(send)
         async with trio.open_nursery() as nursery:
             self.scope[_NURSERY] = nursery  # type: ignore[literal-required]
-            nursery.start_soon(self.handle_messages, nursery, http_request, receive)
-            nursery.start_soon(self.handle_request, nursery, http_request, send)
+            self.scope[_BODY_ENDED] = body_ended  # type: ignore[literal-required]
+            nursery.start_soon(self.handle_messages, nursery, http_request, receive_noting_the_end)
+            nursery.start_soon(self.handle_request, nursery, http_request, send_the_end_whole)
+
+
+async def body_has_ended(*, within_s: float) -> bool:
+    """Wait for the rest of the current request's body; tell whether it came in time."""
+    body_ended: trio.Event = request.scope[_BODY_ENDED]  # type: ignore[literal-required]
+    with trio.move_on_after(within_s):
+        await body_ended.wait()
+    return body_ended.is_set()
 
 
 class Speech(ResponseBody):
@@ -43,9 +80,11 @@ class Speech(ResponseBody):
     after a hang-up would be for the garbage collector to close.
     """
 
-    def __init__(self, first: OutEvent, outbox: Outbox) -> None:
+    def __init__(self, first: OutEvent, outbox: Outbox, request_scope: trio.CancelScope) -> None:
         self._at_hand: OutEvent | None = first
         self._outbox = outbox
+        self._request_scope = request_scope
+        self._answering = False
         self._dress: Callable[[bytes], bytes] = bytes
 
     @classmethod
@@ -63,13 +102,17 @@ class Speech(ResponseBody):
         to_client, outbox = trio.open_memory_channel[OutEvent](0)
         nursery: trio.Nursery = request.scope[_NURSERY]  # type: ignore[literal-required]
         nursery.start_soon(_speak, speaker, order, deltas, to_client, admission.admit())
-        return cls(_unless_failed(await outbox.receive()), outbox)
+        first = await outbox.receive()
+        if isinstance(first, ContextFailed):
+            raise first.error
+        return cls(first, outbox, nursery.cancel_scope)
 
     def response(
         self, content_type: str, *, dress: Callable[[bytes], bytes] | None = None
     ) -> Response:
         """Answer with the chunks as they are made, each passed through `dress` if it is given."""
         self._dress = dress or self._dress
+        self._answering = True
         response = Response(self, content_type=content_type)
         # Quart would cut the answer off after a minute, without a word.
         response.timeout = None
@@ -90,12 +133,23 @@ class Speech(ResponseBody):
         return self
 
     async def __anext__(self) -> bytes:
-        """Return the next encoded bytes. Raises the SpeechError that ends them early."""
+        """Return the next encoded bytes.
+
+        What ends them early is raised, unless an answer has begun: that is cut off, so that the
+        client sees it is not whole.
+        """
         event, self._at_hand = self._at_hand, None
         if event is None:
-            event = _unless_failed(await self._outbox.receive())
-        if isinstance(event, Audio):
-            return self._dress(event.data)
+            event = await self._outbox.receive()
+        match event:
+            case Audio(data=data):
+                return self._dress(data)
+            case ContextFailed(error=error) if self._answering:
+                logger.warning("answer cut off: %s", error.message)
+                self._request_scope.cancel()
+                await trio.lowlevel.checkpoint()
+            case ContextFailed(error=error):
+                raise error
         raise StopAsyncIteration
 
 
@@ -107,13 +161,4 @@ async def _speak(
     place: Place,
 ) -> None:
     with place:
-        try:
-            await speaker.speak(order, deltas, to_client)
-        except* trio.BrokenResourceError:
-            pass  # The answer's body was closed early: nobody listens, and speech has stopped.
-
-
-def _unless_failed(event: OutEvent) -> OutEvent:
-    if isinstance(event, ContextFailed):
-        raise event.error
-    return event
+        await speaker.speak(order, deltas, to_client)

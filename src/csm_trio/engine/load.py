@@ -33,6 +33,7 @@ OTHER_CPU_SLOTS = 1
 _MEMORY_SHARE = 0.85
 """Of the free device memory: what slots may take; the rest is for activations."""
 _WARM_UP_FRAMES = 3
+_SMALL_HIDDEN_SIZE = 512
 _DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -74,6 +75,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
         weights_path=config.weights_path, model_id=config.model_id, model_file=config.model_file
     )
     sizes, name = _sizes(config, files)
+    _set_threads(placement, sizes)
     tokenizer = TextTokenizer.from_file(files.tokenizer, text_vocab_size=sizes.text_vocab_size)
     model, codec = _build(config, files, sizes, placement)
     noise = config.random_weights is not None
@@ -147,6 +149,16 @@ def _place(config: EngineConfig) -> Placement:
     if config.dtype != "auto":
         return Placement(device, _DTYPES[config.dtype])
     return Placement(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
+
+
+def _set_threads(placement: Placement, config: CSMConfig) -> None:
+    """Let a small model on a CPU have one thread, a large one every core.
+
+    Matrices that take microseconds gain nothing from a second thread, and its waiting costs
+    other work on the machine dearly.
+    """
+    if placement.device.type == "cpu" and config.backbone.hidden_size <= _SMALL_HIDDEN_SIZE:
+        torch.set_num_threads(1)
 
 
 def _best_device() -> str:

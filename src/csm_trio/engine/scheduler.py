@@ -2,8 +2,13 @@
 
 A row is known by a key of its owner's choosing. Only the device loop calls this, so it has no
 lock. The owner's promise: at most `slots` keys are admitted and not yet released.
+
+A row's lead is the time until its listener's player runs dry: the audio made less the time since
+playback began. It matters only under load, when somebody is short of it: a step is faster the
+fewer rows it has, so those who are far ahead, and those nobody waits for, sit it out.
 """
 
+import math
 from collections import deque
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -16,6 +21,8 @@ from csm_trio.errors import SpeechError
 
 CREDIT_FRAMES = 25
 """How far a row may run ahead of its listener: 2 s of audio."""
+
+FRAME_S = 0.08
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -52,19 +59,62 @@ class StepPlan(Generic[Key]):
     run: tuple[tuple[int, Key], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Leads:
+    """When a row is short (`target_s`), and when it is far enough ahead to wait (`max_s`)."""
+
+    target_s: float = 0.5
+    max_s: float = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a row's owner says of its urgency.
+
+    `plays_at_s` is when its first frame is due, on the owner's clock, where earlier audio is
+    still playing; None where playback begins with it. `batch` work has no listener who waits.
+    """
+
+    plays_at_s: float | None = None
+    batch: bool = False
+
+
+LIVE = Claim()
+MAX_SITTING_OUT = 8
+"""Steps in a row that a runnable row may be passed over: nobody starves."""
+
+
 @dataclass(slots=True)
 class _Row:
     slot: int
+    batch: bool
+    due_s: float | None
     guard: RunawayGuard | None = None
     unread: int = 0
+    passed_over: int = 0
+
+    def lead_s(self, now_s: float) -> float:
+        """Tell how long the listener's player will not run dry; less than nothing before it began.
+
+        First frames come first.
+        """
+        return -math.inf if self.due_s is None else self.due_s - now_s
 
 
 class Scheduler(Generic[Key]):
     """Slots, whose they are, and how far each is ahead of its listener."""
 
-    def __init__(self, slots: int, *, credit: int = CREDIT_FRAMES, opens_per_step: int = 1) -> None:
+    def __init__(
+        self,
+        slots: int,
+        *,
+        credit: int = CREDIT_FRAMES,
+        opens_per_step: int = 1,
+        leads: Leads | None = None,
+    ) -> None:
         self._free = deque(range(slots))
-        self._waiting: deque[Key] = deque()
+        self._waiting: dict[Key, Claim] = {}
+        self._leads = leads or Leads()
         self._rows: dict[Key, _Row] = {}
         self._credit = credit
         self._opens_per_step = opens_per_step
@@ -79,10 +129,10 @@ class Scheduler(Generic[Key]):
         """Whether there is nothing to do until someone sends a command."""
         return not self._waiting and not any(self._may_run(row) for row in self._rows.values())
 
-    def admit(self, key: Key) -> None:
+    def admit(self, key: Key, claim: Claim = LIVE) -> None:
         """Queue an utterance; it gets a slot in the order of arrival."""
         assert key not in self._rows, "a row was admitted twice"
-        self._waiting.append(key)
+        self._waiting[key] = claim
 
     def taken(self, key: Key) -> None:
         """Note that the listener took one frame of this row."""
@@ -96,35 +146,51 @@ class Scheduler(Generic[Key]):
         if row is not None:
             self._free.append(row.slot)
             return row.slot
-        if key in self._waiting:
-            self._waiting.remove(key)
+        self._waiting.pop(key, None)
         return None
 
-    def next(self) -> StepPlan[Key]:
-        """Plan the next step.
+    def next(self, now_s: float) -> StepPlan[Key]:
+        """Plan the next step, at `now_s` of the owner's clock.
 
         Few slots open between two steps, so that a burst of arrivals delays those who speak by
-        one prefill at most; a row without credit costs no step.
+        one prefill at most; a row without credit costs no step. While a live row is short of
+        lead, rows far ahead and batch work sit out; when nobody is short, everybody runs.
         """
         opening: list[tuple[int, Key]] = []
         while self._waiting and self._free and len(opening) < self._opens_per_step:
-            key, slot = self._waiting.popleft(), self._free.popleft()
-            self._rows[key] = _Row(slot)
+            key = next(iter(self._waiting))
+            claim, slot = self._waiting.pop(key), self._free.popleft()
+            self._rows[key] = _Row(slot, claim.batch, claim.plays_at_s)
             opening.append((slot, key))
-        running = [(row.slot, key) for key, row in self._rows.items() if self._may_run(row)]
+        able = [(key, row) for key, row in self._rows.items() if self._may_run(row)]
+        short = any(not row.batch and row.lead_s(now_s) < self._leads.target_s for _, row in able)
+        running = [
+            (row.slot, key) for key, row in able if not short or self._takes_part(row, now_s)
+        ]
         running.sort(key=itemgetter(0))
         return StepPlan(tuple(opening), tuple(running))
+
+    def _takes_part(self, row: _Row, now_s: float) -> bool:
+        """Decide on one row while somebody is short."""
+        ahead = row.batch or row.lead_s(now_s) > self._leads.max_s
+        row.passed_over = row.passed_over + 1 if ahead else 0
+        if row.passed_over <= MAX_SITTING_OUT:
+            return not ahead
+        row.passed_over = 0
+        return True
 
     def opened(self, key: Key, max_frames: int) -> None:
         """Note that a planned slot is open, with room for so many frames."""
         self._rows[key].guard = RunawayGuard(max_frames)
 
-    def account(self, key: Key, frame: Frame | None) -> EndReason | None:
+    def account(self, key: Key, frame: Frame | None, now_s: float) -> EndReason | None:
         """Take note of a row's new frame; say why it must end with it, or None to go on."""
         if frame is None:
             return EndReason.SPOKEN
         row = self._rows[key]
         row.unread += 1
+        # A player that ran dry goes on when there is something to play.
+        row.due_s = max(now_s, row.due_s or now_s) + FRAME_S
         assert row.guard is not None, "a row ran before it was opened"
         return row.guard.observe(frame)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import trio
 
-from csm_trio.engine.scheduler import CREDIT_FRAMES, Runner, Scheduler
+from csm_trio.engine.scheduler import CREDIT_FRAMES, Claim, Leads, Runner, Scheduler
 from csm_trio.engine.utterance import EndReason, Frame, Utterance
 from csm_trio.errors import EngineFailed, SpeechError
 from csm_trio.telemetry import Metrics
@@ -97,20 +97,25 @@ class _StepLoop:
     """The device thread's side. Everything here runs on that thread."""
 
     def __init__(
-        self, runner: Runner, inbox: _Inbox, token: trio.lowlevel.TrioToken, metrics: Metrics
+        self,
+        runner: Runner,
+        inbox: _Inbox,
+        token: trio.lowlevel.TrioToken,
+        metrics: Metrics,
+        leads: Leads,
     ) -> None:
         self._runner = runner
         self._inbox = inbox
         self._call_soon = token.run_sync_soon
         self._metrics = metrics
         self._scheduler: Scheduler[FrameStream] = Scheduler(
-            runner.slots, opens_per_step=runner.opens_per_step
+            runner.slots, opens_per_step=runner.opens_per_step, leads=leads
         )
 
     def run(self) -> None:
         """Step until told to stop."""
         while self._obey_commands():
-            plan = self._scheduler.next()
+            plan = self._scheduler.next(time.monotonic())
             refused = self._open(plan.open) if plan.open else set()
             running = [pair for pair in plan.run if pair[1] not in refused]
             if running:
@@ -129,7 +134,8 @@ class _StepLoop:
                 return True
             match command:
                 case _Admit(stream):
-                    self._scheduler.admit(stream)
+                    asked = stream.utterance
+                    self._scheduler.admit(stream, Claim(asked.plays_at_s, asked.batch))
                 case _Taken(stream):
                     self._scheduler.taken(stream)
                 case _Release(stream):
@@ -161,9 +167,10 @@ class _StepLoop:
         start_s = time.perf_counter()
         frames = self._runner.step([slot for slot, _ in running])
         self._metrics.step_s.observe(time.perf_counter() - start_s)
+        made_at_s = time.monotonic()
         made: list[tuple[FrameStream, Frame | None, EndReason | None]] = []
         for (_, stream), frame in zip(running, frames, strict=True):
-            end = self._scheduler.account(stream, frame)
+            end = self._scheduler.account(stream, frame, made_at_s)
             made.append((stream, frame, end))
             if end is not None:
                 self._free(stream)
@@ -225,11 +232,14 @@ class Engine:
             try:
                 yield stream
             finally:
+                cut, asked_s = stream.end is None, time.monotonic()
                 self._inbox.put(_Release(stream))
                 # Bounded by what the device thread is in the middle of: one prefill, one step.
                 with trio.CancelScope(shield=True):
                     await stream._released.wait()
                 self._streams.discard(stream)
+                if cut:
+                    self._metrics.cancel_to_free_s.observe(time.monotonic() - asked_s)
         finally:
             self._pool.release()
 
@@ -251,7 +261,9 @@ class Engine:
 
 
 @asynccontextmanager
-async def open_engine(make_runner: Callable[[], Runner], metrics: Metrics) -> AsyncIterator[Engine]:
+async def open_engine(
+    make_runner: Callable[[], Runner], metrics: Metrics, *, leads: Leads | None = None
+) -> AsyncIterator[Engine]:
     """Load a runner on a thread of its own, and yield the engine once it is warm.
 
     Whatever `make_runner` raises comes out of here before the body is entered (in an exception
@@ -261,7 +273,9 @@ async def open_engine(make_runner: Callable[[], Runner], metrics: Metrics) -> As
     inbox: _Inbox = queue.SimpleQueue()
     async with trio.open_nursery() as nursery:
         try:
-            engine: Engine = await nursery.start(_run_device_thread, make_runner, inbox, metrics)
+            engine: Engine = await nursery.start(
+                _run_device_thread, make_runner, inbox, metrics, leads or Leads()
+            )
             yield engine
         finally:
             inbox.put(_Stop())
@@ -271,6 +285,7 @@ async def _run_device_thread(
     make_runner: Callable[[], Runner],
     inbox: _Inbox,
     metrics: Metrics,
+    leads: Leads,
     task_status: trio.TaskStatus[Engine],
 ) -> None:
     token = trio.lowlevel.current_trio_token()
@@ -287,7 +302,7 @@ async def _run_device_thread(
         runner = make_runner()
         engine = trio.from_thread.run_sync(warmed, runner.slots)
         try:
-            _StepLoop(runner, inbox, token, metrics).run()
+            _StepLoop(runner, inbox, token, metrics, leads).run()
         finally:
             token.run_sync_soon(engine._stop)
 

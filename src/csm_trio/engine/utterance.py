@@ -23,13 +23,19 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """One sentence to be said, in one voice, after the turns it should sound like."""
+    """One sentence to be said, in one voice, after the turns it should sound like.
+
+    `plays_at_s` is when its first frame is due on the monotonic clock, where earlier audio of
+    its context is still playing. `batch` work has no listener who waits for the next frame.
+    """
 
     text: str
     speaker_id: int
     max_frames: int
     sampling: Sampling = Sampling()
     turns: tuple[Turn, ...] = ()
+    plays_at_s: float | None = None
+    batch: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,10 @@ Three stages, each given its channel ends, which it owns and closes:
 It must not know sockets, HTTP or any vendor's JSON, nor how frames are made.
 """
 
+import contextlib
 import logging
 import secrets
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -98,6 +100,9 @@ class SpeechOrder:
     cancel_reason: Callable[[], str]
     timeline: Timeline = field(default_factory=Timeline)
     spoken_frames: int = 0
+    plays_out_s: float | None = None
+    """When the listener's player runs dry, on the monotonic clock: what was made so far plays on
+    from its first frame."""
 
 
 class Speaker:
@@ -129,11 +134,16 @@ class Speaker:
                     nursery.start_soon(self._generate, order, sentences, to_encode)
                     nursery.start_soon(self._encode, order, frames, outbox.clone())
                 last = ContextDone(order.context_id)
+            except* trio.BrokenResourceError:
+                # The break goes up: whoever it started with says why, or nobody listens.
+                pass
             except* SpeechError as group:
                 last = ContextFailed(order.context_id, first_error(group))
             finally:
                 self._close_books(order, last)
-            await outbox.send(last)
+            if last is not None:
+                with contextlib.suppress(trio.BrokenResourceError):
+                    await outbox.send(last)
 
     async def _segment(
         self,
@@ -186,6 +196,7 @@ class Speaker:
                 utterance = self._utterance(order, sentence, tuple(history))
                 codes: list[NDArray[np.int16]] = []
                 async with self._engine.generate(utterance) as stream:
+                    begun_s = trio.current_time()
                     order.timeline.mark("admitted")
                     async for frame in stream:
                         order.timeline.mark("first_frame")
@@ -195,6 +206,12 @@ class Speaker:
                         except trio.TooSlowError:
                             raise ListenerStalled(self._config.stall_timeout_s) from None
                         codes.append(frame.codes)
+                        now_s = time.monotonic()
+                        order.plays_out_s = max(now_s, order.plays_out_s or now_s) + FRAME_MS / 1000
+                if codes:
+                    taken_s = trio.current_time() - begun_s
+                    audio_s = len(codes) * FRAME_MS / 1000
+                    self._metrics.real_time_factor.observe(taken_s / audio_s)
                 if stream.end is EndReason.SPOKEN and codes:
                     turn = Turn(utterance.speaker_id, sentence.text, np.stack(codes))
                     history.append(turn)
@@ -216,6 +233,8 @@ class Speaker:
             max_frames=max(1, longest_ms // FRAME_MS),
             sampling=Sampling(settings.temperature, settings.top_k, seed + (sentence.index << 32)),
             turns=tuple(turn for turn in history if turn.speaker_id == speaker_id),
+            plays_at_s=order.plays_out_s,
+            batch=settings.batch or False,
         )
 
     async def _encode(

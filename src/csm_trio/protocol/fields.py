@@ -157,7 +157,14 @@ def read_settings(fields: Fields) -> SpeechSettings:
         seed=fields.integer("seed", 0, MAX_SEED),
         max_audio_len_ms=fields.integer("max_audio_len_ms", *AUDIO_LEN_MS),
         buffer_size=fields.integer("buffer_size", *BUFFER_SIZE_FRAMES),
+        batch=_is_batch(fields.text("priority")),
     )
+
+
+def _is_batch(priority: str | None) -> bool | None:
+    if priority not in (None, "live", "batch"):
+        raise InvalidRequest("priority must be live or batch.", param="priority")
+    return None if priority is None else priority == "batch"
 
 
 def read_api_key(fields: Fields) -> str | None:

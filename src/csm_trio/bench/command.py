@@ -1,0 +1,163 @@
+"""`csm-trio bench`: a sweep, its progress, and where its figures go.
+
+Any server with ElevenLabs' `stream-input` socket can be measured.
+"""
+
+import json
+import os
+import platform
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any, TextIO
+
+import trio
+
+from csm_trio.bench.flags import BenchOptions
+from csm_trio.bench.plot import svg
+from csm_trio.bench.point import Point, calm_collector, run_point, settle
+from csm_trio.bench.report import Figures, points_json, sum_up, table
+from csm_trio.bench.schedule import TEXTS
+
+_EXIT_FAILED = 1
+_EXIT_INTERRUPTED = 128 + signal.SIGINT
+
+_TERMINAL_PROGRESS_S = 1.0
+_PLAIN_PROGRESS_S = 5.0
+
+
+async def bench(
+    options: BenchOptions, *, out: TextIO | None = None, stderr: TextIO | None = None
+) -> int:
+    """Run the sweep, print its table on `out`, and return the exit code.
+
+    It is 0, 1 where no turn was heard or a file cannot be written, 130 after Ctrl-C; what was
+    measured until then is printed all the same. Must run in the main thread, which is where
+    signals arrive.
+    """
+    out = sys.stdout if out is None else out
+    stderr = sys.stderr if stderr is None else stderr
+    sweep = _Sweep(options, stderr)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(_cancel_on_interrupt, sweep.scope)
+        with calm_collector():
+            await sweep.run()
+        nursery.cancel_scope.cancel()
+    figures = [sum_up(point) for point in sweep.points]
+    print(table(figures), file=out, flush=True)
+    try:
+        await _write_files(options, figures)
+    except OSError as error:
+        print(f"csm-trio bench: cannot write {error.filename}: {error.strerror}", file=stderr)
+        return _EXIT_FAILED
+    if sweep.scope.cancelled_caught:
+        print("csm-trio bench: interrupted", file=stderr)
+        return _EXIT_INTERRUPTED
+    return 0 if any(point.first_audio_ms.count for point in figures) else _EXIT_FAILED
+
+
+async def _cancel_on_interrupt(scope: trio.CancelScope, task_status: trio.TaskStatus[None]) -> None:
+    with trio.open_signal_receiver(signal.SIGINT) as interrupts:
+        task_status.started()
+        async for _ in interrupts:
+            scope.cancel()
+
+
+@dataclass(slots=True)
+class _Sweep:
+    """The points of a sweep, one after the other, with a line of progress."""
+
+    options: BenchOptions
+    stderr: TextIO
+    points: list[Point] = field(default_factory=list)
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+    async def run(self) -> None:
+        """Run all points; cancelling `scope` ends it with what there is."""
+        with self.scope:
+            for index, calls in enumerate(self.options.calls):
+                if index:
+                    await settle(self.options.workload.base_url)
+                await self._run_point(calls)
+
+    async def _run_point(self, calls: int) -> None:
+        point = Point(calls)
+        self.points.append(point)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._show_progress, point)
+                await run_point(self.options.workload, point, self.options.duration_s)
+                nursery.cancel_scope.cancel()
+        finally:
+            if self.stderr.isatty():
+                print("\r\x1b[K", end="", file=self.stderr, flush=True)
+
+    async def _show_progress(self, point: Point) -> None:
+        on_terminal = self.stderr.isatty()
+        while True:
+            await trio.sleep(_TERMINAL_PROGRESS_S if on_terminal else _PLAIN_PROGRESS_S)
+            line = _progress_line(point, trio.current_time())
+            if on_terminal:
+                print(f"\r\x1b[K{line}", end="", file=self.stderr, flush=True)
+            else:
+                print(line, file=self.stderr, flush=True)
+
+
+def _progress_line(point: Point, now_s: float) -> str:
+    tally = point.tally
+    if now_s < tally.from_s:
+        stage = "ramp"
+    elif now_s < tally.until_s:
+        stage = f"{tally.until_s - now_s:.0f} s left"
+    else:
+        stage = f"waiting for {tally.pending} turns"
+    failed = sum(record.outcome == "failed" for record in tally.turns)
+    return (
+        f"{point.calls} calls: {tally.lines} open, {tally.speaking} speaking, "
+        f"{len(tally.turns)} turns, {failed} failed, {tally.audio_s:.0f} s of audio, {stage}"
+    )
+
+
+async def _write_files(options: BenchOptions, figures: Sequence[Figures]) -> None:
+    if options.json_file is not None:
+        text = json.dumps(_document(options, figures), indent=2, allow_nan=False)
+        await trio.Path(options.json_file).write_text(text + "\n", encoding="utf-8")
+    if options.plot_file is not None:
+        title = f"csm-trio bench, {datetime.now(UTC):%Y-%m-%d}"
+        picture = svg(figures, title=f"{title}: {options.duration_s:g} s for each number of calls")
+        await trio.Path(options.plot_file).write_text(picture, encoding="utf-8")
+
+
+def _document(options: BenchOptions, figures: Sequence[Figures]) -> dict[str, Any]:
+    """Return everything a reader needs to judge or repeat the figures; never the key."""
+    workload = options.workload
+    return {
+        "tool": "csm-trio bench",
+        "version": version("csm-trio"),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": {
+            "platform": platform.platform(),
+            "machine": platform.machine(),
+            "cpus": os.cpu_count(),
+            "python": platform.python_version(),
+        },
+        "config": {
+            "url": workload.base_url,
+            "voice": workload.voice_id,
+            "formats": [audio_format.name for audio_format in workload.formats],
+            "calls": list(options.calls),
+            "duration_s": options.duration_s,
+            "arrivals": workload.arrivals,
+            "ramp_s": workload.ramp_s,
+            "words_per_s": workload.words_per_s,
+            "turn_pause_s": workload.turn_pause_s,
+            "barge_in": workload.barge_in,
+            "texts": len(workload.texts),
+            "own_texts": workload.texts == TEXTS,
+            "seed": workload.seed,
+        },
+        "points": points_json(figures),
+    }

@@ -1,0 +1,240 @@
+"""The flags of `csm-trio bench`: an argument parser in, `BenchOptions` out."""
+
+import argparse
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+from urllib.parse import urlsplit
+
+from csm_trio.audio.formats import FORMATS, AudioFormat
+from csm_trio.bench.schedule import TEXTS, Arrivals, Workload
+from csm_trio.client import DEFAULT_URL
+from csm_trio.errors import UnknownFormat
+
+_SCHEMES = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
+_MAX_CALLS = 10_000
+_MAX_TEXTS_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class BenchOptions:
+    """What `bench` is asked to do: a point of the sweep for each number of `calls`."""
+
+    workload: Workload
+    calls: tuple[int, ...] = (1,)
+    duration_s: float = 30.0
+    json_file: Path | None = None
+    plot_file: Path | None = None
+
+
+def add_bench_flags(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None:
+    """Add the flags of `bench`; `CSM_API_KEY` of `environ` is the key's default."""
+    _add_server_flags(parser, environ)
+    _add_load_flags(parser)
+    _add_turn_flags(parser)
+    add = parser.add_argument
+    add("--json", type=_new_file, metavar="FILE", help="write all figures here (unit: path)")
+    add(
+        "--plot",
+        type=_svg_file,
+        metavar="FILE.svg",
+        help="draw first audio and C100 against the number of calls (unit: path)",
+    )
+
+
+def _add_server_flags(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None:
+    add = parser.add_argument
+    add(
+        "--url",
+        type=_base_url,
+        default=DEFAULT_URL,
+        help=f"server, ws:, wss:, http: or https: (unit: URL; default: {DEFAULT_URL})",
+    )
+    add("--voice", default="default", metavar="ID", help="voice (unit: voice id; default: default)")
+    add(
+        "--api-key",
+        type=_header_value,
+        default=environ.get("CSM_API_KEY") or None,
+        metavar="KEY",
+        help="key to show to the server (unit: text; default: $CSM_API_KEY, else none)",
+    )
+    add(
+        "--formats",
+        type=_formats,
+        default="pcm_24000,ulaw_8000",
+        metavar="FORMAT,…",
+        help="formats that the calls take in turn (unit: output_format; default: %(default)s)",
+    )
+
+
+def _add_load_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--calls",
+        type=_call_numbers,
+        default="1",
+        metavar="N,…",
+        help="calls at once; several numbers are a sweep (unit: calls; default: %(default)s)",
+    )
+    add(
+        "--duration-s",
+        type=_number(0.01, 86_400),
+        default="30",
+        metavar="S",
+        help="measured time of a number of calls, after the ramp (unit: s; default: %(default)s)",
+    )
+    add(
+        "--arrivals",
+        choices=get_args(Arrivals),
+        default="poisson",
+        help="how calls begin: at random in the ramp, evenly in it, or all at once without one "
+        "(default: %(default)s)",
+    )
+    add(
+        "--ramp-s",
+        type=_number(0, 3_600),
+        default="2",
+        metavar="S",
+        help="time in which the calls begin; not measured (unit: s; default: %(default)s)",
+    )
+    add(
+        "--seed",
+        type=int,
+        default=1,
+        metavar="N",
+        help="makes arrivals, texts, pauses and interruptions repeatable (default: %(default)s)",
+    )
+
+
+def _add_turn_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--texts",
+        type=_texts,
+        metavar="FILE",
+        help=f"what is said, a turn per line (unit: path; default: {len(TEXTS)} texts of our own)",
+    )
+    add(
+        "--words-per-s",
+        type=_number(0, 10_000),
+        default="20",
+        metavar="N",
+        help="how fast text is written, 0 is at once (unit: words/s; default: %(default)s)",
+    )
+    add(
+        "--turn-pause-s",
+        type=_number(0, 3_600),
+        default="1",
+        metavar="S",
+        help="mean pause between a call's turns, exponential (unit: s; default: %(default)s)",
+    )
+    add(
+        "--barge-in",
+        type=_number(0, 1),
+        default="0.2",
+        metavar="SHARE",
+        help="share of turns that the caller interrupts, by a hang-up if speech is still coming "
+        "(unit: 0 to 1; default: %(default)s)",
+    )
+
+
+def read_bench_options(flags: argparse.Namespace) -> BenchOptions:
+    """Return what the parsed `flags` of `add_bench_flags` ask for."""
+    workload = Workload(
+        base_url=flags.url,
+        formats=flags.formats,
+        voice_id=flags.voice,
+        api_key=flags.api_key,
+        texts=flags.texts or TEXTS,
+        words_per_s=flags.words_per_s,
+        turn_pause_s=flags.turn_pause_s,
+        barge_in=flags.barge_in,
+        arrivals=flags.arrivals,
+        ramp_s=flags.ramp_s,
+        seed=flags.seed,
+    )
+    return BenchOptions(workload, flags.calls, flags.duration_s, flags.json, flags.plot)
+
+
+def _number(low: float, high: float) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text!r} is no number from {low:g} to {high:g}")
+        return value
+
+    return read
+
+
+def _call_numbers(text: str) -> tuple[int, ...]:
+    numbers = text.split(",")
+    if not all(number.isascii() and number.isdecimal() for number in numbers):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers, like 1,8,64")
+    calls = tuple(int(number[:9]) for number in numbers)
+    if not all(1 <= number <= _MAX_CALLS for number in calls):
+        raise argparse.ArgumentTypeError(f"from 1 to {_MAX_CALLS} calls can be held")
+    return calls
+
+
+def _formats(text: str) -> tuple[AudioFormat, ...]:
+    try:
+        return tuple(AudioFormat.parse(name.strip()) for name in text.split(","))
+    except UnknownFormat:
+        known = ", ".join(FORMATS)
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of formats out of {known}") from None
+
+
+def _texts(text: str) -> tuple[str, ...]:
+    """Read the texts of a file, one a line; blank lines are none."""
+    try:
+        with Path(text).open("rb") as file:
+            content = file.read(_MAX_TEXTS_BYTES).decode("utf-8")
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"cannot read {text!r}: {error}") from None
+    texts = tuple(line.strip() for line in content.splitlines() if line.strip())
+    if not texts:
+        raise argparse.ArgumentTypeError(f"there is nothing in {text!r} to say")
+    return texts
+
+
+def _new_file(text: str) -> Path:
+    """Read the path of a file to write; found wanting before the sweep, not after it."""
+    path = Path(text)
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(
+            f"{text!r} cannot be written: no such folder, or it is one"
+        )
+    return path
+
+
+def _svg_file(text: str) -> Path:
+    if not text.lower().endswith(".svg"):
+        raise argparse.ArgumentTypeError(f"{text!r} does not end in .svg, the one kind drawn")
+    return _new_file(text)
+
+
+def _header_value(text: str) -> str:
+    if not text or not all("!" <= char <= "~" for char in text):
+        raise argparse.ArgumentTypeError("a key is printable ASCII without spaces")
+    return text
+
+
+def _base_url(text: str) -> str:
+    """Return the server's address with a socket's scheme, its path kept, no slash at its end."""
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no URL: {error}") from None
+    scheme = _SCHEMES.get(parts.scheme)
+    strays = parts.username is not None or parts.query or parts.fragment
+    if scheme is None or not host or port == 0 or strays or not text.isascii() or " " in text:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not of the form ws://HOST[:PORT][/PATH], or wss:, http:, https:"
+        )
+    return f"{scheme}://{parts.netloc}{parts.path.rstrip('/')}"

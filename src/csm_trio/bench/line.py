@@ -1,0 +1,296 @@
+"""One phone line: turn after turn over a server's socket, each as long as its sound plays.
+
+A turn goes in, what its listener heard comes out, into a `Tally`; figures are made elsewhere.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import trio
+
+from csm_trio.audio.formats import AudioFormat
+from csm_trio.bench.schedule import Turn, Workload, split_words
+from csm_trio.client import Call, Deltas, SpeechTarget
+from csm_trio.errors import SpeechError
+
+TICKS_PER_S = 10_000
+"""Gaps and lags are counted in tenths of a millisecond: exact enough, and bounded in memory."""
+
+# A refused call must not dial again in a closed loop, whatever the pause.
+_RETRY_S = 1.0
+
+_HTTP_STATUS = re.compile(r"HTTP status (\d{3})")
+_KINDS = {
+    "Cannot connect to ": "cannot connect",
+    "The server closed the connection before ": "closed early",
+    "The server sent nothing for ": "timeout",
+    "The server took no text for ": "timeout",
+    "The server sent a message that cannot be read": "unreadable message",
+    "No audio came": "no audio",
+}
+
+Outcome = Literal["said", "interrupted", "failed", "unfinished"]
+
+
+class Player:
+    """A listener's player: it starts at the first audio, plays in real time, waits when empty.
+
+    Times are seconds on one clock, in the order in which they are fed.
+    """
+
+    __slots__ = (
+        "audio_s",
+        "ends_at_s",
+        "first_at_s",
+        "underrun_s",
+        "worst_underrun_after_text_s",
+        "worst_underrun_s",
+    )
+
+    def __init__(self) -> None:
+        self.first_at_s: float | None = None
+        self.ends_at_s = 0.0
+        self.audio_s = 0.0
+        self.worst_underrun_s = 0.0
+        self.worst_underrun_after_text_s = 0.0
+        self.underrun_s = 0.0
+
+    def feed(self, audio_s: float, now_s: float, *, text_sent_s: float = math.inf) -> None:
+        """Take audio that plays for `audio_s` and has come at `now_s`.
+
+        The time since the buffer ran empty is an underrun only now that more has come: silence
+        after the last audio is none. What of it came after `text_sent_s`, when all text had been
+        sent, no slow writer explains.
+        """
+        if self.first_at_s is None:
+            self.first_at_s = self.ends_at_s = now_s
+        underrun_s = max(0.0, now_s - self.ends_at_s)
+        self.worst_underrun_s = max(self.worst_underrun_s, underrun_s)
+        after_text_s = min(underrun_s, now_s - text_sent_s)
+        self.worst_underrun_after_text_s = max(self.worst_underrun_after_text_s, after_text_s)
+        self.underrun_s += underrun_s
+        self.ends_at_s = max(now_s, self.ends_at_s) + audio_s
+        self.audio_s += audio_s
+
+
+@dataclass(frozen=True, slots=True)
+class TurnRecord:
+    """What became of one turn.
+
+    `first_audio_s` runs from the moment the last character of the first sentence was sent to the
+    first audio that plays (0 where audio came before), `connect_s` from dialing to an open
+    socket. `hung_up` tells whether the interruption met speech that was still coming.
+    """
+
+    outcome: Outcome
+    error: str | None
+    connect_s: float | None
+    first_audio_s: float | None
+    audio_s: float
+    real_time_factor: float | None
+    worst_underrun_s: float
+    worst_underrun_after_text_s: float
+    underrun_s: float
+    hung_up: bool
+
+
+@dataclass(slots=True)
+class Tally:
+    """What the lines of one point note, between `from_s` and `until_s`.
+
+    A turn counts that begins before `until_s` and ends after `from_s`; it may end at any time
+    later. `audio_s` is what came in between, in seconds of sound.
+    """
+
+    from_s: float = math.inf
+    until_s: float = math.inf
+    turns: list[TurnRecord] = field(default_factory=list)
+    gap_ticks: Counter[int] = field(default_factory=Counter)
+    audio_s: float = 0.0
+    lines: int = 0
+    speaking: int = 0
+    pending: int = 0
+    # Set when those still speaking are too late, and not merely cut off.
+    overdue: bool = False
+    drained: trio.Event = field(default_factory=trio.Event)
+
+    def begin_turn(self, now_s: float) -> bool:
+        """Note that a turn begins, and tell whether it can count."""
+        counted = now_s < self.until_s
+        self.speaking += 1
+        self.pending += counted
+        return counted
+
+    def end_turn(self, record: TurnRecord, now_s: float, *, counted: bool) -> None:
+        """Note how a turn ended; one that was cut off by the bench itself is left out."""
+        self.speaking -= 1
+        if not counted:
+            return
+        self.pending -= 1
+        if now_s >= self.from_s and (record.outcome != "unfinished" or self.overdue):
+            self.turns.append(record)
+        if not self.pending and now_s >= self.until_s:
+            self.drained.set()
+
+    def note_audio(self, audio_s: float, now_s: float) -> None:
+        """Note that sound came, in whatever turn."""
+        if self.from_s <= now_s < self.until_s:
+            self.audio_s += audio_s
+
+    def note_gap(self, gap_s: float, now_s: float) -> None:
+        """Note how long a turn's sound did not come before it came now."""
+        if self.from_s <= now_s < self.until_s:
+            self.gap_ticks[round(gap_s * TICKS_PER_S)] += 1
+
+
+async def hold_line(
+    workload: Workload, audio_format: AudioFormat, turns: Iterable[Turn], tally: Tally
+) -> None:
+    """Speak one turn after the other, each on a socket of its own, until there are no more.
+
+    Never raises for what a server does: the tally holds it.
+    """
+    target = SpeechTarget(
+        workload.base_url, workload.voice_id, audio_format, api_key=workload.api_key
+    )
+    tally.lines += 1
+    try:
+        for turn in turns:
+            failed = await _Conversation(target, turn, workload.words_per_s, tally).run()
+            await trio.sleep(max(turn.pause_s, _RETRY_S) if failed else turn.pause_s)
+    finally:
+        tally.lines -= 1
+
+
+def error_kind(message: str) -> str:
+    """Return what kind of failure the words of `client`, or else of a server, tell of."""
+    status = _HTTP_STATUS.search(message)
+    if status:
+        return f"refused {status.group(1)}"
+    kinds = (kind for words, kind in _KINDS.items() if message.startswith(words))
+    return next(kinds, "server error")
+
+
+class _Conversation:
+    """One turn while it runs: writes its text, plays its sound, is interrupted or not."""
+
+    def __init__(self, target: SpeechTarget, turn: Turn, words_per_s: float, tally: Tally) -> None:
+        self._call = Call(target)
+        self._format = target.audio_format
+        self._turn = turn
+        self._words_per_s = words_per_s
+        self._tally = tally
+        self._counted = False
+        self._player = Player()
+        self._heard = trio.Event()
+        self._playing = trio.CancelScope()
+        self._all_came = False
+        self._interrupted = self._hung_up = False
+        self._error: str | None = None
+        self._finished = False
+        self._n_bytes = 0
+        self._dialed_s = 0.0
+        self._open_s: float | None = None
+        self._sentence_s: float | None = None
+        self._text_sent_s = math.inf
+        self._last_chunk_s: float | None = None
+
+    async def run(self) -> bool:
+        """Hold the turn to the end of its sound; tell whether it failed."""
+        self._dialed_s = trio.current_time()
+        self._counted = self._tally.begin_turn(self._dialed_s)
+        try:
+            async with trio.open_nursery() as nursery:
+                if self._turn.interrupt_after_s is not None:
+                    nursery.start_soon(self._interrupt_after, self._turn.interrupt_after_s)
+                await self._speak()
+                nursery.cancel_scope.cancel()
+            self._finished = True
+        finally:
+            now_s = trio.current_time()
+            self._tally.end_turn(self._record(), now_s, counted=self._counted)
+        return self._error is not None
+
+    async def _speak(self) -> None:
+        try:
+            await self._call.speak(self._deltas(), self._listen)
+        except SpeechError as error:
+            self._error = error.message
+            return
+        self._all_came = True
+        if self._player.first_at_s is None:
+            self._error = "No audio came."
+            return
+        with self._playing:
+            await trio.sleep_until(self._player.ends_at_s)
+
+    async def _interrupt_after(self, heard_s: float) -> None:
+        """Cut in once `heard_s` have passed since the first audio; too late is not at all."""
+        await self._heard.wait()
+        assert self._player.first_at_s is not None
+        await trio.sleep_until(self._player.first_at_s + heard_s)
+        self._interrupted = True
+        self._hung_up = not self._all_came
+        if self._hung_up:
+            self._call.hang_up()
+        self._playing.cancel()
+
+    async def _deltas(self) -> Deltas:
+        """Write the text: the first step is asked for once the socket is open."""
+        self._open_s = trio.current_time()
+        if not self._words_per_s:
+            self._sentence_s = self._open_s
+            yield self._turn.text
+            self._text_sent_s = trio.current_time()
+            return
+        words, sentence_end = split_words(self._turn.text)
+        for index, word in enumerate(words):
+            await trio.sleep_until(self._open_s + index / self._words_per_s)
+            if index == sentence_end:
+                self._sentence_s = trio.current_time()
+            yield word
+        self._text_sent_s = trio.current_time()
+
+    async def _listen(self, chunk: bytes) -> None:
+        now_s = trio.current_time()
+        before_s = self._format.duration_s(self._n_bytes)
+        self._n_bytes += len(chunk)
+        audio_s = self._format.duration_s(self._n_bytes) - before_s
+        if not audio_s:  # a WAV header
+            return
+        self._player.feed(audio_s, now_s, text_sent_s=self._text_sent_s)
+        self._heard.set()
+        self._tally.note_audio(audio_s, now_s)
+        if self._last_chunk_s is not None:
+            self._tally.note_gap(now_s - self._last_chunk_s, now_s)
+        self._last_chunk_s = now_s
+
+    def _record(self) -> TurnRecord:
+        player = self._player
+        first_audio_s = None
+        if player.first_at_s is not None:
+            asked_s = player.first_at_s if self._sentence_s is None else self._sentence_s
+            first_audio_s = max(0.0, player.first_at_s - asked_s)
+        return TurnRecord(
+            outcome=self._outcome(),
+            error=self._error,
+            connect_s=None if self._open_s is None else self._open_s - self._dialed_s,
+            first_audio_s=first_audio_s,
+            audio_s=player.audio_s,
+            real_time_factor=self._call.arrivals.timing().real_time_factor,
+            worst_underrun_s=player.worst_underrun_s,
+            worst_underrun_after_text_s=player.worst_underrun_after_text_s,
+            underrun_s=player.underrun_s,
+            hung_up=self._hung_up,
+        )
+
+    def _outcome(self) -> Outcome:
+        if self._error is not None:
+            return "failed"
+        if not self._finished:
+            return "unfinished"
+        return "interrupted" if self._interrupted else "said"

@@ -1,0 +1,186 @@
+"""One point of a sweep: so many lines at once for so long, and the server's own figures around it.
+
+A workload and a number of calls in, a `Point` of raw notes out; sums up and prints nothing.
+"""
+
+import gc
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from itertools import pairwise
+from urllib.error import URLError
+from urllib.parse import urlsplit
+
+import trio
+
+from csm_trio.bench.line import TICKS_PER_S, Tally, hold_line
+from csm_trio.bench.schedule import Workload, arrival_times_s, format_of, turns
+
+TAIL_S = 20.0
+"""How long turns that count may run on after the point's time, while others keep the load up."""
+
+_LAG_PERIOD_S = 0.02
+# Python's own default is 700; half a thousand calls reach that in a few milliseconds.
+_NEW_OBJECTS_A_COLLECTION = 50_000
+
+_SETTLE_S = 5.0
+_SETTLE_POLL_S = 0.2
+
+_METRICS_TIMEOUT_S = 2.0
+_MAX_METRICS_BYTES = 4 << 20
+_CANCEL_HISTOGRAM = "csm_cancel_to_free_seconds"
+_SLOTS_USED = "csm_slots_used"
+
+Metrics = dict[str, float]
+"""Samples of Prometheus' text format, by name with labels as they stand in it."""
+
+
+@dataclass(slots=True)
+class Point:
+    """Everything noted of one point; can be read at any time while it runs.
+
+    `cancels` maps the upper bounds of the server's own cancel-to-free histogram, in seconds, to
+    how many cancels were that fast; None where the server shows none. `busy` is the share of the
+    measured time in which this process computed.
+    """
+
+    calls: int
+    tally: Tally = field(default_factory=Tally)
+    lag_ticks: Counter[int] = field(default_factory=Counter)
+    seconds: float = 0.0
+    busy: float = 0.0
+    cancels: dict[float, float] | None = None
+
+
+@contextmanager
+def calm_collector() -> Iterator[None]:
+    """Keep Python's garbage collector from pausing the lines: it would look like the server.
+
+    What is there already is left alone, and what comes is looked through less often.
+    """
+    thresholds = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_NEW_OBJECTS_A_COLLECTION, *thresholds[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
+
+
+async def run_point(workload: Workload, point: Point, duration_s: float) -> None:
+    """Hold `point.calls` lines until all turns that count have ended, or are overdue.
+
+    What ends within the ramp is not counted. May be cancelled; `point` then holds what there is.
+    """
+    tally = point.tally
+    before = await read_metrics(workload.base_url)
+    async with trio.open_nursery() as nursery:
+        start_s = trio.current_time()
+        tally.from_s = start_s + (0 if workload.arrivals == "together" else workload.ramp_s)
+        tally.until_s = tally.from_s + duration_s
+        for index, arrival_s in enumerate(arrival_times_s(workload, point.calls)):
+            nursery.start_soon(_arrive, workload, point, index, start_s + arrival_s)
+        await trio.sleep_until(tally.from_s)
+        await _measure_client(point)
+        # Asked before the lines are cut: their hundred cancels at once would be no figure.
+        after = await read_metrics(workload.base_url)
+        if before is not None and after is not None:
+            point.cancels = buckets_between(before, after, _CANCEL_HISTOGRAM)
+        if tally.pending:
+            with trio.move_on_after(TAIL_S) as patience:
+                await tally.drained.wait()
+            tally.overdue = patience.cancelled_caught
+        nursery.cancel_scope.cancel()
+
+
+async def _arrive(workload: Workload, point: Point, index: int, at_s: float) -> None:
+    await trio.sleep_until(at_s)
+    audio_format = format_of(workload, index)
+    await hold_line(workload, audio_format, turns(workload, point.calls, index), point.tally)
+
+
+async def _measure_client(point: Point) -> None:
+    """Note how this process fares from the first measured second to the last."""
+    busy_s, from_s = time.process_time(), trio.current_time()
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_note_lag, point.lag_ticks)
+            await trio.sleep_until(point.tally.until_s)
+            nursery.cancel_scope.cancel()
+    finally:
+        point.seconds = trio.current_time() - from_s
+        point.busy = (time.process_time() - busy_s) / max(point.seconds, 1e-9)
+
+
+async def _note_lag(lag_ticks: Counter[int]) -> None:
+    """Note by how much the event loop wakes a sleeper too late: what it adds to every figure."""
+    while True:
+        due_s = trio.current_time() + _LAG_PERIOD_S
+        await trio.sleep_until(due_s)
+        lag_ticks[round((trio.current_time() - due_s) * TICKS_PER_S)] += 1
+
+
+async def settle(base_url: str) -> None:
+    """Wait until the server's slots are free again, or long enough where it does not tell."""
+    with trio.move_on_after(_SETTLE_S):
+        while True:
+            await trio.sleep(_SETTLE_POLL_S)
+            metrics = await read_metrics(base_url)
+            if metrics is not None and not metrics.get(_SLOTS_USED):
+                return
+
+
+async def read_metrics(base_url: str) -> Metrics | None:
+    """Return what the server shows at `/metrics`, or None where it shows nothing.
+
+    Sends no key, and goes straight to the server, as the sockets do.
+    """
+    url = urlsplit(base_url)
+    scheme = "https" if url.scheme == "wss" else "http"
+    address = f"{scheme}://{url.netloc}{url.path}/metrics"
+    text = await trio.to_thread.run_sync(_fetch, address, abandon_on_cancel=True)
+    return None if text is None else parse_metrics(text)
+
+
+def _fetch(address: str) -> str | None:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(address, timeout=_METRICS_TIMEOUT_S) as answer:
+            body: bytes = answer.read(_MAX_METRICS_BYTES)
+    except (URLError, OSError):
+        return None
+    return body.decode("utf-8", "replace")
+
+
+def parse_metrics(text: str) -> Metrics:
+    """Parse Prometheus' text format; lines that are no sample are passed over."""
+    samples: Metrics = {}
+    for line in text.splitlines():
+        name, _, value = line.rpartition(" ")
+        if name and not name.startswith("#"):
+            with suppress(ValueError):
+                samples[name] = float(value)
+    return samples
+
+
+def buckets_between(before: Metrics, after: Metrics, name: str) -> dict[float, float] | None:
+    """Return how many observations fell into each bucket, by its upper bound, in between.
+
+    None where the histogram is not there, or has begun anew.
+    """
+    prefix, suffix = f'{name}_bucket{{le="', '"}'
+    bounds = {
+        float(key.removeprefix(prefix).removesuffix(suffix)): total - before.get(key, 0.0)
+        for key, total in after.items()
+        if key.startswith(prefix) and key.endswith(suffix)
+    }
+    if not bounds:
+        return None
+    totals = [(0.0, 0.0), *sorted(bounds.items())]
+    counts = {bound: total - below for (_, below), (bound, total) in pairwise(totals)}
+    return None if min(counts.values()) < 0 else counts

@@ -1,0 +1,227 @@
+"""Refusals on `stream-input` sockets: one error frame, a close with its code, and the next served.
+
+After every refusal of the tables below the same server serves a REST call and a socket.
+"""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import trio
+from trio_websocket import WebSocketConnection
+
+from calling import (
+    SPEECH,
+    assert_it_still_serves,
+    detail_of,
+    dial_refused,
+    hear_all,
+    joined_audio,
+    key_shown,
+    tell,
+    until,
+)
+from csm_trio.api import elevenlabs
+from csm_trio.config import Config, ServerConfig, SpeechConfig
+from fakes import SineRunner
+from serving import TEST_SERVER, Server, serving
+
+KEY = "s3cret-0123456789"
+SOCKET = f"{SPEECH}/stream-input"
+GUARD_S = 30.0
+HI: dict[str, Any] = {"text": "Hi."}
+
+
+@pytest.fixture
+def brief_goodbyes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare every test the pause between an error frame and its close."""
+    monkeypatch.setattr(elevenlabs, "GOODBYE_S", 0.01)
+
+
+@asynccontextmanager
+async def house(
+    server: ServerConfig = TEST_SERVER, speech: SpeechConfig | None = None
+) -> AsyncIterator[Server]:
+    config = Config(server=server, speech=speech or SpeechConfig())
+    with trio.fail_after(GUARD_S):
+        async with serving(SineRunner, config) as opened:
+            yield opened
+
+
+def locked() -> ServerConfig:
+    return replace(TEST_SERVER, api_key=KEY)
+
+
+# query, HTTP status, what the answer names
+UPGRADES = [
+    ("output_format=pcm_1", 403, "output_format"),
+    ("output_format=pcm_24000x", 403, "output_format"),
+    ("temperature=hot", 422, "temperature"),
+    ("top_k=0", 422, "top_k"),
+    ("speaker_id=-1", 422, "speaker_id"),
+    ("max_audio_len_ms=1", 422, "max_audio_len_ms"),
+    ("buffer_size=a", 422, "buffer_size"),
+    ("inactivity_timeout=181", 422, "inactivity_timeout"),
+    ("auto_mode=perhaps", 422, "auto_mode"),
+]
+
+
+@pytest.mark.parametrize(("query", "status", "named"), UPGRADES)
+async def test_a_socket_that_asks_for_nonsense_is_refused_before_the_upgrade(
+    query: str, status: int, named: str
+) -> None:
+    async with house() as server:
+        idle = server.tasks()
+        answer = await dial_refused(server, f"{SOCKET}?{query}")
+        await until(lambda: server.tasks() == idle)
+        assert answer.status_code == status
+        if status == 403:
+            detail = detail_of(answer)
+            assert (detail["status"], detail["param"]) == ("invalid_output_format", named)
+        else:
+            assert [fault["loc"] for fault in answer.json()["detail"]] == [["query", named]]
+        await assert_it_still_serves(server)
+
+
+async def test_a_wrong_key_is_upgraded_told_so_and_closed_a_moment_later() -> None:
+    async with house(locked()) as server:
+        async with server.dial(headers={"xi-api-key": "wrong"}) as ws:
+            told = json.loads(await ws.get_message())
+            told_at_s = trio.current_time()
+            assert told == {"message": "Invalid API key", "error": "invalid_api_key", "code": 1008}
+            assert await hear_all(ws) == ([], 1008)
+            # Half of what the vendor leaves, so that a client's reader is up before the close.
+            assert trio.current_time() - told_at_s > 0.4
+        await assert_it_still_serves(server, **{"xi-api-key": KEY})
+
+
+@pytest.mark.usefixtures("brief_goodbyes")
+@pytest.mark.parametrize("field", ["xi_api_key", "xi-api-key", "authorization"])
+async def test_the_first_message_may_show_the_key(field: str) -> None:
+    async with house(locked()) as server:
+        async with server.dial() as ws:
+            await tell(ws, {"text": " ", field: KEY}, HI, {"text": ""})
+            heard, code = await hear_all(ws)
+        assert (heard[-1]["isFinal"], code) == (True, 1000)
+        assert joined_audio(heard)
+        for opener in ({"text": " ", field: "wrong"}, {"text": " "}, {"text": ""}):
+            async with server.dial() as ws:
+                await tell(ws, opener)
+                heard, code = await hear_all(ws)
+            assert ([one["error"] for one in heard], code) == (["invalid_api_key"], 1008)
+        await assert_it_still_serves(server, **{"xi-api-key": KEY})
+
+
+@pytest.mark.usefixtures("brief_goodbyes")
+@pytest.mark.parametrize(("query", "headers"), [*key_shown(KEY), *key_shown("wrong")])
+async def test_a_socket_shows_its_key_like_a_request(query: str, headers: dict[str, str]) -> None:
+    right = KEY in query + str(headers)
+    asked = dict([query[1:].split("=")]) if query else {}
+    async with house(locked()) as server, server.dial(headers=headers, **asked) as ws:
+        if right:
+            await tell(ws, HI, {"text": ""})
+        heard, code = await hear_all(ws)
+    assert code == (1000 if right else 1008)
+    assert heard[-1].get("error") == (None if right else "invalid_api_key")
+
+
+SCHEMA = (
+    "Could not parse input message, make sure it is a json and follows the schema outlined in "
+    "protocol."
+)
+BIG = json.dumps({"text": "a " * (1 << 20)})
+
+# message, error, close code, part of what is said of it
+MESSAGES: list[tuple[str | bytes | dict[str, Any], str, int, str]] = [
+    ("{no json", "invalid_input_message", 1008, SCHEMA),
+    ("", "invalid_input_message", 1008, SCHEMA),
+    ("[]", "invalid_input_message", 1008, SCHEMA),
+    ('"text"', "invalid_input_message", 1008, SCHEMA),
+    ("null", "invalid_input_message", 1008, SCHEMA),
+    ('{"text": NaN}', "invalid_input_message", 1008, SCHEMA),
+    ("[" * 100_000, "invalid_input_message", 1008, SCHEMA),
+    (b'{"text": "Hi."}', "invalid_input_message", 1008, SCHEMA),
+    (b"", "invalid_input_message", 1008, SCHEMA),
+    ({"text": 5}, "invalid_input_message", 1008, "text"),
+    ({"text": "Hi.", "flush": "yes"}, "invalid_input_message", 1008, "flush"),
+    ({"text": "Hi.", "try_trigger_generation": 1}, "invalid_input_message", 1008, "try_trigger"),
+    ({"text": "Hi.", "speaker_id": -1}, "invalid_input_message", 1008, "speaker_id"),
+    ({"text": "Hi.", "temperature": 9}, "invalid_input_message", 1008, "temperature"),
+    ({"text": "Hi.", "top_k": "1"}, "invalid_input_message", 1008, "top_k"),
+    ({"text": " ", "voice_settings": []}, "invalid_input_message", 1008, "voice_settings"),
+    ({"text": " ", "generation_config": 3}, "invalid_input_message", 1008, "generation_config"),
+    ({"text": "a" * 51}, "max_character_limit_exceeded", 1009, "50 characters"),
+    ({"text": "REFUSE me. "}, "max_character_limit_exceeded", 1009, "characters"),
+]
+
+
+@pytest.mark.usefixtures("brief_goodbyes")
+@pytest.mark.parametrize("opened", [False, True])
+@pytest.mark.parametrize(("message", "error", "code", "said"), MESSAGES)
+async def test_a_wrong_message_is_answered_with_one_error_and_a_close(
+    message: str | bytes | dict[str, Any], error: str, code: int, said: str, opened: bool
+) -> None:
+    async with house(speech=SpeechConfig(max_pending_chars=50)) as server:
+        async with server.dial() as ws:
+            await tell(ws, *([{"text": " "}] if opened else []), message, HI, {"text": ""})
+            heard, closed = await hear_all(ws)
+            assert ws.closed is not None
+            assert ws.closed.reason == heard[-1]["message"][:123]
+        assert [(one["error"], one["code"]) for one in heard] == [(error, code)]
+        assert said in heard[0]["message"]
+        assert closed == code
+        await assert_it_still_serves(server)
+
+
+@pytest.mark.usefixtures("brief_goodbyes")
+async def test_an_unknown_voice_is_told_on_the_socket() -> None:
+    async with house() as server:
+        async with server.dial("nobody") as ws:
+            heard, code = await hear_all(ws)
+        assert heard == [
+            {
+                "message": "A voice with voice_id nobody does not exist.",
+                "error": "voice_id_does_not_exist",
+                "code": 1008,
+                "param": "voice_id",
+            }
+        ]
+        assert code == 1008
+        await assert_it_still_serves(server)
+
+
+async def test_a_message_of_two_mebibytes_closes_the_socket() -> None:
+    async with house() as server:
+        async with server.dial() as ws:
+            await send_until_closed(ws, BIG)
+            assert await hear_all(ws) == ([], 1009)
+        await until(lambda: server.metric("csm_sessions") == 0)
+        await assert_it_still_serves(server)
+
+
+async def send_until_closed(ws: WebSocketConnection, message: str) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ws.send_message, message)
+
+
+@pytest.mark.usefixtures("brief_goodbyes")
+async def test_a_client_that_falls_silent_is_told_what_it_should_have_done() -> None:
+    async with house() as server:
+        async with server.dial(inactivity_timeout=1) as ws:
+            await tell(ws, {"text": " "})
+            heard, code = await hear_all(ws)
+        assert heard == [
+            {
+                "message": "Have not received a new text input within the timeout of 1.0 seconds. "
+                "Streaming input terminated. Please make sure to either feed the input in the "
+                "timely manner, or to send the end of input text (empty string "
+                '"") when done.',
+                "error": "input_timeout_exceeded",
+                "code": 1008,
+            }
+        ]
+        assert code == 1008
+        await assert_it_still_serves(server)

@@ -1,0 +1,301 @@
+"""The `stream-input` socket when all goes well: text in pieces, one stream of speech out."""
+
+import base64
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from calling import hear_all, joined_audio, sine_speech, tell, until
+from csm_trio.config import Config
+from fakes import FRAME_SAMPLES, SineRunner, StepGate, sine_frames
+from serving import TEST_SERVER, serving
+
+TEXT = "Hello there, my friend. How are you today? I am quite well, thank you. Good."
+SENTENCES = [
+    "Hello there, my friend.",
+    "How are you today?",
+    "I am quite well, thank you.",
+    "Good.",
+]
+EOS: dict[str, Any] = {"text": ""}
+GUARD_S = 30.0
+
+Messages = Sequence[dict[str, Any]]
+
+
+async def converse(
+    messages: Messages, voice: str = "default", **query: Any
+) -> tuple[list[dict[str, Any]], SineRunner]:
+    """Send all messages on one socket, and return what was heard until its normal close."""
+    runner = SineRunner()
+    with trio.fail_after(GUARD_S):
+        async with serving(lambda: runner) as server, server.dial(voice, **query) as ws:
+            await tell(ws, *messages)
+            heard, code = await hear_all(ws)
+    assert code == 1000
+    return heard, runner
+
+
+def assert_wire_form(heard: Messages) -> None:
+    """Check the keys of every frame, and that exactly the last one is final."""
+    *spoken, final = heard
+    assert final == {
+        "audio": None,
+        "isFinal": True,
+        "normalizedAlignment": None,
+        "alignment": None,
+    }
+    for frame in spoken:
+        audio = frame["audio"]
+        assert base64.b64decode(audio, validate=True)
+        assert frame == {**final, "audio": audio, "isFinal": False}
+
+
+@pytest.mark.parametrize(
+    "name", ["pcm_24000", "ulaw_8000", "pcm_16000", "mp3_22050_32", "wav_44100"]
+)
+async def test_all_sentences_come_as_one_stream_then_one_final_frame(name: str) -> None:
+    opener: dict[str, Any] = {"text": " ", "voice_settings": None, "generation_config": {}}
+    heard, runner = await converse([opener, {"text": TEXT}, EOS], output_format=name)
+    assert_wire_form(heard)
+    assert [one.text for one in runner.opened] == SENTENCES
+    assert joined_audio(heard) == sine_speech(runner.opened, name)
+
+
+async def test_without_a_format_it_is_pcm_of_24000_hz() -> None:
+    heard, runner = await converse([{"text": TEXT}, EOS])
+    pcm = b"".join(frame.pcm.tobytes() for one in runner.opened for frame in sine_frames(one))
+    assert joined_audio(heard) == pcm
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        {"text": ""},
+        {"text": "", "try_trigger_generation": True, "flush": False},  # Vocode
+        {"text": "", "flush": None, "of_nobody": 1},
+    ],
+)
+async def test_an_empty_text_ends_the_stream(end: dict[str, Any]) -> None:
+    heard, runner = await converse([{"text": TEXT, "flush": False}, end])
+    assert_wire_form(heard)
+    assert [one.text for one in runner.opened] == SENTENCES
+
+
+@pytest.mark.parametrize("messages", [[EOS], [{"text": " "}, EOS], [{"text": " ... "}, EOS]])
+async def test_nothing_to_say_is_only_a_final_frame(messages: Messages) -> None:
+    heard, runner = await converse(messages)
+    assert_wire_form(heard)
+    assert len(heard) == 1
+    assert runner.opened == []
+
+
+async def test_what_comes_after_the_end_is_not_said() -> None:
+    heard, runner = await converse([{"text": "One."}, EOS, {"text": "Two."}, EOS])
+    assert_wire_form(heard)
+    assert [one.text for one in runner.opened] == ["One."]
+
+
+# Text in pieces, none of which may change what is said.
+CUTS: dict[str, list[dict[str, Any]]] = {
+    "characters": [{"text": char} for char in TEXT],
+    "words": [{"text": f"{word} "} for word in TEXT.split()],
+    "words with a hint": [
+        {"text": f"{word} ", "try_trigger_generation": True} for word in TEXT.split()
+    ],
+    "sentences": [{"text": f"{sentence} "} for sentence in SENTENCES],
+    "with keep-alives": [{"text": TEXT[:9]}, {}, {"of_nobody": 1}, {"text": TEXT[9:]}],
+    "behind an opener": [{"text": " "}, {"text": TEXT}],
+}
+
+
+@pytest.mark.parametrize("cut", CUTS)
+async def test_the_cutting_of_the_text_changes_neither_sentences_nor_sound(cut: str) -> None:
+    whole, _ = await converse([{"text": TEXT}, EOS])
+    heard, runner = await converse([*CUTS[cut], EOS])
+    assert_wire_form(heard)
+    assert [one.text for one in runner.opened] == SENTENCES
+    assert joined_audio(heard) == joined_audio(whole)
+
+
+async def test_a_flush_says_what_waits_and_ends_nothing() -> None:
+    messages: Messages = [
+        {"text": "No stop yet"},
+        {"text": "", "flush": True},
+        {"flush": True},
+        {"text": "and no more", "flush": True},
+        {"text": "here"},
+        EOS,
+    ]
+    heard, runner = await converse(messages)
+    assert_wire_form(heard)
+    assert [one.text for one in runner.opened] == ["No stop yet", "and no more", "here"]
+
+
+async def test_a_flush_is_heard_before_anything_more_is_sent() -> None:
+    with trio.fail_after(GUARD_S):
+        async with serving(SineRunner) as server, server.dial() as ws:
+            for text in ("No stop yet", "nor here"):
+                await tell(ws, {"text": text, "flush": True})
+                frames = 2 * len(text.split())
+                sound = b""
+                while len(sound) < frames * FRAME_SAMPLES * 2:
+                    sound += joined_audio([json.loads(await ws.get_message())])
+            await tell(ws, EOS)
+            heard, code = await hear_all(ws)
+    assert_wire_form(heard)
+    assert (len(heard), code) == (1, 1000)
+
+
+async def test_in_auto_mode_every_message_is_said_as_it_comes() -> None:
+    heard, runner = await converse(
+        [{"text": "Hel"}, {"text": "lo"}, {"text": " world"}, EOS], auto_mode="true"
+    )
+    assert_wire_form(heard)
+    assert [one.text for one in runner.opened] == ["Hel", "lo", "world"]
+
+
+async def test_a_client_that_breaks_at_the_first_is_final_has_heard_every_sentence() -> None:
+    runner = SineRunner()
+    sound = b""
+    with trio.fail_after(GUARD_S):
+        async with serving(lambda: runner) as server, server.dial() as ws:
+            await tell(ws, *({"text": f"{sentence} ", "flush": True} for sentence in SENTENCES))
+            await tell(ws, EOS)
+            while not (frame := json.loads(await ws.get_message()))["isFinal"]:
+                sound += base64.b64decode(frame["audio"])
+    assert [one.text for one in runner.opened] == SENTENCES
+    assert sound == sine_speech(runner.opened, "pcm_24000")
+
+
+async def test_settings_of_a_message_hold_from_its_text_on() -> None:
+    messages = [
+        {"text": "One two. ", "speaker_id": 3},
+        {"text": "Three four", "temperature": 0.25},
+        {"text": "Five six. ", "speaker_id": 4, "top_k": 9, "temperature": 0.5},
+        {"text": "Seven.", "max_audio_len_ms": 160},
+        EOS,
+    ]
+    heard, runner = await converse(messages, speaker_id=2, top_k=50)
+    assert_wire_form(heard)
+    said = [
+        (one.text, one.speaker_id, one.sampling.temperature, one.sampling.top_k)
+        for one in runner.opened
+    ]
+    assert said == [
+        ("One two.", 3, None, 50),
+        ("Three four", 3, 0.25, 50),
+        ("Five six.", 4, 0.5, 9),
+        ("Seven.", 4, 0.5, 9),
+    ]
+    assert runner.opened[-1].max_frames == 2
+    assert joined_audio(heard) == sine_speech(runner.opened, "pcm_24000")
+
+
+async def test_the_query_says_how_all_of_it_is_said() -> None:
+    query: dict[str, Any] = {
+        "speaker_id": 5,
+        "temperature": 0.75,
+        "top_k": 20,
+        "max_audio_len_ms": 400,
+        "seed": 8,
+    }
+    _, runner = await converse([{"text": TEXT}, EOS], "speaker_1", **query)
+    for one in runner.opened:
+        assert (one.speaker_id, one.max_frames) == (5, 5)
+        assert (one.sampling.temperature, one.sampling.top_k) == (0.75, 20)
+    seeds = [one.sampling.seed for one in runner.opened]
+    assert seeds[0] == 8
+    assert len(set(seeds)) == len(seeds)
+
+
+async def test_unknown_parameters_of_the_vendor_change_nothing() -> None:
+    vendor: dict[str, Any] = {
+        "model_id": "eleven_flash_v2_5",
+        "language_code": "en",
+        "enable_logging": "true",
+        "enable_ssml_parsing": "false",
+        "sync_alignment": "true",
+        "apply_text_normalization": "auto",
+        "optimize_streaming_latency": 3,
+    }
+    plain, _ = await converse([{"text": TEXT}, EOS])
+    heard, _ = await converse([{"text": TEXT}, EOS], **vendor)
+    assert joined_audio(heard) == joined_audio(plain)
+
+
+@pytest.mark.parametrize("buffer_size", [1, 2, 4])
+async def test_the_first_chunk_waits_for_as_many_frames_as_the_buffer_holds(
+    buffer_size: int,
+) -> None:
+    gate = StepGate()
+    runner = SineRunner(step_gate=gate)
+    heard: list[dict[str, Any]] = []
+    with trio.fail_after(GUARD_S):
+        async with serving(lambda: runner) as server:
+            try:
+                async with (
+                    server.dial(buffer_size=buffer_size) as ws,
+                    trio.open_nursery() as nursery,
+                ):
+
+                    async def listen() -> None:
+                        while not (heard and heard[-1]["isFinal"]):
+                            heard.append(json.loads(await ws.get_message()))
+
+                    nursery.start_soon(listen)
+                    await tell(ws, {"text": "One two three four five six."}, EOS)
+                    for _ in range(buffer_size - 1):
+                        await gate.held()
+                        gate.let_go()
+                    await gate.held()  # the frame before is out
+                    await wait_all_tasks_blocked(0.02)
+                    assert heard == []
+                    gate.let_go()
+                    await gate.held()
+                    await wait_all_tasks_blocked(0.02)
+                    assert len(joined_audio(heard)) == buffer_size * FRAME_SAMPLES * 2
+                    gate.open()
+            finally:
+                gate.open()
+    assert joined_audio(heard) == sine_speech(runner.opened, "pcm_24000")
+
+
+async def test_eight_callers_of_three_slots_hear_themselves_and_nobody_else() -> None:
+    gate = StepGate()
+    runner = SineRunner(slots=3, step_gate=gate)
+    config = Config(server=replace(TEST_SERVER, max_sessions=8))
+    heard: dict[int, bytes] = {}
+
+    with trio.fail_after(GUARD_S):
+        async with serving(lambda: runner, config) as server, trio.open_nursery() as nursery:
+
+            async def call(caller_id: int) -> None:
+                async with server.dial(f"{caller_id}", output_format="pcm_24000") as ws:
+                    for sentence in sentences_of(caller_id):
+                        await tell(ws, {"text": f"{sentence} "})
+                    await tell(ws, EOS)
+                    messages, code = await hear_all(ws)
+                    assert_wire_form(messages)
+                    assert code == 1000
+                    heard[caller_id] = joined_audio(messages)
+
+            for caller_id in range(8):
+                nursery.start_soon(call, caller_id)
+            await gate.held()
+            await until(lambda: server.metric("csm_utterances_waiting") == 5)
+            gate.open()
+    for caller_id in range(8):
+        own = [one for one in runner.opened if one.speaker_id == caller_id]
+        assert [one.text for one in own] == sentences_of(caller_id)
+        assert heard[caller_id] == sine_speech(own, "pcm_24000")
+    assert any(len(slots) == 3 for slots in runner.steps), "they did speak at the same time"
+
+
+def sentences_of(caller_id: int) -> list[str]:
+    return [f"This is sentence {at} of caller {caller_id}." for at in range(1 + caller_id % 3, 5)]

@@ -1,0 +1,196 @@
+"""`csm-trio bench` against a whole server: what is counted, written, and left behind."""
+
+import io
+import json
+import signal
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import trio
+from trio_websocket import WebSocketRequest
+
+from csm_trio.audio.formats import AudioFormat
+from csm_trio.bench.command import bench
+from csm_trio.bench.flags import BenchOptions
+from csm_trio.bench.schedule import Workload
+from csm_trio.config import Config
+from fakes import SineRunner, StepGate
+from scripted_server import FINAL, all_text, scripted_server, spoken
+from serving import TEST_SERVER, Server, serving
+
+PCM, ULAW = AudioFormat.parse("pcm_24000"), AudioFormat.parse("ulaw_8000")
+GUARD_S = 30.0
+
+# Two words are four frames: 0.32 s of sound.
+BRIEF = Workload(
+    "ws://127.0.0.1:1",
+    (PCM, ULAW),
+    texts=("Hi there.",),
+    words_per_s=0.0,
+    turn_pause_s=0.0,
+    barge_in=0.0,
+    arrivals="together",
+)
+
+
+def workload_of(server: Server) -> Workload:
+    return replace(BRIEF, base_url=server.url().replace("http:", "ws:"))
+
+
+async def run(options: BenchOptions) -> tuple[int, str, str]:
+    out, stderr = io.StringIO(), io.StringIO()
+    with trio.fail_after(GUARD_S):
+        code = await bench(options, out=out, stderr=stderr)
+    return code, out.getvalue(), stderr.getvalue()
+
+
+async def test_a_sweep_is_counted_printed_and_written(tmp_path: Path) -> None:
+    json_file, plot_file = tmp_path / "bench.json", tmp_path / "bench.svg"
+    async with serving(lambda: SineRunner()) as server:
+        workload = replace(workload_of(server), api_key="s3cret")
+        options = BenchOptions(workload, (2, 3), 0.2, json_file, plot_file)
+        code, out, stderr = await run(options)
+    assert (code, stderr) == (0, "")
+    assert out.splitlines()[0].split() == ["calls", "2", "3"]
+    document = json.loads(json_file.read_text(encoding="utf-8"))
+    assert "s3cret" not in json.dumps(document)
+    assert set(document) == {"tool", "version", "date", "machine", "config", "points"}
+    assert document["machine"]["cpus"] >= 1
+    assert document["config"]["formats"] == ["pcm_24000", "ulaw_8000"]
+    two, three = document["points"]
+    for point, calls in ((two, 2), (three, 3)):
+        assert (point["calls"], point["turns"], point["said"]) == (calls, calls, calls)
+        assert point["errors"] == {}
+        assert point["first_audio_ms"]["count"] == calls
+        assert point["connect_ms"]["count"] == calls
+        assert point["seconds"] >= 0.2
+        assert point["loop_lag_ms"]["count"] > 0
+        # Everything came within the time, and played as long as it is.
+        assert point["streams"] * point["seconds"] == pytest.approx(calls * 0.32)
+    picture = ElementTree.fromstring(plot_file.read_text(encoding="utf-8"))
+    assert len(list(picture.iter("{http://www.w3.org/2000/svg}circle"))) == 6
+
+
+async def test_a_turn_takes_as_long_as_it_plays() -> None:
+    async with serving(lambda: SineRunner()) as server:
+        started_s = trio.current_time()
+        code, _, _ = await run(BenchOptions(workload_of(server), (1,), 0.05))
+        assert trio.current_time() - started_s >= 0.32
+    assert code == 0
+
+
+def rows_of(table: str) -> dict[str, list[str]]:
+    """Return the values of a printed table by the name of their row."""
+    lines = (line.strip().split("  ", 1) for line in table.splitlines() if "  " in line)
+    return {name: values.split() for name, values in lines}
+
+
+async def test_an_interrupted_call_gives_its_slot_back() -> None:
+    gate = StepGate()
+    runner = SineRunner(step_gate=gate)
+    async with serving(lambda: runner) as server:
+        workload = replace(workload_of(server), texts=("FRAMES=80",), barge_in=1.0)
+        # Ten frames are heard; the caller, who had more to come, hangs up.
+        gate.let_go(10)
+        code, out, _ = await run(BenchOptions(workload, (1,), 0.05))
+        gate.open()
+        with trio.fail_after(GUARD_S):
+            while server.metric("csm_slots_used") or server.metric("csm_sessions"):
+                await trio.lowlevel.checkpoint()
+        assert server.metric("csm_cancels_total", reason="hang_up") >= 1
+    rows = rows_of(out)
+    assert rows["interrupted (while it came)"] == ["1", "(1)"]
+    assert rows["failed or unfinished"] == ["0"]
+    assert rows["C100, %"] == ["100.0"]
+    assert code == 0
+    assert runner.opens == runner.closes
+
+
+async def test_a_full_house_refuses_and_the_table_says_so() -> None:
+    config = Config(replace(TEST_SERVER, max_sessions=1))
+    async with serving(lambda: SineRunner(), config) as server:
+        code, out, _ = await run(BenchOptions(workload_of(server), (2,), 0.1))
+    assert code == 0
+    assert "2 calls: 1 refused 503: The server is at capacity. (HTTP status 503)" in out
+
+
+async def test_where_nobody_is_heard_the_exit_code_says_so() -> None:
+    async def script(request: WebSocketRequest) -> None:
+        await request.reject(401)
+
+    async with scripted_server(script) as url:
+        code, out, _ = await run(BenchOptions(replace(BRIEF, base_url=url), (1,), 0.05))
+    assert code == 1
+    assert "1 refused 401: The server refused with HTTP status 401." in out
+
+
+async def test_a_turn_that_never_ends_is_counted_against_the_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def script(request: WebSocketRequest) -> None:
+        socket = await request.accept()
+        await all_text(socket)
+        await socket.send_message(spoken(bytes(4_800)))
+        await socket.get_message()
+
+    monkeypatch.setattr("csm_trio.bench.point.TAIL_S", 0.1)
+    async with scripted_server(script) as url:
+        code, out, _ = await run(BenchOptions(replace(BRIEF, base_url=url), (1,), 0.1))
+    assert "1 calls: 1 turns did not end in time" in out
+    assert rows_of(out)["C100, %"] == ["0.0"]
+    assert code == 0
+
+
+async def test_ctrl_c_prints_what_there_is(tmp_path: Path) -> None:
+    json_file = tmp_path / "bench.json"
+    spoken_turns = 0
+
+    async def script(request: WebSocketRequest) -> None:
+        nonlocal spoken_turns
+        socket = await request.accept()
+        await all_text(socket)
+        spoken_turns += 1
+        if spoken_turns == 3:
+            signal.raise_signal(signal.SIGINT)
+            await socket.get_message()
+        await socket.send_message(spoken(bytes(4_800)))
+        await socket.send_message(FINAL)
+
+    async with scripted_server(script) as url:
+        workload = replace(BRIEF, base_url=url)
+        code, out, stderr = await run(BenchOptions(workload, (1, 9), 3_600.0, json_file))
+    assert (code, stderr) == (130, "csm-trio bench: interrupted\n")
+    assert out.splitlines()[0].split() == ["calls", "1"]
+    (point,) = json.loads(json_file.read_text(encoding="utf-8"))["points"]
+    # The turn that the signal cut off is nobody's failure.
+    assert (point["said"], point["turns"]) == (2, 2)
+
+
+async def test_a_file_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    gone = tmp_path / "gone" / "bench.json"
+    async with serving(lambda: SineRunner()) as server:
+        code, out, stderr = await run(BenchOptions(workload_of(server), (1,), 0.05, gone))
+    assert code == 1
+    assert stderr == f"csm-trio bench: cannot write {gone}: No such file or directory\n"
+    assert "first audio p50" in out
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("stderr", "mark"), [(io.StringIO(), ""), (Terminal(), "\r\x1b[K")])
+async def test_progress_is_a_line_that_changes_on_a_terminal(
+    stderr: io.StringIO, mark: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_TERMINAL_PROGRESS_S", "_PLAIN_PROGRESS_S"):
+        monkeypatch.setattr(f"csm_trio.bench.command.{name}", 0.1)
+    async with serving(lambda: SineRunner()) as server:
+        await bench(BenchOptions(workload_of(server), (2,), 0.25), out=io.StringIO(), stderr=stderr)
+    shown = stderr.getvalue()
+    assert f"{mark}2 calls: 2 open, 2 speaking, 0 turns, 0 failed, " in shown
+    assert ("\n" in shown) == (not mark)
+    assert shown.endswith(mark or "\n")

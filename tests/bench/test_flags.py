@@ -1,0 +1,124 @@
+"""`csm-trio bench`: what its flags ask for."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from csm_trio.audio.formats import AudioFormat
+from csm_trio.bench.flags import BenchOptions, add_bench_flags, read_bench_options
+from csm_trio.bench.schedule import TEXTS, Workload
+
+
+def parse(*argv: str, **environ: str) -> BenchOptions:
+    parser = argparse.ArgumentParser(prog="csm-trio bench", allow_abbrev=False)
+    add_bench_flags(parser, environ)
+    return read_bench_options(parser.parse_args(argv))
+
+
+def test_without_flags_one_call_is_held_on_the_local_server() -> None:
+    formats = AudioFormat.parse("pcm_24000"), AudioFormat.parse("ulaw_8000")
+    assert parse() == BenchOptions(
+        Workload("ws://127.0.0.1:8080", formats), calls=(1,), duration_s=30.0
+    )
+    assert parse().workload.texts == TEXTS
+
+
+# flags, where it lands in the workload, its value
+WORKLOADS: list[tuple[list[str], str, object]] = [
+    (["--url", "https://h/tts/"], "base_url", "wss://h/tts"),
+    (["--url", "http://[::1]:9"], "base_url", "ws://[::1]:9"),
+    (["--voice", "bob"], "voice_id", "bob"),
+    (["--api-key", "k"], "api_key", "k"),
+    (["--formats", "wav_16000"], "formats", (AudioFormat.parse("wav_16000"),)),
+    (["--arrivals", "together"], "arrivals", "together"),
+    (["--ramp-s", "0.5"], "ramp_s", 0.5),
+    (["--words-per-s", "0"], "words_per_s", 0.0),
+    (["--turn-pause-s", "3"], "turn_pause_s", 3.0),
+    (["--barge-in", "1"], "barge_in", 1.0),
+    (["--seed", "7"], "seed", 7),
+]
+
+
+@pytest.mark.parametrize(("argv", "field", "value"), WORKLOADS)
+def test_a_flag_sets_its_field(argv: list[str], field: str, value: object) -> None:
+    assert getattr(parse(*argv).workload, field) == value
+
+
+def test_a_sweep_its_time_and_its_files(tmp_path: Path) -> None:
+    flags = ["--calls", "1,8,64", "--duration-s", "15"]
+    asked = parse(*flags, "--json", str(tmp_path / "a"), "--plot", str(tmp_path / "a.svg"))
+    assert (asked.calls, asked.duration_s) == ((1, 8, 64), 15.0)
+    assert (asked.json_file, asked.plot_file) == (tmp_path / "a", tmp_path / "a.svg")
+
+
+def test_texts_are_the_lines_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "texts"
+    file.write_text("Hello you.\n\n  Good bye. See you. \n", encoding="utf-8")
+    assert parse("--texts", str(file)).workload.texts == ("Hello you.", "Good bye. See you.")
+
+
+def test_the_key_comes_from_the_flag_before_the_environment_and_is_not_shown() -> None:
+    assert parse(CSM_API_KEY="s3cret").workload.api_key == "s3cret"
+    assert parse("--api-key", "flag", CSM_API_KEY="s3cret").workload.api_key == "flag"
+    assert "s3cret" not in repr(parse(CSM_API_KEY="s3cret"))
+
+
+MISUSES = [
+    ["--calls", ""],
+    ["--calls", "0"],
+    ["--calls", "1,,2"],
+    ["--calls", "-1"],
+    ["--calls", "²"],
+    ["--calls", "10001"],
+    ["--calls", "1" * 5000],
+    ["--duration-s", "0"],
+    ["--duration-s", "nan"],
+    ["--duration-s", "soon"],
+    ["--ramp-s", "-1"],
+    ["--ramp-s", "inf"],
+    ["--barge-in", "1.1"],
+    ["--arrivals", "never"],
+    ["--formats", "pcm_8001"],
+    ["--formats", "pcm_24000,"],
+    ["--texts", "/nonexistent/file"],
+    ["--json", "/nonexistent/file"],
+    ["--json", "/"],
+    ["--plot", "a.png"],
+    ["--plot", "/nonexistent/a.svg"],
+    ["--api-key", "a b"],
+    *(
+        ["--url", url]
+        for url in ("h:1", "ftp://h", "ws://", "ws://h:99999", "ws://h?x", "ws://a@h")
+    ),
+]
+
+
+@pytest.mark.parametrize("argv", MISUSES)
+def test_a_misuse_exits_with_2_and_names_the_flag(
+    argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        parse(*argv)
+    assert exit_.value.code == 2
+    assert f"argument {argv[0]}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n", b"\xff\xfe"])
+def test_a_file_with_nothing_to_say_is_a_misuse(
+    content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "texts"
+    file.write_bytes(content)
+    with pytest.raises(SystemExit):
+        parse("--texts", str(file))
+    assert "argument --texts: " in capsys.readouterr().err
+
+
+def test_the_help_tells_every_flag_its_unit_and_default() -> None:
+    parser = argparse.ArgumentParser(add_help=False)
+    add_bench_flags(parser, {})
+    for action in parser._actions:
+        assert action.help is not None
+        optional = action.default is None
+        assert optional or "default: " in action.help, action.dest

@@ -1,0 +1,285 @@
+"""One line against a server whose every move is written down."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import trio
+from trio.testing import MockClock
+from trio_websocket import WebSocketRequest
+
+from csm_trio.audio.formats import AudioFormat
+from csm_trio.audio.wav import wav_header
+from csm_trio.bench.line import Tally, TurnRecord, error_kind, hold_line
+from csm_trio.bench.point import Point
+from csm_trio.bench.report import sum_up
+from csm_trio.bench.schedule import Turn, Workload
+from csm_trio.errors import EngineBusy
+from csm_trio.protocol.faults import socket_fault
+from scripted_server import (
+    FINAL,
+    Script,
+    all_text,
+    close_code,
+    next_text,
+    scripted_server,
+    spoken,
+)
+
+PCM = AudioFormat.parse("pcm_24000")
+SECOND = bytes(48_000)
+GUARD_S = 30.0
+
+TURN = Turn("Hello you.", None, 0.0)
+
+
+class HeardTally(Tally):
+    """A tally that lets a script wait until its audio has been heard."""
+
+    def __init__(self) -> None:
+        super().__init__(from_s=0.0)
+        self.heard = trio.Semaphore(0)
+
+    def note_audio(self, audio_s: float, now_s: float) -> None:
+        super().note_audio(audio_s, now_s)
+        self.heard.release()
+
+
+async def hold(
+    script: Script,
+    tally: Tally,
+    *turns: Turn,
+    words_per_s: float = 0.0,
+    audio_format: AudioFormat = PCM,
+) -> list[TurnRecord]:
+    async with scripted_server(script) as url:
+        workload = Workload(url, (audio_format,), words_per_s=words_per_s)
+        await hold_line(workload, audio_format, turns, tally)
+    assert (tally.lines, tally.speaking, tally.pending) == (0, 0, 0)
+    return tally.turns
+
+
+async def test_a_stall_is_an_underrun_and_c100_sees_it(mock_clock: MockClock) -> None:
+    tally = HeardTally()
+
+    async def script(request: WebSocketRequest) -> None:
+        socket = await request.accept()
+        assert await all_text(socket) == ["Hello you."]
+        for wait_s in (0.25, 1.5, 0.5):
+            mock_clock.jump(wait_s)
+            await socket.send_message(spoken(SECOND))
+            await tally.heard.acquire()
+        await socket.send_message(FINAL)
+        await close_code(socket)
+        mock_clock.jump(60)
+
+    (record,) = await hold(script, tally, TURN)
+    assert record == TurnRecord(
+        outcome="said",
+        error=None,
+        connect_s=0.0,
+        first_audio_s=0.25,
+        audio_s=3.0,
+        real_time_factor=0.75,
+        worst_underrun_s=0.5,
+        worst_underrun_after_text_s=0.5,
+        underrun_s=0.5,
+        hung_up=False,
+    )
+    assert tally.gap_ticks == {15_000: 1, 5_000: 1}
+    figures = sum_up(Point(1, tally))
+    assert (figures.c100, figures.c100_after_text) == (0.0, 0.0)
+
+
+async def test_first_audio_counts_from_the_end_of_the_first_sentence(
+    mock_clock: MockClock,
+) -> None:
+    tally = HeardTally()
+
+    async def script(request: WebSocketRequest) -> None:
+        socket = await request.accept()
+        assert await next_text(socket) == "One "
+        mock_clock.jump(1)
+        assert await next_text(socket) == "two. "
+        mock_clock.jump(0.25)
+        await socket.send_message(spoken(SECOND))
+        await tally.heard.acquire()
+        # The writer's next word is late: that silence is not the server's.
+        mock_clock.jump(3.75)
+        assert await next_text(socket) == "Three."
+        assert await next_text(socket) == ""
+        await socket.send_message(spoken(SECOND))
+        await tally.heard.acquire()
+        await socket.send_message(FINAL)
+        await close_code(socket)
+        mock_clock.jump(60)
+
+    (record,) = await hold(script, tally, replace(TURN, text="One two. Three."), words_per_s=1.0)
+    assert record.first_audio_s == 0.25
+    assert (record.worst_underrun_s, record.worst_underrun_after_text_s) == (2.75, 0.0)
+    figures = sum_up(Point(1, tally))
+    assert (figures.c100, figures.c100_after_text) == (0.0, 1.0)
+
+
+async def test_a_wav_header_is_not_the_first_audio(mock_clock: MockClock) -> None:
+    tally = HeardTally()
+
+    async def script(request: WebSocketRequest) -> None:
+        socket = await request.accept()
+        await all_text(socket)
+        await socket.send_message(spoken(wav_header(24_000, data_bytes=None)))
+        await socket.send_message(spoken(SECOND))
+        await tally.heard.acquire()
+        await socket.send_message(FINAL)
+        await close_code(socket)
+        mock_clock.jump(60)
+
+    wav = AudioFormat.parse("wav_24000")
+    (record,) = await hold(script, tally, TURN, audio_format=wav)
+    assert (record.audio_s, record.worst_underrun_s) == (1.0, 0.0)
+    assert not tally.gap_ticks
+
+
+async def test_an_interruption_hangs_up_while_speech_still_comes(mock_clock: MockClock) -> None:
+    tally = HeardTally()
+
+    async def script(request: WebSocketRequest) -> None:
+        socket = await request.accept()
+        await all_text(socket)
+        await socket.send_message(spoken(SECOND))
+        await tally.heard.acquire()
+        mock_clock.jump(0.5)
+        assert await close_code(socket) == 1000
+
+    (record,) = await hold(script, tally, replace(TURN, interrupt_after_s=0.5))
+    assert (record.outcome, record.hung_up, record.audio_s) == ("interrupted", True, 1.0)
+    assert sum_up(Point(1, tally)).c100 == 1.0
+
+
+async def test_an_interruption_of_speech_that_is_all_there_only_ends_the_listening(
+    autojump_clock: MockClock,
+) -> None:
+    autojump_clock.autojump_threshold = 0.05
+    tally = Tally(from_s=0.0)
+
+    async def script(request: WebSocketRequest) -> None:
+        socket = await request.accept()
+        await all_text(socket)
+        await socket.send_message(spoken(SECOND))
+        await socket.send_message(FINAL)
+        await close_code(socket)
+
+    (record,) = await hold(script, tally, replace(TURN, interrupt_after_s=0.75))
+    assert (record.outcome, record.hung_up) == ("interrupted", False)
+    assert trio.current_time() == pytest.approx(0.75)
+
+
+async def refuse(request: WebSocketRequest) -> None:
+    await request.reject(503, body=b'{"detail": {"message": "The server is at capacity."}}')
+
+
+async def leave(request: WebSocketRequest) -> None:
+    socket = await request.accept()
+    await next_text(socket)
+    await socket.aclose()
+
+
+async def complain(request: WebSocketRequest) -> None:
+    socket = await request.accept()
+    await all_text(socket)
+    await socket.send_message(socket_fault(EngineBusy()).frame())
+    await close_code(socket)
+
+
+async def babble(request: WebSocketRequest) -> None:
+    socket = await request.accept()
+    await all_text(socket)
+    await socket.send_message("[")
+    await close_code(socket)
+
+
+async def say_nothing(request: WebSocketRequest) -> None:
+    socket = await request.accept()
+    await all_text(socket)
+    await socket.send_message(FINAL)
+    await close_code(socket)
+
+
+FAILURES = [
+    (refuse, "refused 503"),
+    (leave, "closed early"),
+    (complain, "server error"),
+    (babble, "unreadable message"),
+    (say_nothing, "no audio"),
+]
+
+
+@pytest.mark.parametrize(("script", "kind"), FAILURES)
+async def test_a_failure_has_a_kind_and_the_next_turn_dials_again(
+    script: Script, kind: str, autojump_clock: MockClock
+) -> None:
+    autojump_clock.autojump_threshold = 0.05
+    tally = Tally(from_s=0.0)
+    records = await hold(script, tally, TURN, TURN)
+    assert [record.outcome for record in records] == ["failed", "failed"]
+    assert {error_kind(record.error or "") for record in records} == {kind}
+    # One second to the next call and one more after it: a refused call does not dial in a loop.
+    assert trio.current_time() >= 2
+    figures = sum_up(Point(1, tally))
+    assert (figures.errors, figures.c100, figures.failed) == ({kind: 2}, 0.0, 2)
+
+
+async def test_nobody_there_is_a_failure_too(autojump_clock: MockClock) -> None:
+    tally = Tally(from_s=0.0)
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listener.socket.getsockname()[1]
+    await listener.aclose()
+    await hold_line(Workload(f"ws://127.0.0.1:{port}", (PCM,)), PCM, [TURN], tally)
+    (record,) = tally.turns
+    assert (error_kind(record.error or ""), record.connect_s) == ("cannot connect", None)
+
+
+def test_silence_is_a_timeout_by_the_clients_words() -> None:
+    assert error_kind("The server sent nothing for 60 seconds.") == "timeout"
+    assert error_kind("The server took no text for 60 seconds.") == "timeout"
+
+
+def record(outcome: str = "said") -> TurnRecord:
+    return TurnRecord(
+        outcome,  # type: ignore[arg-type]
+        *(None, None, 0.1, 1.0, 0.5, 0.0, 0.0, 0.0),
+        hung_up=False,
+    )
+
+
+# begins, ends, outcome, overdue, counted
+TURNS = [
+    (0.0, 9.0, "said", False, False),
+    (0.0, 10.0, "said", False, True),
+    (15.0, 16.0, "said", False, True),
+    (19.0, 60.0, "said", False, True),
+    (20.0, 21.0, "said", False, False),
+    (15.0, 20.0, "unfinished", False, False),
+    (15.0, 40.0, "unfinished", True, True),
+]
+
+
+@pytest.mark.parametrize(("begin_s", "end_s", "outcome", "overdue", "counts"), TURNS)
+def test_turns_count_that_are_spoken_in_the_measured_time(
+    begin_s: float, end_s: float, outcome: str, overdue: bool, counts: bool
+) -> None:
+    tally = Tally(from_s=10.0, until_s=20.0, overdue=overdue)
+    counted = tally.begin_turn(begin_s)
+    assert tally.pending == counted
+    tally.end_turn(record(outcome), end_s, counted=counted)
+    assert len(tally.turns) == counts
+    assert tally.pending == 0
+    assert tally.drained.is_set() == (counted and end_s >= 20)
+
+
+def test_sound_and_gaps_count_in_the_measured_time() -> None:
+    tally = Tally(from_s=10.0, until_s=20.0)
+    for now_s in (9.9, 10.0, 19.9, 20.0, math.inf):
+        tally.note_audio(1.0, now_s)
+        tally.note_gap(0.08, now_s)
+    assert (tally.audio_s, tally.gap_ticks) == (2.0, {800: 2})

@@ -1,0 +1,154 @@
+"""Figures, timelines, and log lines that say whose they are."""
+
+import logging
+import re
+from collections.abc import Iterator
+
+import pytest
+import trio
+
+from calling import SPEECH, caller, hear_all, tell
+from csm_trio import telemetry
+from csm_trio.telemetry import Metrics, Timeline, configure_logging, session_id
+from fakes import SineRunner
+from serving import serving
+
+
+class Clock:
+    """A monotonic clock that a test moves."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_s = 100.0
+        monkeypatch.setattr(telemetry, "time", self)
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+@pytest.fixture
+def own_logging() -> Iterator[None]:
+    """Let a test configure the root logger, and give it back as it was."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def test_a_mark_is_the_first_time_that_something_happened(clock: Clock) -> None:
+    timeline = Timeline(received_s=clock.now_s)
+    clock.now_s += 0.5
+    assert timeline.mark("first_frame")
+    clock.now_s += 0.25
+    assert not timeline.mark("first_frame")
+    assert timeline.mark("first_chunk")
+    assert timeline.since("first_frame", "first_chunk") == 0.25
+    assert str(timeline) == "first_frame=500ms first_chunk=750ms"
+
+
+def test_between_marks_that_are_not_both_there_lies_nothing(clock: Clock) -> None:
+    timeline = Timeline()
+    timeline.mark("segmented")
+    assert timeline.since("segmented", "first_chunk") is None
+    assert timeline.since("first_chunk", "segmented") is None
+    assert str(Timeline()) == ""
+
+
+def test_a_lap_is_the_time_since_the_one_before(clock: Clock) -> None:
+    timeline = Timeline()
+    assert timeline.lap("chunk") is None
+    for gap_s in (0.5, 0.125):
+        clock.now_s += gap_s
+        assert timeline.lap("other") in (None, gap_s)
+        assert timeline.lap("chunk") == gap_s
+    assert timeline.marks == {}
+
+
+def test_two_timelines_share_nothing(clock: Clock) -> None:
+    one, other = Timeline(), Timeline()
+    one.mark("segmented")
+    assert other.mark("segmented")
+    assert one.lap("chunk") is None
+    assert other.lap("chunk") is None
+
+
+def test_two_servers_in_one_process_count_apart() -> None:
+    one, other = Metrics(), Metrics()
+    one.frames.inc(3)
+    one.cancels.labels("hang_up").inc()
+    assert one.registry is not other.registry
+    assert b"csm_frames_total 3.0" in one.render()
+    assert b"csm_frames_total 0.0" in other.render()
+    assert b"hang_up" in one.render()
+    assert b"hang_up" not in other.render()
+
+
+def test_every_name_says_whose_it_is_and_its_unit() -> None:
+    for metric in Metrics().registry.collect():
+        assert metric.name.startswith("csm_")
+        assert metric.documentation.endswith(".")
+        if metric.type == "histogram" and "factor" not in metric.name:
+            assert metric.name.endswith("_seconds")
+
+
+def test_every_histogram_can_tell_what_matters_for_a_call() -> None:
+    """A frame lasts 80 ms and 200 ms is a good first answer: there are buckets on both sides."""
+    for metric in Metrics().registry.collect():
+        if metric.type != "histogram":
+            continue
+        edges = [float(one.labels["le"]) for one in metric.samples if "le" in one.labels]
+        assert edges == sorted(set(edges))
+        assert sum(edge <= 0.2 for edge in edges) >= 3
+        assert sum(edge > 0.2 for edge in edges) >= 3
+
+
+@pytest.mark.usefixtures("own_logging")
+def test_a_log_line_carries_the_id_of_its_session(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("info")
+    token = session_id.set("c0ffee")
+    logging.getLogger("csm_trio.test").info("hello")
+    session_id.reset(token)
+    logging.getLogger("csm_trio.test").info("nobody")
+    logging.getLogger("csm_trio.test").debug("too quiet")
+    first, second = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"\S+ \S+ INFO csm_trio\.test \[c0ffee\] hello", first)
+    assert second.endswith("INFO csm_trio.test [-] nobody")
+
+
+@pytest.mark.usefixtures("own_logging")
+@pytest.mark.parametrize("level", ["debug", "info", "warning", "error"])
+def test_the_chatter_of_libraries_stays_out(level: str, capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(level)
+    for name in ("httpx", "huggingface_hub", "urllib3.connectionpool"):
+        logging.getLogger(name).info("chatter")
+    logging.getLogger("csm_trio").error("matters")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("matters")
+
+
+@pytest.mark.usefixtures("own_logging")
+async def test_what_a_call_logs_carries_its_id_and_no_other(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with trio.fail_after(30):
+        async with serving(SineRunner) as server, caller(server) as client:
+            configure_logging("info")
+            ids = [
+                (await client.post(SPEECH, json={"text": "Hi."})).headers["request-id"]
+                for _ in range(2)
+            ]
+            async with server.dial() as ws:
+                await tell(ws, {"text": "Hi."}, {"text": ""})
+                await hear_all(ws)
+    done = [line for line in capsys.readouterr().err.splitlines() if "context done" in line]
+    logged = [re.search(r"\[(\S+)\] context done", line) for line in done]
+    found = [match[1] for match in logged if match]
+    assert len(set(found)) == 3
+    assert found[:2] == ids
+    for line in done:
+        assert re.search(r"voice=default .*audio=0\.\d\ds .*first_chunk=\d+ms", line)
