@@ -44,10 +44,10 @@ class EngineConfig:
     model_id: str | None = None
     model_file: str | None = None
     weights_path: Path | None = None
-    target_lead_s: float = 0.5
-    max_lead_s: float = 3.0
     max_positions: int | None = None
     random_weights: str | None = None
+    target_lead_s: float = 0.5
+    max_lead_s: float = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,14 +167,6 @@ SETTINGS: tuple[Setting, ...] = (
         "local .safetensors, .gguf or model directory; goes before --model-id",
     ),
     Setting(
-        "--target-lead-s", "engine", "target_lead_s", seconds(0, 60), "s",
-        "a call with less audio than this ahead of its player is short",
-    ),
-    Setting(
-        "--max-lead-s", "engine", "max_lead_s", seconds(0, 600), "s",
-        "a call with more than this ahead waits while another is short",
-    ),
-    Setting(
         "--max-positions", "engine", "max_positions", whole(64, 1 << 20), "positions",
         "longest prompt and speech together that a slot has memory for; 12.5 are a second",
         "unset, what the model was made for",
@@ -182,6 +174,14 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "--random-weights", "engine", "random_weights", choice("sesame/csm-1b-size"), "sizes",
         "measure a device with sesame/csm-1b-size noise instead of a model",
+    ),
+    Setting(
+        "--target-lead-s", "engine", "target_lead_s", seconds(0, 60), "s",
+        "a call with less audio than this ahead of its player is short",
+    ),
+    Setting(
+        "--max-lead-s", "engine", "max_lead_s", seconds(0, 600), "s",
+        "a call with more than this ahead waits while another is short",
     ),
     Setting(
         "--voices-file", "speech", "voices_file", _PATH, "path", "JSON file of voice ids",

@@ -58,7 +58,7 @@ class Stenographer:
             self.frames.append(0)
         return rooms
 
-    def step(self, slots: Sequence[int]) -> list[Frame | None]:
+    def step(self, slots: Sequence[int]) -> Sequence[Frame | None]:
         frames = self._runner.step(slots)
         for slot, frame in zip(slots, frames, strict=True):
             self.frames[self._utterance_in[slot]] += frame is not None

@@ -75,6 +75,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
         weights_path=config.weights_path, model_id=config.model_id, model_file=config.model_file
     )
     sizes, name = _sizes(config, files)
+    _set_threads(placement, sizes)
     tokenizer = TextTokenizer.from_file(files.tokenizer, text_vocab_size=sizes.text_vocab_size)
     _set_threads(placement, sizes)
     model, codec = _build(config, files, sizes, placement)
