@@ -4,7 +4,7 @@
 FROM nvidia/cuda:13.0.1-runtime-ubuntu24.04
 
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends python3 python3-venv curl \
+    && apt-get install --yes --no-install-recommends python3 python3-venv python3-dev gcc libc6-dev curl \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --uid 10001 csm \
     && mkdir /models && chown csm /models
@@ -16,10 +16,10 @@ RUN python3 -m venv /opt/venv \
     && /opt/venv/bin/pip install --no-cache-dir .
 
 USER csm
-# Where the Hub library and torch's compiler keep what must outlive a container.
+# Where the Hub library and Triton (which compiles with gcc) keep what must outlive a container.
 ENV PATH=/opt/venv/bin:$PATH \
     HF_HOME=/models/huggingface \
-    TORCHINDUCTOR_CACHE_DIR=/models/inductor \
+    TRITON_CACHE_DIR=/models/triton \
     PYTHONUNBUFFERED=1
 VOLUME /models
 EXPOSE 8080

@@ -50,8 +50,6 @@ EXAMPLES = [
     ("--history-turns", "0", "speech", "history_turns", 0),
     ("--max-text-chars", "500", "speech", "max_text_chars", 500),
     ("--max-pending-chars", "900", "speech", "max_pending_chars", 900),
-    ("--max-positions", "512", "engine", "max_positions", 512),
-    ("--random-weights", "sesame/csm-1b-size", "engine", "random_weights", "sesame/csm-1b-size"),
     ("--target-lead-s", "0.25", "engine", "target_lead_s", 0.25),
     ("--max-lead-s", "5", "engine", "max_lead_s", 5.0),
     ("--stall-timeout-s", "2.5", "speech", "stall_timeout_s", 2.5),

@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -29,7 +30,7 @@ OPEN = OpenContext("")
 END: list[InEvent] = [CloseContext(""), CloseSession()]
 
 
-def text(delta: str, **settings: int) -> AddText:
+def text(delta: str, **settings: Any) -> AddText:
     return AddText("", delta, SpeechSettings(**settings))
 
 
