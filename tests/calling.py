@@ -4,6 +4,7 @@ import base64
 import json
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -13,11 +14,34 @@ from trio_websocket import ConnectionClosed, WebSocketConnection
 
 from csm_trio.audio.encoders import make_encoder
 from csm_trio.audio.formats import AudioFormat
+from csm_trio.config import Config, ServerConfig, SpeechConfig
 from csm_trio.engine.utterance import Utterance
-from fakes import sine_frames
-from serving import Server
+from fakes import SineRunner, sine_frames
+from serving import TEST_SERVER, Server, serving
 
 SPEECH = "/v1/text-to-speech/default"
+SOCKET = f"{SPEECH}/stream-input"
+KEY = "s3cret-0123456789"
+GUARD_S = 30.0
+HI: dict[str, Any] = {"text": "Hi."}
+
+
+@asynccontextmanager
+async def house(
+    server: ServerConfig = TEST_SERVER, speech: SpeechConfig | None = None
+) -> AsyncIterator[Server]:
+    """Serve with a runner that hums, for as long as a test may take."""
+    config = Config(server=server, speech=speech or SpeechConfig())
+    with trio.fail_after(GUARD_S):
+        async with serving(SineRunner, config) as opened:
+            yield opened
+
+
+def locked() -> ServerConfig:
+    """Return the settings of a server that asks for a key."""
+    return replace(TEST_SERVER, api_key=KEY)
+
+
 UPGRADE = {
     "connection": "upgrade",
     "upgrade": "websocket",

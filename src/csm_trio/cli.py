@@ -22,7 +22,7 @@ from csm_trio.bench.flags import add_bench_flags, read_bench_options
 from csm_trio.config import Config, ServerConfig, add_flags, load_config
 from csm_trio.engine.scheduler import Leads, Runner
 from csm_trio.engine.service import open_engine
-from csm_trio.errors import StartupError
+from csm_trio.errors import StartupError, first_leaf
 from csm_trio.pipeline.context import Speaker
 from csm_trio.say import add_say_flags, read_say_options, say
 from csm_trio.telemetry import Metrics, configure_logging
@@ -110,16 +110,10 @@ def _serve_command(options: argparse.Namespace) -> int:
     try:
         trio.run(serve, config, partial(load_runner, config.engine))
     except* StartupError as group:
-        raise _first_leaf(group) from None
+        raise first_leaf(group) from None
     except* KeyboardInterrupt:
         raise KeyboardInterrupt from None
     return 0
-
-
-def _first_leaf(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 async def serve(

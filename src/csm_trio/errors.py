@@ -116,5 +116,12 @@ class EngineFailed(SpeechError):
         super().__init__(message)
 
 
+def first_leaf(error: BaseException) -> BaseException:
+    """Return the first leaf of an exception group: the one that brought the others down."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
 class StartupError(Exception):
     """The server cannot start: a bad setting, a model that cannot be had. One clear sentence."""

@@ -6,8 +6,8 @@ After every refusal of the tables below the same server serves a REST call and a
 import json
 import logging
 import signal
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
@@ -15,46 +15,26 @@ import pytest
 import trio
 
 from calling import (
+    GUARD_S,
+    HI,
+    KEY,
+    SOCKET,
     SPEECH,
     assert_it_still_serves,
     caller,
     detail_of,
     dial_refused,
     hear_all,
+    house,
     key_shown,
+    locked,
     tell,
     until,
 )
-from csm_trio.api import app, elevenlabs
-from csm_trio.config import Config, ServerConfig, SpeechConfig
+from csm_trio.api import app
+from csm_trio.config import SpeechConfig
 from fakes import SineRunner, StepGate
-from serving import TEST_SERVER, Server, serving
-
-KEY = "s3cret-0123456789"
-SOCKET = f"{SPEECH}/stream-input"
-GUARD_S = 30.0
-HI: dict[str, Any] = {"text": "Hi."}
-
-
-@pytest.fixture
-def brief_goodbyes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spare every test the pause between an error frame and its close."""
-    monkeypatch.setattr(elevenlabs, "GOODBYE_S", 0.01)
-
-
-@asynccontextmanager
-async def house(
-    server: ServerConfig = TEST_SERVER, speech: SpeechConfig | None = None
-) -> AsyncIterator[Server]:
-    config = Config(server=server, speech=speech or SpeechConfig())
-    with trio.fail_after(GUARD_S):
-        async with serving(SineRunner, config) as opened:
-            yield opened
-
-
-def locked() -> ServerConfig:
-    return replace(TEST_SERVER, api_key=KEY)
-
+from serving import TEST_SERVER, serving
 
 # path after the voice, body, HTTP status, legacy status, param
 OBJECTS = [

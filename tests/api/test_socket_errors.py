@@ -4,9 +4,6 @@ After every refusal of the tables below the same server serves a REST call and a
 """
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,46 +11,21 @@ import trio
 from trio_websocket import WebSocketConnection
 
 from calling import (
-    SPEECH,
+    HI,
+    KEY,
+    SOCKET,
     assert_it_still_serves,
     detail_of,
     dial_refused,
     hear_all,
+    house,
     joined_audio,
     key_shown,
+    locked,
     tell,
     until,
 )
-from csm_trio.api import elevenlabs
-from csm_trio.config import Config, ServerConfig, SpeechConfig
-from fakes import SineRunner
-from serving import TEST_SERVER, Server, serving
-
-KEY = "s3cret-0123456789"
-SOCKET = f"{SPEECH}/stream-input"
-GUARD_S = 30.0
-HI: dict[str, Any] = {"text": "Hi."}
-
-
-@pytest.fixture
-def brief_goodbyes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spare every test the pause between an error frame and its close."""
-    monkeypatch.setattr(elevenlabs, "GOODBYE_S", 0.01)
-
-
-@asynccontextmanager
-async def house(
-    server: ServerConfig = TEST_SERVER, speech: SpeechConfig | None = None
-) -> AsyncIterator[Server]:
-    config = Config(server=server, speech=speech or SpeechConfig())
-    with trio.fail_after(GUARD_S):
-        async with serving(SineRunner, config) as opened:
-            yield opened
-
-
-def locked() -> ServerConfig:
-    return replace(TEST_SERVER, api_key=KEY)
-
+from csm_trio.config import SpeechConfig
 
 # query, HTTP status, what the answer names
 UPGRADES = [

@@ -5,13 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from csm_trio.engine.scheduler import (
-    FRAME_S,
     MAX_SITTING_OUT,
     Claim,
     Leads,
     Scheduler,
 )
-from csm_trio.engine.utterance import Frame
+from csm_trio.engine.utterance import FRAME_S, Frame
 
 LEADS = Leads(target_s=0.5, max_s=3.0)
 BATCH = Claim(batch=True)

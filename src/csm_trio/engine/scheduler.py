@@ -16,13 +16,11 @@ from operator import itemgetter
 from typing import Generic, Protocol, TypeVar
 
 from csm_trio.engine.runaway import RunawayGuard
-from csm_trio.engine.utterance import EndReason, Frame, Utterance
+from csm_trio.engine.utterance import EndReason, Frame, Utterance, plays_out_after
 from csm_trio.errors import SpeechError
 
 CREDIT_FRAMES = 25
 """How far a row may run ahead of its listener: 2 s of audio."""
-
-FRAME_S = 0.08
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -189,8 +187,7 @@ class Scheduler(Generic[Key]):
             return EndReason.SPOKEN
         row = self._rows[key]
         row.unread += 1
-        # A player that ran dry goes on when there is something to play.
-        row.due_s = max(now_s, row.due_s or now_s) + FRAME_S
+        row.due_s = plays_out_after(row.due_s, now_s)
         assert row.guard is not None, "a row ran before it was opened"
         return row.guard.observe(frame)
 

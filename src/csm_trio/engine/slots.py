@@ -92,11 +92,8 @@ class Slots:
         """Begin rows: first_inputs [openings, hidden] are their next backbone inputs."""
         state, device = self.state, self.state.inputs.device
         rows = torch.tensor([opening.slot for opening in openings], device=device)
-        if device.type == "cuda":
-            self.codec.rewind(rows)
-        else:
-            for opening in openings:
-                self.codec.clear(opening.slot)
+        for opening in openings:
+            self.codec.clear(opening.slot)
         state.inputs[rows] = first_inputs
         clocks = [(opening.position, opening.seed) for opening in openings]
         positions, seeds = torch.tensor(clocks, device=device).unbind(1)

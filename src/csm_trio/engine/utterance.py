@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 from csm_trio.model.prompt import Turn
 
+FRAME_S = 0.08
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -44,6 +46,15 @@ class Frame:
 
     pcm: NDArray[np.int16]
     codes: NDArray[np.int16]
+
+
+def plays_out_after(plays_out_s: float | None, now_s: float) -> float:
+    """Return when a player runs dry that gets one more frame at `now_s`.
+
+    `plays_out_s` is when it would have without, None where it has not begun. One that ran dry
+    already goes on when there is something to play.
+    """
+    return (now_s if plays_out_s is None else max(now_s, plays_out_s)) + FRAME_S
 
 
 class EndReason(StrEnum):

@@ -23,8 +23,8 @@ from csm_trio.audio.encoders import SOURCE_HZ, Encoder, make_encoder
 from csm_trio.audio.formats import AudioFormat
 from csm_trio.config import SpeechConfig
 from csm_trio.engine.service import Engine
-from csm_trio.engine.utterance import EndReason, Frame, Sampling, Utterance
-from csm_trio.errors import ListenerStalled, SpeechError, TextTooLong
+from csm_trio.engine.utterance import EndReason, Frame, Sampling, Utterance, plays_out_after
+from csm_trio.errors import ListenerStalled, SpeechError, TextTooLong, first_leaf
 from csm_trio.model.prompt import Turn
 from csm_trio.protocol.events import (
     AddText,
@@ -207,7 +207,7 @@ class Speaker:
                             raise ListenerStalled(self._config.stall_timeout_s) from None
                         codes.append(frame.codes)
                         now_s = time.monotonic()
-                        order.plays_out_s = max(now_s, order.plays_out_s or now_s) + FRAME_MS / 1000
+                        order.plays_out_s = plays_out_after(order.plays_out_s, now_s)
                 if codes:
                     taken_s = trio.current_time() - begun_s
                     audio_s = len(codes) * FRAME_MS / 1000
@@ -317,10 +317,8 @@ class Speaker:
 
 
 def first_error(group: BaseExceptionGroup[SpeechError]) -> SpeechError:
-    """Return the first leaf of an exception group: the one that brought the others down."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
+    """Return the SpeechError that brought the others of its group down."""
+    error = first_leaf(group)
     assert isinstance(error, SpeechError)
     return error
 

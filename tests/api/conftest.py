@@ -1,0 +1,11 @@
+"""What several tests of the doors ask for."""
+
+import pytest
+
+from csm_trio.api import elevenlabs
+
+
+@pytest.fixture
+def brief_goodbyes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare every test the pause between an error frame and its close."""
+    monkeypatch.setattr(elevenlabs, "GOODBYE_S", 0.01)
