@@ -4,7 +4,7 @@ In: prompt rows, or the last frame's codes. Out: the next frame's codes, one row
 The codec, the slots and whose turn it is are others' business.
 """
 
-from collections.abc import Mapping
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 
 import torch
@@ -80,20 +80,20 @@ class CSM(nn.Module):
         )
         self.ids = torch.arange(config.codec.codebook_size, device=device)
 
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take the tensors, named as in transformers' checkpoints of `sesame/csm-1b`."""
+    def load(self, tensors: MutableMapping[str, Tensor]) -> None:
+        """Take the tensors, named as in transformers' checkpoints of `sesame/csm-1b`, away."""
         decodable = self.config.codec.codebook_size
         self.backbone.load(tensors, "backbone_model")
         self.depth.load(tensors, "depth_decoder.model")
-        self.text_embedding = _parameter(tensors["embed_text_tokens.weight"])
-        audio = tensors["backbone_model.embed_tokens.embed_audio_tokens.weight"]
+        self.text_embedding = _parameter(tensors.pop("embed_text_tokens.weight"))
+        audio = tensors.pop("backbone_model.embed_tokens.embed_audio_tokens.weight")
         self.audio_embedding = _parameter(audio)
-        projector = tensors["depth_decoder.model.inputs_embeds_projector.weight"]
+        projector = tensors.pop("depth_decoder.model.inputs_embeds_projector.weight")
         self.depth_projector = _parameter(projector)
         # The depth decoder sees audio embeddings through the projector only: project them once.
         self.depth_embedding = _parameter(F.linear(audio, projector))
-        self.first_head = _parameter(tensors["lm_head.weight"][:decodable])
-        heads = tensors["depth_decoder.codebooks_head.weight"]  # [codebooks - 1, in, out]
+        self.first_head = _parameter(tensors.pop("lm_head.weight")[:decodable])
+        heads = tensors.pop("depth_decoder.codebooks_head.weight")  # [codebooks - 1, in, out]
         self.depth_heads = _parameter(heads[:, :, :decodable].transpose(1, 2).contiguous())
 
     def embed_prompt(self, tokens: Tensor, mask: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ their own lengths, the depth decoder over a scratch that all rows share in locks
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, MutableMapping
 
 import torch
 import torch.nn.functional as F
@@ -84,11 +84,14 @@ class LlamaLayer(nn.Module):
         self.gate_up = nn.Parameter(torch.empty(2 * config.intermediate_size, config.hidden_size))
         self.down = nn.Parameter(torch.empty(config.hidden_size, config.intermediate_size))
 
-    def load(self, tensors: Mapping[str, Tensor], prefix: str) -> None:
-        """Take this layer's tensors, named as in transformers' checkpoints under `prefix`."""
+    def load(self, tensors: MutableMapping[str, Tensor], prefix: str) -> None:
+        """Take this layer's tensors, named as in transformers' checkpoints under `prefix`, away.
+
+        What is joined would else be held twice until all layers have been loaded.
+        """
 
         def joined(*names: str) -> nn.Parameter:
-            parts = [tensors[f"{prefix}.{name}.weight"] for name in names]
+            parts = [tensors.pop(f"{prefix}.{name}.weight") for name in names]
             whole = parts[0] if len(parts) == 1 else torch.cat(parts)
             return nn.Parameter(whole, requires_grad=False)
 
@@ -130,11 +133,11 @@ class Llama(nn.Module):
         """The layers, in order."""
         return (layer for layer in self.layers if isinstance(layer, LlamaLayer))
 
-    def load(self, tensors: Mapping[str, Tensor], prefix: str) -> None:
-        """Take the tensors named as in transformers' checkpoints under `prefix`."""
+    def load(self, tensors: MutableMapping[str, Tensor], prefix: str) -> None:
+        """Take the tensors named as in transformers' checkpoints under `prefix` away."""
         for index, layer in enumerate(self.blocks):
             layer.load(tensors, f"{prefix}.layers.{index}")
-        self.norm = nn.Parameter(tensors[f"{prefix}.norm.weight"], requires_grad=False)
+        self.norm = nn.Parameter(tensors.pop(f"{prefix}.norm.weight"), requires_grad=False)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
         """Map embeddings [batch, time, hidden] to hidden states of the same shape.

@@ -4,16 +4,20 @@ In: sizes. Out: tensors by canonical name, as `weights.load_weights` gives them.
 noise; how long it takes to say it is what a trained model of its sizes takes.
 """
 
+import logging
 from math import prod
 
 import torch
 from torch import Tensor
 
 from csm_trio.model.config import CSMConfig
+from csm_trio.model.progress import Progress
 from csm_trio.model.shapes import expected_shapes
 from csm_trio.model.weights import QUANTIZER_PREFIX
 
 _LAYER_SCALE = 0.3
+
+_logger = logging.getLogger(__name__)
 
 
 def random_weights(
@@ -25,13 +29,16 @@ def random_weights(
     """
     generator = torch.Generator(device).manual_seed(seed)
     weights: dict[str, Tensor] = {}
-    for name, shape in expected_shapes(config).items():
+    shapes = expected_shapes(config)
+    progress = Progress(_logger, "filling with noise", len(shapes), "tensors")
+    for name, shape in shapes.items():
         kept = torch.float32 if name.startswith(QUANTIZER_PREFIX) else dtype
         if len(shape) > 1:
             tensor = torch.empty(shape, device=device, dtype=kept)
             weights[name] = tensor.normal_(0.0, _spread(name, shape), generator=generator)
         else:
             weights[name] = torch.full(shape, _constant(name), device=device, dtype=kept)
+        progress.note(len(weights))
     return weights
 
 

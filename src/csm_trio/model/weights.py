@@ -15,6 +15,7 @@ from csm_trio.errors import StartupError
 from csm_trio.model.checkpoint import CheckpointFiles
 from csm_trio.model.config import CSMConfig
 from csm_trio.model.naming import AUDIO_EMBEDDINGS, CODEC_PREFIX, CanonicalName, canonical_name
+from csm_trio.model.progress import Progress
 from csm_trio.model.shapes import expected_shapes
 from csm_trio.model.tensor_files import StoredTensor, open_tensors, tensor_names
 
@@ -45,6 +46,7 @@ def load_weights(
     shapes = expected_shapes(config)
     weights: dict[str, torch.Tensor] = {}
     unknown: list[str] = []
+    progress = Progress(_logger, f"loading {files.name}", len(shapes), "tensors")
     for target, stored in _walk(files):
         shape = shapes.get(target.name)
         if shape is None:
@@ -60,6 +62,7 @@ def load_weights(
             _check_tied(files.name, weights[target.name], tensor)
         else:
             weights[target.name] = tensor
+        progress.note(len(weights))
     _check_complete(files.name, shapes, weights, unknown)
     parameters = sum(tensor.numel() for tensor in weights.values())
     elapsed_s = time.perf_counter() - started_s
