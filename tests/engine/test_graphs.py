@@ -93,6 +93,7 @@ def speak(
     for first in range(0, len(said), runner.opens_per_step):
         rooms = runner.open(said[first : first + runner.opens_per_step])
         assert all(isinstance(room, int) for room in rooms)
+    runner.fill()
     slots = [slot for slot, _ in said]
     made = [runner.step(slots) for _ in range(frames)]
     for slot in slots:
@@ -138,6 +139,7 @@ def test_a_row_goes_on_where_it_stood_whatever_bucket_it_ran_in(
     ((expected),) = speak(on_cpu, [(0, said)], 24)
     on_cuda.open([(0, said)])
     on_cuda.open([(slot, utterance(TEXTS[slot], GREEDY)) for slot in (1, 2, 3)])
+    on_cuda.fill()
     made: list[Frame | None] = []
     for step in range(24):
         company = [1, 2, 3][: step % 4]
