@@ -1,4 +1,4 @@
-"""The noise that draws codes: finite whatever the word it comes from, and distributed as it must."""
+"""The noise that draws codes: finite whatever word it comes from, and distributed as it must."""
 
 import torch
 
