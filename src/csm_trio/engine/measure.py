@@ -194,6 +194,7 @@ def _open(loaded: LoadedModel, runner: TorchRunner, batch: list[tuple[int, Utter
             raise StartupError(
                 f"--max-positions {positions}: no room for the sentence that is timed."
             )
+    runner.fill()
 
 
 def _median_ms(work: Callable[[], object], rounds: int) -> float:
