@@ -74,27 +74,6 @@ def test_the_model_is_named_as_for_serve_by_flag_environment_or_file(tmp_path: P
     assert asked.log_level == "error"
 
 
-MISUSES = [
-    ["--batches", "0"],
-    ["--batches", "1,x"],
-    ["--batches", "1025"],
-    ["--steps", "0"],
-    ["--steps", "3,4"],
-    ["--transformers-batches", "1,none"],
-    ["--json", "/nonexistent/file"],
-]
-
-
-@pytest.mark.parametrize("argv", MISUSES)
-def test_a_misuse_exits_with_2_and_names_the_flag(
-    argv: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        parse(*argv)
-    assert exit_.value.code == 2
-    assert f"argument {argv[0]}: " in capsys.readouterr().err
-
-
 FAULTS = [
     (["--engine", "--url", "ws://127.0.0.1:8080"], "--url: for a load on a server"),
     (["--engine", "--calls", "1", "--seed", "1"], "--calls, --seed: for a load"),

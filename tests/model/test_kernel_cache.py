@@ -1,12 +1,18 @@
 """Where compiled kernels are kept: named by the environment, found warm, or refused."""
 
+import logging
 import os
 from pathlib import Path
 
 import pytest
 
 from csm_trio.errors import StartupError
-from csm_trio.model.kernels.cache import count_kernels, share_inductors_folder, writable
+from csm_trio.model.kernels.cache import (
+    KeptKernels,
+    count_kernels,
+    share_inductors_folder,
+    writable,
+)
 
 TRITON, INDUCTOR = "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"
 
@@ -40,6 +46,15 @@ def test_a_folder_holds_as_many_kernels_as_group_files(tmp_path: Path) -> None:
         for name in names:
             (folder / key / name).touch()
     assert count_kernels(folder) == 2
+
+
+def test_what_was_compiled_since_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for key in ("A", "B", "C"):
+        (tmp_path / key).mkdir()
+        (tmp_path / key / "__grp__attend.json").touch()
+    with caplog.at_level(logging.INFO, logger="csm_trio"):
+        KeptKernels(tmp_path, before=1).tell()
+    assert caplog.messages == ["2 kernels were compiled, 1 were there"]
 
 
 def test_a_folder_that_takes_no_files_is_one_sentence(tmp_path: Path) -> None:

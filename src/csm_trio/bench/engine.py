@@ -48,7 +48,12 @@ def add_engine_bench_flags(parser: argparse.ArgumentParser) -> None:
     """Add `--engine` and its flags: the model's, as `serve` has them, and what to time."""
     group = parser.add_argument_group("the engine alone")
     add = group.add_argument
-    add("--engine", action="store_true", help="time the engine itself, in this process")
+    add(
+        "--engine",
+        action="store_true",
+        default=None,
+        help="time the engine itself, in this process",
+    )
     add(
         "--batches",
         type=numbers("rows make a batch", _MAX_ROWS),

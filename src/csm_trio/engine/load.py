@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
 
 import torch
 
@@ -27,7 +26,7 @@ from csm_trio.errors import StartupError
 from csm_trio.model.checkpoint import CheckpointFiles, locate_checkpoint
 from csm_trio.model.config import CSMConfig
 from csm_trio.model.csm import CSM
-from csm_trio.model.kernels.cache import cache_folder, count_kernels
+from csm_trio.model.kernels.cache import KeptKernels
 from csm_trio.model.mimi import MimiDecoder
 from csm_trio.model.mimi_encoder import ClipEncoder
 from csm_trio.model.progress import Progress
@@ -134,7 +133,7 @@ def warm_runner(
     )
     logger.info("making %d slots and warming them up", slots)
     started_s = time.perf_counter()
-    kept = _KeptKernels.found(loaded.placement.device)
+    kernels = KeptKernels.found() if loaded.placement.device.type == "cuda" else None
     runner = TorchRunner(
         loaded.config,
         loaded.model,
@@ -149,7 +148,9 @@ def warm_runner(
     # up a step now and then.
     gc.collect()
     gc.freeze()
-    logger.info("warm after %.1f s%s", time.perf_counter() - started_s, kept.news())
+    logger.info("warm after %.1f s", time.perf_counter() - started_s)
+    if kernels is not None:
+        kernels.tell()
     return runner
 
 
@@ -222,30 +223,6 @@ def usual_slots(loaded: LoadedModel) -> int:
     if loaded.placement.device.type == "cuda":
         return MAX_AUTO_SLOTS
     return EMBEDDED_CPU_SLOTS if loaded.embedded else OTHER_CPU_SLOTS
-
-
-@dataclass(frozen=True, slots=True)
-class _KeptKernels:
-    """The folder of compiled kernels, and how many it held before the warm-up; or none."""
-
-    folder: Path | None
-    before: int = 0
-
-    @classmethod
-    def found(cls, device: torch.device) -> Self:
-        """Look into Triton's folder, where the device runs Triton's kernels."""
-        if device.type != "cuda":
-            return cls(None)
-        folder = cache_folder()
-        before = count_kernels(folder)
-        logger.info("compiled kernels are kept in %s, which holds %d", folder, before)
-        return cls(folder, before)
-
-    def news(self) -> str:
-        """Say how many kernels had to be compiled: none, after a first start."""
-        if self.folder is None:
-            return ""
-        return f", {count_kernels(self.folder) - self.before} kernels compiled"
 
 
 def _warm_up(runner: TorchRunner) -> None:

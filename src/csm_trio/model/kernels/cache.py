@@ -1,13 +1,19 @@
 """Compiled kernels outlive the process: where Triton keeps them, and how many are there already.
 
-In: the environment, folders. Out: a folder, a count. CUDA graphs are not kept: they hold addresses.
+In: the environment, folders. Out: a folder, counts in the log. CUDA graphs are not kept: they hold
+addresses of this process.
 """
 
+import logging
 import os
 from collections.abc import MutableMapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from csm_trio.errors import StartupError
+
+_logger = logging.getLogger(__name__)
 
 _TRITON, _INDUCTOR = "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"
 
@@ -18,15 +24,30 @@ def share_inductors_folder(environ: MutableMapping[str, str]) -> None:
         environ[_TRITON] = str(Path(environ[_INDUCTOR]).absolute() / "triton")
 
 
-def cache_folder() -> Path:
-    """Return the folder that Triton compiles into, made where it is missing.
+@dataclass(frozen=True, slots=True)
+class KeptKernels:
+    """The folder that Triton compiles into, and how many kernels it held before."""
 
-    `TRITON_CACHE_DIR`, else `.triton/cache` in `TRITON_HOME` or the home directory. Raises
-    `StartupError` where nothing can be written there.
-    """
-    from triton import knobs
+    folder: Path
+    before: int
 
-    return writable(Path(knobs.cache.dir))
+    @classmethod
+    def found(cls) -> Self:
+        """Ask Triton for its folder: `TRITON_CACHE_DIR`, else `~/.triton/cache`.
+
+        Raises `StartupError` where nothing can be written there.
+        """
+        from triton import knobs
+
+        folder = writable(Path(knobs.cache.dir))
+        before = count_kernels(folder)
+        _logger.info("compiled kernels are kept in %s, which holds %d", folder, before)
+        return cls(folder, before)
+
+    def tell(self) -> None:
+        """Log how many kernels were compiled since: none, where the folder was warm."""
+        compiled = count_kernels(self.folder) - self.before
+        _logger.info("%d kernels were compiled, %d were there", compiled, self.before)
 
 
 def writable(folder: Path) -> Path:
