@@ -6,6 +6,8 @@ audio.
 
 import statistics
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from csm_trio.errors import StartupError
 
 _PROMPT_IDS = 24
 _FRAMES = 8
-_ROUNDS = 3
+_ROUNDS = 9
 _ENOUGH_S = 5.0
 
 
@@ -27,17 +29,8 @@ class TransformersPeer:
     """
 
     def __init__(self, folder: Path | None, *, device: torch.device, dtype: torch.dtype) -> None:
-        # Imported here: only who compares pays for importing transformers.
-        from transformers.utils import logging
-
-        bars: Any = logging
-        shown = bars.is_progress_bar_enabled()
-        bars.disable_progress_bar()  # of loading: it would cut through the log's lines
-        try:
+        with _quiet_transformers():
             model = _noise(device, dtype) if folder is None else _loaded(folder, dtype)
-        finally:
-            if shown:
-                bars.enable_progress_bar()
         self._model = model.to(device).eval()
         self._device = device
 
@@ -67,6 +60,24 @@ class TransformersPeer:
             input_ids=ids, max_new_tokens=frames, do_sample=True, depth_decoder_do_sample=True
         ).cpu()  # waits for the device
         return time.perf_counter() - started_s, codes.shape[1]
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Keep bars and remarks on the configuration out of the lines of whoever measures."""
+    # Imported here, as below: only who compares pays for importing transformers.
+    from transformers.utils import logging
+
+    told: Any = logging
+    verbosity, bars = told.get_verbosity(), told.is_progress_bar_enabled()
+    told.set_verbosity_error()
+    told.disable_progress_bar()
+    try:
+        yield
+    finally:
+        told.set_verbosity(verbosity)
+        if bars:
+            told.enable_progress_bar()
 
 
 def _noise(device: torch.device, dtype: torch.dtype) -> Any:
