@@ -97,7 +97,7 @@ def test_weights_are_counted_once_in_the_type_they_have() -> None:
 
 def test_a_checkpoints_bytes_are_those_of_its_tensors(tiny: Path) -> None:
     config = read_config(tiny / "config.json", None)
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype in (torch.float32, torch.bfloat16, torch.int8):
         tensors = random_weights(config, device=CPU, dtype=dtype).values()
         assert memory.checkpoint_bytes(config, dtype) == sum(tensor.nbytes for tensor in tensors)
 

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from csm_trio.config import EngineConfig
+from csm_trio.engine.eager import CODEC_ROWS
 from csm_trio.engine.load import LoadedModel, load_model, usual_slots, warm_runner
 from csm_trio.engine.memory import (
     available_bytes,
@@ -111,7 +112,7 @@ def _measure_alone(config: EngineConfig, plan: Plan) -> tuple[EngineTiming, _Pee
     warm_s = time.perf_counter()
     timing = EngineTiming(
         device=_device_name(device),
-        dtype=dtype_name(dtype),
+        dtype=dtype_name(loaded.placement.weights),
         model=loaded.name,
         torch=torch.__version__,
         slots=pool_size,
@@ -147,7 +148,7 @@ def frame_bytes(loaded: LoadedModel) -> int:
 
     depth = size([tensor for layer in model.depth.blocks for tensor in layer.parameters()])
     once = [tensor for layer in model.backbone.blocks for tensor in layer.parameters()]
-    once += [model.first_head, model.depth_projector, model.depth_heads]
+    once += [model.first_head, model.depth_projector, *model.depth_heads]
     once += loaded.codec.parameters()
     return size(once) + steps * depth
 
@@ -227,8 +228,8 @@ def _codec_ms(loaded: LoadedModel, batch: int) -> float:
     else:
 
         def work() -> None:
-            for row in rows:
-                codec.decode(codes[row, None], row[None], state)
+            for group in torch.split(rows, CODEC_ROWS):
+                codec.decode(codes[group], group, state)
 
     def once() -> None:
         work()

@@ -20,7 +20,7 @@ from csm_trio.model.attention import SlotKV
 from csm_trio.model.config import CSMConfig
 from csm_trio.model.mimi import MimiDecoder
 from csm_trio.model.shapes import expected_shapes
-from csm_trio.model.weights import QUANTIZER_PREFIX
+from csm_trio.model.weights import kept_as
 
 _logger = logging.getLogger(__name__)
 
@@ -42,15 +42,13 @@ def slot_bytes(config: CSMConfig, codec: MimiDecoder, dtype: torch.dtype) -> int
 def weight_bytes(*modules: nn.Module) -> int:
     """Return the memory of the modules' parameters and buffers, shared ones counted once."""
     tensors = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
-    storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage() for tensor in tensors}
-    return sum(storage.nbytes() for storage in storages.values())
+    return sum({id(tensor): tensor.nbytes for tensor in tensors}.values())
 
 
 def checkpoint_bytes(config: CSMConfig, dtype: torch.dtype) -> int:
-    """Return what a checkpoint of these sizes takes once it is loaded in `dtype`."""
+    """Return what a checkpoint of these sizes takes once it is loaded in `dtype` (`kept_as`)."""
     return sum(
-        torch.Size(shape).numel()
-        * (torch.float32 if name.startswith(QUANTIZER_PREFIX) else dtype).itemsize
+        kept_as(name, torch.empty(shape, device="meta"), dtype).nbytes
         for name, shape in expected_shapes(config).items()
     )
 
@@ -72,11 +70,11 @@ def available_bytes(device: torch.device) -> int | None:
 
 def check_weights_fit(name: str, config: CSMConfig, placement: Placement) -> None:
     """Raise StartupError where the device has no room for the weights, before they are read."""
-    needed, free = checkpoint_bytes(config, placement.dtype), available_bytes(placement.device)
+    needed, free = checkpoint_bytes(config, placement.weights), available_bytes(placement.device)
     if free is not None and needed > free:
         raise StartupError(
-            f"{name} takes {sized(needed)} in {dtype_name(placement.dtype)}, and {placement.device}"
-            f" has {sized(free)} left."
+            f"{name} takes {sized(needed)} in {dtype_name(placement.weights)}, "
+            f"and {placement.device} has {sized(free)} left."
         )
 
 
