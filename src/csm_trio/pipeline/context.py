@@ -246,6 +246,8 @@ class Speaker:
             turns=tuple(turn for turn in history if turn.speaker_id == speaker_id),
             plays_at_s=order.plays_out_s,
             batch=settings.batch or False,
+            # A clip of another speaker's would be heard as somebody else's turn.
+            voice_id=order.voice.voice_id if speaker_id == order.voice.speaker_id else None,
         )
 
     async def _encode(
