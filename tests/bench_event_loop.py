@@ -33,11 +33,11 @@ ROWS_TOGETHER = 16
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What a device takes: a step of n rows, and opening up to eight prompts (measured: H100)."""
+    """What an H100 was measured to take: a step of n rows, a prefill of up to eight prompts."""
 
     step_ms: float = 4.9
     row_ms: float = 0.027
-    open_ms: float = 2.0
+    prefill_ms: float = 2.0
 
 
 class PacedRunner:
@@ -49,14 +49,20 @@ class PacedRunner:
         self.slots = slots
         self._device = device
         self._frames_left: dict[int, int] = {}
+        self._filling: list[int] = []
         noise = np.random.default_rng(1).normal(0, 3_000, (slots, CODEBOOKS + SAMPLES))
         self._made = noise.astype(np.int16)  # [slots, codebooks + samples]
 
     def open(self, batch: Sequence[tuple[int, Any]]) -> list[int]:
-        time.sleep(self._device.open_ms / 1_000)
         for slot, utterance in batch:
             self._frames_left[slot] = utterance.max_frames  # as noise for weights: to the cap
+            self._filling.append(slot)
         return [utterance.max_frames for _, utterance in batch]
+
+    def prefill(self) -> list[int]:
+        time.sleep(self._device.prefill_ms / 1_000)
+        done, self._filling = self._filling, []
+        return done
 
     def step(self, slots: Sequence[int]) -> list[Any]:
         from csm_trio.engine.utterance import Frame
@@ -75,6 +81,7 @@ class PacedRunner:
 
     def close(self, slot: int) -> None:
         del self._frames_left[slot]
+        self._filling = [other for other in self._filling if other != slot]
 
 
 def serve_paced(slots: int, switch_interval_s: float | None) -> None:
@@ -82,7 +89,10 @@ def serve_paced(slots: int, switch_interval_s: float | None) -> None:
     from csm_trio import cli
     from csm_trio.engine import load
 
-    load.load_runner = lambda config: PacedRunner(slots, Device())  # type: ignore[assignment,return-value]
+    def load_paced(*settings: object, **more: object) -> Any:
+        return PacedRunner(slots, Device())
+
+    load.load_runner = load_paced
     if switch_interval_s is not None:
         cli._SWITCH_INTERVAL_S = switch_interval_s
     cli.main(["serve", "--host", "127.0.0.1", "--port", "0", "--drain-s", "0"])

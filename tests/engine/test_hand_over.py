@@ -22,11 +22,16 @@ def frame(index: int) -> Frame:
     return Frame(SOUND, np.array([index % 30_000], np.int16))
 
 
+def fill(scheduler: Scheduler[str]) -> None:
+    for slot, key in scheduler.next(0.0).open:
+        scheduler.opened(key, 10_000)
+        scheduler.filled(slot)
+
+
 def opened(claim: Claim | None = None, *, credit: int = CREDIT_FRAMES) -> Scheduler[str]:
     scheduler = Scheduler[str](1, credit=credit, leads=LEADS)
     scheduler.admit("a", claim or Claim())
-    scheduler.next(0.0)
-    scheduler.opened("a", 10_000)
+    fill(scheduler)
     return scheduler
 
 
@@ -82,8 +87,7 @@ def test_a_release_drops_what_is_held() -> None:
     assert scheduler.account("a", frame(0), 0.0) is None
     scheduler.release("a")
     scheduler.admit("a")
-    scheduler.next(0.0)
-    scheduler.opened("a", 100)
+    fill(scheduler)
     later = frame(1)
     assert scheduler.account("a", later, 0.0) == HandOver((later,))
 
@@ -146,11 +150,13 @@ class House:
                 self.silent.remove(call)
                 self.scheduler.admit(call)
             plan = self.scheduler.next(self.now_s)
-            for _, call in plan.open:
+            for slot, call in plan.open:
                 call.frames_left = call.chance.randint(10, 90)
                 self.scheduler.opened(call, 1_000)
-            self.now_s += 0.002 * bool(plan.open) + 0.0049 + 0.000027 * len(plan.run)
-            for _, call in plan.run:
+                self.scheduler.filled(slot)
+            running = [*plan.run, *plan.open]
+            self.now_s += 0.002 * bool(plan.open) + 0.0049 + 0.000027 * len(running)
+            for _, call in running:
                 self.make_frame(call)
 
     def make_frame(self, call: Call) -> None:

@@ -102,10 +102,12 @@ class Claim:
 
     `plays_at_s` is when its first frame is due, on the owner's clock, where earlier audio is
     still playing; None where playback begins with it. `batch` work has no listener who waits.
+    `frame_s` is how long a frame plays.
     """
 
     plays_at_s: float | None = None
     batch: bool = False
+    frame_s: float = FRAME_S
 
 
 LIVE = Claim()
@@ -120,6 +122,7 @@ class _Row:
     slot: int
     batch: bool
     due_s: float | None
+    frame_s: float
     filling: bool = True
     guard: RunawayGuard | None = None
     held: list[Frame] = field(default_factory=list)
@@ -135,14 +138,14 @@ class _Row:
 
     def lead_s(self, now_s: float) -> float:
         """Tell the same for when it has been given what is held, too."""
-        return self.handed_lead_s(now_s) + len(self.held) * FRAME_S
+        return self.handed_lead_s(now_s) + len(self.held) * self.frame_s
 
     def hand_over(self, now_s: float, end: EndReason | None) -> HandOver:
         """Let go of what is held."""
         frames = tuple(self.held)
         self.held.clear()
         if frames:
-            self.due_s = plays_out_after(self.due_s, now_s, len(frames))
+            self.due_s = plays_out_after(self.due_s, now_s, len(frames) * self.frame_s)
         return HandOver(frames, end)
 
 
@@ -215,7 +218,7 @@ class Scheduler(Generic[Key]):
         while self._waiting and self._free and len(opening) < self._opens_per_step:
             key = next(iter(self._waiting))
             claim, slot = self._waiting.pop(key), self._free.popleft()
-            self._rows[key] = _Row(slot, claim.batch, claim.plays_at_s)
+            self._rows[key] = _Row(slot, claim.batch, claim.plays_at_s, claim.frame_s)
             self._filling[slot] = key
             opening.append((slot, key))
         able = [(key, row) for key, row in self._rows.items() if self._may_run(row)]

@@ -142,7 +142,8 @@ class _StepLoop:
             match command:
                 case _Admit(stream):
                     asked = stream.utterance
-                    self._scheduler.admit(stream, Claim(asked.plays_at_s, asked.batch))
+                    claim = Claim(asked.plays_at_s, asked.batch, asked.frame_s)
+                    self._scheduler.admit(stream, claim)
                 case _Taken(stream, frames):
                     self._scheduler.taken(stream, frames)
                 case _Release(stream):

@@ -33,7 +33,8 @@ class Utterance:
     `voice_id` names the voice whose clips it should sound like too, if that voice has any.
 
     `plays_at_s` is when its first frame is due on the monotonic clock, where earlier audio of
-    its context is still playing. `batch` work has no listener who waits for the next frame.
+    its context is still playing, `frame_s` how long each plays (its tempo may be changed).
+    `batch` work has no listener who waits for the next frame.
     """
 
     text: str
@@ -44,6 +45,7 @@ class Utterance:
     plays_at_s: float | None = None
     batch: bool = False
     voice_id: str | None = None
+    frame_s: float = FRAME_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +60,13 @@ Bunch = tuple[Frame, ...]
 """Frames of one utterance that are handed over together, in order; at least one."""
 
 
-def plays_out_after(plays_out_s: float | None, now_s: float, frames: int) -> float:
-    """Return when a player runs dry that gets `frames` more at `now_s`.
+def plays_out_after(plays_out_s: float | None, now_s: float, audio_s: float) -> float:
+    """Return when a player runs dry that gets `audio_s` more of sound at `now_s`.
 
     `plays_out_s` is when it would have without, None where it has not begun. One that ran dry
     already goes on when there is something to play.
     """
-    return (now_s if plays_out_s is None else max(now_s, plays_out_s)) + frames * FRAME_S
+    return (now_s if plays_out_s is None else max(now_s, plays_out_s)) + audio_s
 
 
 class EndReason(StrEnum):
