@@ -171,7 +171,7 @@ def measure(source: Path, options: argparse.Namespace) -> str:
         f"device thread {1e6 * device_s / frames:.0f} us; "
         f"{frames / took_s:.0f} frames/s, step {1e3 * step_s / steps:.1f} ms, "
         f"{frames / steps:.0f} rows; first audio p50/p95 {first['p50']:.0f}/{first['p95']:.0f} ms, "
-        f"C100 {100 * point['c100']:.1f} %"
+        f"C100 {100 * point['c100']:.1f} %; bench {100 * point['busy']:.0f} % of a core"
     )
 
 
