@@ -24,9 +24,10 @@ from csm_trio.audio.formats import AudioFormat
 from csm_trio.config import SpeechConfig
 from csm_trio.engine.service import Engine
 from csm_trio.engine.utterance import (
+    BUNCH_FRAMES,
     FRAME_S,
+    Bunch,
     EndReason,
-    Frame,
     Sampling,
     Utterance,
     plays_out_after,
@@ -52,11 +53,8 @@ logger = logging.getLogger(__name__)
 
 FRAME_MS = 80
 FRAME_SAMPLES = SOURCE_HZ * FRAME_MS // 1000
-MAX_CHUNK_FRAMES = 3
-"""Frames that may share a chunk once the listener is ahead: 240 ms, well under a message limit."""
-
 SENTENCES_AHEAD = 4
-FRAMES_IN_HAND = 2
+BUNCHES_IN_HAND = 2
 CODEC_THREADS = 2
 
 
@@ -146,7 +144,7 @@ class Speaker:
             try:
                 async with trio.open_nursery() as nursery:
                     to_generate, sentences = trio.open_memory_channel[Sentence](SENTENCES_AHEAD)
-                    to_encode, frames = trio.open_memory_channel[Frame](FRAMES_IN_HAND)
+                    to_encode, frames = trio.open_memory_channel[Bunch](BUNCHES_IN_HAND)
                     nursery.start_soon(self._segment, order, deltas, to_generate)
                     nursery.start_soon(self._generate, order, sentences, to_encode)
                     nursery.start_soon(self._encode, order, frames, outbox.clone())
@@ -200,13 +198,9 @@ class Speaker:
         self,
         order: SpeechOrder,
         sentences: trio.MemoryReceiveChannel[Sentence],
-        frames: trio.MemorySendChannel[Frame],
+        frames: trio.MemorySendChannel[Bunch],
     ) -> None:
-        """Have each sentence spoken; hold a slot only while its frames are being made.
-
-        hypercorn shields its socket writes, so no deadline can sit on them: a listener who
-        does not listen is noticed here, at the hand-over.
-        """
+        """Have each sentence spoken; hold a slot only while its frames are being made."""
         history: deque[Turn] = deque(maxlen=self._config.history_turns)
         with sentences, frames:
             async for sentence in sentences:
@@ -215,16 +209,13 @@ class Speaker:
                 async with self._engine.generate(utterance) as stream:
                     begun_s = trio.current_time()
                     order.timeline.mark("admitted")
-                    async for frame in stream:
+                    async for bunch in stream:
                         order.timeline.mark("first_frame")
-                        try:
-                            with trio.fail_after(self._config.stall_timeout_s):
-                                await frames.send(frame)
-                        except trio.TooSlowError:
-                            raise ListenerStalled(self._config.stall_timeout_s) from None
-                        codes.append(frame.codes)
+                        await self._hand_over(bunch, frames)
+                        codes += [frame.codes for frame in bunch]
                         now_s = time.monotonic()
-                        order.plays_out_s = plays_out_after(order.plays_out_s, now_s, order.frame_s)
+                        audio_s = len(bunch) * order.frame_s
+                        order.plays_out_s = plays_out_after(order.plays_out_s, now_s, audio_s)
                 if codes:
                     taken_s = trio.current_time() - begun_s
                     audio_s = len(codes) * order.frame_s
@@ -234,6 +225,21 @@ class Speaker:
                     history.append(turn)
                 elif stream.end is not EndReason.SPOKEN:
                     logger.warning("utterance cut (%s): %d frames", stream.end, len(codes))
+
+    async def _hand_over(self, bunch: Bunch, frames: trio.MemorySendChannel[Bunch]) -> None:
+        """Pass frames on to be encoded, or raise ListenerStalled.
+
+        hypercorn shields its socket writes, so no deadline can sit on them: a listener who
+        does not listen is noticed here.
+        """
+        try:
+            frames.send_nowait(bunch)
+        except trio.WouldBlock:
+            try:
+                with trio.fail_after(self._config.stall_timeout_s):
+                    await frames.send(bunch)
+            except trio.TooSlowError:
+                raise ListenerStalled(self._config.stall_timeout_s) from None
 
     def _utterance(
         self, order: SpeechOrder, sentence: Sentence, history: tuple[Turn, ...]
@@ -260,22 +266,22 @@ class Speaker:
     async def _encode(
         self,
         order: SpeechOrder,
-        frames: trio.MemoryReceiveChannel[Frame],
+        frames: trio.MemoryReceiveChannel[Bunch],
         outbox: trio.MemorySendChannel[OutEvent],
     ) -> None:
         """Turn frames into chunks in the context's format, until the frames end.
 
-        The first chunk waits for `buffer_size` frames. Later ones take what there is: one
-        frame while the listener keeps up with the engine, a few once it is ahead.
+        The first chunk waits for `buffer_size` frames. Later ones take what there is: a bunch,
+        or more where the client is slower than the engine.
         """
         encoder = make_encoder(order.audio_format, speed=order.speed)
         waiting_for = order.settings.buffer_size or self._config.buffer_size
         held: list[NDArray[np.int16]] = []
         with frames, outbox:
-            async for frame in frames:
-                held.append(frame.pcm)
-                while len(held) < MAX_CHUNK_FRAMES and (more := _frame_at_hand(frames)):
-                    held.append(more.pcm)
+            async for bunch in frames:
+                held += [frame.pcm for frame in bunch]
+                while len(held) < BUNCH_FRAMES and (more := _at_hand(frames)):
+                    held += [frame.pcm for frame in more]
                 if len(held) < waiting_for:
                     continue
                 waiting_for = 1
@@ -293,13 +299,13 @@ class Speaker:
         encoder: Encoder,
         outbox: trio.MemorySendChannel[OutEvent],
     ) -> None:
-        for start in range(0, len(held), MAX_CHUNK_FRAMES):
-            pcm = np.concatenate(held[start : start + MAX_CHUNK_FRAMES])
+        for start in range(0, len(held), BUNCH_FRAMES):
+            pcm = np.concatenate(held[start : start + BUNCH_FRAMES])
             data = await self._run_codec(encoder, pcm)
             order.spoken_frames += len(pcm) // FRAME_SAMPLES
             if data:
                 gap_s = order.timeline.lap("chunk")
-                await outbox.send(Audio(order.context_id, data))
+                await _send_soon(outbox, Audio(order.context_id, data))
                 if order.timeline.mark("first_chunk"):
                     first_audio_s = order.timeline.since("segmented", "first_chunk")
                     self._metrics.first_audio_s.observe(first_audio_s or 0.0)
@@ -343,7 +349,19 @@ def first_error(group: BaseExceptionGroup[SpeechError]) -> SpeechError:
     return error
 
 
-def _frame_at_hand(frames: trio.MemoryReceiveChannel[Frame]) -> Frame | None:
+async def _send_soon(outbox: trio.MemorySendChannel[OutEvent], event: OutEvent) -> None:
+    """Send an event, without giving way to other tasks where its receiver waits for it.
+
+    The sender must have waited for something before; a cancelled one says nothing.
+    """
+    await trio.lowlevel.checkpoint_if_cancelled()
+    try:
+        outbox.send_nowait(event)
+    except trio.WouldBlock:
+        await outbox.send(event)
+
+
+def _at_hand(frames: trio.MemoryReceiveChannel[Bunch]) -> Bunch | None:
     try:
         return frames.receive_nowait()
     except (trio.WouldBlock, trio.EndOfChannel):
