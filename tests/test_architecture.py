@@ -145,4 +145,4 @@ def test_broad_excepts_stand_at_the_named_doors_only() -> None:
         and (node.type is None or getattr(node.type, "id", "") in ("Exception", "BaseException"))
     ]
     # The socket door. The step loop needs none: what it raises ends the server by itself.
-    assert broad == ["api/elevenlabs.py"]
+    assert broad == ["api/sockets.py"]

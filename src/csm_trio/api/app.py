@@ -10,6 +10,7 @@ from werkzeug.exceptions import HTTPException
 from csm_trio.api.doors import House, presented_key
 from csm_trio.api.elevenlabs import elevenlabs_blueprint, fault_response
 from csm_trio.api.ops import ops_blueprint
+from csm_trio.api.sockets import sockets_blueprint
 from csm_trio.api.streaming import SpeechConnection, body_has_ended
 from csm_trio.errors import SpeechError, Unauthorized
 from csm_trio.telemetry import session_id
@@ -32,6 +33,7 @@ def create_app(house: House) -> SpeechApp:
     app.config["MAX_CONTENT_LENGTH"] = house.server.max_body_bytes
     app.register_blueprint(ops_blueprint(house))
     app.register_blueprint(elevenlabs_blueprint(house))
+    app.register_blueprint(sockets_blueprint(house))
 
     @app.before_request
     async def name_request() -> None:
