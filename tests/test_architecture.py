@@ -43,7 +43,7 @@ NARROWED: dict[str, set[str]] = {
     "audio": {"errors"},
     "voices": {"errors"},
     "model": {"errors"},
-    "protocol": {"errors", "audio"},
+    "protocol": {"errors", "audio", "voices"},
     "engine": {"errors", "config", "telemetry", "model"},
     "client": {"errors", "audio", "protocol"},
     "say": {"errors", "audio", "client"},

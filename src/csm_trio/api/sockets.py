@@ -5,7 +5,7 @@ import logging
 import trio
 from quart import Blueprint, ResponseReturnValue, websocket
 
-from csm_trio.api.doors import House, presented_key
+from csm_trio.api.doors import House
 from csm_trio.api.elevenlabs import fault_response
 from csm_trio.errors import EngineFailed, SpeechError, Unauthorized
 from csm_trio.pipeline.context import SpeechOrder
@@ -59,9 +59,9 @@ async def _converse(house: House, voice_id: str, query: SocketQuery) -> None:
 
 
 async def _run_session(house: House, voice_id: str, query: SocketQuery) -> None:
-    key = presented_key(websocket.headers, websocket.args)
-    needs_key = house.server.api_key is not None and key is None
-    if key is not None and not house.accepts(key):
+    admitted = house.admits(websocket.headers, websocket.args)
+    needs_key = house.server.api_key is not None and admitted is None
+    if admitted is False:
         raise Unauthorized
     voice = house.voices.get(voice_id)
 

@@ -88,7 +88,8 @@ class Backlog:
 class SpeechOrder:
     """Everything `speak` must know of one context before its text comes.
 
-    `cancel_reason` says what a cancel of it is to be counted as.
+    `cancel_reason` says what a cancel of it is to be counted as. `history` was said before, and
+    `on_turn` is told each sentence that a later order may have as its own.
     """
 
     context_id: str
@@ -98,6 +99,8 @@ class SpeechOrder:
     max_audio_len_ms: int
     backlog: Backlog
     cancel_reason: Callable[[], str]
+    history: tuple[Turn, ...] = ()
+    on_turn: Callable[[Turn], None] | None = None
     timeline: Timeline = field(default_factory=Timeline)
     spoken_frames: int = 0
     plays_out_s: float | None = None
@@ -190,7 +193,8 @@ class Speaker:
         hypercorn shields its socket writes, so no deadline can sit on them: a listener who
         does not listen is noticed here, at the hand-over.
         """
-        history: deque[Turn] = deque(maxlen=self._config.history_turns)
+        turns = max(self._config.history_turns, len(order.history))
+        history: deque[Turn] = deque(order.history, maxlen=turns)
         with sentences, frames:
             async for sentence in sentences:
                 utterance = self._utterance(order, sentence, tuple(history))
@@ -215,6 +219,8 @@ class Speaker:
                 if stream.end is EndReason.SPOKEN and codes:
                     turn = Turn(utterance.speaker_id, sentence.text, np.stack(codes))
                     history.append(turn)
+                    if order.on_turn is not None:
+                        order.on_turn(turn)
                 elif stream.end is not EndReason.SPOKEN:
                     logger.warning("utterance cut (%s): %d frames", stream.end, len(codes))
 
@@ -231,7 +237,14 @@ class Speaker:
             text=sentence.text,
             speaker_id=speaker_id,
             max_frames=max(1, longest_ms // FRAME_MS),
-            sampling=Sampling(settings.temperature, settings.top_k, seed + (sentence.index << 32)),
+            sampling=Sampling(
+                temperature=settings.temperature,
+                top_k=settings.top_k,
+                seed=seed + (sentence.index << 32),
+                temperature_scale=(
+                    1.0 if settings.temperature_scale is None else settings.temperature_scale
+                ),
+            ),
             turns=tuple(turn for turn in history if turn.speaker_id == speaker_id),
             plays_at_s=order.plays_out_s,
             batch=settings.batch or False,
