@@ -15,6 +15,7 @@ from csm_trio.config import SpeechConfig
 from csm_trio.engine.service import Engine
 from csm_trio.engine.utterance import Utterance
 from csm_trio.errors import EngineFailed, ListenerStalled, TextTooLong
+from csm_trio.model.prompt import Turn
 from csm_trio.pipeline.context import MAX_CHUNK_FRAMES, Backlog, Speaker, SpeechOrder
 from csm_trio.protocol.events import (
     AddText,
@@ -313,6 +314,26 @@ async def test_a_sentence_hears_the_last_ones_of_its_context(
     for turn, said in zip(third.turns, call.engine.utterances[2 - history_turns :], strict=False):
         expected = np.stack([frame.codes for frame in sine_frames(said)])
         np.testing.assert_array_equal(turn.codes, expected)
+
+
+async def test_the_first_sentence_hears_what_the_order_says_was_said_before() -> None:
+    before = [Turn(0, text, np.zeros((2, 4), dtype=np.int16)) for text in ("A.", "B.")]
+    other = Turn(1, "C.", np.zeros((2, 4), dtype=np.int16))
+    told: list[Turn] = []
+    order = make_order()
+    order.history = (*before, other)
+    order.on_turn = told.append
+    call = Call(FakeEngine(), order, config=SpeechConfig(history_turns=1))
+    await call.run(ONE, TWO, "FRAMES=4000")
+    one, two = (0, ONE.strip()), (0, TWO.strip())
+    assert [turns(said) for said in call.engine.utterances] == [
+        [(0, "A."), (0, "B.")],
+        [(0, "B."), one],
+        [one, two],
+    ]
+    assert [(turn.speaker_id, turn.text) for turn in told] == [one, two], "what is cut is no turn"
+    frames = sine_frames(call.engine.utterances[0])
+    assert (told[0].codes == np.stack([frame.codes for frame in frames])).all()
 
 
 async def test_what_was_cut_is_heard_by_nobody(caplog: pytest.LogCaptureFixture) -> None:

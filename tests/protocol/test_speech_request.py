@@ -60,6 +60,25 @@ def test_the_vendors_other_fields_are_accepted() -> None:
     assert (request.previous_text, request.previous_request_ids) == ("Before.", ("a",))
 
 
+def test_the_past_is_three_requests_at_most() -> None:
+    assert parse({"text": "Hi.", "previous_request_ids": ["a", "b", "c"]}).previous_request_ids == (
+        *("a", "b", "c"),
+    )
+
+
+def test_a_caller_who_wants_nothing_logged_is_not_remembered() -> None:
+    assert parse({"text": "Hi."}).kept
+    assert parse({"text": "Hi."}, enable_logging="true").kept
+    assert not parse({"text": "Hi."}, enable_logging="false").kept
+
+
+def test_stability_scales_the_temperature_that_the_request_does_not_name() -> None:
+    calm = {"voice_settings": {"stability": 1}}
+    assert parse({"text": "Hi.", **calm}).settings == SpeechSettings(temperature_scale=0.5)
+    named = parse({"text": "Hi.", **calm, "temperature": 0.4}).settings
+    assert (named.temperature, named.temperature_scale) == (0.4, 0.5)
+
+
 def test_null_counts_as_absent() -> None:
     names = ["speaker_id", "temperature", "seed", "voice_settings", "model_id", "previous_text"]
     assert parse({"text": "Hi.", **dict.fromkeys(names)}) == parse({"text": "Hi."})
@@ -95,6 +114,11 @@ def test_missing_text_is_a_missing_field(body: dict[str, Any]) -> None:
         ("voice_settings", "calm"),
         ("model_id", 2),
         ("previous_text", 1),
+        ("next_text", 1),
+        ("previous_request_ids", "a"),
+        ("previous_request_ids", ["a", 2]),
+        ("previous_request_ids", ["a", "b", "c", "d"]),
+        ("next_request_ids", {}),
     ],
 )
 def test_a_wrong_field_is_named(field: str, value: object) -> None:
