@@ -153,6 +153,21 @@ async def test_sentences_are_spoken_in_order_behind_one_header() -> None:
     assert answer.content[44:] == samples
 
 
+@pytest.mark.parametrize("name", ["pcm_24000", "mp3_22050_32"])
+async def test_a_speed_changes_how_long_it_plays(name: str) -> None:
+    body = {"text": TEXT, "voice_settings": {"speed": 1.2}}
+    answer, runner = await speak(f"{SPEECH}?output_format={name}", body=body)
+    assert answer.content == sine_speech(runner.opened, name, speed=1.2)
+    if name == "pcm_24000":
+        assert len(answer.content) // 2 == round(FRAMES * FRAME_SAMPLES / 1.2)
+
+
+async def test_a_speed_that_is_no_vendors_is_refused_by_its_name() -> None:
+    answer, _ = await speak(body={"text": TEXT, "voice_settings": {"speed": 2.0}})
+    assert answer.status_code == 422
+    assert "voice_settings.speed must be a number from 0.7 to 1.2" in answer.text
+
+
 @pytest.mark.parametrize("door", ["/stream", "/stream/with-timestamps"])
 async def test_audio_leaves_while_the_next_frame_is_still_being_made(door: str) -> None:
     gate = StepGate()

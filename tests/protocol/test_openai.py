@@ -57,12 +57,13 @@ def test_the_rest_is_read() -> None:
         instructions="Whisper.",
         response_format="wav",
         stream_format="sse",
+        speed=4,
         seed=3,
         of_nobody=[1],
     )
     assert (asked.speech.voice_id, asked.speech.text) == ("zoe", "Hello.")
     assert asked.speech.audio_format.codec == "wav"
-    assert asked.speech.settings.seed == 3
+    assert (asked.speech.settings.seed, asked.speech.settings.speed) == (3, 4.0)
     assert asked.as_events
 
 
@@ -79,6 +80,8 @@ def test_the_rest_is_read() -> None:
         ({"voice": {}}, "voice.id"),
         ({"voice": {"id": 3}}, "voice.id"),
         ({"instructions": 3}, "instructions"),
+        ({"speed": 0.2}, "speed"),
+        ({"speed": 4.1}, "speed"),
         ({"response_format": "ogg"}, "response_format"),
         ({"stream_format": "lines"}, "stream_format"),
     ],

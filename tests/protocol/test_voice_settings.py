@@ -7,11 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from csm_trio.errors import InvalidRequest
-from csm_trio.protocol.fields import JsonFields
+from csm_trio.protocol.fields import JsonFields, read_voice_settings
 from csm_trio.protocol.voice_settings import (
     USUAL_VOICE_SETTINGS,
     VoiceSettings,
-    read_voice_settings,
     temperature_scale,
 )
 
@@ -65,6 +64,10 @@ def test_the_curve_goes_through_its_documented_points(stability: float, scale: f
 def test_more_stability_is_never_a_higher_temperature(one: float, other: float) -> None:
     low, high = sorted((one, other))
     assert 1.3 >= temperature_scale(low) >= temperature_scale(high) >= 0.5
+
+
+def test_speed_is_a_speech_setting() -> None:
+    assert VoiceSettings(speed=1.1).speech().speed == 1.1
 
 
 def test_settings_without_stability_leave_the_temperature_alone() -> None:

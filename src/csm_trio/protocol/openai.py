@@ -20,7 +20,7 @@ from csm_trio.errors import (
     UnknownModel,
     UnknownVoice,
 )
-from csm_trio.protocol.events import Audio
+from csm_trio.protocol.events import Audio, SpeechSettings
 from csm_trio.protocol.faults import RestFault
 from csm_trio.protocol.fields import JsonFields, read_settings
 from csm_trio.protocol.speech_request import SpeechRequest, parse_body, read_text
@@ -70,7 +70,9 @@ def parse_openai_request(body: bytes, *, max_chars: int) -> OpenAIRequest:
         voice_id=_read_voice(fields),
         text=text,
         audio_format=AudioFormat.parse_openai(fields.text("response_format") or DEFAULT_FORMAT),
-        settings=read_settings(fields),
+        settings=read_settings(fields).overridden_by(
+            SpeechSettings(speed=fields.number("speed", *SPEED))
+        ),
         model_id=model_id,
         kept=False,
     )
