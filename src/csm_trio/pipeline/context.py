@@ -11,7 +11,6 @@ import contextlib
 import logging
 import secrets
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -26,6 +25,7 @@ from csm_trio.engine.service import Engine
 from csm_trio.engine.utterance import EndReason, Frame, Sampling, Utterance, plays_out_after
 from csm_trio.errors import ListenerStalled, SpeechError, TextTooLong, first_leaf
 from csm_trio.model.prompt import Turn
+from csm_trio.pipeline.history import History
 from csm_trio.protocol.events import (
     AddText,
     Audio,
@@ -88,7 +88,9 @@ class Backlog:
 class SpeechOrder:
     """Everything `speak` must know of one context before its text comes.
 
-    `cancel_reason` says what a cancel of it is to be counted as.
+    `cancel_reason` says what a cancel of it is to be counted as. `chunk_lengths` are the
+    segmenter's. With `hears_others` every speaker hears what the others said before, as in a
+    dialogue.
     """
 
     context_id: str
@@ -98,6 +100,8 @@ class SpeechOrder:
     max_audio_len_ms: int
     backlog: Backlog
     cancel_reason: Callable[[], str]
+    chunk_lengths: tuple[int, ...] = ()
+    hears_others: bool = False
     timeline: Timeline = field(default_factory=Timeline)
     spoken_frames: int = 0
     plays_out_s: float | None = None
@@ -152,7 +156,7 @@ class Speaker:
         sentences: trio.MemorySendChannel[Sentence],
     ) -> None:
         """Cut deltas into sentences, until the deltas end."""
-        segmenter = Segmenter()
+        segmenter = Segmenter(chunk_lengths=order.chunk_lengths)
         settings = order.settings
         index = 0
         with deltas, sentences:
@@ -190,10 +194,10 @@ class Speaker:
         hypercorn shields its socket writes, so no deadline can sit on them: a listener who
         does not listen is noticed here, at the hand-over.
         """
-        history: deque[Turn] = deque(maxlen=self._config.history_turns)
+        history = History(self._config.history_turns)
         with sentences, frames:
             async for sentence in sentences:
-                utterance = self._utterance(order, sentence, tuple(history))
+                utterance = self._utterance(order, sentence, history)
                 codes: list[NDArray[np.int16]] = []
                 async with self._engine.generate(utterance) as stream:
                     begun_s = trio.current_time()
@@ -214,13 +218,11 @@ class Speaker:
                     self._metrics.real_time_factor.observe(taken_s / audio_s)
                 if stream.end is EndReason.SPOKEN and codes:
                     turn = Turn(utterance.speaker_id, sentence.text, np.stack(codes))
-                    history.append(turn)
+                    history.add(turn)
                 elif stream.end is not EndReason.SPOKEN:
                     logger.warning("utterance cut (%s): %d frames", stream.end, len(codes))
 
-    def _utterance(
-        self, order: SpeechOrder, sentence: Sentence, history: tuple[Turn, ...]
-    ) -> Utterance:
+    def _utterance(self, order: SpeechOrder, sentence: Sentence, history: History) -> Utterance:
         settings = sentence.settings
         speaker_id = order.voice.speaker_id if settings.speaker_id is None else settings.speaker_id
         limit_ms = settings.max_audio_len_ms or order.max_audio_len_ms
@@ -232,7 +234,7 @@ class Speaker:
             speaker_id=speaker_id,
             max_frames=max(1, longest_ms // FRAME_MS),
             sampling=Sampling(settings.temperature, settings.top_k, seed + (sentence.index << 32)),
-            turns=tuple(turn for turn in history if turn.speaker_id == speaker_id),
+            turns=history.heard_by(speaker_id, others=order.hears_others),
             plays_at_s=order.plays_out_s,
             batch=settings.batch or False,
         )
