@@ -66,6 +66,28 @@ class UnknownFormat(InvalidRequest):
         )
 
 
+class UnsupportedModel(InvalidRequest):
+    """A model of the dialogue sockets was asked for on another."""
+
+    def __init__(self, model_id: str) -> None:
+        super().__init__(
+            f"Model '{model_id}' is not supported on the text-to-speech websocket endpoint. "
+            "Use the text-to-dialogue websocket endpoint instead.",
+            param="model_id",
+            location="query",
+        )
+
+
+class TooManyContexts(SpeechError):
+    """A socket has more contexts open, or still ending, than it may."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"Maximum simultaneous contexts per WebSocket connection exceeded ({limit}). Please "
+            "close an existing context before opening a new one."
+        )
+
+
 class TextTooLong(InvalidRequest):
     """The text is longer than one request, or one context's backlog, may be."""
 

@@ -36,10 +36,17 @@ class SpeechSettings:
 
 @dataclass(frozen=True, slots=True)
 class OpenContext:
-    """A stream of text in one voice begins."""
+    """A stream of text begins.
+
+    `chunk_lengths` are the characters that may wait for a sentence's end before each of the
+    first sentences is cut without one (the last holds on); none means the server's own.
+    `voice_id` is the first voice of the context where the socket's address names none.
+    """
 
     context_id: str
     settings: SpeechSettings = SpeechSettings()
+    chunk_lengths: tuple[int, ...] = ()
+    voice_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +78,13 @@ class CloseContext:
 
 
 @dataclass(frozen=True, slots=True)
+class ClearContext:
+    """Stop speaking now and forget what waits; a context may be opened anew under this id."""
+
+    context_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class CloseSession:
     """The client wants nothing more on this socket once what it asked for is said."""
 
@@ -97,7 +111,14 @@ class Audio:
 
 @dataclass(frozen=True, slots=True)
 class ContextDone:
-    """Everything asked of this context has been said."""
+    """This context is over: everything asked of it has been said, or nobody wants the rest."""
+
+    context_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ContextCleared:
+    """Nothing more will be heard of what this context was asked to say before it was cleared."""
 
     context_id: str
 
@@ -110,5 +131,14 @@ class ContextFailed:
     error: SpeechError
 
 
-InEvent = OpenContext | AddText | Flush | CloseContext | CloseSession | Authenticate | KeepAlive
-OutEvent = Audio | ContextDone | ContextFailed
+InEvent = (
+    OpenContext
+    | AddText
+    | Flush
+    | CloseContext
+    | ClearContext
+    | CloseSession
+    | Authenticate
+    | KeepAlive
+)
+OutEvent = Audio | ContextDone | ContextCleared | ContextFailed

@@ -18,9 +18,11 @@ from csm_trio.errors import (
     NotOffered,
     SpeechError,
     TextTooLong,
+    TooManyContexts,
     Unauthorized,
     UnknownFormat,
     UnknownVoice,
+    UnsupportedModel,
 )
 
 Entry = TypeVar("Entry")
@@ -39,6 +41,7 @@ _SOCKET_FAULTS: dict[type[SpeechError], tuple[str, int]] = {
     UnknownVoice: ("voice_id_does_not_exist", CLOSE_POLICY_VIOLATION),
     UnknownFormat: ("invalid_output_format", CLOSE_POLICY_VIOLATION),
     TextTooLong: ("max_character_limit_exceeded", CLOSE_TOO_BIG),
+    TooManyContexts: ("max_active_conversations", CLOSE_POLICY_VIOLATION),
     Unauthorized: ("invalid_api_key", CLOSE_POLICY_VIOLATION),
     InputTimeout: ("input_timeout_exceeded", CLOSE_POLICY_VIOLATION),
     ListenerStalled: ("listener_stalled", CLOSE_POLICY_VIOLATION),
@@ -60,6 +63,10 @@ class SocketFault:
 
     def frame(self) -> str:
         """Return the error frame."""
+        return json.dumps(self.body())
+
+    def body(self) -> dict[str, object]:
+        """Return what the error frame holds."""
         body: dict[str, object] = {
             "message": self.message,
             "error": self.error,
@@ -67,7 +74,7 @@ class SocketFault:
         }
         if self.param is not None:
             body["param"] = self.param
-        return json.dumps(body)
+        return body
 
     @property
     def reason(self) -> str:
@@ -110,6 +117,7 @@ _REST_FAULTS: dict[type[SpeechError], _RestKind] = {
     UnknownFormat: _RestKind(
         403, "validation_error", "invalid_output_format", "invalid_output_format"
     ),
+    UnsupportedModel: _RestKind(400, "validation_error", "unsupported_model", "unsupported_model"),
     TextTooLong: _RestKind(
         413, "validation_error", "text_too_long", "max_character_limit_exceeded"
     ),
@@ -129,7 +137,7 @@ def rest_fault(error: SpeechError, *, request_id: str) -> RestFault:
     A wrong field is answered as FastAPI does, with a list; everything else with one object.
     """
     if isinstance(error, InvalidRequest) and not isinstance(
-        error, UnknownVoice | UnknownFormat | TextTooLong
+        error, UnknownVoice | UnknownFormat | UnsupportedModel | TextTooLong
     ):
         return RestFault(422, {"detail": [_field_detail(error)]})
     kind = _nearest(_REST_FAULTS, error)
