@@ -149,7 +149,7 @@ async def test_ids_that_are_known_go_before_a_previous_text() -> None:
     assert heard[2:] == [["It is Monday."], ["Then it rains."]]
 
 
-async def test_another_speaker_is_not_heard() -> None:
+async def test_another_voice_is_not_heard() -> None:
     heard = await heard_before(
         ONE,
         {**TWO, "previous_request_ids": [0]},

@@ -20,7 +20,7 @@ OPUS_FORMATS = [name for name in FORMATS if name.startswith("opus")]
 M4A = "m4a_aac_44100_128"
 
 # The least signal to coding error of a voice-like sound in any 80 ms, at the lowest bit rate.
-MIN_SNR_DB = {"opus": 16, "mp3": 16, "m4a": 20, "aac": 20, "flac": 300}
+MIN_SNR_DB = {"opus": 16, "mp3": 16, "m4a": 30, "aac": 30, "flac": 300}
 MP3_DELAY_SAMPLES = 576 + 529  # LAME's, and any layer III decoder's (LAME's technical FAQ)
 AAC_FRAME_SAMPLES = 1_024
 
@@ -196,8 +196,8 @@ def test_encoders_start_no_threads_of_their_own() -> None:
     tasks = Path("/proc/self/task")
     if not tasks.exists():
         pytest.skip("only Linux lists a process's threads there")
-    before = len(list(tasks.iterdir()))
+    before = {task.name for task in tasks.iterdir()}  # others' threads may end meanwhile
     encoders = [make_encoder(format_named(name)) for name in [*OPUS_FORMATS, M4A, "aac", "flac"]]
     for encoder in encoders:
         encoder.encode(voice_like(2 * FRAME_SAMPLES))
-    assert len(list(tasks.iterdir())) == before
+    assert {task.name for task in tasks.iterdir()} <= before

@@ -27,8 +27,9 @@ def scheduler_of(slots: int = 8) -> Scheduler[str]:
 def opened(scheduler: Scheduler[str], *, now_s: float, **claims: Claim) -> None:
     for key, claim in claims.items():
         scheduler.admit(key, claim)
-    for _, key in scheduler.next(now_s).open:
+    for slot, key in scheduler.next(now_s).open:
         scheduler.opened(key, 100_000)
+        scheduler.filled(slot)
 
 
 def run(scheduler: Scheduler[str], now_s: float) -> set[str]:

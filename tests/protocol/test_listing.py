@@ -20,7 +20,7 @@ from csm_trio.voices import Voice
 
 VOICES = [
     Voice("zoe", "Zoë", 1, description="A calm reader."),
-    Voice("abe", "Abe", 2),
+    Voice("abe", "Abe", 2, "cloned"),
     Voice("mia", "mia", 3, description="Lively."),
 ]
 
@@ -41,10 +41,13 @@ def found(voice_ids: Sequence[str] = (), **query: str) -> list[str]:
         ({"sort": "name", "sort_direction": "desc"}, ["zoe", "mia", "abe"]),
         ({"sort": "created_at_unix", "sort_direction": "asc"}, ["zoe", "abe", "mia"]),
         ({"sort_direction": "desc"}, ["mia", "abe", "zoe"]),
-        ({"category": "premade"}, ["zoe", "abe", "mia"]),
-        ({"category": "cloned"}, []),
-        ({"voice_type": "default"}, ["zoe", "abe", "mia"]),
-        ({"voice_type": "personal"}, []),
+        ({"category": "premade"}, ["zoe", "mia"]),
+        ({"category": "cloned"}, ["abe"]),
+        ({"category": "famous"}, []),
+        ({"voice_type": "default"}, ["zoe", "mia"]),
+        ({"voice_type": "personal"}, ["abe"]),
+        ({"voice_type": "saved"}, ["zoe", "abe", "mia"]),
+        ({"voice_type": "community"}, []),
         ({"collection_id": "c"}, []),
         ({"of_nobody": "x", "include_total_count": "true"}, ["zoe", "abe", "mia"]),
     ],

@@ -51,19 +51,19 @@ async def begin_speech(
     Raises EngineBusy where the house is full, or the SpeechError that came instead of audio.
     """
     request_id = session_id.get()
-    settings = usual.overridden_by(asked.settings)
-    speaker_id = voice.speaker_id if settings.speaker_id is None else settings.speaker_id
-    history = house.recent.turns_of(asked.previous_request_ids, speaker_id)
+    recent = house.recent
+    history = recent.turns_of(asked.previous_request_ids, voice.voice_id)
     if asked.previous_text is not None and not history:
-        history = house.recent.turns_before(asked.previous_text, speaker_id)
+        history = recent.turns_before(asked.previous_text, voice.voice_id)
+    record = recent.recorder(request_id, voice.voice_id, asked.text)
     order = house.order(
         "",
         voice,
         asked.audio_format,
-        settings,
+        usual.overridden_by(asked.settings),
         max_audio_len_ms=house.speech.rest_max_audio_len_ms,
         history=history,
-        on_turn=house.recent.recorder(request_id, asked.text) if asked.kept else None,
+        on_turn=record if asked.kept else None,
     )
     house.metrics.characters.inc(len(asked.text))
     speech = await Speech.begin(house.speaker, order, text=asked.text, admission=house.admission)

@@ -25,6 +25,10 @@ SOURCE_HZ = 24_000
 _LAME_QUALITY = 5
 # libopus' own scale, 0 to 10. At 32 kbit/s a frame of 80 ms costs 0.16 ms with 5 and 0.56 with 10.
 _OPUS_COMPLEXITY = "5"
+_MP4_FRAGMENTS = {
+    "movflags": "empty_moov+default_base_moof+delay_moov",
+    "frag_duration": "40000",
+}
 
 
 class Encoder(Protocol):
@@ -117,8 +121,9 @@ class MuxedEncoder:
     A stream without sound has no bytes.
     """
 
-    def __init__(self, recipe: Recipe, *, heavy: bool = True) -> None:
-        self.heavy = heavy
+    heavy = True
+
+    def __init__(self, recipe: Recipe) -> None:
         self._resampler = Resampler(SOURCE_HZ, recipe.input_hz)
         self._muxed = Muxed(recipe)
 
@@ -164,19 +169,19 @@ def _opus(bitrate_kbps: int | None) -> Recipe:
     )
 
 
-def _m4a(rate_hz: int, bitrate_kbps: int | None) -> Recipe:
-    """AAC in MP4 fragments of two codec frames or more, playable from the first one on.
+def _aac(muxer: str, rate_hz: int, bitrate_kbps: int | None) -> Recipe:
+    """AAC-LC, in MP4 as fragments of two codec frames or more, playable from the first one on.
 
-    The header waits for the first fragment, which tells it how much of the sound is priming.
+    The MP4 header waits for the first fragment, which tells it how much of the sound is priming.
     """
-    movflags = "empty_moov+default_base_moof+delay_moov"
     return Recipe(
-        "mp4",
+        muxer,
         "aac",
         rate_hz,
         "fltp",
         bitrate_kbps,
-        muxer_options={"movflags": movflags, "frag_duration": "40000"},
+        options={"aac_coder": "fast"},  # the better one above 64 kbit/s (FFmpeg's documentation)
+        muxer_options=_MP4_FRAGMENTS if muxer == "mp4" else {},
     )
 
 
@@ -218,10 +223,10 @@ def _make_encoder(audio_format: AudioFormat) -> Encoder:
         case "opus":
             return MuxedEncoder(_opus(audio_format.bitrate_kbps))
         case "m4a":
-            return MuxedEncoder(_m4a(rate_hz, audio_format.bitrate_kbps))
+            return MuxedEncoder(_aac("mp4", rate_hz, audio_format.bitrate_kbps))
         case "aac":
-            return MuxedEncoder(Recipe("adts", "aac", rate_hz, "fltp", audio_format.bitrate_kbps))
+            return MuxedEncoder(_aac("adts", rate_hz, audio_format.bitrate_kbps))
         case "flac":
-            return MuxedEncoder(_flac(rate_hz), heavy=False)
+            return MuxedEncoder(_flac(rate_hz))
         case codec:
             assert_never(codec)

@@ -101,6 +101,7 @@ def _time_batch(loaded: LoadedModel, runner: TorchRunner, batch: int, steps: int
     slots = range(batch)
     for first in range(0, batch, runner.opens_per_step):
         runner.open([(slot, utterance) for slot in slots[first : first + runner.opens_per_step]])
+        runner.fill()
     timed = min(steps, room - _UNTIMED_STEPS)
     took_ms = [_took_ms(partial(runner.step, slots)) for _ in range(_UNTIMED_STEPS + timed)]
     for slot in slots:
@@ -155,6 +156,7 @@ def _time_prefills(loaded: LoadedModel, runner: TorchRunner) -> list[PrefillTimi
 
             def once(batch: list[tuple[int, Utterance]] = batch) -> None:
                 runner.open(batch)
+                runner.fill()
                 wait_for(loaded.placement.device)
 
             took_ms = [_took_ms(once) for _ in range(_PREFILL_ROUNDS)]

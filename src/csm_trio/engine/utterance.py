@@ -29,6 +29,8 @@ class Sampling:
 class Utterance:
     """One sentence to be said, in one voice, after the turns it should sound like.
 
+    `voice_id` names the voice whose clips it should sound like too, if that voice has any.
+
     `plays_at_s` is when its first frame is due on the monotonic clock, where earlier audio of
     its context is still playing, `frame_s` how long each plays (its tempo may be changed).
     `batch` work has no listener who waits for the next frame.
@@ -41,6 +43,7 @@ class Utterance:
     turns: tuple[Turn, ...] = ()
     plays_at_s: float | None = None
     batch: bool = False
+    voice_id: str | None = None
     frame_s: float = FRAME_S
 
 

@@ -117,9 +117,11 @@ class CSM(nn.Module):
         """Embed frames: codes [batch, codebooks] -> the backbone's next inputs [batch, hidden]."""
         return F.embedding(codes + self.codebook_offsets, self.audio_embedding).sum(dim=1)
 
-    def prefill(self, inputs: Tensor, start: int, attend: Attend) -> None:
-        """Run the backbone over prompts [batch, positions, hidden] for their keys alone."""
-        positions = torch.arange(start, start + inputs.shape[1], device=inputs.device)
+    def prefill(self, inputs: Tensor, positions: Tensor, attend: Attend) -> None:
+        """Run the backbone over prompts [batch, time, hidden] for their keys alone.
+
+        positions: int64, [time] or [batch, time].
+        """
         cos, sin = self.rotary.at(positions)
         self.backbone(inputs, cos, sin, attend)
 

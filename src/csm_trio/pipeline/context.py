@@ -267,6 +267,8 @@ class Speaker:
             plays_at_s=order.plays_out_s,
             frame_s=order.frame_s,
             batch=settings.batch or False,
+            # A clip of another speaker's would be heard as somebody else's turn.
+            voice_id=order.voice.voice_id if speaker_id == order.voice.speaker_id else None,
         )
 
     async def _encode(

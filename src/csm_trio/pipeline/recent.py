@@ -20,6 +20,7 @@ _MATCHED_WORDS = 100
 class _Said:
     """One request: the end of its text, and the end of its speech."""
 
+    voice_id: str
     words: list[str]
     text_bytes: int
     begun_s: float
@@ -28,9 +29,6 @@ class _Said:
     @property
     def n_bytes(self) -> int:
         return self.text_bytes + sum(turn.codes.nbytes + 4 * len(turn.text) for turn in self.turns)
-
-    def turns_of(self, speaker_id: int) -> tuple[Turn, ...]:
-        return tuple(turn for turn in self.turns if turn.speaker_id == speaker_id)
 
 
 class RecentSpeech:
@@ -44,8 +42,8 @@ class RecentSpeech:
         self._said: dict[str, _Said] = {}
         self._n_bytes = 0
 
-    def recorder(self, request_id: str, text: str) -> Callable[[Turn], None]:
-        """Return what a request of this text is to be told each of its turns with."""
+    def recorder(self, request_id: str, voice_id: str, text: str) -> Callable[[Turn], None]:
+        """Return what a request of this text is to tell each of its turns to."""
         words = text.split()[-_MATCHED_WORDS:]
         text_bytes = 4 * sum(map(len, words))
 
@@ -53,7 +51,8 @@ class RecentSpeech:
             said = self._said.get(request_id)
             if said is None:
                 turns = deque[Turn](maxlen=self._config.history_turns)
-                said = self._said[request_id] = _Said(words, text_bytes, trio.current_time(), turns)
+                begun_s = trio.current_time()
+                said = self._said[request_id] = _Said(voice_id, words, text_bytes, begun_s, turns)
             else:
                 self._n_bytes -= said.n_bytes
             said.turns.append(turn)
@@ -62,14 +61,18 @@ class RecentSpeech:
 
         return record
 
-    def turns_of(self, request_ids: Collection[str], speaker_id: int) -> tuple[Turn, ...]:
-        """Return the speaker's turns of these requests, oldest first; unknown ids have none."""
+    def turns_of(self, request_ids: Collection[str], voice_id: str) -> tuple[Turn, ...]:
+        """Return the turns of the voice's among these requests, oldest first."""
         self._forget()
-        known = [said for request_id, said in self._said.items() if request_id in request_ids]
-        return tuple(turn for said in known for turn in said.turns_of(speaker_id))
+        known = [
+            said
+            for request_id, said in self._said.items()
+            if request_id in request_ids and said.voice_id == voice_id
+        ]
+        return tuple(turn for said in known for turn in said.turns)
 
-    def turns_before(self, previous_text: str, speaker_id: int) -> tuple[Turn, ...]:
-        """Return the turns of the latest request of this speaker that `previous_text` ends with.
+    def turns_before(self, previous_text: str, voice_id: str) -> tuple[Turn, ...]:
+        """Return the turns of the voice's latest request that `previous_text` ends with.
 
         A client may say all that went before, or only the end of it: one text must end with the
         other, word for word.
@@ -78,9 +81,8 @@ class RecentSpeech:
         words = previous_text.split()[-_MATCHED_WORDS:]
         for said in reversed(self._said.values()):
             shared = min(len(words), len(said.words))
-            turns = said.turns_of(speaker_id)
-            if turns and shared and words[-shared:] == said.words[-shared:]:
-                return turns
+            if said.voice_id == voice_id and shared and words[-shared:] == said.words[-shared:]:
+                return tuple(said.turns)
         return ()
 
     def _forget(self) -> None:

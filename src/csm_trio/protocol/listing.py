@@ -33,15 +33,16 @@ text-to-dialogue sockets: such a name belongs here exactly when those are served
 DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE = 10, 100
 _SORTS = ("name", "created_at_unix")
 _DIRECTIONS = ("asc", "desc")
-# Every voice of this server comes with it.
+_PREMADE = "premade"
+# Which voices a type is of: those that are premade, those that are not.
 _VOICE_TYPES = {
-    "default": True,
-    "saved": True,
-    "personal": False,
-    "community": False,
-    "workspace": False,
-    "non-default": False,
-    "non-community": True,
+    "default": (True, False),
+    "saved": (True, True),
+    "personal": (False, True),
+    "workspace": (False, True),
+    "non-default": (False, True),
+    "non-community": (True, True),
+    "community": (False, False),
 }
 _NO_LIMIT = 2**31 - 1
 
@@ -105,7 +106,8 @@ class VoicesQuery:
     by_name: bool = False
     descending: bool = False
     category: str | None = None
-    wanted: bool = True
+    premade: bool = True
+    own: bool = True
     voice_ids: tuple[str, ...] = ()
     page_size: int = DEFAULT_PAGE_SIZE
     begin: int = 0
@@ -122,7 +124,7 @@ class VoicesQuery:
     def _matches(self, voice: Voice) -> bool:
         said = " ".join((voice.voice_id, voice.name, voice.description or "", voice.category))
         return (
-            self.wanted
+            (self.premade if voice.category == _PREMADE else self.own)
             and self.search.casefold() in said.casefold()
             and self.category in (None, voice.category)
             and (not self.voice_ids or voice.voice_id in self.voice_ids)
@@ -135,14 +137,16 @@ def parse_voices_query(query: Mapping[str, str], voice_ids: Sequence[str]) -> Vo
     Raises `InvalidRequest` naming the parameter that is wrong; unknown ones are ignored.
     """
     fields = QueryFields(query)
-    voice_type = _one_of(query, "voice_type", tuple(_VOICE_TYPES))
+    premade, own = _VOICE_TYPES[_one_of(query, "voice_type", tuple(_VOICE_TYPES)) or "saved"]
+    if query.get("collection_id"):
+        premade = own = False  # nothing here is ever collected
     return VoicesQuery(
         search=query.get("search", "").strip(),
         by_name=_one_of(query, "sort", _SORTS) == "name",
         descending=_one_of(query, "sort_direction", _DIRECTIONS) == "desc",
         category=query.get("category") or None,
-        # Nothing here is ever collected.
-        wanted=(voice_type is None or _VOICE_TYPES[voice_type]) and not query.get("collection_id"),
+        premade=premade,
+        own=own,
         voice_ids=tuple(one for ids in voice_ids for one in ids.split(",") if one),
         page_size=fields.integer("page_size", 1, MAX_PAGE_SIZE) or DEFAULT_PAGE_SIZE,
         begin=_read_page_token(query.get("next_page_token")),
