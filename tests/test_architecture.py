@@ -18,7 +18,7 @@ FLOORS: dict[str, tuple[float, set[str], set[str]]] = {
     "config": (1, {"errors", "kinds"}, set()),
     "telemetry": (1, set(), {"prometheus_client"}),
     "text": (1, set(), set()),
-    "audio": (2, set(), {"numpy", "soxr", "lameenc"}),
+    "audio": (2, set(), {"numpy", "soxr", "lameenc", "av"}),
     "voices": (2, set(), set()),
     "model": (
         2,
@@ -43,7 +43,7 @@ NARROWED: dict[str, set[str]] = {
     "audio": {"errors"},
     "voices": {"errors"},
     "model": {"errors"},
-    "protocol": {"errors", "audio"},
+    "protocol": {"errors", "audio", "voices"},
     "engine": {"errors", "config", "telemetry", "model"},
     "client": {"errors", "audio", "protocol"},
     "say": {"errors", "audio", "client"},

@@ -17,11 +17,12 @@ class SpeechError(Exception):
 class InvalidRequest(SpeechError):
     """The caller sent something that cannot be obeyed; `param` names the field that is wrong.
 
-    `location` says whether the field stood in what was sent or in the address it was sent to.
+    `location` says whether the field stood in what was sent, or where in the address it was sent
+    to.
     """
 
     def __init__(
-        self, message: str, *, param: str, location: Literal["body", "query"] = "body"
+        self, message: str, *, param: str, location: Literal["body", "path", "query"] = "body"
     ) -> None:
         super().__init__(message)
         self.param = param
@@ -59,10 +60,9 @@ class UnknownVoice(InvalidRequest):
 class UnknownFormat(InvalidRequest):
     """No output format has this name."""
 
-    def __init__(self, name: str, known: tuple[str, ...]) -> None:
+    def __init__(self, name: str, known: tuple[str, ...], *, param: str = "output_format") -> None:
         super().__init__(
-            f"output_format '{name}' is not known; use one of: {', '.join(known)}.",
-            param="output_format",
+            f"{param} '{name}' is not known; use one of: {', '.join(known)}.", param=param
         )
 
 
@@ -94,6 +94,17 @@ class TextTooLong(InvalidRequest):
     def __init__(self, limit_chars: int, *, param: str = "text") -> None:
         super().__init__(f"The text is longer than {limit_chars} characters.", param=param)
         self.limit_chars = limit_chars
+
+
+class UnknownModel(InvalidRequest):
+    """No model is listed under this name."""
+
+    def __init__(self, model_id: str) -> None:
+        super().__init__(f"The model '{model_id}' does not exist.", param="model")
+
+
+class NotOffered(SpeechError):
+    """This server does not do what was asked, and never will for this caller."""
 
 
 class Unauthorized(SpeechError):

@@ -5,7 +5,7 @@ A voice is a speaker of the model; what the speaker sounds like is the model's b
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ _DEFAULT_VOICES = {
     "speaker_2": 2,
     "speaker_3": 3,
 }
-_ENTRY_KEYS = ("speaker_id", "name", "description")
+_ENTRY_KEYS = ("speaker_id", "name", "description", "aliases")
 _NUMERIC_ID = re.compile(r"[0-9]{1,10}")
 
 
@@ -33,20 +33,26 @@ class Voice:
     speaker_id: int
     category: str = "premade"
     description: str | None = None
+    aliases: tuple[str, ...] = ()
 
 
 class VoiceCatalog:
-    """Every voice by its id, in the order of the file.
+    """Every voice by its id and its aliases, in the order of the file.
 
     A number from 0 to 2^32 - 1 names that speaker even where no voice is listed under it.
     """
 
     def __init__(self, voices: Iterable[Voice]) -> None:
         self._voices = {voice.voice_id: voice for voice in voices}
+        self._named = dict(self._voices)
+        for voice in self._voices.values():
+            for alias in voice.aliases:
+                if self._named.setdefault(alias, voice) is not voice:
+                    raise _BadEntry(f"the alias {alias!r} of voice {voice.voice_id!r} is taken")
 
     @classmethod
     def load(cls, path: Path | None) -> "VoiceCatalog":
-        """Read `{id: speaker}` or `{id: {"speaker_id": …, "name"?, "description"?}}`.
+        """Read `{id: speaker}` or `{id: {"speaker_id": …, "name"?, …}}`.
 
         The file replaces the voices known without one (`None`). Raises `StartupError` naming
         the file, and the voice in it that is wrong.
@@ -71,13 +77,24 @@ class VoiceCatalog:
             raise StartupError(f"The voices file {path}: {error}.") from None
 
     def get(self, voice_id: str) -> Voice:
-        """Return the voice of this id; raise `UnknownVoice` if there is none."""
-        voice = self._voices.get(voice_id)
+        """Return the voice of this id or alias; raise `UnknownVoice` if there is none."""
+        voice = self._named.get(voice_id)
         if voice is not None:
             return voice
         if _NUMERIC_ID.fullmatch(voice_id) and int(voice_id) <= MAX_SPEAKER_ID:
             return Voice(voice_id, voice_id, int(voice_id))
         raise UnknownVoice(voice_id)
+
+    def get_or_nth(self, voice_id: str, names: Sequence[str]) -> Voice:
+        """Return the voice of this id, or else the listed one whose place the id has in `names`.
+
+        The names go round where they are more than the voices. Raises `UnknownVoice` for an id
+        that is neither.
+        """
+        listed = self.all()
+        if voice_id in names and voice_id not in self._named and listed:
+            return listed[names.index(voice_id) % len(listed)]
+        return self.get(voice_id)
 
     def all(self) -> tuple[Voice, ...]:
         """Return the listed voices."""
@@ -89,7 +106,7 @@ class _BadEntry(Exception):
 
 
 def _read_voice(voice_id: str, entry: object) -> Voice:
-    if not voice_id or "/" in voice_id:
+    if not _fits_a_path(voice_id):
         raise _BadEntry(f"voice {voice_id!r} must have an id that fits a path: not empty, no '/'")
     if not isinstance(entry, dict):
         entry = {"speaker_id": entry}
@@ -112,7 +129,16 @@ def _read_voice(voice_id: str, entry: object) -> Voice:
         raise _BadEntry(f"the name of voice {voice_id!r} must be a string, and not empty")
     if not isinstance(description, str | None):
         raise _BadEntry(f"the description of voice {voice_id!r} must be a string")
-    return Voice(voice_id, name, speaker_id, description=description)
+    aliases = entry.get("aliases", [])
+    if not isinstance(aliases, list) or not all(
+        isinstance(alias, str) and _fits_a_path(alias) for alias in aliases
+    ):
+        raise _BadEntry(f"the aliases of voice {voice_id!r} must be a list of ids")
+    return Voice(voice_id, name, speaker_id, description=description, aliases=tuple(aliases))
+
+
+def _fits_a_path(voice_id: str) -> bool:
+    return bool(voice_id) and "/" not in voice_id
 
 
 def _refuse_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -47,8 +47,8 @@ def line(text: str, voice_id: str, **fields: object) -> dict[str, object]:
     return {"text": text, "voice_id": voice_id, **fields}
 
 
-def opened(context_id: str, voice_id: str) -> OpenContext:
-    settings = SpeechSettings(speaker_id=SPEAKERS[voice_id])
+def opened(context_id: str, voice_id: str, **settings_of: Any) -> OpenContext:
+    settings = SpeechSettings(speaker_id=SPEAKERS[voice_id], **settings_of)
     return OpenContext(context_id, settings, voice_id=voice_id)
 
 
@@ -58,7 +58,7 @@ def said(context_id: str, text: str, voice_id: str) -> AddText:
 
 def test_two_voices_take_turns_on_the_plain_socket() -> None:
     assert hear(
-        {"voices": ["ann", "bob"], "voice_settings": {"stability": 0.5}},
+        {"voices": ["ann", "bob"], "voice_settings": {"stability": 1}},
         {"inputs": [line("Hello. ", "ann"), line("Hi. ", "bob")]},
         {"inputs": [line("How are you? ", "ann", new_turn=True)], "flush": True},
         {"keep_alive": True},
@@ -66,7 +66,7 @@ def test_two_voices_take_turns_on_the_plain_socket() -> None:
         {"inputs": "late"},
         named=False,
     ) == [
-        [opened("", "ann")],
+        [opened("", "ann", temperature_scale=0.5)],
         [said("", "Hello. ", "ann"), said("", "Hi. ", "bob")],
         [Flush(""), said("", "How are you? ", "ann"), Flush("")],
         ALIVE,

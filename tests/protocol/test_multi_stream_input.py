@@ -34,7 +34,7 @@ from csm_trio.protocol.multi_stream_input import MAX_CONTEXTS, MultiStreamInputP
 from csm_trio.protocol.socket_message import CHUNK_LENGTHS
 
 ALIVE: list[InEvent] = [KeepAlive()]
-VOICE = {"stability": 0.4, "similarity_boost": 0.8}
+VOICE = {"similarity_boost": 0.8, "style": 0.1}
 
 
 def opened(context_id: str = "a", **settings: Any) -> OpenContext:
@@ -172,7 +172,7 @@ def test_a_context_may_be_opened_again_with_settings_of_its_own() -> None:
         of_a(close_context=True),
         of_a(text="Again. ", voice_settings={"stability": 1}),
     )
-    assert heard[2] == [opened(), text("Again. ")]
+    assert heard[2] == [opened(temperature_scale=0.5), text("Again. ")]
 
 
 def test_in_auto_mode_every_message_is_said_as_it_comes_and_no_schedule_applies() -> None:

@@ -22,7 +22,7 @@ def test_text_alone_is_a_request() -> None:
     assert (request.voice_id, request.text) == ("vera", "Hello.")
     assert request.audio_format.name == "mp3_44100_128"
     assert request.settings == SpeechSettings()
-    assert (request.model_id, request.previous_text, request.next_text) == (None, None, None)
+    assert (request.model_id, request.previous_text) == (None, None)
 
 
 def test_every_setting_is_read() -> None:
@@ -57,7 +57,7 @@ def test_the_vendors_other_fields_are_accepted() -> None:
         optimize_streaming_latency="3",
     )
     assert request.model_id == "eleven_multilingual_v2"
-    assert (request.previous_text, request.next_text) == ("Before.", "After.")
+    assert (request.previous_text, request.previous_request_ids) == ("Before.", ("a",))
 
 
 def test_null_counts_as_absent() -> None:

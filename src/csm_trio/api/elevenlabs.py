@@ -1,23 +1,17 @@
 """ElevenLabs' doors: text to speech over REST."""
 
-import json
-from typing import cast
-
 from quart import Blueprint, Response, request
 
 from csm_trio.api.doors import House
+from csm_trio.api.requests import BATCH, LIVE, begin_speech, read_body, refusal
 from csm_trio.api.streaming import Speech
-from csm_trio.audio.wav import with_true_lengths
 from csm_trio.errors import SpeechError
 from csm_trio.pipeline.context import SpeechOrder
-from csm_trio.protocol.events import SpeechSettings
+from csm_trio.protocol.events import Audio, SpeechSettings
 from csm_trio.protocol.faults import rest_fault
-from csm_trio.protocol.speech_request import SpeechRequest, parse_speech_request
-from csm_trio.protocol.timestamps import timestamp_line, timestamp_style
+from csm_trio.protocol.speech_request import parse_speech_request
+from csm_trio.protocol.timestamps import timestamp_object, timestamp_style
 from csm_trio.telemetry import session_id
-
-LIVE, BATCH = SpeechSettings(), SpeechSettings(batch=True)
-"""What a request's priority is unless it says: nobody listens yet to a body made whole first."""
 
 _ROUTE = "/v1/text-to-speech/<voice_id>"
 
@@ -30,17 +24,21 @@ def elevenlabs_blueprint(house: House) -> Blueprint:
     async def convert(voice_id: str) -> Response:
         """Speak the whole text, then answer with all of it and its length."""
         speech, order = await _begin_speech(house, voice_id, BATCH)
-        async with speech:
-            body = b"".join([chunk async for chunk in speech])
-        if order.audio_format.codec == "wav":
-            body = with_true_lengths(body)
-        return Response(body, content_type=order.audio_format.content_type)
+        whole = await speech.whole()
+        return Response(whole.data, content_type=order.audio_format.content_type)
 
     @blueprint.post(f"{_ROUTE}/stream")
     async def stream(voice_id: str) -> Response:
         """Answer with the same bytes as they are made."""
-        speech, order = await _begin_speech(house, voice_id, LIVE)
-        return speech.response(order.audio_format.content_type)
+        speech, _ = await _begin_speech(house, voice_id, LIVE)
+        return speech.response()
+
+    @blueprint.post(f"{_ROUTE}/with-timestamps")
+    async def convert_with_timestamps(voice_id: str) -> Response:
+        """Speak the whole text, then answer with one JSON object."""
+        speech, _ = await _begin_speech(house, voice_id, BATCH)
+        whole = await speech.whole()
+        return Response(timestamp_object(whole), content_type="application/json")
 
     @blueprint.post(f"{_ROUTE}/stream/with-timestamps")
     async def stream_with_timestamps(voice_id: str) -> Response:
@@ -58,42 +56,24 @@ def elevenlabs_blueprint(house: House) -> Blueprint:
 
 def fault_response(house: House, error: SpeechError) -> Response:
     """Answer a SpeechError in the vendor's form."""
-    house.metrics.refusals.labels(type(error).__name__).inc()
-    fault = rest_fault(error, request_id=session_id.get())
-    return Response(
-        json.dumps(fault.body),
-        status=fault.status,
-        headers=fault.headers,
-        content_type="application/json",
-    )
+    return refusal(house, error, rest_fault(error, request_id=session_id.get()))
 
 
 async def _begin_speech(
     house: House, voice_id: str, usual: SpeechSettings
 ) -> tuple[Speech, SpeechOrder]:
-    """Check the request, admit the call and start speaking; `usual` is what it may replace."""
-    body = cast(bytes, await request.get_data(as_text=False))
-    asked: SpeechRequest = parse_speech_request(
-        body,
+    asked = parse_speech_request(
+        await read_body(),
         request.args,
         voice_id=voice_id,
         max_chars=house.speech.max_text_chars,
     )
-    order = house.order(
-        "",
-        house.voices.get(voice_id),
-        asked.audio_format,
-        usual.overridden_by(asked.settings),
-        max_audio_len_ms=house.speech.rest_max_audio_len_ms,
-    )
-    house.metrics.characters.inc(len(asked.text))
-    speech = await Speech.begin(house.speaker, order, text=asked.text, admission=house.admission)
-    return speech, order
+    return await begin_speech(house, house.voices.get(voice_id), asked, usual)
 
 
-def _sse_event(chunk: bytes) -> bytes:
-    return f"data: {timestamp_line(chunk)}\n\n".encode()
+def _sse_event(audio: Audio) -> bytes:
+    return f"data: {timestamp_object(audio)}\n\n".encode()
 
 
-def _json_line(chunk: bytes) -> bytes:
-    return f"{timestamp_line(chunk)}\n".encode()
+def _json_line(audio: Audio) -> bytes:
+    return f"{timestamp_object(audio)}\n".encode()

@@ -7,7 +7,7 @@ from functools import partial
 import trio
 from quart import Blueprint, ResponseReturnValue, websocket
 
-from csm_trio.api.doors import House, presented_key
+from csm_trio.api.doors import House
 from csm_trio.api.elevenlabs import fault_response
 from csm_trio.errors import EngineFailed, SpeechError, Unauthorized
 from csm_trio.pipeline.context import SpeechOrder
@@ -104,9 +104,9 @@ async def _converse(
 async def _run_session(
     house: House, voice_id: str | None, query: SocketQuery, protocol: SocketProtocol
 ) -> None:
-    key = presented_key(websocket.headers, websocket.args) or query.api_key
-    needs_key = house.server.api_key is not None and key is None
-    if key is not None and not house.accepts(key):
+    admitted = house.admits(websocket.headers, websocket.args)
+    needs_key = house.server.api_key is not None and admitted is None
+    if admitted is False:
         raise Unauthorized
     if voice_id is not None:
         house.voices.get(voice_id)
@@ -123,9 +123,10 @@ async def _run_session(
         order.hears_others = voice_id is None
         return order
 
-    terms = SessionTerms(
-        open_order, query.inactivity_timeout_s, house.accepts if needs_key else None
-    )
+    def authorize(key: str) -> bool:
+        return house.accepts(key) or house.tokens.redeem(key)
+
+    terms = SessionTerms(open_order, query.inactivity_timeout_s, authorize if needs_key else None)
     session = Session(protocol, house.speaker, terms, house.metrics)
     await session.run(_next_message, websocket.send)
 

@@ -88,8 +88,9 @@ class Backlog:
 class SpeechOrder:
     """Everything `speak` must know of one context before its text comes.
 
-    `cancel_reason` says what a cancel of it is to be counted as. `chunk_lengths` are the
-    segmenter's. With `hears_others` every speaker hears what the others said before, as in a
+    `cancel_reason` says what a cancel of it is to be counted as. `history` was said before, and
+    `on_turn` is told each sentence that a later order may have as its own. `chunk_lengths` are
+    the segmenter's. With `hears_others` every speaker hears what the others said before, as in a
     dialogue.
     """
 
@@ -100,6 +101,8 @@ class SpeechOrder:
     max_audio_len_ms: int
     backlog: Backlog
     cancel_reason: Callable[[], str]
+    history: tuple[Turn, ...] = ()
+    on_turn: Callable[[Turn], None] | None = None
     chunk_lengths: tuple[int, ...] = ()
     hears_others: bool = False
     timeline: Timeline = field(default_factory=Timeline)
@@ -194,7 +197,7 @@ class Speaker:
         hypercorn shields its socket writes, so no deadline can sit on them: a listener who
         does not listen is noticed here, at the hand-over.
         """
-        history = History(self._config.history_turns)
+        history = History(self._config.history_turns, order.history)
         with sentences, frames:
             async for sentence in sentences:
                 utterance = self._utterance(order, sentence, history)
@@ -219,6 +222,8 @@ class Speaker:
                 if stream.end is EndReason.SPOKEN and codes:
                     turn = Turn(utterance.speaker_id, sentence.text, np.stack(codes))
                     history.add(turn)
+                    if order.on_turn is not None:
+                        order.on_turn(turn)
                 elif stream.end is not EndReason.SPOKEN:
                     logger.warning("utterance cut (%s): %d frames", stream.end, len(codes))
 
@@ -233,7 +238,14 @@ class Speaker:
             text=sentence.text,
             speaker_id=speaker_id,
             max_frames=max(1, longest_ms // FRAME_MS),
-            sampling=Sampling(settings.temperature, settings.top_k, seed + (sentence.index << 32)),
+            sampling=Sampling(
+                temperature=settings.temperature,
+                top_k=settings.top_k,
+                seed=seed + (sentence.index << 32),
+                temperature_scale=(
+                    1.0 if settings.temperature_scale is None else settings.temperature_scale
+                ),
+            ),
             turns=history.heard_by(speaker_id, others=order.hears_others),
             plays_at_s=order.plays_out_s,
             batch=settings.batch or False,

@@ -1,14 +1,19 @@
 """What was said in a context, in order, as the next sentence's prompt is to hear it."""
 
+from collections.abc import Sequence
+
 from csm_trio.model.prompt import Turn
 
 
 class History:
-    """The last turns of each speaker of a context, as many as `turns_each`."""
+    """The last turns of each speaker of a context, as many as `turns_each`.
 
-    def __init__(self, turns_each: int) -> None:
-        self._turns_each = turns_each
-        self._turns: list[Turn] = []
+    It begins with the turns `before` it, and holds as many from then on if they are more.
+    """
+
+    def __init__(self, turns_each: int, before: Sequence[Turn] = ()) -> None:
+        self._turns_each = max(turns_each, len(before))
+        self._turns = list(before)
 
     def add(self, turn: Turn) -> None:
         """Note a turn, and forget its speaker's oldest if there are too many."""

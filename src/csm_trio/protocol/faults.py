@@ -15,6 +15,7 @@ from csm_trio.errors import (
     InvalidRequest,
     ListenerStalled,
     MissingField,
+    NotOffered,
     SpeechError,
     TextTooLong,
     TooManyContexts,
@@ -44,6 +45,7 @@ _SOCKET_FAULTS: dict[type[SpeechError], tuple[str, int]] = {
     Unauthorized: ("invalid_api_key", CLOSE_POLICY_VIOLATION),
     InputTimeout: ("input_timeout_exceeded", CLOSE_POLICY_VIOLATION),
     ListenerStalled: ("listener_stalled", CLOSE_POLICY_VIOLATION),
+    NotOffered: ("feature_not_available", CLOSE_POLICY_VIOLATION),
     EngineBusy: ("system_busy", CLOSE_TRY_AGAIN_LATER),
     EngineFailed: ("internal_error", CLOSE_INTERNAL_ERROR),
     SpeechError: ("internal_error", CLOSE_INTERNAL_ERROR),
@@ -120,6 +122,9 @@ _REST_FAULTS: dict[type[SpeechError], _RestKind] = {
         413, "validation_error", "text_too_long", "max_character_limit_exceeded"
     ),
     Unauthorized: _RestKind(401, "authentication_error", "unauthorized", "invalid_api_key"),
+    NotOffered: _RestKind(
+        403, "authorization_error", "feature_not_available", "feature_not_available"
+    ),
     EngineBusy: _RestKind(503, "service_unavailable", "system_busy", "system_busy"),
     EngineFailed: _INTERNAL,
     SpeechError: _INTERNAL,
@@ -153,8 +158,9 @@ def rest_fault(error: SpeechError, *, request_id: str) -> RestFault:
 
 def _field_detail(error: InvalidRequest) -> dict[str, object]:
     # Where the whole of the body is wrong there is no field to point at within it.
-    loc = [error.location] if error.param == error.location else [error.location, error.param]
+    field_path = [] if error.param == error.location else error.param.split(".")
     kind = "missing" if isinstance(error, MissingField) else "value_error"
+    loc = [error.location, *field_path]
     return {"type": kind, "loc": loc, "msg": error.message, "input": None}
 
 

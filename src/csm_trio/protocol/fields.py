@@ -50,10 +50,15 @@ class JsonFields:
     """The members of a JSON object; null counts as absent.
 
     A truth value is no number. `5.0` is accepted where a whole number is asked for: JSON knows
-    only one kind of number.
+    only one kind of number. `within` is where the object stands in a larger one.
     """
 
     values: Mapping[str, object]
+    within: str = ""
+
+    def path(self, name: str) -> str:
+        """Return what an error calls this member: `voice_settings.stability`."""
+        return f"{self.within}.{name}" if self.within else name
 
     def text(self, name: str) -> str | None:
         """Return a string; lone surrogates (half an emoji in a delta) become U+FFFD."""
@@ -61,7 +66,7 @@ class JsonFields:
         if value is None:
             return None
         if not isinstance(value, str):
-            raise InvalidRequest(f"{name} must be a string.", param=name)
+            raise self._wrong(name, "a string")
         return _whole_characters(value)
 
     def flag(self, name: str) -> bool | None:
@@ -69,7 +74,7 @@ class JsonFields:
         value = self.values.get(name)
         if value is None or isinstance(value, bool):
             return value
-        raise InvalidRequest(f"{name} must be true or false.", param=name)
+        raise self._wrong(name, "true or false")
 
     def integer(self, name: str, low: int, high: int) -> int | None:
         """Return a whole number within [low, high]."""
@@ -83,7 +88,7 @@ class JsonFields:
             and value == int(value)
         ):
             return int(value)
-        raise InvalidRequest(f"{name} must be a whole number from {low} to {high}.", param=name)
+        raise self._wrong(name, f"a whole number from {low} to {high}")
 
     def number(self, name: str, low: float, high: float) -> float | None:
         """Return a number within [low, high]."""
@@ -96,12 +101,37 @@ class JsonFields:
             and low <= value <= high  # an infinity, JSON's 1e999, lies outside
         ):
             return float(value)
-        raise InvalidRequest(f"{name} must be a number from {low:g} to {high:g}.", param=name)
+        raise self._wrong(name, f"a number from {low:g} to {high:g}")
 
     def check_object(self, name: str) -> None:
         """Raise `InvalidRequest` unless the member is an object, null or absent."""
-        if not isinstance(self.values.get(name), dict | None):
-            raise InvalidRequest(f"{name} must be an object or null.", param=name)
+        self.members(name)
+
+    def members(self, name: str) -> "JsonFields":
+        """Return the members of an object; none where it is null or absent."""
+        value = self.values.get(name)
+        if value is None:
+            return JsonFields({}, self.path(name))
+        if not isinstance(value, dict):
+            raise self._wrong(name, "an object or null")
+        return JsonFields(value, self.path(name))
+
+    def strings(self, name: str, at_most: int) -> tuple[str, ...]:
+        """Return a list of strings, none where it is null or absent."""
+        value = self.values.get(name)
+        if value is None:
+            return ()
+        if (
+            not isinstance(value, list)
+            or len(value) > at_most
+            or not all(isinstance(one, str) for one in value)
+        ):
+            raise self._wrong(name, f"a list of at most {at_most} strings")
+        return tuple(value)
+
+    def _wrong(self, name: str, expected: str) -> InvalidRequest:
+        path = self.path(name)
+        return InvalidRequest(f"{path} must be {expected}.", param=path)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,10 +26,10 @@ from csm_trio.protocol.frames import named_frame, speech_frame
 from csm_trio.protocol.socket_message import (
     CHUNK_LENGTHS,
     SpeechMessage,
-    VoiceKnobs,
     check_unchanged,
     read_speech_message,
 )
+from csm_trio.protocol.voice_settings import VoiceSettings
 
 MAX_CONTEXTS = 5
 """The vendor's limit of contexts open at once on one socket; those that close do not count."""
@@ -42,7 +42,7 @@ UNNAMED_CONTEXT = ""
 class _Context:
     """A context the client has not closed; `flushed` says whether a flush ended its text."""
 
-    voice_settings: VoiceKnobs | None
+    voice_settings: VoiceSettings
     flushed: bool = False
 
 
@@ -97,7 +97,7 @@ class MultiStreamInputProtocol:
             raise TooManyContexts(MAX_CONTEXTS)
         context = self._contexts[context_id] = _Context(said.voice_settings)
         lengths = () if self._auto_mode else said.chunk_lengths or CHUNK_LENGTHS
-        events.append(OpenContext(context_id, said.settings, lengths))
+        events.append(OpenContext(context_id, said.opening_settings, lengths))
         # The opener's space only opens; any later one stands between two words.
         text = (said.text or "") if said.speaks else ""
         return [*events, *self._text_events(context_id, context, said, text, opening=True)]

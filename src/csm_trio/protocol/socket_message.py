@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from csm_trio.errors import InvalidMessage, InvalidRequest
 from csm_trio.protocol.events import SpeechSettings
 from csm_trio.protocol.fields import JsonFields, parse_object, read_api_key, read_settings
+from csm_trio.protocol.voice_settings import VoiceSettings, read_voice_settings
 
 CHUNK_LENGTHS = (120, 160, 250, 290)
 """The vendor's `chunk_length_schedule` where a client sends none (asyncapi.yml)."""
@@ -21,27 +22,27 @@ _FIELDS = frozenset(
     {"text", "flush", "try_trigger_generation", "voice_settings", *_GENERATION_FIELDS}
     | {"xi-api-key", "xi_api_key", "authorization"}
 )
-_VOICE_NUMBERS = ("stability", "similarity_boost", "style", "speed")
-
-VoiceKnobs = tuple[float | bool | None, ...]
+_SCHEDULE = "chunk_length_schedule"
 
 
 @dataclass(frozen=True, slots=True)
 class SpeechMessage:
-    """One client message. `known` is false where nothing in it is a text socket's.
-
-    `voice_settings` and `chunk_lengths` are None where they are absent, null or empty.
-    """
+    """One client message. `known` is false where nothing in it is a text socket's."""
 
     fields: JsonFields
     text: str | None
     flush: bool
     try_trigger: bool
     settings: SpeechSettings
-    voice_settings: VoiceKnobs | None
+    voice_settings: VoiceSettings
     chunk_lengths: tuple[int, ...] | None
     api_key: str | None
     known: bool
+
+    @property
+    def opening_settings(self) -> SpeechSettings:
+        """What a context is opened with that this is the first message of."""
+        return self.voice_settings.speech().overridden_by(self.settings)
 
     @property
     def speaks(self) -> bool:
@@ -74,16 +75,16 @@ def read_speech_message(message: str | bytes) -> SpeechMessage:
         flush=fields.flag("flush") or False,
         try_trigger=fields.flag("try_trigger_generation") or False,
         settings=settings,
-        voice_settings=read_voice_knobs(fields),
+        voice_settings=read_voice_settings(fields.members("voice_settings")),
         chunk_lengths=_chunk_lengths(fields),
         api_key=read_api_key(fields),
         known=bool(given & _FIELDS) or settings != SpeechSettings(),
     )
 
 
-def check_unchanged(first: VoiceKnobs | None, later: VoiceKnobs | None) -> None:
+def check_unchanged(first: VoiceSettings, later: VoiceSettings) -> None:
     """Raise `InvalidRequest`, in the vendor's words, if a context's voice settings change."""
-    if later is not None and later != first:
+    if later not in (VoiceSettings(), first):
         raise InvalidRequest(
             "voice_settings field must be provided in the first message and then either be not "
             "provided or not change.",
@@ -91,29 +92,16 @@ def check_unchanged(first: VoiceKnobs | None, later: VoiceKnobs | None) -> None:
         )
 
 
-def read_voice_knobs(fields: JsonFields) -> VoiceKnobs | None:
-    """Return the values of `voice_settings` in a fixed order; None where it says nothing."""
-    fields.check_object("voice_settings")
-    values = fields.values.get("voice_settings") or {}
-    assert isinstance(values, dict)
-    inner = JsonFields(values)
-    knobs = tuple(inner.number(name, -100.0, 100.0) for name in _VOICE_NUMBERS)
-    known = (*knobs, inner.flag("use_speaker_boost"))
-    return None if all(value is None for value in known) else known
-
-
 def _chunk_lengths(fields: JsonFields) -> tuple[int, ...] | None:
-    for name in _GENERATION_FIELDS:
-        fields.check_object(name)
-        config = fields.values.get(name) or {}
-        assert isinstance(config, dict)
-        schedule = config.get("chunk_length_schedule")
+    """Return the first schedule there is; null and an empty one count as none."""
+    for config in [fields.members(name) for name in _GENERATION_FIELDS]:
+        schedule = config.values.get(_SCHEDULE)
         if schedule:
-            return _read_schedule(schedule)
+            return _read_schedule(schedule, config.path(_SCHEDULE))
     return None
 
 
-def _read_schedule(schedule: object) -> tuple[int, ...]:
+def _read_schedule(schedule: object, path: str) -> tuple[int, ...]:
     low, high = _CHUNK_LENGTH_RANGE
     lengths = schedule if isinstance(schedule, list) else []
     # The vendor's schema has numbers, not whole ones.
@@ -122,7 +110,4 @@ def _read_schedule(schedule: object) -> tuple[int, ...]:
         for item in lengths
     ):
         return tuple(map(int, lengths))
-    raise InvalidRequest(
-        f"chunk_length_schedule must be a list of numbers from {low} to {high}.",
-        param="chunk_length_schedule",
-    )
+    raise InvalidRequest(f"{path} must be a list of numbers from {low} to {high}.", param=path)

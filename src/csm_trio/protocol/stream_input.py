@@ -26,11 +26,11 @@ from csm_trio.protocol.frames import speech_frame
 from csm_trio.protocol.socket_message import (
     CHUNK_LENGTHS,
     SpeechMessage,
-    VoiceKnobs,
     check_unchanged,
     read_message,
     read_speech_message,
 )
+from csm_trio.protocol.voice_settings import VoiceSettings
 
 # The one context of this socket has no name on the wire.
 SINGLE_CONTEXT = ""
@@ -52,7 +52,7 @@ class StreamInputProtocol:
         self._opened = False
         self._ended = False
         self._settings = SpeechSettings()
-        self._voice_settings: VoiceKnobs | None = None
+        self._voice_settings = VoiceSettings()
         self._chunk_lengths: tuple[int, ...] = () if auto_mode else CHUNK_LENGTHS
 
     def receive(self, message: str | bytes) -> list[InEvent]:
@@ -85,7 +85,7 @@ class StreamInputProtocol:
 
     def _opening_events(self, said: SpeechMessage) -> list[InEvent]:
         self._opened = True
-        self._settings = said.settings
+        self._settings = said.opening_settings
         self._voice_settings = said.voice_settings
         if said.chunk_lengths is not None and not self._auto_mode:
             self._chunk_lengths = said.chunk_lengths

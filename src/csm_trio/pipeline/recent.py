@@ -1,0 +1,98 @@
+"""What was said lately: a request's id or text in, the last turns of its speech out.
+
+Kept in memory for a while and bounded by count, bytes and age, whoever asks for it.
+"""
+
+from collections import deque
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import trio
+
+from csm_trio.config import SpeechConfig
+from csm_trio.model.prompt import Turn
+
+_MATCHED_WORDS = 100
+"""Two texts that agree in their last words so far are taken for the same."""
+
+
+@dataclass(slots=True)
+class _Said:
+    """One request: the end of its text, and the end of its speech."""
+
+    words: list[str]
+    text_bytes: int
+    begun_s: float
+    turns: deque[Turn]
+
+    @property
+    def n_bytes(self) -> int:
+        return self.text_bytes + sum(turn.codes.nbytes + 4 * len(turn.text) for turn in self.turns)
+
+
+class RecentSpeech:
+    """The last turns of recent requests, in the order in which they began to be heard.
+
+    Of each request the last `history_turns` sentences are kept.
+    """
+
+    def __init__(self, config: SpeechConfig) -> None:
+        self._config = config
+        self._said: dict[str, _Said] = {}
+        self._n_bytes = 0
+
+    def recorder(self, request_id: str, text: str) -> Callable[[Turn], None]:
+        """Return what a request of this text is to be told each of its turns with."""
+        words = text.split()[-_MATCHED_WORDS:]
+        text_bytes = 4 * sum(map(len, words))
+
+        def record(turn: Turn) -> None:
+            said = self._said.get(request_id)
+            if said is None:
+                turns = deque[Turn](maxlen=self._config.history_turns)
+                said = self._said[request_id] = _Said(words, text_bytes, trio.current_time(), turns)
+            else:
+                self._n_bytes -= said.n_bytes
+            said.turns.append(turn)
+            self._n_bytes += said.n_bytes
+            self._forget()
+
+        return record
+
+    def turns_of(self, request_ids: Collection[str]) -> tuple[Turn, ...]:
+        """Return the turns of these requests, oldest first; unknown ids have none."""
+        self._forget()
+        known = [said for request_id, said in self._said.items() if request_id in request_ids]
+        return tuple(turn for said in known for turn in said.turns)
+
+    def turns_before(self, previous_text: str, speaker_id: int) -> tuple[Turn, ...]:
+        """Return the turns of the latest request of this speaker that `previous_text` ends with.
+
+        A client may say all that went before, or only the end of it: one text must end with the
+        other, word for word.
+        """
+        self._forget()
+        words = previous_text.split()[-_MATCHED_WORDS:]
+        for said in reversed(self._said.values()):
+            shared = min(len(words), len(said.words))
+            if (
+                shared
+                and words[-shared:] == said.words[-shared:]
+                and any(turn.speaker_id == speaker_id for turn in said.turns)
+            ):
+                return tuple(said.turns)
+        return ()
+
+    def _forget(self) -> None:
+        """Drop the oldest until what is left is within every bound."""
+        config, now_s = self._config, trio.current_time()
+        while self._said:
+            request_id, oldest = next(iter(self._said.items()))
+            if (
+                len(self._said) <= config.kept_requests
+                and self._n_bytes <= config.kept_bytes
+                and now_s - oldest.begun_s <= config.kept_s
+            ):
+                break
+            del self._said[request_id]
+            self._n_bytes -= oldest.n_bytes
