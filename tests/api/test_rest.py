@@ -153,6 +153,21 @@ async def test_sentences_are_spoken_in_order_behind_one_header() -> None:
     assert answer.content[44:] == samples
 
 
+@pytest.mark.parametrize("name", ["pcm_24000", "mp3_22050_32"])
+async def test_a_speed_changes_how_long_it_plays(name: str) -> None:
+    body = {"text": TEXT, "voice_settings": {"speed": 1.2}}
+    answer, runner = await speak(f"{SPEECH}?output_format={name}", body=body)
+    assert answer.content == sine_speech(runner.opened, name, speed=1.2)
+    if name == "pcm_24000":
+        assert len(answer.content) // 2 == round(FRAMES * FRAME_SAMPLES / 1.2)
+
+
+async def test_a_speed_that_is_no_vendors_is_refused_by_its_name() -> None:
+    answer, _ = await speak(body={"text": TEXT, "voice_settings": {"speed": 2.0}})
+    assert answer.status_code == 422
+    assert "voice_settings.speed must be a number from 0.7 to 1.2" in answer.text
+
+
 @pytest.mark.parametrize("door", ["/stream", "/stream/with-timestamps"])
 async def test_audio_leaves_while_the_next_frame_is_still_being_made(door: str) -> None:
     gate = StepGate()
@@ -204,6 +219,16 @@ async def test_timestamps_come_as_the_caller_can_read_them(
         assert end == b"", "the last line, too, ends in a newline"
     assert len(lines) > 1
     assert b"".join(map(read_line, lines)) == sine_speech(runner.opened, "pcm_16000")
+
+
+@pytest.mark.parametrize("name", ["pcm_24000", "wav_16000", "mp3_44100_128"])
+async def test_the_whole_with_timestamps_is_one_object(name: str) -> None:
+    query = f"?output_format={name}"
+    plain, _ = await speak(SPEECH + query)
+    answer, _ = await speak(f"{SPEECH}/with-timestamps{query}")
+    assert answer.headers["content-type"] == "application/json"
+    assert int(answer.headers["content-length"]) == len(answer.content)
+    assert read_line(answer.content) == plain.content
 
 
 def read_line(line: bytes) -> bytes:

@@ -1,6 +1,7 @@
 """One context: every word becomes sound, in order, in one stream; or it says why not."""
 
 import logging
+import time
 from collections.abc import Sequence
 from typing import cast
 
@@ -15,6 +16,7 @@ from csm_trio.config import SpeechConfig
 from csm_trio.engine.service import Engine
 from csm_trio.engine.utterance import Utterance
 from csm_trio.errors import EngineFailed, ListenerStalled, TextTooLong
+from csm_trio.model.prompt import Turn
 from csm_trio.pipeline.context import MAX_CHUNK_FRAMES, Backlog, Speaker, SpeechOrder
 from csm_trio.protocol.events import (
     AddText,
@@ -103,9 +105,11 @@ def sound(events: Sequence[OutEvent]) -> bytes:
     return b"".join(event.data for event in events if isinstance(event, Audio))
 
 
-def encoded(utterances: Sequence[Utterance], audio_format: str = "pcm_24000") -> bytes:
+def encoded(
+    utterances: Sequence[Utterance], audio_format: str = "pcm_24000", *, speed: float = 1.0
+) -> bytes:
     """Return what one encoder makes of all frames at once."""
-    encoder = make_encoder(AudioFormat.parse(audio_format))
+    encoder = make_encoder(AudioFormat.parse(audio_format), speed=speed)
     frames = [frame.pcm for said in utterances for frame in sine_frames(said)]
     pcm = np.concatenate([np.zeros(0, dtype=np.int16), *frames])
     return encoder.encode(pcm) + encoder.finish()
@@ -118,7 +122,8 @@ def texts(engine: FakeEngine) -> list[str]:
 # On the real clock: the mock one would not see mp3's thread.
 @pytest.mark.parametrize("buffer_size", [1, 2, 5, 500])
 @pytest.mark.parametrize(
-    "name", ["pcm_24000", "pcm_16000", "ulaw_8000", "wav_22050", "mp3_44100_64"]
+    "name",
+    ["pcm_24000", "pcm_16000", "ulaw_8000", "wav_22050", "mp3_44100_64", "opus_48000_32"],
 )
 async def test_the_stream_is_one_encoder_over_all_frames(name: str, buffer_size: int) -> None:
     call = Call(
@@ -129,6 +134,32 @@ async def test_the_stream_is_one_encoder_over_all_frames(name: str, buffer_size:
     assert sound(events) == encoded(call.engine.utterances, name)
     assert events[-1] == ContextDone("a")
     assert all(isinstance(event, Audio) and event.context_id == "a" for event in events[:-1])
+
+
+# On the real clock, as above: the tempo is changed in a thread.
+@pytest.mark.parametrize("speed", [0.7, 1.0, 1.2])
+async def test_the_whole_context_plays_at_its_speed(speed: float) -> None:
+    call = Call(FakeEngine(), make_order(SpeechSettings(speed=speed)))
+    said = sound(await call.run(ONE, TWO, THREE))
+    assert said == encoded(call.engine.utterances, speed=speed)
+    made_s = call.order.spoken_frames * FRAME_S
+    assert len(said) / 48_000 == pytest.approx(made_s / speed, abs=1e-4)
+
+
+async def test_the_engine_knows_how_long_a_fast_frame_plays() -> None:
+    call = Call(FakeEngine(), make_order(SpeechSettings(speed=1.2)))
+    begun_s = time.monotonic()
+    call.add(AddText("a", "FRAMES=30 "), Flush("a"), AddText("a", "FRAMES=30"))
+    call.deltas.close()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(call.speak)
+        async for _ in call.outbox:
+            pass
+    first, second = call.engine.utterances
+    assert {first.frame_s, second.frame_s} == {FRAME_S / 1.2}
+    assert first.plays_at_s is None
+    assert second.plays_at_s is not None
+    assert 30 * FRAME_S / 1.2 <= second.plays_at_s - begun_s < 30 * FRAME_S
 
 
 @pytest.mark.parametrize("pace_s", [0.0, 0.05, 0.3, 2.0])
@@ -313,6 +344,25 @@ async def test_a_sentence_hears_the_last_ones_of_its_context(
     for turn, said in zip(third.turns, call.engine.utterances[2 - history_turns :], strict=False):
         expected = np.stack([frame.codes for frame in sine_frames(said)])
         np.testing.assert_array_equal(turn.codes, expected)
+
+
+async def test_the_first_sentence_hears_what_the_order_says_was_said_before() -> None:
+    before = [Turn(0, text, np.zeros((2, 4), dtype=np.int16)) for text in ("A.", "B.")]
+    told: list[Turn] = []
+    order = make_order()
+    order.history = tuple(before)
+    order.on_turn = told.append
+    call = Call(FakeEngine(), order, config=SpeechConfig(history_turns=1))
+    await call.run(ONE, TWO, "FRAMES=4000")
+    one, two = (0, ONE.strip()), (0, TWO.strip())
+    assert [turns(said) for said in call.engine.utterances] == [
+        [(0, "A."), (0, "B.")],
+        [(0, "B."), one],
+        [one, two],
+    ]
+    assert [(turn.speaker_id, turn.text) for turn in told] == [one, two], "what is cut is no turn"
+    frames = sine_frames(call.engine.utterances[0])
+    assert (told[0].codes == np.stack([frame.codes for frame in frames])).all()
 
 
 async def test_what_was_cut_is_heard_by_nobody(caplog: pytest.LogCaptureFixture) -> None:

@@ -24,6 +24,13 @@ def test_each_speaker_keeps_its_own_last_turns_in_order() -> None:
     assert heard(history, 9, others=False) == []
 
 
+def test_what_was_said_before_gives_way_to_what_is_said_now() -> None:
+    history = History(1, before=[turn(0, "a"), turn(0, "b")])
+    assert heard(history, 0, others=False) == ["a", "b"]
+    history.add(turn(0, "c"))
+    assert heard(history, 0, others=False) == ["b", "c"]
+
+
 def test_without_memory_nothing_is_heard() -> None:
     history = History(0)
     history.add(turn(0, "a"))

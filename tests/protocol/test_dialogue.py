@@ -2,6 +2,7 @@
 
 import base64
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -47,9 +48,9 @@ def line(text: str, voice_id: str, **fields: object) -> dict[str, object]:
     return {"text": text, "voice_id": voice_id, **fields}
 
 
-def opened(context_id: str, voice_id: str, **settings_of: Any) -> OpenContext:
-    settings = SpeechSettings(speaker_id=SPEAKERS[voice_id], **settings_of)
-    return OpenContext(context_id, settings, voice_id=voice_id)
+def opened(context_id: str, voice_id: str, **settings: Any) -> OpenContext:
+    own = SpeechSettings(speaker_id=SPEAKERS[voice_id])
+    return OpenContext(context_id, replace(own, **settings), voice_id=voice_id)
 
 
 def said(context_id: str, text: str, voice_id: str) -> AddText:

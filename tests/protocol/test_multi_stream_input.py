@@ -32,9 +32,11 @@ from csm_trio.protocol.events import (
 )
 from csm_trio.protocol.multi_stream_input import MAX_CONTEXTS, MultiStreamInputProtocol
 from csm_trio.protocol.socket_message import CHUNK_LENGTHS
+from csm_trio.protocol.voice_settings import temperature_scale
 
 ALIVE: list[InEvent] = [KeepAlive()]
-VOICE = {"similarity_boost": 0.8, "style": 0.1}
+VOICE = {"stability": 0.4, "similarity_boost": 0.8}
+SCALE = temperature_scale(0.4)
 
 
 def opened(context_id: str = "a", **settings: Any) -> OpenContext:
@@ -57,7 +59,7 @@ def of_a(**fields: object) -> dict[str, object]:
 # What each program really sends in a turn, from its wire log; and what must come of it.
 TURNS: dict[str, list[tuple[dict[str, object], list[InEvent]]]] = {
     "Pipecat, normal end": [
-        (of_a(text=" ", voice_settings=VOICE), [opened()]),
+        (of_a(text=" ", voice_settings=VOICE), [opened(temperature_scale=SCALE)]),
         (of_a(text="Hello there."), [text("Hello there.")]),
         (of_a(flush=True), [Flush("a")]),
         (of_a(close_context=True), [CloseContext("a")]),
@@ -129,7 +131,7 @@ FIRST_MESSAGES: list[tuple[object, list[InEvent]]] = [
     ({"text": "Hi. "}, [opened(""), text("Hi. ", "")]),
     ({"text": "Hi. ", "context_id": None}, [opened(""), text("Hi. ", "")]),
     ({"text": "Hi. ", "context_id": ""}, [opened(""), text("Hi. ", "")]),
-    (of_a(voice_settings=VOICE), [opened()]),
+    (of_a(voice_settings=VOICE), [opened(temperature_scale=SCALE)]),
     (of_a(text="Hi. ", temperature=0.5), [opened(temperature=0.5), text("Hi. ")]),
     (
         of_a(text=" ", generation_config={"chunk_length_schedule": [50, 80.0]}),
@@ -203,7 +205,8 @@ def test_five_contexts_may_be_open_and_closing_ones_do_not_count() -> None:
 @pytest.mark.parametrize("again", [None, {}, VOICE, {**VOICE, "unknown": 1}])
 def test_voice_settings_may_be_repeated(again: object) -> None:
     first = of_a(text=" ", voice_settings=VOICE)
-    assert hear(first, of_a(text="Hi. ", voice_settings=again))[1] == [text("Hi. ")]
+    same: dict[str, Any] = {"temperature_scale": SCALE} if again else {}
+    assert hear(first, of_a(text="Hi. ", voice_settings=again))[1] == [text("Hi. ", **same)]
 
 
 @pytest.mark.parametrize("first", [None, {}, VOICE])

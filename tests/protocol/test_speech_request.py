@@ -60,6 +60,25 @@ def test_the_vendors_other_fields_are_accepted() -> None:
     assert (request.previous_text, request.previous_request_ids) == ("Before.", ("a",))
 
 
+def test_the_past_is_three_requests_at_most() -> None:
+    assert parse({"text": "Hi.", "previous_request_ids": ["a", "b", "c"]}).previous_request_ids == (
+        *("a", "b", "c"),
+    )
+
+
+def test_a_caller_who_wants_nothing_logged_is_not_remembered() -> None:
+    assert parse({"text": "Hi."}).kept
+    assert parse({"text": "Hi."}, enable_logging="true").kept
+    assert not parse({"text": "Hi."}, enable_logging="false").kept
+
+
+def test_stability_scales_the_temperature_that_the_request_does_not_name() -> None:
+    calm = {"voice_settings": {"stability": 1}}
+    assert parse({"text": "Hi.", **calm}).settings == SpeechSettings(temperature_scale=0.5)
+    named = parse({"text": "Hi.", **calm, "temperature": 0.4}).settings
+    assert (named.temperature, named.temperature_scale) == (0.4, 0.5)
+
+
 def test_null_counts_as_absent() -> None:
     names = ["speaker_id", "temperature", "seed", "voice_settings", "model_id", "previous_text"]
     assert parse({"text": "Hi.", **dict.fromkeys(names)}) == parse({"text": "Hi."})
@@ -95,6 +114,11 @@ def test_missing_text_is_a_missing_field(body: dict[str, Any]) -> None:
         ("voice_settings", "calm"),
         ("model_id", 2),
         ("previous_text", 1),
+        ("next_text", 1),
+        ("previous_request_ids", "a"),
+        ("previous_request_ids", ["a", 2]),
+        ("previous_request_ids", ["a", "b", "c", "d"]),
+        ("next_request_ids", {}),
     ],
 )
 def test_a_wrong_field_is_named(field: str, value: object) -> None:
@@ -102,6 +126,19 @@ def test_a_wrong_field_is_named(field: str, value: object) -> None:
         parse({"text": "Hi.", field: value})
     assert (caught.value.param, caught.value.location) == (field, "body")
     assert field in caught.value.message
+
+
+def test_the_vendors_speed_is_a_speech_setting() -> None:
+    assert parse({"text": "Hi.", "voice_settings": {"speed": 0.7}}).settings.speed == 0.7
+    assert parse({"text": "Hi.", "voice_settings": {"speed": None}}).settings.speed is None
+    assert parse({"text": "Hi.", "speed": 3}).settings.speed is None  # a field of OpenAI's
+
+
+@pytest.mark.parametrize("speed", [0.69, 1.21, "fast", True])
+def test_a_speed_outside_the_vendors_bounds_is_named(speed: object) -> None:
+    with pytest.raises(InvalidRequest, match=r"voice_settings\.speed must be a number") as caught:
+        parse({"text": "Hi.", "voice_settings": {"speed": speed}})
+    assert caught.value.param == "voice_settings.speed"
 
 
 @pytest.mark.parametrize(

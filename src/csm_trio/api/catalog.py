@@ -9,13 +9,10 @@ from csm_trio.api.openai import speaks_openai
 from csm_trio.api.requests import read_body
 from csm_trio.errors import InvalidRequest, NotOffered
 from csm_trio.protocol import listing, openai
+from csm_trio.protocol.fields import read_voice_settings
 from csm_trio.protocol.listing import JsonObject
 from csm_trio.protocol.speech_request import parse_body
-from csm_trio.protocol.voice_settings import (
-    USUAL_VOICE_SETTINGS,
-    VoiceSettings,
-    read_voice_settings,
-)
+from csm_trio.protocol.voice_settings import USUAL_VOICE_SETTINGS, VoiceSettings
 from csm_trio.voices import Voice
 
 _VOICE = "/v1/voices/<voice_id>"

@@ -54,7 +54,7 @@ async def begin_speech(
     request_id = session_id.get()
     settings = usual.overridden_by(asked.settings)
     speaker_id = voice.speaker_id if settings.speaker_id is None else settings.speaker_id
-    history = house.recent.turns_of(asked.previous_request_ids)
+    history = house.recent.turns_of(asked.previous_request_ids, speaker_id)
     if asked.previous_text is not None and not history:
         history = house.recent.turns_before(asked.previous_text, speaker_id)
     order = house.order(

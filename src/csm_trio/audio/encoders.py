@@ -16,6 +16,7 @@ from csm_trio.audio.ffmpeg import Muxed, Recipe
 from csm_trio.audio.formats import AudioFormat
 from csm_trio.audio.g711 import encode_alaw, encode_ulaw
 from csm_trio.audio.resample import Resampler
+from csm_trio.audio.tempo import Tempo
 from csm_trio.audio.wav import wav_header
 
 SOURCE_HZ = 24_000
@@ -130,6 +131,24 @@ class MuxedEncoder:
         return self._muxed.encode(self._resampler.finish()) + self._muxed.finish()
 
 
+class TempoEncoder:
+    """Change the tempo of the sound before another encoder takes it."""
+
+    heavy = True
+
+    def __init__(self, encoder: Encoder, speed: float) -> None:
+        self._tempo = Tempo(SOURCE_HZ, speed)
+        self._encoder = encoder
+
+    def encode(self, pcm: NDArray[np.int16]) -> bytes:
+        """Return the bytes that follow from these mono samples at 24 kHz: maybe none yet."""
+        return self._encoder.encode(self._tempo.feed(pcm))
+
+    def finish(self) -> bytes:
+        """Return the bytes still held back. This ends the stream: call nothing after it."""
+        return self._encoder.encode(self._tempo.finish()) + self._encoder.finish()
+
+
 def _opus(bitrate_kbps: int | None) -> Recipe:
     """Ogg/Opus (RFC 7845), a page for every packet of 20 ms, since the muxer keeps one back.
 
@@ -176,8 +195,13 @@ def _pack_pcm(pcm: NDArray[np.int16]) -> bytes:
     return pcm.astype("<i2", copy=False).tobytes()
 
 
-def make_encoder(audio_format: AudioFormat) -> Encoder:
-    """Return a fresh encoder of this format, for one stream."""
+def make_encoder(audio_format: AudioFormat, *, speed: float = 1.0) -> Encoder:
+    """Return a fresh encoder of this format, for one stream that plays `speed` times as fast."""
+    encoder = _make_encoder(audio_format)
+    return encoder if speed == 1.0 else TempoEncoder(encoder, speed)
+
+
+def _make_encoder(audio_format: AudioFormat) -> Encoder:
     rate_hz = audio_format.sample_rate_hz
     match audio_format.codec:
         case "pcm":

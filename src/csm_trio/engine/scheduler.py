@@ -16,7 +16,7 @@ from operator import itemgetter
 from typing import Generic, Protocol, TypeVar
 
 from csm_trio.engine.runaway import RunawayGuard
-from csm_trio.engine.utterance import EndReason, Frame, Utterance, plays_out_after
+from csm_trio.engine.utterance import FRAME_S, EndReason, Frame, Utterance, plays_out_after
 from csm_trio.errors import SpeechError
 
 CREDIT_FRAMES = 25
@@ -71,10 +71,12 @@ class Claim:
 
     `plays_at_s` is when its first frame is due, on the owner's clock, where earlier audio is
     still playing; None where playback begins with it. `batch` work has no listener who waits.
+    `frame_s` is how long a frame plays.
     """
 
     plays_at_s: float | None = None
     batch: bool = False
+    frame_s: float = FRAME_S
 
 
 LIVE = Claim()
@@ -87,6 +89,7 @@ class _Row:
     slot: int
     batch: bool
     due_s: float | None
+    frame_s: float
     guard: RunawayGuard | None = None
     unread: int = 0
     passed_over: int = 0
@@ -158,7 +161,7 @@ class Scheduler(Generic[Key]):
         while self._waiting and self._free and len(opening) < self._opens_per_step:
             key = next(iter(self._waiting))
             claim, slot = self._waiting.pop(key), self._free.popleft()
-            self._rows[key] = _Row(slot, claim.batch, claim.plays_at_s)
+            self._rows[key] = _Row(slot, claim.batch, claim.plays_at_s, claim.frame_s)
             opening.append((slot, key))
         able = [(key, row) for key, row in self._rows.items() if self._may_run(row)]
         short = any(not row.batch and row.lead_s(now_s) < self._leads.target_s for _, row in able)
@@ -187,7 +190,7 @@ class Scheduler(Generic[Key]):
             return EndReason.SPOKEN
         row = self._rows[key]
         row.unread += 1
-        row.due_s = plays_out_after(row.due_s, now_s)
+        row.due_s = plays_out_after(row.due_s, now_s, row.frame_s)
         assert row.guard is not None, "a row ran before it was opened"
         return row.guard.observe(frame)
 

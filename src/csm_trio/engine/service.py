@@ -135,7 +135,8 @@ class _StepLoop:
             match command:
                 case _Admit(stream):
                     asked = stream.utterance
-                    self._scheduler.admit(stream, Claim(asked.plays_at_s, asked.batch))
+                    claim = Claim(asked.plays_at_s, asked.batch, asked.frame_s)
+                    self._scheduler.admit(stream, claim)
                 case _Taken(stream):
                     self._scheduler.taken(stream)
                 case _Release(stream):

@@ -22,7 +22,14 @@ from csm_trio.audio.encoders import SOURCE_HZ, Encoder, make_encoder
 from csm_trio.audio.formats import AudioFormat
 from csm_trio.config import SpeechConfig
 from csm_trio.engine.service import Engine
-from csm_trio.engine.utterance import EndReason, Frame, Sampling, Utterance, plays_out_after
+from csm_trio.engine.utterance import (
+    FRAME_S,
+    EndReason,
+    Frame,
+    Sampling,
+    Utterance,
+    plays_out_after,
+)
 from csm_trio.errors import ListenerStalled, SpeechError, TextTooLong, first_leaf
 from csm_trio.model.prompt import Turn
 from csm_trio.pipeline.history import History
@@ -88,10 +95,10 @@ class Backlog:
 class SpeechOrder:
     """Everything `speak` must know of one context before its text comes.
 
-    `cancel_reason` says what a cancel of it is to be counted as. `history` was said before, and
-    `on_turn` is told each sentence that a later order may have as its own. `chunk_lengths` are
-    the segmenter's. With `hears_others` every speaker hears what the others said before, as in a
-    dialogue.
+    `cancel_reason` says what a cancel of it is to be counted as. `chunk_lengths` are the
+    segmenter's. With `hears_others` every speaker hears what the others said before, as in a
+    dialogue. `history` was said before it began, and `on_turn` is told each sentence that a
+    later order may have as its own history.
     """
 
     context_id: str
@@ -101,15 +108,25 @@ class SpeechOrder:
     max_audio_len_ms: int
     backlog: Backlog
     cancel_reason: Callable[[], str]
-    history: tuple[Turn, ...] = ()
-    on_turn: Callable[[Turn], None] | None = None
     chunk_lengths: tuple[int, ...] = ()
     hears_others: bool = False
+    history: tuple[Turn, ...] = ()
+    on_turn: Callable[[Turn], None] | None = None
     timeline: Timeline = field(default_factory=Timeline)
     spoken_frames: int = 0
     plays_out_s: float | None = None
     """When the listener's player runs dry, on the monotonic clock: what was made so far plays on
     from its first frame."""
+
+    @property
+    def speed(self) -> float:
+        """How fast all of the context plays."""
+        return 1.0 if self.settings.speed is None else self.settings.speed
+
+    @property
+    def frame_s(self) -> float:
+        """How long a frame plays at this speed."""
+        return FRAME_S / self.speed
 
 
 class Speaker:
@@ -197,7 +214,7 @@ class Speaker:
         hypercorn shields its socket writes, so no deadline can sit on them: a listener who
         does not listen is noticed here, at the hand-over.
         """
-        history = History(self._config.history_turns, order.history)
+        history = History(self._config.history_turns, before=order.history)
         with sentences, frames:
             async for sentence in sentences:
                 utterance = self._utterance(order, sentence, history)
@@ -214,10 +231,10 @@ class Speaker:
                             raise ListenerStalled(self._config.stall_timeout_s) from None
                         codes.append(frame.codes)
                         now_s = time.monotonic()
-                        order.plays_out_s = plays_out_after(order.plays_out_s, now_s)
+                        order.plays_out_s = plays_out_after(order.plays_out_s, now_s, order.frame_s)
                 if codes:
                     taken_s = trio.current_time() - begun_s
-                    audio_s = len(codes) * FRAME_MS / 1000
+                    audio_s = len(codes) * order.frame_s
                     self._metrics.real_time_factor.observe(taken_s / audio_s)
                 if stream.end is EndReason.SPOKEN and codes:
                     turn = Turn(utterance.speaker_id, sentence.text, np.stack(codes))
@@ -248,6 +265,7 @@ class Speaker:
             ),
             turns=history.heard_by(speaker_id, others=order.hears_others),
             plays_at_s=order.plays_out_s,
+            frame_s=order.frame_s,
             batch=settings.batch or False,
         )
 
@@ -262,7 +280,7 @@ class Speaker:
         The first chunk waits for `buffer_size` frames. Later ones take what there is: one
         frame while the listener keeps up with the engine, a few once it is ahead.
         """
-        encoder = make_encoder(order.audio_format)
+        encoder = make_encoder(order.audio_format, speed=order.speed)
         waiting_for = order.settings.buffer_size or self._config.buffer_size
         held: list[NDArray[np.int16]] = []
         with frames, outbox:
@@ -325,7 +343,7 @@ class Speaker:
             outcome,
             order.voice.voice_id,
             order.audio_format.name,
-            order.spoken_frames * FRAME_MS / 1000,
+            order.spoken_frames * order.frame_s,
             order.timeline,
         )
 

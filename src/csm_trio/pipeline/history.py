@@ -8,10 +8,10 @@ from csm_trio.model.prompt import Turn
 class History:
     """The last turns of each speaker of a context, as many as `turns_each`.
 
-    It begins with the turns `before` it, and holds as many from then on if they are more.
+    What was said `before` it stays whole until new turns take its place.
     """
 
-    def __init__(self, turns_each: int, before: Sequence[Turn] = ()) -> None:
+    def __init__(self, turns_each: int, *, before: Sequence[Turn] = ()) -> None:
         self._turns_each = max(turns_each, len(before))
         self._turns = list(before)
 

@@ -29,6 +29,9 @@ class _Said:
     def n_bytes(self) -> int:
         return self.text_bytes + sum(turn.codes.nbytes + 4 * len(turn.text) for turn in self.turns)
 
+    def turns_of(self, speaker_id: int) -> tuple[Turn, ...]:
+        return tuple(turn for turn in self.turns if turn.speaker_id == speaker_id)
+
 
 class RecentSpeech:
     """The last turns of recent requests, in the order in which they began to be heard.
@@ -59,11 +62,11 @@ class RecentSpeech:
 
         return record
 
-    def turns_of(self, request_ids: Collection[str]) -> tuple[Turn, ...]:
-        """Return the turns of these requests, oldest first; unknown ids have none."""
+    def turns_of(self, request_ids: Collection[str], speaker_id: int) -> tuple[Turn, ...]:
+        """Return the speaker's turns of these requests, oldest first; unknown ids have none."""
         self._forget()
         known = [said for request_id, said in self._said.items() if request_id in request_ids]
-        return tuple(turn for said in known for turn in said.turns)
+        return tuple(turn for said in known for turn in said.turns_of(speaker_id))
 
     def turns_before(self, previous_text: str, speaker_id: int) -> tuple[Turn, ...]:
         """Return the turns of the latest request of this speaker that `previous_text` ends with.
@@ -75,12 +78,9 @@ class RecentSpeech:
         words = previous_text.split()[-_MATCHED_WORDS:]
         for said in reversed(self._said.values()):
             shared = min(len(words), len(said.words))
-            if (
-                shared
-                and words[-shared:] == said.words[-shared:]
-                and any(turn.speaker_id == speaker_id for turn in said.turns)
-            ):
-                return tuple(said.turns)
+            turns = said.turns_of(speaker_id)
+            if turns and shared and words[-shared:] == said.words[-shared:]:
+                return turns
         return ()
 
     def _forget(self) -> None:

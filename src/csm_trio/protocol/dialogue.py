@@ -26,7 +26,6 @@ from csm_trio.protocol.frames import Frame, dialogue_frame
 from csm_trio.protocol.multi_stream_input import MAX_CONTEXTS, read_context_id
 from csm_trio.protocol.socket_message import read_message
 from csm_trio.protocol.stream_input import SINGLE_CONTEXT
-from csm_trio.protocol.voice_settings import read_voice_settings
 
 MAX_VOICES = 10
 """The vendor's limit of voices in one dialogue."""
@@ -83,7 +82,7 @@ class DialogueProtocol:
 
     def _registration(self, context_id: str, fields: JsonFields, *, needed: bool) -> list[InEvent]:
         voices = fields.values.get("voices")
-        voice = read_voice_settings(fields.members("voice_settings")).speech()
+        said = read_settings(fields)
         if context_id in self._casts:
             if voices is not None:
                 raise InvalidRequest("voices can only be set in the first message.", param="voices")
@@ -96,8 +95,7 @@ class DialogueProtocol:
         if len(self._casts) == MAX_CONTEXTS:
             raise TooManyContexts(MAX_CONTEXTS)
         cast = self._casts[context_id] = {name: self._speaker_of(name) for name in names}
-        first_voice = SpeechSettings(speaker_id=cast[names[0]])
-        settings = voice.overridden_by(read_settings(fields)).overridden_by(first_voice)
+        settings = said.overridden_by(SpeechSettings(speaker_id=cast[names[0]]))
         return [*events, OpenContext(context_id, settings, voice_id=names[0])]
 
     def _inputs(self, context_id: str, inputs: list[JsonFields]) -> list[InEvent]:

@@ -7,9 +7,8 @@ from csm_trio.audio.formats import AudioFormat
 from csm_trio.errors import InvalidRequest, MissingField, TextTooLong
 from csm_trio.protocol.dialogue import MAX_VOICES
 from csm_trio.protocol.events import SpeechSettings
-from csm_trio.protocol.fields import JsonFields, read_settings
+from csm_trio.protocol.fields import JsonFields, read_settings, read_voice_settings
 from csm_trio.protocol.speech_request import DEFAULT_REST_FORMAT, parse_body, read_text
-from csm_trio.protocol.voice_settings import read_voice_settings
 
 MAX_LINES = 1_000
 

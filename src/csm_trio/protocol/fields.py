@@ -11,6 +11,7 @@ from typing import Protocol
 
 from csm_trio.errors import InvalidRequest
 from csm_trio.protocol.events import SpeechSettings
+from csm_trio.protocol.voice_settings import VoiceSettings
 
 MAX_SPEAKER_ID = 2**32 - 1
 MAX_SEED = 2**32 - 1
@@ -18,6 +19,7 @@ MAX_TOP_K = 2**31
 MAX_TEMPERATURE = 2.0
 AUDIO_LEN_MS = (80, 600_000)
 BUFFER_SIZE_FRAMES = (1, 250)
+SPEED = (0.7, 1.2)
 
 # The vendor's guides write `xi_api_key`, its schema `xi-api-key` (asyncapi.yml).
 _KEY_FIELDS = ("xi-api-key", "xi_api_key")
@@ -179,8 +181,8 @@ class QueryFields:
 
 
 def read_settings(fields: Fields) -> SpeechSettings:
-    """Return the speech settings among `fields`."""
-    return SpeechSettings(
+    """Return the speech settings among `fields`, those in `voice_settings` too."""
+    settings = SpeechSettings(
         speaker_id=fields.integer("speaker_id", 0, MAX_SPEAKER_ID),
         temperature=fields.number("temperature", 0.0, MAX_TEMPERATURE),
         top_k=fields.integer("top_k", 1, MAX_TOP_K),
@@ -188,6 +190,23 @@ def read_settings(fields: Fields) -> SpeechSettings:
         max_audio_len_ms=fields.integer("max_audio_len_ms", *AUDIO_LEN_MS),
         buffer_size=fields.integer("buffer_size", *BUFFER_SIZE_FRAMES),
         batch=_is_batch(fields.text("priority")),
+    )
+    if not isinstance(fields, JsonFields):
+        return settings  # a query has no objects
+    return read_voice_settings(fields.members("voice_settings")).speech().overridden_by(settings)
+
+
+def read_voice_settings(fields: JsonFields) -> VoiceSettings:
+    """Return the settings among the members of `voice_settings`; unknown ones are ignored.
+
+    Raises `InvalidRequest` naming the member (`voice_settings.stability`) that is wrong.
+    """
+    return VoiceSettings(
+        stability=fields.number("stability", 0.0, 1.0),
+        similarity_boost=fields.number("similarity_boost", 0.0, 1.0),
+        style=fields.number("style", 0.0, 1.0),
+        use_speaker_boost=fields.flag("use_speaker_boost"),
+        speed=fields.number("speed", *SPEED),
     )
 
 

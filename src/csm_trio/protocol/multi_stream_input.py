@@ -97,7 +97,7 @@ class MultiStreamInputProtocol:
             raise TooManyContexts(MAX_CONTEXTS)
         context = self._contexts[context_id] = _Context(said.voice_settings)
         lengths = () if self._auto_mode else said.chunk_lengths or CHUNK_LENGTHS
-        events.append(OpenContext(context_id, said.opening_settings, lengths))
+        events.append(OpenContext(context_id, said.settings, lengths))
         # The opener's space only opens; any later one stands between two words.
         text = (said.text or "") if said.speaks else ""
         return [*events, *self._text_events(context_id, context, said, text, opening=True)]

@@ -17,11 +17,10 @@ from csm_trio.errors import (
     SpeechError,
     TextTooLong,
     Unauthorized,
-    UnknownFormat,
     UnknownModel,
     UnknownVoice,
 )
-from csm_trio.protocol.events import Audio
+from csm_trio.protocol.events import Audio, SpeechSettings
 from csm_trio.protocol.faults import RestFault
 from csm_trio.protocol.fields import JsonFields, read_settings
 from csm_trio.protocol.speech_request import SpeechRequest, parse_body, read_text
@@ -42,7 +41,6 @@ _CREATED = 1_741_824_000
 """CSM's release: a model object must say when it was made."""
 
 DEFAULT_FORMAT = "mp3"
-_FORMATS = {"mp3": "mp3_44100_128", "wav": "wav_24000", "pcm": "pcm_24000"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +69,10 @@ def parse_openai_request(body: bytes, *, max_chars: int) -> OpenAIRequest:
     speech = SpeechRequest(
         voice_id=_read_voice(fields),
         text=text,
-        audio_format=_read_format(fields.text("response_format") or DEFAULT_FORMAT),
-        settings=read_settings(fields),
+        audio_format=AudioFormat.parse_openai(fields.text("response_format") or DEFAULT_FORMAT),
+        settings=read_settings(fields).overridden_by(
+            SpeechSettings(speed=fields.number("speed", *SPEED))
+        ),
         model_id=model_id,
         kept=False,
     )
@@ -90,13 +90,6 @@ def _read_voice(fields: JsonFields) -> str:
     if name is None:
         raise MissingField("voice")
     return name
-
-
-def _read_format(name: str) -> AudioFormat:
-    known = _FORMATS.get(name)
-    if known is None:
-        raise UnknownFormat(name, tuple(_FORMATS))
-    return AudioFormat.parse(known)
 
 
 def audio_event(audio: Audio) -> bytes:
@@ -158,8 +151,9 @@ _STATUSES: Mapping[type[SpeechError], tuple[int, str, str]] = {
     EngineBusy: (503, "server_error", "system_busy"),
     SpeechError: (500, "server_error", "internal_error"),
 }
-# Fields that this convention has another name for.
-_PARAMS = {"voice_id": "voice", "output_format": "response_format", "text": "input"}
+
+# What other rooms call by the other convention's names.
+_PARAMS = {"voice_id": "voice", "text": "input"}
 
 
 def openai_fault(error: SpeechError) -> RestFault:
@@ -174,7 +168,5 @@ def openai_fault(error: SpeechError) -> RestFault:
             message = f"The voice '{error.voice_id}' is not known; GET /v1/audio/voices lists them."
         elif isinstance(error, MissingField):
             message = f"Missing required parameter: '{param}'."
-        else:
-            message = message.replace("output_format", "response_format")
     headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, EngineBusy) else {}
     return RestFault(status, error_body(message, kind, param=param, code=code), headers)

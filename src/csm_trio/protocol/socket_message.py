@@ -7,8 +7,14 @@ from dataclasses import dataclass
 
 from csm_trio.errors import InvalidMessage, InvalidRequest
 from csm_trio.protocol.events import SpeechSettings
-from csm_trio.protocol.fields import JsonFields, parse_object, read_api_key, read_settings
-from csm_trio.protocol.voice_settings import VoiceSettings, read_voice_settings
+from csm_trio.protocol.fields import (
+    JsonFields,
+    parse_object,
+    read_api_key,
+    read_settings,
+    read_voice_settings,
+)
+from csm_trio.protocol.voice_settings import VoiceSettings
 
 CHUNK_LENGTHS = (120, 160, 250, 290)
 """The vendor's `chunk_length_schedule` where a client sends none (asyncapi.yml)."""
@@ -38,11 +44,6 @@ class SpeechMessage:
     chunk_lengths: tuple[int, ...] | None
     api_key: str | None
     known: bool
-
-    @property
-    def opening_settings(self) -> SpeechSettings:
-        """What a context is opened with that this is the first message of."""
-        return self.voice_settings.speech().overridden_by(self.settings)
 
     @property
     def speaks(self) -> bool:

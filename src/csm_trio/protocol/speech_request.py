@@ -10,7 +10,6 @@ from csm_trio.audio.formats import AudioFormat
 from csm_trio.errors import InvalidRequest, MissingField, TextTooLong
 from csm_trio.protocol.events import SpeechSettings
 from csm_trio.protocol.fields import JsonFields, QueryFields, parse_object, read_settings
-from csm_trio.protocol.voice_settings import read_voice_settings
 
 DEFAULT_REST_FORMAT = "mp3_44100_128"
 MAX_REQUEST_IDS = 3
@@ -44,13 +43,12 @@ def parse_speech_request(
     """
     fields = parse_body(body)
     text = read_text(fields, "text", max_chars)
-    voice_settings = read_voice_settings(fields.members("voice_settings"))
     _check_unused(fields)
     return SpeechRequest(
         voice_id=voice_id,
         text=text,
         audio_format=AudioFormat.parse(query.get("output_format", DEFAULT_REST_FORMAT)),
-        settings=voice_settings.speech().overridden_by(read_settings(fields)),
+        settings=read_settings(fields),
         model_id=fields.text("model_id"),
         previous_text=fields.text("previous_text"),
         previous_request_ids=fields.strings("previous_request_ids", MAX_REQUEST_IDS),

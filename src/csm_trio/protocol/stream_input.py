@@ -85,7 +85,7 @@ class StreamInputProtocol:
 
     def _opening_events(self, said: SpeechMessage) -> list[InEvent]:
         self._opened = True
-        self._settings = said.opening_settings
+        self._settings = said.settings
         self._voice_settings = said.voice_settings
         if said.chunk_lengths is not None and not self._auto_mode:
             self._chunk_lengths = said.chunk_lengths

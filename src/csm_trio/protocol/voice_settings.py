@@ -1,16 +1,12 @@
-"""ElevenLabs' `voice_settings`: an object of knobs in, speech settings out.
+"""ElevenLabs' `voice_settings`: what a caller turned, and what of it changes the speech.
 
-CSM has none of these knobs. `stability` becomes a temperature; the others are checked for their
-type and bounds, kept to be shown again, and have no effect on the sound.
+CSM has none of these knobs. `stability` becomes a temperature and `speed` a tempo; the others are
+kept to be shown again, and have no effect on the sound.
 """
 
 from dataclasses import dataclass, fields
 
 from csm_trio.protocol.events import SpeechSettings
-from csm_trio.protocol.fields import JsonFields
-
-SPEED = (0.7, 1.2)
-"""The vendor's bounds."""
 
 _SCALE_AT_0, _SCALE_AT_1 = 1.3, 0.5
 
@@ -34,27 +30,12 @@ class VoiceSettings:
 
     def speech(self) -> SpeechSettings:
         """Return what of these settings changes how it is said."""
-        if self.stability is None:
-            return SpeechSettings()
-        return SpeechSettings(temperature_scale=temperature_scale(self.stability))
+        scale = None if self.stability is None else temperature_scale(self.stability)
+        return SpeechSettings(speed=self.speed, temperature_scale=scale)
 
 
 USUAL_VOICE_SETTINGS = VoiceSettings(0.5, 0.75, 0.0, True, 1.0)
 """What the vendor's default settings are, and what a voice is listed with."""
-
-
-def read_voice_settings(fields: JsonFields) -> VoiceSettings:
-    """Return the settings among the members of `voice_settings`; unknown ones are ignored.
-
-    Raises `InvalidRequest` naming the member (`voice_settings.stability`) that is wrong.
-    """
-    return VoiceSettings(
-        stability=fields.number("stability", 0.0, 1.0),
-        similarity_boost=fields.number("similarity_boost", 0.0, 1.0),
-        style=fields.number("style", 0.0, 1.0),
-        use_speaker_boost=fields.flag("use_speaker_boost"),
-        speed=fields.number("speed", *SPEED),
-    )
 
 
 def temperature_scale(stability: float) -> float:
