@@ -47,7 +47,8 @@ async def _begin_speech(house: House, usual: SpeechSettings) -> tuple[Speech, st
     order.hears_others = True
     deltas: list[AddText | Flush] = []
     for line in asked.lines:
-        speaker = SpeechSettings(speaker_id=voices[line.voice_id].speaker_id)
-        deltas += [AddText("", line.text, speaker), Flush("")]
+        speaker_id = voices[line.voice_id].speaker_id
+        whose = SpeechSettings(speaker_id=speaker_id, voice_id=line.voice_id)
+        deltas += [AddText("", line.text, whose), Flush("")]
     speech = await start_speech(house, order, deltas, chars=asked.chars)
     return speech, asked.audio_format.content_type

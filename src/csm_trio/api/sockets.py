@@ -114,7 +114,7 @@ async def _run_session(
     def open_order(opened: OpenContext) -> SpeechOrder:
         order = house.order(
             opened.context_id,
-            house.voices.get(opened.voice_id or voice_id or ""),
+            house.voices.get(opened.settings.voice_id or voice_id or ""),
             query.audio_format,
             query.settings.overridden_by(opened.settings),
             max_audio_len_ms=house.speech.ws_max_audio_len_ms,
