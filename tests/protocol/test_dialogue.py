@@ -6,8 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from csm_trio.errors import InvalidRequest, TextTooLong, TooManyContexts, UnknownVoice
+from csm_trio.errors import InvalidRequest, SpeechError, TextTooLong, TooManyContexts, UnknownVoice
 from csm_trio.protocol.dialogue import DialogueProtocol
 from csm_trio.protocol.events import (
     AddText,
@@ -24,6 +26,7 @@ from csm_trio.protocol.events import (
     OutEvent,
     SpeechSettings,
 )
+from csm_trio.protocol.multi_stream_input import MAX_CONTEXTS
 
 SPEAKERS = {"ann": 3, "bob": 7}
 ALIVE: list[InEvent] = [KeepAlive()]
@@ -48,18 +51,21 @@ def line(text: str, voice_id: str, **fields: object) -> dict[str, object]:
     return {"text": text, "voice_id": voice_id, **fields}
 
 
+def by(voice_id: str) -> SpeechSettings:
+    return SpeechSettings(speaker_id=SPEAKERS[voice_id], voice_id=voice_id)
+
+
 def opened(context_id: str, voice_id: str, **settings: Any) -> OpenContext:
-    own = SpeechSettings(speaker_id=SPEAKERS[voice_id])
-    return OpenContext(context_id, replace(own, **settings), voice_id=voice_id)
+    return OpenContext(context_id, replace(by(voice_id), **settings))
 
 
 def said(context_id: str, text: str, voice_id: str) -> AddText:
-    return AddText(context_id, text, SpeechSettings(speaker_id=SPEAKERS[voice_id]))
+    return AddText(context_id, text, by(voice_id))
 
 
 def test_two_voices_take_turns_on_the_plain_socket() -> None:
     assert hear(
-        {"voices": ["ann", "bob"], "voice_settings": {"stability": 0.5}},
+        {"voices": ["ann", "bob"], "voice_settings": {"stability": 1}},
         {"inputs": [line("Hello. ", "ann"), line("Hi. ", "bob")]},
         {"inputs": [line("How are you? ", "ann", new_turn=True)], "flush": True},
         {"keep_alive": True},
@@ -67,7 +73,7 @@ def test_two_voices_take_turns_on_the_plain_socket() -> None:
         {"inputs": "late"},
         named=False,
     ) == [
-        [opened("", "ann", temperature_scale=1.0)],
+        [opened("", "ann", temperature_scale=0.5)],
         [said("", "Hello. ", "ann"), said("", "Hi. ", "bob")],
         [Flush(""), said("", "How are you? ", "ann"), Flush("")],
         ALIVE,
@@ -168,3 +174,54 @@ def test_answers_are_in_snake_case() -> None:
         "param": "text",
         "context_id": "a",
     }
+
+
+names = st.sampled_from(["a", "b", "c", "d", "e", "f", None, 5])
+lines = st.lists(
+    st.dictionaries(
+        st.sampled_from(["text", "voice_id", "new_turn"]),
+        st.sampled_from(["Hi. ", "ann", "bob", "zoe", True, 5, None]),
+    )
+    | st.just("junk"),
+    max_size=3,
+)
+messages = st.fixed_dictionaries(
+    {},
+    optional={
+        "context_id": names,
+        "voices": st.sampled_from([["ann"], ["ann", "bob"], [], ["zoe"], "ann", None]),
+        "inputs": lines,
+        "flush": st.booleans() | st.just("x"),
+        "close_context": st.booleans(),
+        "keep_alive": st.booleans(),
+        "junk": st.integers(),
+    },
+)
+
+
+@given(st.lists(messages, max_size=30), st.booleans())
+def test_whatever_is_said_only_registered_voices_speak_and_in_open_contexts(
+    said: list[dict[str, object]], named: bool
+) -> None:
+    protocol = DialogueProtocol(speaker_of, named_contexts=named)
+    open_ids: set[str] = set()
+    for message in said:
+        try:
+            events = protocol.receive(json.dumps(message))
+        except SpeechError:
+            break  # it ends the call
+        assert events
+        for event in events:
+            match event:
+                case OpenContext(context_id=context_id):
+                    assert context_id not in open_ids
+                    open_ids.add(context_id)
+                case AddText(settings=settings):
+                    assert event.context_id in open_ids
+                    assert SPEAKERS[str(settings.voice_id)] == settings.speaker_id
+                case Flush():
+                    assert event.context_id in open_ids
+                case CloseContext(context_id=context_id, discard=discard):
+                    assert discard or context_id in open_ids
+                    open_ids.discard(context_id)
+        assert len(open_ids) <= MAX_CONTEXTS

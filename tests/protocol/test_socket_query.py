@@ -1,7 +1,5 @@
 """A socket's address: every parameter is read, ignored or refused by name."""
 
-from collections.abc import Mapping
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +13,7 @@ def test_an_empty_query_has_the_defaults() -> None:
     query = parse_socket_query({})
     assert query.audio_format.name == "pcm_24000"
     assert query.settings == SpeechSettings()
-    assert (query.inactivity_timeout_s, query.auto_mode, query.api_key) == (20, False, None)
+    assert (query.inactivity_timeout_s, query.auto_mode) == (20, False)
 
 
 def test_every_query_parameter_is_read() -> None:
@@ -30,35 +28,13 @@ def test_every_query_parameter_is_read() -> None:
             "buffer_size": "4",
             "inactivity_timeout": "180",
             "auto_mode": "True",
-            "xi-api-key": "hidden",
             "model_id": "eleven_flash_v2_5",
             "optimize_streaming_latency": "9",
         }
     )
     assert query.audio_format.name == "ulaw_8000"
     assert query.settings == SpeechSettings(2**32 - 1, 0.1, 2**31, 0, 600_000, 4)
-    assert (query.inactivity_timeout_s, query.auto_mode, query.api_key) == (180, True, "hidden")
-    assert "hidden" not in repr(query)
-
-
-@pytest.mark.parametrize(
-    ("query", "key"),
-    [
-        ({"xi-api-key": "a"}, "a"),
-        ({"xi_api_key": "a"}, "a"),
-        ({"authorization": "Bearer a"}, "a"),
-        ({"authorization": "bearer  a "}, "a"),
-        ({"authorization": "a"}, "a"),
-        ({"authorization": "Bearer"}, None),
-        ({"xi-api-key": "", "authorization": "b"}, "b"),
-        ({"single_use_token": "t"}, "t"),
-        ({"xi-api-key": "a", "single_use_token": "t"}, "a"),
-        ({"single_use_token": ""}, None),
-        ({"xi-api-key": ""}, None),
-    ],
-)
-def test_a_query_key_is_found(query: Mapping[str, str], key: str | None) -> None:
-    assert parse_socket_query(query).api_key == key
+    assert (query.inactivity_timeout_s, query.auto_mode) == (180, True)
 
 
 @pytest.mark.parametrize(

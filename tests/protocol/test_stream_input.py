@@ -117,6 +117,13 @@ def test_a_first_message_means(message: object, events: list[InEvent]) -> None:
     assert hear(message) == [events]
 
 
+def test_voice_settings_say_how_a_context_is_spoken() -> None:
+    (events,) = hear({"text": " ", "voice_settings": {"stability": 1}, "temperature": 0.5})
+    (context,) = events
+    assert isinstance(context, OpenContext)
+    assert (context.settings.temperature, context.settings.temperature_scale) == (0.5, 0.5)
+
+
 def test_a_sign_of_life_opens_nothing() -> None:
     assert hear({}, OPENER) == [[KeepAlive()], [OPEN]]
 
@@ -229,7 +236,7 @@ def test_the_schedule_of_the_first_message_holds(
 def test_a_schedule_out_of_bounds_is_named(schedule: object) -> None:
     with pytest.raises(InvalidRequest) as caught:
         hear({**OPENER, "generation_config": {"chunk_length_schedule": schedule}})
-    assert caught.value.param == "chunk_length_schedule"
+    assert caught.value.param == "generation_config.chunk_length_schedule"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 from csm_trio.api.catalog import catalog_blueprint
+from csm_trio.api.dialogue import dialogue_blueprint
 from csm_trio.api.doors import House, presented_key
 from csm_trio.api.elevenlabs import elevenlabs_blueprint, fault_response
 from csm_trio.api.openai import KEYLESS, openai_blueprint, speaks_openai
@@ -39,6 +40,7 @@ def create_app(house: House) -> SpeechApp:
     app.register_blueprint(elevenlabs_blueprint(house))
     app.register_blueprint(catalog_blueprint(house))
     app.register_blueprint(openai_blueprint(house))
+    app.register_blueprint(dialogue_blueprint(house))
     app.register_blueprint(sockets_blueprint(house))
 
     @app.before_request

@@ -4,6 +4,7 @@ Also the headers of every answer, which say what it cost and let a browser's pag
 """
 
 import json
+from collections.abc import Sequence
 from typing import cast
 
 from quart import Response, g, request
@@ -12,7 +13,7 @@ from csm_trio.api.doors import House
 from csm_trio.api.streaming import Speech
 from csm_trio.errors import SpeechError
 from csm_trio.pipeline.context import SpeechOrder
-from csm_trio.protocol.events import SpeechSettings
+from csm_trio.protocol.events import AddText, Flush, SpeechSettings
 from csm_trio.protocol.faults import RestFault
 from csm_trio.protocol.speech_request import SpeechRequest
 from csm_trio.telemetry import session_id
@@ -65,14 +66,23 @@ async def begin_speech(
         history=history,
         on_turn=record if asked.kept else None,
     )
-    house.metrics.characters.inc(len(asked.text))
-    speech = await Speech.begin(house.speaker, order, text=asked.text, admission=house.admission)
+    text = [AddText(order.context_id, asked.text)]
+    return await start_speech(house, order, text, chars=len(asked.text)), order
+
+
+async def start_speech(
+    house: House, order: SpeechOrder, deltas: Sequence[AddText | Flush], *, chars: int
+) -> Speech:
+    """Admit the call and start speaking; note what the answer's headers are to say of it.
+
+    Raises EngineBusy where the house is full, or the SpeechError that came instead of audio.
+    """
+    house.metrics.characters.inc(chars)
+    speech = await Speech.begin(house.speaker, order, deltas=deltas, admission=house.admission)
     inside, limit = str(house.admission.inside), str(house.admission.limit)
-    cost = str(len(asked.text))
-    g.speech_headers = dict(
-        zip(_SPEECH_HEADERS, (request_id, cost, inside, limit, inside), strict=True)
-    )
-    return speech, order
+    values = (session_id.get(), str(chars), inside, limit, inside)
+    g.speech_headers = dict(zip(_SPEECH_HEADERS, values, strict=True))
+    return speech
 
 
 def refusal(house: House, error: SpeechError, fault: RestFault) -> Response:

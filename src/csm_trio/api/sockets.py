@@ -114,7 +114,7 @@ async def _run_session(
     def open_order(opened: OpenContext) -> SpeechOrder:
         order = house.order(
             opened.context_id,
-            house.voices.get(opened.voice_id or voice_id or ""),
+            house.voices.get(opened.settings.voice_id or voice_id or ""),
             query.audio_format,
             query.settings.overridden_by(opened.settings),
             max_audio_len_ms=house.speech.ws_max_audio_len_ms,
@@ -123,9 +123,10 @@ async def _run_session(
         order.hears_others = voice_id is None
         return order
 
-    terms = SessionTerms(
-        open_order, query.inactivity_timeout_s, house.accepts if needs_key else None
-    )
+    def authorize(key: str) -> bool:
+        return house.accepts(key) or house.tokens.redeem(key)
+
+    terms = SessionTerms(open_order, query.inactivity_timeout_s, authorize if needs_key else None)
     session = Session(protocol, house.speaker, terms, house.metrics)
     await session.run(_next_message, websocket.send)
 

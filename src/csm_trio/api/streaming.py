@@ -5,7 +5,7 @@ before: the first event of the speech is awaited before there is a response.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -99,19 +99,26 @@ class Speech(ResponseBody):
 
     @classmethod
     async def begin(
-        cls, speaker: Speaker, order: SpeechOrder, *, text: str, admission: Admission
+        cls,
+        speaker: Speaker,
+        order: SpeechOrder,
+        *,
+        deltas: Sequence[AddText | Flush],
+        admission: Admission,
     ) -> Self:
         """Admit the call and start speaking; return once there is audio, or nothing to say.
 
         Raises EngineBusy where the house is full, or the SpeechError that came instead of audio.
         """
-        to_context, deltas = trio.open_memory_channel[AddText | Flush](1)
-        order.backlog.add(len(text))
-        to_context.send_nowait(AddText(order.context_id, text))
+        for delta in deltas:
+            order.backlog.add(len(delta.text) if isinstance(delta, AddText) else 0)
+        to_context, waiting = trio.open_memory_channel[AddText | Flush](len(deltas))
+        for delta in deltas:
+            to_context.send_nowait(delta)
         to_context.close()
         to_client, outbox = trio.open_memory_channel[OutEvent](0)
         nursery: trio.Nursery = request.scope[_NURSERY]  # type: ignore[literal-required]
-        nursery.start_soon(_speak, speaker, order, deltas, to_client, admission.admit())
+        nursery.start_soon(_speak, speaker, order, waiting, to_client, admission.admit())
         first = await outbox.receive()
         if isinstance(first, ContextFailed):
             raise first.error

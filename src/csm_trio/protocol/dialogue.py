@@ -3,7 +3,6 @@
 Sans I/O, like `stream_input`. A voice is a speaker id here: who it is, the door says.
 """
 
-import json
 from collections.abc import Callable, Mapping
 
 from csm_trio.errors import InvalidRequest, TooManyContexts
@@ -22,9 +21,9 @@ from csm_trio.protocol.events import (
 )
 from csm_trio.protocol.faults import socket_fault
 from csm_trio.protocol.fields import JsonFields, read_api_key, read_settings
-from csm_trio.protocol.frames import Frame, dialogue_frame
+from csm_trio.protocol.frames import Frame, dialogue_frame, frame_text
 from csm_trio.protocol.multi_stream_input import MAX_CONTEXTS, read_context_id
-from csm_trio.protocol.socket_message import read_message, read_voice_knobs
+from csm_trio.protocol.socket_message import read_message
 from csm_trio.protocol.stream_input import SINGLE_CONTEXT
 
 MAX_VOICES = 10
@@ -82,7 +81,7 @@ class DialogueProtocol:
 
     def _registration(self, context_id: str, fields: JsonFields, *, needed: bool) -> list[InEvent]:
         voices = fields.values.get("voices")
-        read_voice_knobs(fields)
+        said = read_settings(fields)
         if context_id in self._casts:
             if voices is not None:
                 raise InvalidRequest("voices can only be set in the first message.", param="voices")
@@ -95,8 +94,8 @@ class DialogueProtocol:
         if len(self._casts) == MAX_CONTEXTS:
             raise TooManyContexts(MAX_CONTEXTS)
         cast = self._casts[context_id] = {name: self._speaker_of(name) for name in names}
-        settings = read_settings(fields).overridden_by(SpeechSettings(speaker_id=cast[names[0]]))
-        return [*events, OpenContext(context_id, settings, voice_id=names[0])]
+        first_voice = SpeechSettings(speaker_id=cast[names[0]], voice_id=names[0])
+        return [*events, OpenContext(context_id, said.overridden_by(first_voice))]
 
     def _inputs(self, context_id: str, inputs: list[JsonFields]) -> list[InEvent]:
         events: list[InEvent] = []
@@ -114,8 +113,8 @@ class DialogueProtocol:
                 events.append(Flush(context_id))
             text = one.text("text")
             if text:
-                speaker = SpeechSettings(speaker_id=cast[voice_id])
-                events.append(AddText(context_id, text, speaker))
+                whose = SpeechSettings(speaker_id=cast[voice_id], voice_id=voice_id)
+                events.append(AddText(context_id, text, whose))
         return events
 
     def send(self, event: OutEvent) -> str:
@@ -126,7 +125,7 @@ class DialogueProtocol:
             frame = dialogue_frame(event)
         if self._named_contexts:
             frame["context_id"] = event.context_id
-        return json.dumps(frame)
+        return frame_text(frame)
 
 
 def _objects(fields: JsonFields, name: str) -> list[JsonFields]:

@@ -12,7 +12,8 @@ class SpeechSettings:
     `temperature` 0 or `top_k` 1 is greedy. `seed` is unsigned 32-bit. `buffer_size` is in
     frames of 80 ms. `batch` work waits while a live call is short of audio. `speed` holds for
     a context as a whole, as it was when it opened. `temperature_scale` multiplies the model's
-    own temperature where `temperature` does not replace it.
+    own temperature where `temperature` does not replace it. `voice_id` is whose turn it is,
+    where a context has several voices.
     """
 
     speaker_id: int | None = None
@@ -24,6 +25,7 @@ class SpeechSettings:
     batch: bool | None = None
     speed: float | None = None
     temperature_scale: float | None = None
+    voice_id: str | None = None
 
     def overridden_by(self, other: "SpeechSettings") -> "SpeechSettings":
         """Return these settings with every field that `other` sets replaced by its value."""
@@ -40,13 +42,11 @@ class OpenContext:
 
     `chunk_lengths` are the characters that may wait for a sentence's end before each of the
     first sentences is cut without one (the last holds on); none means the server's own.
-    `voice_id` is the first voice of the context where the socket's address names none.
     """
 
     context_id: str
     settings: SpeechSettings = SpeechSettings()
     chunk_lengths: tuple[int, ...] = ()
-    voice_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

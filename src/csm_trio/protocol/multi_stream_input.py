@@ -3,7 +3,6 @@
 Sans I/O, like `stream_input`; here empty text is a sign of life and ends nothing.
 """
 
-import json
 from dataclasses import dataclass
 
 from csm_trio.errors import InvalidRequest, TooManyContexts
@@ -22,7 +21,7 @@ from csm_trio.protocol.events import (
 )
 from csm_trio.protocol.faults import socket_fault
 from csm_trio.protocol.fields import JsonFields
-from csm_trio.protocol.frames import named_frame, speech_frame
+from csm_trio.protocol.frames import frame_text, named_frame, speech_frame
 from csm_trio.protocol.socket_message import (
     CHUNK_LENGTHS,
     SpeechMessage,
@@ -42,7 +41,7 @@ UNNAMED_CONTEXT = ""
 class _Context:
     """A context the client has not closed; `flushed` says whether a flush ended its text."""
 
-    voice_settings: VoiceSettings | None
+    voice_settings: VoiceSettings
     flushed: bool = False
 
 
@@ -131,7 +130,7 @@ class MultiStreamInputProtocol:
             frame = socket_fault(event.error).body()
         else:
             frame = speech_frame(event)
-        return json.dumps(named_frame(frame, event.context_id))
+        return frame_text(named_frame(frame, event.context_id))
 
 
 def read_context_id(fields: JsonFields) -> str | None:

@@ -28,21 +28,19 @@ _FIELDS = frozenset(
     {"text", "flush", "try_trigger_generation", "voice_settings", *_GENERATION_FIELDS}
     | {"xi-api-key", "xi_api_key", "authorization"}
 )
+_SCHEDULE = "chunk_length_schedule"
 
 
 @dataclass(frozen=True, slots=True)
 class SpeechMessage:
-    """One client message. `known` is false where nothing in it is a text socket's.
-
-    `voice_settings` and `chunk_lengths` are None where they are absent, null or empty.
-    """
+    """One client message. `known` is false where nothing in it is a text socket's."""
 
     fields: JsonFields
     text: str | None
     flush: bool
     try_trigger: bool
     settings: SpeechSettings
-    voice_settings: VoiceSettings | None
+    voice_settings: VoiceSettings
     chunk_lengths: tuple[int, ...] | None
     api_key: str | None
     known: bool
@@ -78,16 +76,16 @@ def read_speech_message(message: str | bytes) -> SpeechMessage:
         flush=fields.flag("flush") or False,
         try_trigger=fields.flag("try_trigger_generation") or False,
         settings=settings,
-        voice_settings=read_voice_knobs(fields),
+        voice_settings=read_voice_settings(fields.members("voice_settings")),
         chunk_lengths=_chunk_lengths(fields),
         api_key=read_api_key(fields),
         known=bool(given & _FIELDS) or settings != SpeechSettings(),
     )
 
 
-def check_unchanged(first: VoiceSettings | None, later: VoiceSettings | None) -> None:
+def check_unchanged(first: VoiceSettings, later: VoiceSettings) -> None:
     """Raise `InvalidRequest`, in the vendor's words, if a context's voice settings change."""
-    if later is not None and later != first:
+    if later not in (VoiceSettings(), first):
         raise InvalidRequest(
             "voice_settings field must be provided in the first message and then either be not "
             "provided or not change.",
@@ -95,24 +93,16 @@ def check_unchanged(first: VoiceSettings | None, later: VoiceSettings | None) ->
         )
 
 
-def read_voice_knobs(fields: JsonFields) -> VoiceSettings | None:
-    """Return `voice_settings`; None where it says nothing."""
-    said = read_voice_settings(fields.members("voice_settings"))
-    return None if said == VoiceSettings() else said
-
-
 def _chunk_lengths(fields: JsonFields) -> tuple[int, ...] | None:
-    for name in _GENERATION_FIELDS:
-        fields.check_object(name)
-        config = fields.values.get(name) or {}
-        assert isinstance(config, dict)
-        schedule = config.get("chunk_length_schedule")
+    """Return the first schedule there is; null and an empty one count as none."""
+    for config in [fields.members(name) for name in _GENERATION_FIELDS]:
+        schedule = config.values.get(_SCHEDULE)
         if schedule:
-            return _read_schedule(schedule)
+            return _read_schedule(schedule, config.path(_SCHEDULE))
     return None
 
 
-def _read_schedule(schedule: object) -> tuple[int, ...]:
+def _read_schedule(schedule: object, path: str) -> tuple[int, ...]:
     low, high = _CHUNK_LENGTH_RANGE
     lengths = schedule if isinstance(schedule, list) else []
     # The vendor's schema has numbers, not whole ones.
@@ -121,7 +111,4 @@ def _read_schedule(schedule: object) -> tuple[int, ...]:
         for item in lengths
     ):
         return tuple(map(int, lengths))
-    raise InvalidRequest(
-        f"chunk_length_schedule must be a list of numbers from {low} to {high}.",
-        param="chunk_length_schedule",
-    )
+    raise InvalidRequest(f"{path} must be a list of numbers from {low} to {high}.", param=path)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from csm_trio.audio.formats import AudioFormat
 from csm_trio.errors import UnsupportedModel
 from csm_trio.protocol.events import SpeechSettings
-from csm_trio.protocol.fields import QueryFields, read_api_key, read_settings
+from csm_trio.protocol.fields import QueryFields, read_settings
 
 DEFAULT_SOCKET_FORMAT = "pcm_24000"
 DEFAULT_INACTIVITY_TIMEOUT_S = 20
@@ -23,7 +23,6 @@ class SocketQuery:
     settings: SpeechSettings = field(default_factory=SpeechSettings)
     inactivity_timeout_s: int = DEFAULT_INACTIVITY_TIMEOUT_S
     auto_mode: bool = False
-    api_key: str | None = field(default=None, repr=False)
 
 
 def parse_socket_query(query: Mapping[str, str], *, dialogue: bool = False) -> SocketQuery:
@@ -44,7 +43,6 @@ def parse_socket_query(query: Mapping[str, str], *, dialogue: bool = False) -> S
         settings=read_settings(fields),
         inactivity_timeout_s=DEFAULT_INACTIVITY_TIMEOUT_S if timeout_s is None else timeout_s,
         auto_mode=own.flag("auto_mode") or False,
-        api_key=read_api_key(fields) or query.get("single_use_token") or None,
     )
 
 

@@ -66,13 +66,13 @@ def parse_body(body: bytes) -> JsonFields:
 
 def read_text(fields: JsonFields, name: str, max_chars: int) -> str:
     """Return the text to be said; raise `MissingField`, `TextTooLong` or `InvalidRequest`."""
-    text = fields.text(name)
+    text, path = fields.text(name), fields.path(name)
     if text is None:
-        raise MissingField(name)
+        raise MissingField(path)
     if not text.strip():
-        raise InvalidRequest(f"{name} must hold something to say.", param=name)
+        raise InvalidRequest(f"{path} must hold something to say.", param=path)
     if len(text) > max_chars:
-        raise TextTooLong(max_chars, param=name)
+        raise TextTooLong(max_chars, param=path)
     return text
 
 

@@ -4,8 +4,6 @@ Sans I/O: knows neither the socket nor what becomes of the events. Times out, co
 authenticates nothing; it only says what a message means.
 """
 
-import json
-
 from csm_trio.errors import InvalidRequest
 from csm_trio.protocol.events import (
     AddText,
@@ -22,7 +20,7 @@ from csm_trio.protocol.events import (
     SpeechSettings,
 )
 from csm_trio.protocol.faults import socket_fault
-from csm_trio.protocol.frames import speech_frame
+from csm_trio.protocol.frames import frame_text, speech_frame
 from csm_trio.protocol.socket_message import (
     CHUNK_LENGTHS,
     SpeechMessage,
@@ -52,7 +50,7 @@ class StreamInputProtocol:
         self._opened = False
         self._ended = False
         self._settings = SpeechSettings()
-        self._voice_settings: VoiceSettings | None = None
+        self._voice_settings = VoiceSettings()
         self._chunk_lengths: tuple[int, ...] = () if auto_mode else CHUNK_LENGTHS
 
     def receive(self, message: str | bytes) -> list[InEvent]:
@@ -114,7 +112,7 @@ class StreamInputProtocol:
         """Return the message that tells the client of `event`."""
         if isinstance(event, ContextFailed):
             return socket_fault(event.error).frame()
-        return json.dumps(speech_frame(event))
+        return frame_text(speech_frame(event))
 
 
 def _asks_for_silence(message: str | bytes) -> bool:
