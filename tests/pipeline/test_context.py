@@ -393,6 +393,17 @@ async def test_another_speaker_is_not_heard() -> None:
     assert [turns(said) for said in call.engine.utterances] == [[], [], [(0, ONE.strip())]]
 
 
+async def test_a_sentence_is_its_voices_own_or_of_the_voice_that_it_names() -> None:
+    call = Call(FakeEngine())
+    await call.run(
+        ONE,
+        AddText("a", TWO, SpeechSettings(speaker_id=1)),
+        AddText("a", THREE, SpeechSettings(speaker_id=7, voice_id="bob")),
+    )
+    said = [(one.speaker_id, one.voice_id) for one in call.engine.utterances]
+    assert said == [(0, "vera"), (1, None), (7, "bob")]
+
+
 async def test_an_utterance_without_a_frame_is_no_turn() -> None:
     call = Call(FakeEngine())
     await call.run("FRAMES=0. ", TWO)

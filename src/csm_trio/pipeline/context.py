@@ -247,6 +247,8 @@ class Speaker:
     def _utterance(self, order: SpeechOrder, sentence: Sentence, history: History) -> Utterance:
         settings = sentence.settings
         speaker_id = order.voice.speaker_id if settings.speaker_id is None else settings.speaker_id
+        # A clip of another speaker's would be heard as somebody else's turn.
+        own_voice = order.voice.voice_id if speaker_id == order.voice.speaker_id else None
         limit_ms = settings.max_audio_len_ms or order.max_audio_len_ms
         longest_ms = min(limit_ms, round(1000 * longest_speech_s(sentence.text)))
         # Sentences of one seeded request must not share their noise, yet each have its own.
@@ -267,8 +269,7 @@ class Speaker:
             plays_at_s=order.plays_out_s,
             frame_s=order.frame_s,
             batch=settings.batch or False,
-            # A clip of another speaker's would be heard as somebody else's turn.
-            voice_id=order.voice.voice_id if speaker_id == order.voice.speaker_id else None,
+            voice_id=settings.voice_id or own_voice,
         )
 
     async def _encode(

@@ -26,9 +26,10 @@ ELEVENLABS_MODELS = {
     "eleven_flash_v2": "Eleven Flash v2",
     "eleven_turbo_v2": "Eleven Turbo v2",
     "eleven_monolingual_v1": "Eleven English v1",
+    "eleven_v3": "Eleven v3",
 }
-"""Model names that clients default to. `eleven_v3*` and `eleven_v4*` would send them to the
-text-to-dialogue sockets: such a name belongs here exactly when those are served."""
+"""Model names that clients default to. Those of `eleven_v3*` and `eleven_v4*` send them to the
+text-to-dialogue sockets: without those, they must not stand here."""
 
 DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE = 10, 100
 _SORTS = ("name", "created_at_unix")
