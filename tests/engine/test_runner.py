@@ -180,9 +180,14 @@ def test_clips_leave_room_for_speech_and_count_in_the_budget(checkpoint: Path) -
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, Sampling(temperature=0.9, top_k=20, seed=7)])
+@pytest.mark.parametrize("dtype", ["f32", "int8"])
+@pytest.mark.parametrize("pool_size", [3, 5])
 def test_a_row_alone_equals_the_row_in_a_batch_to_the_bit(
-    runner: TorchRunner, sampling: Sampling
+    checkpoint: Path, sampling: Sampling, dtype: str, pool_size: int
 ) -> None:
+    runner = load_runner(
+        EngineConfig(weights_path=checkpoint, device="cpu", dtype=dtype, pool_size=pool_size)
+    )
     subject = utterance(TEXTS[0], sampling=sampling)
     alone = speak_alone(runner, subject, 30)
 
@@ -201,6 +206,42 @@ def test_a_row_alone_equals_the_row_in_a_batch_to_the_bit(
         accompanied.append(frame)
     np.testing.assert_array_equal(codes_of(accompanied), codes_of(alone))
     np.testing.assert_array_equal(pcm_of(accompanied), pcm_of(alone))
+
+
+def test_the_embedded_voice_says_the_same_in_any_slot_of_a_full_batch() -> None:
+    runner = load_runner(EngineConfig(device="cpu", pool_size=5))
+    subject = utterance(TEXTS[0], sampling=Sampling(seed=7))
+    alone = speak_alone(runner, subject, 12, slot=1)
+    for slot in range(5):
+        open_slot(runner, slot, subject)
+    made = [runner.step(range(5)) for _ in range(12)]
+    for row in range(5):
+        frames = [frame for step in made if (frame := step[row]) is not None]
+        np.testing.assert_array_equal(codes_of(frames), codes_of(alone))
+        np.testing.assert_array_equal(pcm_of(frames), pcm_of(alone))
+
+
+def test_int8_speaks_the_first_frames_that_f32_does(checkpoint: Path) -> None:
+    def spoken(dtype: str) -> NDArray[np.int16]:
+        config = EngineConfig(weights_path=checkpoint, device="cpu", dtype=dtype, pool_size=1)
+        runner = load_runner(config)
+        return np.stack([codes_of(speak_alone(runner, utterance(t), 4)) for t in TEXTS])
+
+    exact, rounded = spoken("f32"), spoken("int8")
+    # Nearly flat logits of a random model: one other code, and the rest of the speech is another.
+    assert (exact == rounded).mean() > 0.5
+    assert (exact[:, 0] == rounded[:, 0]).mean() > 0.8
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_int8_is_refused_elsewhere_than_on_a_cpu(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    with pytest.raises(StartupError, match=f"--dtype int8 is for CPUs; on {device} take bf16"):
+        load_runner(EngineConfig(device=device, dtype="int8"))
 
 
 def test_a_paused_row_goes_on_where_it_stood(runner: TorchRunner) -> None:

@@ -67,7 +67,7 @@ def load_runner(config: EngineConfig, voices: VoiceCatalog | None = None) -> Tor
     runner = warm_runner(loaded, config.pool_size, clips)
     logger.info(
         "%s on %s in %s: %d slots",
-        loaded.name, loaded.placement.device, loaded.placement.dtype, runner.slots,
+        loaded.name, loaded.placement.device, loaded.placement.weights, runner.slots,
     )  # fmt: skip
     return runner
 
@@ -156,13 +156,16 @@ def _build(
     config: EngineConfig, files: CheckpointFiles, sizes: CSMConfig, placement: Placement
 ) -> tuple[CSM, MimiDecoder]:
     if config.random_weights is not None:
-        weights = random_weights(sizes, device=placement.device, dtype=placement.dtype)
+        weights = random_weights(sizes, device=placement.device, dtype=placement.weights)
     else:
-        weights = load_weights(files, sizes, device=placement.device, dtype=placement.dtype)
+        weights = load_weights(files, sizes, device=placement.device, dtype=placement.weights)
     model = CSM(sizes, device=placement.device)
     model.load(weights)
     codec = MimiDecoder(sizes.codec).to(placement.device, placement.dtype)
     codec.load_tensors(weights)
+    if placement.device.type == "cpu":
+        model.pack(int8=placement.int8)
+        codec.pack()
     return model, codec
 
 
@@ -176,6 +179,10 @@ def _place(config: EngineConfig) -> Placement:
         )
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise StartupError("--device mps: torch finds no Metal device here.")
+    if config.dtype == "int8":
+        if device.type != "cpu":
+            raise StartupError(f"--dtype int8 is for CPUs; on {device} take bf16, f16 or f32.")
+        return Placement(device, torch.float32, int8=True)
     if config.dtype != "auto":
         return Placement(device, _DTYPES[config.dtype])
     return Placement(device, torch.bfloat16 if device.type == "cuda" else torch.float32)

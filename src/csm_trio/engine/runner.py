@@ -28,10 +28,19 @@ _CUDA_OPENS_PER_STEP = 8
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where a model runs and in what precision."""
+    """Where a model runs and in what precision: `dtype` is that of activations and caches.
+
+    With `int8` the matrices are rows of int8, which torch multiplies on a CPU only.
+    """
 
     device: torch.device
     dtype: torch.dtype
+    int8: bool = False
+
+    @property
+    def weights(self) -> torch.dtype:
+        """The type that weights are kept in."""
+        return torch.int8 if self.int8 else self.dtype
 
 
 class FrameStep(Protocol):

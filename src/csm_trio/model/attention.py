@@ -152,16 +152,23 @@ class SlotKV:
         the same, to the bit, whoever else is in the batch.
         """
 
+        # All layers' views of each row's past; what `attend` writes shows in them.
+        pasts = [
+            (self.keys[:, span.slot, None, :, :end], self.values[:, span.slot, None, :, :end])
+            for span in spans
+            for end in (span.position + 1,)
+        ]
+        rows = torch.tensor([span.row for span in spans])
+        slots = torch.tensor([span.slot for span in spans])
+        positions = torch.tensor([span.position for span in spans])
+
         def attend(layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+            self.keys[layer][slots, :, positions] = keys[rows, 0]
+            self.values[layer][slots, :, positions] = values[rows, 0]
             mixed = torch.zeros_like(queries)
-            for span in spans:
-                end = span.position + 1
-                row_keys = self.keys[layer, span.slot]
-                row_values = self.values[layer, span.slot]
-                row_keys[:, span.position] = keys[span.row, 0]
-                row_values[:, span.position] = values[span.row, 0]
+            for span, (past_keys, past_values) in zip(spans, pasts, strict=True):
                 mixed[span.row] = _grouped(
-                    queries[span.row, None], row_keys[None, :, :end], row_values[None, :, :end]
+                    queries[span.row, None], past_keys[layer], past_values[layer]
                 )[0]
             return mixed
 
