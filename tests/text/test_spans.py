@@ -15,7 +15,7 @@ DIGIT = re.compile(r"\d")
 
 def test_a_text_left_alone_is_one_run() -> None:
     spoken = TracedText("as it is").finish()
-    assert spoken == SpokenText("as it is", 8, (Run(0, 8, 0, 8),))
+    assert spoken == SpokenText("as it is", "as it is", (Run(0, 8, 0, 8),))
     assert spoken.spoken_positions() == [0, 1, 2, 3, 4, 5, 6, 7, 8]
 
 
@@ -71,8 +71,8 @@ def test_none_leaves_a_match_alone() -> None:
 def test_nothing_said_of_something_is_one_empty_run() -> None:
     traced = TracedText("***")
     traced.sub(re.compile(r"\*+"), "")
-    assert traced.finish() == SpokenText("", 3, (Run(0, 0, 0, 3),))
-    assert TracedText("").finish() == SpokenText("", 0, ())
+    assert traced.finish() == SpokenText("", "***", (Run(0, 0, 0, 3),))
+    assert TracedText("").finish() == SpokenText("", "", ())
 
 
 @given(

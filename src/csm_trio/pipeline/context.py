@@ -37,8 +37,8 @@ from csm_trio.protocol.events import (
 )
 from csm_trio.telemetry import Metrics, Timeline
 from csm_trio.text.duration import longest_speech_s
-from csm_trio.text.normalize import normalize
-from csm_trio.text.segment import Segmenter
+from csm_trio.text.script import Line, Script
+from csm_trio.text.ssml import Break
 from csm_trio.voices import Voice
 
 logger = logging.getLogger(__name__)
@@ -47,6 +47,9 @@ FRAME_MS = 80
 FRAME_SAMPLES = SOURCE_HZ * FRAME_MS // 1000
 MAX_CHUNK_FRAMES = 3
 """Frames that may share a chunk once the listener is ahead: 240 ms, well under a message limit."""
+
+SILENCE = Frame(np.zeros(FRAME_SAMPLES, dtype=np.int16), np.zeros(0, dtype=np.int16))
+"""What a `<break>` is made of: it holds no slot, and no history knows it."""
 
 SENTENCES_AHEAD = 4
 FRAMES_IN_HAND = 2
@@ -128,7 +131,9 @@ class Speaker:
         with deltas, outbox:
             try:
                 async with trio.open_nursery() as nursery:
-                    to_generate, sentences = trio.open_memory_channel[Sentence](SENTENCES_AHEAD)
+                    to_generate, sentences = trio.open_memory_channel[Sentence | Break](
+                        SENTENCES_AHEAD
+                    )
                     to_encode, frames = trio.open_memory_channel[Frame](FRAMES_IN_HAND)
                     nursery.start_soon(self._segment, order, deltas, to_generate)
                     nursery.start_soon(self._generate, order, sentences, to_encode)
@@ -149,19 +154,22 @@ class Speaker:
         self,
         order: SpeechOrder,
         deltas: trio.MemoryReceiveChannel[AddText | Flush],
-        sentences: trio.MemorySendChannel[Sentence],
+        sentences: trio.MemorySendChannel[Sentence | Break],
     ) -> None:
         """Cut deltas into sentences, until the deltas end."""
-        segmenter = Segmenter()
         settings = order.settings
+        script = _script(settings)
         index = 0
         with deltas, sentences:
 
-            async def let_go(found: list[str]) -> None:
+            async def let_go(lines: list[Line]) -> None:
                 nonlocal index
-                for text in filter(None, map(normalize, found)):
+                for line in lines:
                     order.timeline.mark("segmented")
-                    await sentences.send(Sentence(index, text, settings))
+                    if isinstance(line, Break):
+                        await sentences.send(line)
+                        continue
+                    await sentences.send(Sentence(index, line.text, settings))
                     index += 1
 
             async for delta in deltas:
@@ -170,44 +178,41 @@ class Speaker:
                         changed = settings.overridden_by(changes)
                         if changed != settings:
                             # What is buffered was sent under the old settings.
-                            await let_go(segmenter.flush())
+                            if _reads_alike(settings, changed):
+                                await let_go(script.flush())
+                            else:
+                                await let_go(script.finish())
+                                script = _script(changed)
                             settings = changed
-                        await let_go(segmenter.feed(text))
+                        await let_go(script.feed(text))
                         order.backlog.remove(len(text))
                     case Flush(hint=hint):
-                        await let_go(segmenter.trigger() if hint else segmenter.flush())
+                        await let_go(script.trigger() if hint else script.flush())
                         order.backlog.remove(0)
-            await let_go(segmenter.flush())
+            await let_go(script.finish())
 
     async def _generate(
         self,
         order: SpeechOrder,
-        sentences: trio.MemoryReceiveChannel[Sentence],
+        sentences: trio.MemoryReceiveChannel[Sentence | Break],
         frames: trio.MemorySendChannel[Frame],
     ) -> None:
-        """Have each sentence spoken; hold a slot only while its frames are being made.
-
-        hypercorn shields its socket writes, so no deadline can sit on them: a listener who
-        does not listen is noticed here, at the hand-over.
-        """
+        """Have each sentence spoken; hold a slot only while its frames are being made."""
         history: deque[Turn] = deque(maxlen=self._config.history_turns)
         with sentences, frames:
             async for sentence in sentences:
+                if isinstance(sentence, Break):
+                    for _ in range(round(sentence.duration_ms / FRAME_MS)):
+                        await self._hand_over(order, SILENCE, frames)
+                    continue
                 utterance = self._utterance(order, sentence, tuple(history))
                 codes: list[NDArray[np.int16]] = []
                 async with self._engine.generate(utterance) as stream:
                     begun_s = trio.current_time()
                     order.timeline.mark("admitted")
                     async for frame in stream:
-                        order.timeline.mark("first_frame")
-                        try:
-                            with trio.fail_after(self._config.stall_timeout_s):
-                                await frames.send(frame)
-                        except trio.TooSlowError:
-                            raise ListenerStalled(self._config.stall_timeout_s) from None
+                        await self._hand_over(order, frame, frames)
                         codes.append(frame.codes)
-                        now_s = time.monotonic()
-                        order.plays_out_s = plays_out_after(order.plays_out_s, now_s)
                 if codes:
                     taken_s = trio.current_time() - begun_s
                     audio_s = len(codes) * FRAME_MS / 1000
@@ -217,6 +222,22 @@ class Speaker:
                     history.append(turn)
                 elif stream.end is not EndReason.SPOKEN:
                     logger.warning("utterance cut (%s): %d frames", stream.end, len(codes))
+
+    async def _hand_over(
+        self, order: SpeechOrder, frame: Frame, frames: trio.MemorySendChannel[Frame]
+    ) -> None:
+        """Give the listener one frame more.
+
+        hypercorn shields its socket writes, so no deadline can sit on them: a listener who
+        does not listen is noticed here.
+        """
+        order.timeline.mark("first_frame")
+        try:
+            with trio.fail_after(self._config.stall_timeout_s):
+                await frames.send(frame)
+        except trio.TooSlowError:
+            raise ListenerStalled(self._config.stall_timeout_s) from None
+        order.plays_out_s = plays_out_after(order.plays_out_s, time.monotonic())
 
     def _utterance(
         self, order: SpeechOrder, sentence: Sentence, history: tuple[Turn, ...]
@@ -321,6 +342,14 @@ def first_error(group: BaseExceptionGroup[SpeechError]) -> SpeechError:
     error = first_leaf(group)
     assert isinstance(error, SpeechError)
     return error
+
+
+def _script(settings: SpeechSettings) -> Script:
+    return Script(normalization=settings.normalization or "auto", ssml=settings.ssml or False)
+
+
+def _reads_alike(one: SpeechSettings, other: SpeechSettings) -> bool:
+    return (one.normalization, one.ssml) == (other.normalization, other.ssml)
 
 
 def _frame_at_hand(frames: trio.MemoryReceiveChannel[Frame]) -> Frame | None:

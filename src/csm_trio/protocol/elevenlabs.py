@@ -30,6 +30,7 @@ from csm_trio.protocol.faults import socket_fault
 from csm_trio.protocol.fields import (
     JsonFields,
     QueryFields,
+    check_language,
     parse_object,
     read_api_key,
     read_settings,
@@ -67,6 +68,7 @@ def parse_socket_query(query: Mapping[str, str]) -> SocketQuery:
     Raises `UnknownFormat`, or `InvalidRequest` naming the parameter that is wrong.
     """
     fields = QueryFields(query)
+    check_language(fields)
     timeout_s = fields.integer("inactivity_timeout", 1, MAX_INACTIVITY_TIMEOUT_S)
     return SocketQuery(
         audio_format=AudioFormat.parse(query.get("output_format", DEFAULT_SOCKET_FORMAT)),

@@ -1,6 +1,7 @@
 """What doors and pipeline say to each other: frozen values, no behaviour beyond merging."""
 
 from dataclasses import dataclass, fields
+from typing import Literal
 
 from csm_trio.errors import SpeechError
 
@@ -10,7 +11,8 @@ class SpeechSettings:
     """A caller's wishes about one voice's speech; None means "as the server or model has it".
 
     `temperature` 0 or `top_k` 1 is greedy. `seed` is unsigned 32-bit. `buffer_size` is in
-    frames of 80 ms. `batch` work waits while a live call is short of audio.
+    frames of 80 ms. `batch` work waits while a live call is short of audio. `normalization` is
+    how much of the text is put in words; with `ssml` its tags are markup.
     """
 
     speaker_id: int | None = None
@@ -20,6 +22,8 @@ class SpeechSettings:
     max_audio_len_ms: int | None = None
     buffer_size: int | None = None
     batch: bool | None = None
+    normalization: Literal["auto", "on", "off"] | None = None
+    ssml: bool | None = None
 
     def overridden_by(self, other: "SpeechSettings") -> "SpeechSettings":
         """Return these settings with every field that `other` sets replaced by its value."""

@@ -9,7 +9,13 @@ from dataclasses import dataclass, field
 from csm_trio.audio.formats import AudioFormat
 from csm_trio.errors import InvalidRequest, MissingField, TextTooLong
 from csm_trio.protocol.events import SpeechSettings
-from csm_trio.protocol.fields import JsonFields, parse_object, read_settings
+from csm_trio.protocol.fields import (
+    JsonFields,
+    QueryFields,
+    check_language,
+    parse_object,
+    read_settings,
+)
 
 DEFAULT_REST_FORMAT = "mp3_44100_128"
 
@@ -44,11 +50,13 @@ def parse_speech_request(
     if len(text) > max_chars:
         raise TextTooLong(max_chars)
     fields.check_object("voice_settings")
+    check_language(fields)
+    asked = SpeechSettings(ssml=QueryFields(query).flag("enable_ssml_parsing"))
     return SpeechRequest(
         voice_id=voice_id,
         text=text,
         audio_format=AudioFormat.parse(query.get("output_format", DEFAULT_REST_FORMAT)),
-        settings=read_settings(fields),
+        settings=asked.overridden_by(read_settings(fields)),
         model_id=fields.text("model_id"),
         previous_text=fields.text("previous_text"),
         next_text=fields.text("next_text"),
