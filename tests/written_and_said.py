@@ -103,6 +103,8 @@ WRITTEN_AND_SAID: dict[str, list[tuple[str, str]]] = {
         ("15 CHF", "fifteen Swiss francs"),
     ],
     "dates": [
+        ("Tuesday 3/4 at noon", "Tuesday March fourth at noon"),
+        ("M-F 8-5", "Monday to Friday eight to five"),
         ("on 3/5/2024", "on March fifth, twenty twenty four"),
         ("12/25/99", "December twenty fifth, nineteen ninety nine"),
         ("25/12/2023", "December twenty fifth, twenty twenty three"),
@@ -163,6 +165,8 @@ WRITTEN_AND_SAID: dict[str, list[tuple[str, str]]] = {
         ("at 7:00 a.m.", "at seven AM."),
     ],
     "telephones": [
+        ("Dial *67 or press #.", "Dial star six seven or press pound."),
+        ("Press * or #, please", "Press star or pound, please"),
         ("020 7946 0958", "zero two zero, seven nine four six, zero nine five eight"),
         ("Call me at 555 1234.", "Call me at five five five, one two three four."),
         ("Call 555-0123.", "Call five five five, zero one two three."),
@@ -184,6 +188,9 @@ WRITTEN_AND_SAID: dict[str, list[tuple[str, str]]] = {
         ("Dial 911.", "Dial nine one one."),
     ],
     "units": [
+        ('27" wide', "twenty seven inches wide"),
+        ("24+ hrs", "twenty four plus hours"),
+        ("2⁵ and (x)²", "two to the five and (x) squared"),
         ("It is 76°F.", "It is seventy six degrees Fahrenheit."),
         ("-5°C", "minus five degrees Celsius"),
         ("72° today", "seventy two degrees today"),
@@ -246,6 +253,10 @@ WRITTEN_AND_SAID: dict[str, list[tuple[str, str]]] = {
         ("Yes.No", "Yes.No"),
     ],
     "codes": [
+        ("Room 12A, Apt 4B", "Room twelve A, Apt four B"),
+        ("Reservation #AB-1234-C", "Reservation number AB, one two three four, C"),
+        ("F-150 and T-1000", "F one hundred fifty and T one thousand"),
+        ("802.11ac", "eight hundred two point eleven ac"),
         ("1,2,3 go", "one, two, three go"),
         ("H2O and 2-for-1", "H two O and two-for-one"),
         ("flight UA 204", "flight UA two zero four"),

@@ -108,6 +108,9 @@ def _handle(match: re.Match[str]) -> Iterator[Piece]:
 
 
 def _hashtag(match: re.Match[str]) -> str:
+    code = match[1].isupper() and (not match[1].isalpha() or match.string[match.end() :][:1] == "-")
+    if code:
+        return spaced(match, f"number {match[1]}")
     return spaced(match, f"hashtag {_CAMEL.sub(' ', match[1])}")
 
 

@@ -34,7 +34,11 @@ _SIGN_LAST = re.compile(
     + _PER_UNIT
 )
 _SCALED = re.compile(
-    rf"{NUMBER_STARTS}(?P<minus>(?<![\w)])-)?(?P<number>{NUMBER})(?P<scale>k|M|B|bn|mn|tn)(?![\w-])"
+    rf"{NUMBER_STARTS}(?P<minus>(?<![\w)])-)?(?P<number>{NUMBER})(?P<scale>k|[MB](?= [a-z])"
+    r"|(?<=\.\d)[MB]|bn|mn|tn)(?![\w-])"
+)
+_PLACE = re.compile(
+    r"(?:Room|Apt|Apartment|Suite|Unit|Gate|Seat|Row|Floor|Section|Exhibit|Form) \Z"
 )
 
 _UNIT = _any([*UNITS, "F", "C"])
@@ -43,6 +47,10 @@ _MEASURE = re.compile(
     rf"(?:(?P<mid>[%°]?)(?: ?- ?| to )(?P<last>{QUANTITY}))?"
     rf"(?P<gap> |-|)(?P<unit>{_UNIT})(?![\w²³])(?:\.(?= [a-z0-9]))?"
     rf"(?: ?/ ?(?P<per>{_any(list(PER))})(?P<power>[²2]?)(?![\w/]))?"
+)
+_INCHES = re.compile(
+    rf"{NUMBER_STARTS}({NUMBER})\""
+    r"(?= (?:(wide|tall|long|deep|high|thick|by|x)|screen|monitor|TV|display)\b)"
 )
 _FEET_INCHES = re.compile(r"(?<![\w'.,])(\d{1,3})' ?(\d{1,2})(?:\"|''|(?!\w|'))(?!\w)")
 
@@ -85,7 +93,9 @@ def _exact(written: str, one: str, many: str, *, adjective: bool) -> str | None:
     return f"{said} and {small}" if units else small
 
 
-def _bare_scaled(match: re.Match[str]) -> str:
+def _bare_scaled(match: re.Match[str]) -> str | None:
+    if _PLACE.search(match.string, max(0, match.start() - 12), match.start()):
+        return None
     minus = "minus " if match["minus"] else ""
     return f"{minus}{number(match['number'])} {SCALES[match['scale']]}"
 
@@ -122,5 +132,9 @@ def _feet_inches(match: re.Match[str]) -> str | None:
     return f"{number(match[1])} foot {number(match[2])}"
 
 
+def _inches(match: re.Match[str]) -> str:
+    return f"{number(match[1])} {'inches' if match[2] and match[1] != '1' else 'inch'}"
+
+
 MONEY = (Rule(_SIGN_FIRST, _money), Rule(_SIGN_LAST, _money), Rule(_SCALED, _bare_scaled))
-MEASURES = (Rule(_FEET_INCHES, _feet_inches), Rule(_MEASURE, _measure))
+MEASURES = (Rule(_INCHES, _inches), Rule(_FEET_INCHES, _feet_inches), Rule(_MEASURE, _measure))

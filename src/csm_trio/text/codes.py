@@ -50,6 +50,7 @@ _FLIGHT = re.compile(
     r"\b(?:AA|AC|AF|AS|AY|BA|DL|EK|EY|IB|JL|KL|LH|LX|NH|NK|OS|QF|QR|SK|SQ|TK|UA|VS|WN) (\d{2,4})"
     r"(?![\w%]|[.,:/]\d)"
 )
+_POINT_IN_ID = re.compile(r"(?<=\d)\.(?=\d{1,9}[A-Za-z])")
 _MIXED = re.compile(r"(?<![^\W_])(?<![^\W_]-)[^\W_]++(?:-[^\W_]++){0,8}")
 _PART = re.compile(r"\d+|\D")
 
@@ -111,7 +112,8 @@ def _mixed(match: re.Match[str]) -> Iterator[Piece] | None:
     if not groups or not any(char.isalpha() for char in token):
         return None
     if all(part.isdecimal() or part.isalpha() for part in token.split("-")):
-        return _mixed_pieces(match, most=4) if token.isupper() else None
+        round_or_short = all(len(group) <= 3 or group.endswith("00") for group in groups)
+        return _mixed_pieces(match, most=4 * round_or_short) if token.isupper() else None
     return _mixed_pieces(match, most=2 if len(groups) == 1 else 0)
 
 
@@ -151,5 +153,6 @@ IDS = (
     Rule(_VERSION, _version),
     Rule(_NUMBER_SIGN, _number_sign),
     Rule(_LONG, _long),
+    Rule(_POINT_IN_ID, " point "),
     Rule(_MIXED, _mixed),
 )

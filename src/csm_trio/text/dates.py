@@ -40,12 +40,13 @@ _MONTH_NAME = re.compile(r"(?<!\w)(Jan|Feb|Mar|Apr|Aug|Sept?|Oct|Nov|Dec)\.(?!\w
 _DAY_NAME = re.compile(
     rf"(?<!\w)(?:(Mon|Tues?|Wed|Thu(?:rs?)?|Fri)\.(?!\w)"
     r"|(Sat|Sun)\.(?= (?:at|from|and|or|to|through) )"
-    rf"|(Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)\.?(?=,? (?:{_MONTH}|\d)))"
+    rf"|(?<![Tt]he )(Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)\.?(?=,? (?:{_MONTH}|\d)))"
 )
 _NAMES_RANGE = re.compile(
     rf"(?<!\w)(?:({_WEEKDAY}) ?- ?({_WEEKDAY})|({_MONTH}) ?- ?({_MONTH}))(?!\w)"
 )
-_PREPOSITION = r"\b(?:[Oo]n|[Bb]y|[Uu]ntil|[Bb]efore|[Aa]fter|[Ss]ince|[Ff]rom|[Dd]ue|[Dd]ated)"
+_PREPOSITION = r"\b(?:[Oo]n|[Bb]y|[Uu]ntil|[Bb]efore|[Aa]fter|[Ss]ince|[Ff]rom|[Dd]ue|[Dd]ated"
+_PREPOSITION += rf"|(?:{'|'.join(WEEKDAYS)}),?)"
 _BARE = re.compile(rf"{_PREPOSITION} (\d{{1,2}}/\d{{1,2}})(?![\d/%]|\.\d)")
 _DECADE = re.compile(
     r"(?<![\w$€£.,-])(?:((?:1\d|20)\d)0s|'(\d)0s"
@@ -223,5 +224,10 @@ DATES = (
     Rule(_BARE, _bare),
     Rule(_DECADE, _decade),
 )
-NAMES = (Rule(_NAMES_RANGE, _names_range), Rule(_MONTH_NAME, _name), Rule(_DAY_NAME, _name))
+NAMES = (
+    Rule(re.compile(r"\bM-F\b"), "Monday to Friday"),
+    Rule(_NAMES_RANGE, _names_range),
+    Rule(_MONTH_NAME, _name),
+    Rule(_DAY_NAME, _name),
+)
 YEARS = (Rule(_SHORT_YEAR, _short_year), Rule(_YEARS, _years), Rule(_BARE_YEAR, _bare_year))

@@ -3,6 +3,7 @@
 # ruff: noqa: RUF001 -- marks that look like ASCII ones are what these patterns are about
 
 import re
+import unicodedata
 
 from csm_trio.text.numbers import (
     NUMBER,
@@ -56,8 +57,7 @@ _COMPARED = re.compile(r"[\w)] \Z")
 _BLOCKS = re.compile(r"(?<![\w.,-])\d{1,40}+(?:-\d{1,40}+){2,40}+(?![\w-])")
 _POINT = re.compile(r"(?<![\d.])\.(\d{1,40})(?!\d)")
 _CARDINAL = re.compile(rf"(?<!\d){NUMBER}")
-_POWER = re.compile(r"(?<=[\w)])([²³])")
-_SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
+_POWER = re.compile("(?<=[a-zA-Z0-9)])([⁰¹²³⁴⁵⁶⁷⁸⁹]{1,9})")
 
 
 def _ordinal(match: re.Match[str]) -> str:
@@ -118,7 +118,8 @@ def _point(match: re.Match[str]) -> str:
 
 
 def _power(match: re.Match[str]) -> str:
-    return " squared" if match[1] == "²" else " cubed"
+    power = unicodedata.normalize("NFKC", match[1])
+    return {"2": " squared", "3": " cubed"}.get(power, f" to the {number(power)}")
 
 
 IDIOMS = (Rule(_IDIOM, lambda match: _IDIOMS[match[0]]),)

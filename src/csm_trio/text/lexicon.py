@@ -114,7 +114,6 @@ UNITS = _table("""
     yr, yrs: year
     mo, mos: month
     wk, wks: week
-    B: byte
     KB, kB, KiB: kilobyte
     MB, MiB: megabyte
     GB, GiB: gigabyte
@@ -139,12 +138,9 @@ UNITS = _table("""
     MWh: megawatt hour
     V: volt
     mV: millivolt
-    A: amp
     mA: milliamp
     mAh: milliamp hour
     Ω: ohm
-    N: newton
-    J: joule
     kJ: kilojoule
     kcal: kilocalorie
     cal: calorie
@@ -160,7 +156,7 @@ UNITS = _table("""
     ‰: per mille / per mille
 """)
 # Said only where the number touches them: with a space they are words, names or grades.
-TOUCHING_UNITS = frozenset(["A", "B", "N", "J", "V", "W", "cc"])
+TOUCHING_UNITS = frozenset(["V", "W", "cc"])
 # What may stand after a slash or "per" beside the units.
 PER = {
     **{name: one for name, (one, _) in UNITS.items() if name.isalpha()},

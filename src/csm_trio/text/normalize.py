@@ -16,7 +16,7 @@ from csm_trio.text.plain import compose, make_plain
 from csm_trio.text.rules import apply
 from csm_trio.text.spans import SpokenText, TracedText
 from csm_trio.text.times import TIMES
-from csm_trio.text.words import ABBREVIATED, ROMANS, SIGNS
+from csm_trio.text.words import ABBREVIATED, KEYS, ROMANS, SIGNS
 
 Normalization = Literal["auto", "on", "off"]
 
@@ -28,6 +28,7 @@ _WITH_DIGITS = (
     *MONEY,
     *MEASURES,
     *YEARS,
+    *POWERS,
     *FIGURES,
     *IDS,
     *LAST_FIGURES,
@@ -66,6 +67,8 @@ def verbalize(sentence: str, mode: Normalization = "auto") -> SpokenText:
     traced = TracedText(sentence)
     decode_entities(traced)
     make_plain(traced)
+    if mode != "off":
+        apply(KEYS, traced)
     drop_markup(traced)
     _tidy(traced)
     if not any(char.isalnum() for char in traced.text):
@@ -89,7 +92,6 @@ def _say(traced: TracedText) -> None:
         apply(_WITH_DIGITS, traced)
     apply(ROMANS, traced)
     apply(SIGNS, traced)
-    apply(POWERS, traced)
 
 
 def _tidy(traced: TracedText) -> None:

@@ -52,6 +52,14 @@ _VERBS = re.compile(
     r"was|saw|got|did|do|don|didn|won|can|should|might|may|must|hope|mean|guess|believe|remember)\b"
 )
 
+_BARE_UNITS = re.compile(r"(?<=\w )(hrs|mins|lbs)(?![\w.])")
+_BARE_UNIT_NAMES = {"hrs": "hours", "mins": "minutes", "lbs": "pounds"}
+# A telephone's keys; Markdown would take their marks.
+_KEY = re.compile(
+    r"\b(?:[Pp]ress|[Dd]ial|[Hh]it|[Tt]ouch|[Ee]nter)(?:ing)?(?: the)? ([*#])(\d{0,4}(?!\w))"
+    r"(?: (?:or|and|then) ([*#])(?!\w))?"
+)
+_KEYS = {"*": "star", "#": "pound"}
 _AMPERSAND = re.compile(r" ?(?:&+)(?: ?&+)* ?")
 _PLUS_NAME = re.compile(r"(?<=[^\W\d_])\+\+(?!\w)")
 _SHARP = re.compile(r"(?<![\w])([A-GJ])#(?!\w)")
@@ -140,6 +148,23 @@ def _and(match: re.Match[str]) -> str:
     return f"{' ' if before else ''}and{' ' if after else ''}"
 
 
+def _key(match: re.Match[str]) -> list[Piece]:
+    start, end = match.span(1)
+    pieces = [
+        (match.string[match.start() : start], match.start(), start),
+        (_KEYS[match[1]] + (" " if match[2] else ""), start, end),
+    ]
+    if match[2]:
+        pieces.append((" ".join(match[2]), *match.span(2)))
+    if match[3]:
+        start, end = match.span(3)
+        pieces += [
+            (match.string[match.end(2) : start], match.end(2), start),
+            (_KEYS[match[3]], start, end),
+        ]
+    return pieces
+
+
 def _between(match: re.Match[str]) -> str:
     return f" {_BETWEEN_WORDS[match[1]]} "
 
@@ -155,6 +180,7 @@ ABBREVIATED = (
     Rule(_ABBREVIATION, _abbreviation),
 )
 ROMANS = (Rule(_ROMAN_COUNT, _roman_count), Rule(_ROMAN_NAME, _roman_name))
+KEYS = (Rule(_KEY, _key),)
 SIGNS = (
     Rule(_AMPERSAND, _and),
     Rule(_PLUS_NAME, " plus plus"),
@@ -162,6 +188,7 @@ SIGNS = (
     Rule(_BETWEEN, _between),
     Rule(_SPACED_OPERATOR, _between),
     Rule(_TRAILING_PLUS, " plus"),
+    Rule(_BARE_UNITS, lambda match: _BARE_UNIT_NAMES[match[1]]),
     Rule(_LONE_AT, "at"),
     Rule(_SECTION, "section "),
     Rule(_LONE_PERCENT, "percent"),
