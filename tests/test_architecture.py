@@ -18,8 +18,8 @@ FLOORS: dict[str, tuple[float, set[str], set[str]]] = {
     "config": (1, {"errors", "kinds"}, set()),
     "telemetry": (1, set(), {"prometheus_client"}),
     "text": (1, set(), set()),
-    "audio": (2, set(), {"numpy", "soxr", "lameenc"}),
-    "voices": (2, set(), set()),
+    "audio": (2, set(), {"numpy", "soxr", "lameenc", "av"}),
+    "voices": (2, {"audio"}, {"numpy"}),
     "model": (
         2,
         set(),
@@ -41,10 +41,10 @@ FLOORS: dict[str, tuple[float, set[str], set[str]]] = {
 NARROWED: dict[str, set[str]] = {
     "text": {"errors"},
     "audio": {"errors"},
-    "voices": {"errors"},
+    "voices": {"errors", "audio"},
     "model": {"errors"},
     "protocol": {"errors", "audio"},
-    "engine": {"errors", "config", "telemetry", "model"},
+    "engine": {"errors", "config", "telemetry", "model", "voices"},
     "client": {"errors", "audio", "protocol"},
     "say": {"errors", "audio", "client"},
     "bench": {"errors", "audio", "client"},

@@ -122,6 +122,19 @@ def build_prompt(
             break
         blocks += [_audio_rows(turn.codes, codebooks), _text_rows(ids, codebooks)]
     blocks.reverse()
+    return _stacked(blocks)
+
+
+def build_context(tokenizer: TextTokenizer, turns: Sequence[Turn], *, codebooks: int) -> Prompt:
+    """Lay out turns alone: what a prompt begins with before anybody knows what it will say."""
+    blocks: list[Prompt] = []
+    for turn in turns:
+        ids = tokenizer.encode(turn.text, speaker_id=turn.speaker_id)
+        blocks += [_text_rows(ids, codebooks), _audio_rows(turn.codes, codebooks)]
+    return _stacked(blocks)
+
+
+def _stacked(blocks: Sequence[Prompt]) -> Prompt:
     return Prompt(
         tokens=np.concatenate([block.tokens for block in blocks]),
         mask=np.concatenate([block.mask for block in blocks]),

@@ -11,8 +11,9 @@ class SpeechSettings:
     """A caller's wishes about one voice's speech; None means "as the server or model has it".
 
     `temperature` 0 or `top_k` 1 is greedy. `seed` is unsigned 32-bit. `buffer_size` is in
-    frames of 80 ms. `batch` work waits while a live call is short of audio. `normalization` is
-    how much of the text is put in words; with `ssml` its tags are markup.
+    frames of 80 ms. `batch` work waits while a live call is short of audio. `speed` holds for
+    a context as a whole, as it was when it opened. `normalization` is how much of the text is put
+    in words; with `ssml` its tags are markup.
     """
 
     speaker_id: int | None = None
@@ -22,6 +23,7 @@ class SpeechSettings:
     max_audio_len_ms: int | None = None
     buffer_size: int | None = None
     batch: bool | None = None
+    speed: float | None = None
     normalization: Literal["auto", "on", "off"] | None = None
     ssml: bool | None = None
 
