@@ -112,8 +112,10 @@ def _mixed(match: re.Match[str]) -> Iterator[Piece] | None:
     if not groups or not any(char.isalpha() for char in token):
         return None
     if all(part.isdecimal() or part.isalpha() for part in token.split("-")):
-        round_or_short = all(len(group) <= 3 or group.endswith("00") for group in groups)
-        return _mixed_pieces(match, most=4 * round_or_short) if token.isupper() else None
+        if not token.isupper():
+            return None
+        counts = all(len(group) <= 3 or group.endswith("00") for group in groups)
+        return _mixed_pieces(match, most=4 if counts else 0)
     return _mixed_pieces(match, most=2 if len(groups) == 1 else 0)
 
 

@@ -31,13 +31,13 @@ CURRENCIES = _table("""
     CNY, RMB: yuan / yuan
     ₹, INR: rupee
     ₩, KRW: won / won
-    ₽, RUB: ruble
-    ₪, ILS: shekel
-    ₺, TRY: lira / lira
+    ₽: ruble
+    ₪: shekel
+    ₺: lira / lira
     ₴, UAH: hryvnia
     ₫, VND: dong / dong
     ₦, NGN: naira / naira
-    ₱, PHP: peso
+    ₱: peso
     ฿, THB: baht / baht
     ₿, BTC: bitcoin
     CHF: Swiss franc

@@ -16,7 +16,8 @@ def _any(names: Mapping[str, str]) -> str:
 
 
 _LATIN = re.compile(
-    r"(?<![\w.])(?:(e\.g\.|E\.g\.|eg\.)|(i\.e\.|I\.e\.|ie\.)|(a\.k\.a\.|aka)|(w/o)|(w/))(?=[\s,(]|$|(?<=/)\w)"
+    r"(?<![\w.])(?:(e\.g\.|E\.g\.|eg\.)|(i\.e\.|I\.e\.|ie\.)|(a\.k\.a\.|aka)|(w/o)|(w/))"
+    r"(?=[\s,(]|$)"
 )
 _LATIN_WORDS = ("for example", "that is", "also known as", "without", "with")
 _NUMBERED = re.compile(rf"(?<![\w.])({_any(NUMBERED)})\. ?(?=#? ?\d)")
@@ -103,18 +104,26 @@ def _numbered(match: re.Match[str]) -> str:
 
 
 def _street(match: re.Match[str]) -> str | None:
-    """Take an abbreviation after a name for a street, if a number or ordinal stands before it."""
+    """Take an abbreviation after a name for a street, unless it may be a title.
+
+    "12 Elm Dr. Apt. 4" is a street whatever follows; "On Elm Dr." is one if no name does.
+    """
     before = match.string[max(0, match.start() - 60) : match.start()]
-    if not _STREET_BEFORE.search(before):
+    named = _NAME_FOLLOWS.match(match.string, match.end())
+    if not _ADDRESS_BEFORE.search(before) and (named or not _PLACE_BEFORE.search(before)):
         return None
     return f"{STREETS[match['name']]}{_stop(match) if match['stop'] else ''}"
 
 
-_STREET_BEFORE = re.compile(
-    r"(?:\d[\w-]{0,6}|\d(?:st|nd|rd|th)|\b(?:[Oo]n|[Aa]t|and|of|[Nn]ear|off)|^|[.,;] ?)"
-    r" ?(?:(?:[NSEW]|North|South|East|West)\.? )?"
-    r"(?:[A-Z][\w'-]{1,20} ){0,3}(?:\d+(?:st|nd|rd|th) )?$"
+_COMPASS_BEFORE = r"(?:(?:[NSEW]|North|South|East|West)\.? )?"
+_ADDRESS_BEFORE = re.compile(
+    rf"\d[\w-]{{0,6}} {_COMPASS_BEFORE}(?:[A-Z][\w'-]{{1,20}} ){{1,3}}$|\d(?:st|nd|rd|th) $"
 )
+_PLACE_BEFORE = re.compile(
+    r"(?:\b(?:[Oo]n|[Aa]t|and|of|[Nn]ear|off) |^|[.,;] )"
+    rf"{_COMPASS_BEFORE}(?:[A-Z][\w'-]{{1,20}} ){{1,3}}$"
+)
+_NAME_FOLLOWS = re.compile(r" [A-Z]")
 
 
 def _title(match: re.Match[str]) -> str:
