@@ -10,7 +10,7 @@ from werkzeug.exceptions import HTTPException
 from csm_trio.api.doors import House, presented_key
 from csm_trio.api.elevenlabs import elevenlabs_blueprint, fault_response
 from csm_trio.api.ops import ops_blueprint
-from csm_trio.api.streaming import SpeechConnection, body_has_ended
+from csm_trio.api.streaming import SpeechConnection, SpeechSocketConnection, body_has_ended
 from csm_trio.errors import SpeechError, Unauthorized
 from csm_trio.telemetry import session_id
 
@@ -24,6 +24,7 @@ class SpeechApp(QuartTrio):
     """Quart on Trio, with request nurseries that speech can live in."""
 
     asgi_http_class = SpeechConnection
+    asgi_websocket_class = SpeechSocketConnection
 
 
 def create_app(house: House) -> SpeechApp:

@@ -18,9 +18,10 @@ import trio
 
 from csm_trio.bench.flags import BenchOptions
 from csm_trio.bench.plot import svg
-from csm_trio.bench.point import Point, calm_collector, run_point, settle
+from csm_trio.bench.point import Point, run_point, settle
 from csm_trio.bench.report import Figures, points_json, sum_up, table
 from csm_trio.bench.schedule import TEXTS
+from csm_trio.collector import calm_collector
 
 _EXIT_FAILED = 1
 _EXIT_INTERRUPTED = 128 + signal.SIGINT
@@ -134,16 +135,7 @@ async def _write_files(options: BenchOptions, figures: Sequence[Figures]) -> Non
 def _document(options: BenchOptions, figures: Sequence[Figures]) -> dict[str, Any]:
     """Return everything a reader needs to judge or repeat the figures; never the key."""
     workload = options.workload
-    return {
-        "tool": "csm-trio bench",
-        "version": version("csm-trio"),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {
-            "platform": platform.platform(),
-            "machine": platform.machine(),
-            "cpus": os.cpu_count(),
-            "python": platform.python_version(),
-        },
+    return provenance("csm-trio bench") | {
         "config": {
             "url": workload.base_url,
             "voice": workload.voice_id,
@@ -160,4 +152,19 @@ def _document(options: BenchOptions, figures: Sequence[Figures]) -> dict[str, An
             "seed": workload.seed,
         },
         "points": points_json(figures),
+    }
+
+
+def provenance(tool: str) -> dict[str, Any]:
+    """Say what measured, when, and on which machine."""
+    return {
+        "tool": tool,
+        "version": version("csm-trio"),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": {
+            "platform": platform.platform(),
+            "machine": platform.machine(),
+            "cpus": os.cpu_count(),
+            "python": platform.python_version(),
+        },
     }

@@ -24,7 +24,9 @@ from csm_trio.audio.formats import AudioFormat
 from csm_trio.config import SpeechConfig
 from csm_trio.engine.service import Engine
 from csm_trio.engine.utterance import (
+    BUNCH_FRAMES,
     FRAME_S,
+    Bunch,
     EndReason,
     Frame,
     Sampling,
@@ -52,14 +54,11 @@ logger = logging.getLogger(__name__)
 
 FRAME_MS = 80
 FRAME_SAMPLES = SOURCE_HZ * FRAME_MS // 1000
-MAX_CHUNK_FRAMES = 3
-"""Frames that may share a chunk once the listener is ahead: 240 ms, well under a message limit."""
-
 SILENCE = Frame(np.zeros(FRAME_SAMPLES, dtype=np.int16), np.zeros(0, dtype=np.int16))
 """What a `<break>` is made of: it holds no slot, and no history knows it."""
 
 SENTENCES_AHEAD = 4
-FRAMES_IN_HAND = 2
+BUNCHES_IN_HAND = 2
 CODEC_THREADS = 2
 
 
@@ -151,7 +150,7 @@ class Speaker:
                     to_generate, sentences = trio.open_memory_channel[Sentence | Break](
                         SENTENCES_AHEAD
                     )
-                    to_encode, frames = trio.open_memory_channel[Frame](FRAMES_IN_HAND)
+                    to_encode, frames = trio.open_memory_channel[Bunch](BUNCHES_IN_HAND)
                     nursery.start_soon(self._segment, order, deltas, to_generate)
                     nursery.start_soon(self._generate, order, sentences, to_encode)
                     nursery.start_soon(self._encode, order, frames, outbox.clone())
@@ -212,24 +211,26 @@ class Speaker:
         self,
         order: SpeechOrder,
         sentences: trio.MemoryReceiveChannel[Sentence | Break],
-        frames: trio.MemorySendChannel[Frame],
+        frames: trio.MemorySendChannel[Bunch],
     ) -> None:
         """Have each sentence spoken; hold a slot only while its frames are being made."""
         history: deque[Turn] = deque(maxlen=self._config.history_turns)
         with sentences, frames:
             async for sentence in sentences:
                 if isinstance(sentence, Break):
-                    for _ in range(round(sentence.duration_ms / 1000 / order.frame_s)):
-                        await self._hand_over(order, SILENCE, frames)
+                    silence = (SILENCE,) * round(sentence.duration_ms / 1000 / order.frame_s)
+                    for start in range(0, len(silence), BUNCH_FRAMES):
+                        bunch = silence[start : start + BUNCH_FRAMES]
+                        await self._hand_over(order, bunch, frames)
                     continue
                 utterance = self._utterance(order, sentence, tuple(history))
                 codes: list[NDArray[np.int16]] = []
                 async with self._engine.generate(utterance) as stream:
                     begun_s = trio.current_time()
                     order.timeline.mark("admitted")
-                    async for frame in stream:
-                        await self._hand_over(order, frame, frames)
-                        codes.append(frame.codes)
+                    async for bunch in stream:
+                        await self._hand_over(order, bunch, frames)
+                        codes += [frame.codes for frame in bunch]
                 if codes:
                     taken_s = trio.current_time() - begun_s
                     audio_s = len(codes) * order.frame_s
@@ -241,21 +242,25 @@ class Speaker:
                     logger.warning("utterance cut (%s): %d frames", stream.end, len(codes))
 
     async def _hand_over(
-        self, order: SpeechOrder, frame: Frame, frames: trio.MemorySendChannel[Frame]
+        self, order: SpeechOrder, bunch: Bunch, frames: trio.MemorySendChannel[Bunch]
     ) -> None:
-        """Give the listener one frame more.
+        """Pass frames on to be encoded, or raise ListenerStalled.
 
         hypercorn shields its socket writes, so no deadline can sit on them: a listener who
         does not listen is noticed here.
         """
         order.timeline.mark("first_frame")
         try:
-            with trio.fail_after(self._config.stall_timeout_s):
-                await frames.send(frame)
-        except trio.TooSlowError:
-            raise ListenerStalled(self._config.stall_timeout_s) from None
+            frames.send_nowait(bunch)
+        except trio.WouldBlock:
+            try:
+                with trio.fail_after(self._config.stall_timeout_s):
+                    await frames.send(bunch)
+            except trio.TooSlowError:
+                raise ListenerStalled(self._config.stall_timeout_s) from None
         now_s = time.monotonic()
-        order.plays_out_s = plays_out_after(order.plays_out_s, now_s, order.frame_s)
+        audio_s = len(bunch) * order.frame_s
+        order.plays_out_s = plays_out_after(order.plays_out_s, now_s, audio_s)
 
     def _utterance(
         self, order: SpeechOrder, sentence: Sentence, history: tuple[Turn, ...]
@@ -282,22 +287,22 @@ class Speaker:
     async def _encode(
         self,
         order: SpeechOrder,
-        frames: trio.MemoryReceiveChannel[Frame],
+        frames: trio.MemoryReceiveChannel[Bunch],
         outbox: trio.MemorySendChannel[OutEvent],
     ) -> None:
         """Turn frames into chunks in the context's format, until the frames end.
 
-        The first chunk waits for `buffer_size` frames. Later ones take what there is: one
-        frame while the listener keeps up with the engine, a few once it is ahead.
+        The first chunk waits for `buffer_size` frames. Later ones take what there is: a bunch,
+        or more where the client is slower than the engine.
         """
         encoder = make_encoder(order.audio_format, speed=order.speed)
         waiting_for = order.settings.buffer_size or self._config.buffer_size
         held: list[NDArray[np.int16]] = []
         with frames, outbox:
-            async for frame in frames:
-                held.append(frame.pcm)
-                while len(held) < MAX_CHUNK_FRAMES and (more := _frame_at_hand(frames)):
-                    held.append(more.pcm)
+            async for bunch in frames:
+                held += [frame.pcm for frame in bunch]
+                while len(held) < BUNCH_FRAMES and (more := _at_hand(frames)):
+                    held += [frame.pcm for frame in more]
                 if len(held) < waiting_for:
                     continue
                 waiting_for = 1
@@ -315,13 +320,13 @@ class Speaker:
         encoder: Encoder,
         outbox: trio.MemorySendChannel[OutEvent],
     ) -> None:
-        for start in range(0, len(held), MAX_CHUNK_FRAMES):
-            pcm = np.concatenate(held[start : start + MAX_CHUNK_FRAMES])
+        for start in range(0, len(held), BUNCH_FRAMES):
+            pcm = np.concatenate(held[start : start + BUNCH_FRAMES])
             data = await self._run_codec(encoder, pcm)
             order.spoken_frames += len(pcm) // FRAME_SAMPLES
             if data:
                 gap_s = order.timeline.lap("chunk")
-                await outbox.send(Audio(order.context_id, data))
+                await _send_soon(outbox, Audio(order.context_id, data))
                 if order.timeline.mark("first_chunk"):
                     first_audio_s = order.timeline.since("segmented", "first_chunk")
                     self._metrics.first_audio_s.observe(first_audio_s or 0.0)
@@ -373,7 +378,19 @@ def _reads_alike(one: SpeechSettings, other: SpeechSettings) -> bool:
     return (one.normalization, one.ssml) == (other.normalization, other.ssml)
 
 
-def _frame_at_hand(frames: trio.MemoryReceiveChannel[Frame]) -> Frame | None:
+async def _send_soon(outbox: trio.MemorySendChannel[OutEvent], event: OutEvent) -> None:
+    """Send an event, without giving way to other tasks where its receiver waits for it.
+
+    The sender must have waited for something before; a cancelled one says nothing.
+    """
+    await trio.lowlevel.checkpoint_if_cancelled()
+    try:
+        outbox.send_nowait(event)
+    except trio.WouldBlock:
+        await outbox.send(event)
+
+
+def _at_hand(frames: trio.MemoryReceiveChannel[Bunch]) -> Bunch | None:
     try:
         return frames.receive_nowait()
     except (trio.WouldBlock, trio.EndOfChannel):

@@ -5,7 +5,6 @@ authenticates nothing; it only says what a message means.
 """
 
 import base64
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -166,13 +165,12 @@ class StreamInputProtocol:
 
 def audio_frame(audio_base64: str | None, *, final: bool) -> str:
     """Return a frame as the vendor writes it, without alignment."""
-    return json.dumps(
-        {
-            "audio": audio_base64,
-            "isFinal": final,
-            "normalizedAlignment": None,
-            "alignment": None,
-        }
+    # By hand: base64 needs no escapes, and json.dumps would look for them in every character.
+    audio = "null" if audio_base64 is None else f'"{audio_base64}"'
+    is_final = "true" if final else "false"
+    return (
+        f'{{"audio": {audio}, "isFinal": {is_final}, '
+        '"normalizedAlignment": null, "alignment": null}'
     )
 
 
