@@ -17,6 +17,7 @@ import trio
 
 from csm_trio.engine.utterance import BUNCH_FRAMES, Bunch, EndReason, Frame, Utterance
 from csm_trio.errors import SpeechError, TextTooLong
+from csm_trio.text.numbers import cardinal
 
 FRAME_SAMPLES = 1_920
 SAMPLE_RATE_HZ = 24_000
@@ -25,14 +26,19 @@ FRAMES_PER_WORD = 2
 GUARD_S = 10.0
 """How long a blocked thread of a broken test waits before it says so."""
 
-_FRAMES_MARK = re.compile(r"FRAMES=(\d+)")
+_COUNTS = {words: count for count in range(10_000) for words in (str(count), cardinal(count))}
+_COUNT_WORDS = "|".join(
+    rf" ?\b{word}" for word in set(" ".join(map(cardinal, range(2_000))).split())
+)
+# As a test writes it, or as the normalizer puts it in words.
+_FRAMES_MARK = re.compile(r"FRAMES(?:=| equals )(\d+|(?:" + _COUNT_WORDS + r")+)(?!\w)")
 _FILLS_MARK = re.compile(r"FILLS=(\d+)")
 
 
 def frame_count(text: str) -> int:
     """Return how many frames a text takes: two a word, unless it says `FRAMES=50` or the like."""
     mark = _FRAMES_MARK.search(text)
-    return int(mark.group(1)) if mark else FRAMES_PER_WORD * len(text.split())
+    return _COUNTS[mark.group(1)] if mark else FRAMES_PER_WORD * len(text.split())
 
 
 def sine_frame(utterance: Utterance, index: int) -> Frame:

@@ -18,7 +18,7 @@ FLOORS: dict[str, tuple[float, set[str], set[str]]] = {
     "collector": (1, set(), set()),
     "config": (1, {"errors", "kinds"}, set()),
     "telemetry": (1, set(), {"prometheus_client"}),
-    "text": (1, set(), set()),
+    "text": (1, {"errors"}, set()),
     "audio": (2, set(), {"numpy", "soxr", "lameenc", "av"}),
     "voices": (2, {"audio"}, {"numpy"}),
     "model": (

@@ -39,6 +39,9 @@ UPGRADES = [
     ("buffer_size=a", 422, "buffer_size"),
     ("inactivity_timeout=181", 422, "inactivity_timeout"),
     ("auto_mode=perhaps", 422, "auto_mode"),
+    ("apply_text_normalization=always", 422, "apply_text_normalization"),
+    ("enable_ssml_parsing=2", 422, "enable_ssml_parsing"),
+    ("language_code=ja", 422, "language_code"),
 ]
 
 
@@ -152,6 +155,12 @@ MESSAGES: list[tuple[str | bytes | dict[str, Any], str, int, str]] = [
         "chunk_length_schedule",
     ),
     ({"text": "Hi.", "clear": "now"}, "invalid_input_message", 1008, "clear"),
+    (
+        {"text": "Hi. <!DOCTYPE a>", "enable_ssml_parsing": True},
+        "invalid_input_message",
+        1008,
+        "DTD",
+    ),
     ({"text": "a" * 51}, "max_character_limit_exceeded", 1009, "50 characters"),
     ({"text": "REFUSE me. "}, "max_character_limit_exceeded", 1009, "characters"),
 ]

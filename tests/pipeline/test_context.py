@@ -15,7 +15,7 @@ from csm_trio.audio.formats import AudioFormat
 from csm_trio.config import SpeechConfig
 from csm_trio.engine.service import Engine
 from csm_trio.engine.utterance import BUNCH_FRAMES, Utterance
-from csm_trio.errors import EngineFailed, ListenerStalled, TextTooLong
+from csm_trio.errors import EngineFailed, InvalidRequest, ListenerStalled, TextTooLong
 from csm_trio.model.prompt import Turn
 from csm_trio.pipeline.context import Backlog, Speaker, SpeechOrder
 from csm_trio.protocol.events import (
@@ -71,6 +71,7 @@ class Call:
         self.engine = engine
         self.order = order or make_order()
         self.metrics = Metrics()
+        self.begun_s = time.monotonic()
         self._speaker = Speaker(cast(Engine, engine), config or SpeechConfig(), self.metrics)
         self.deltas, self._deltas = trio.open_memory_channel[AddText | Flush](1_000)
         self._outbox, self.outbox = trio.open_memory_channel[OutEvent](0)
@@ -425,6 +426,58 @@ async def test_a_sentence_is_its_voices_own_or_of_the_voice_that_it_names() -> N
     )
     said = [(one.speaker_id, one.voice_id) for one in call.engine.utterances]
     assert said == [(0, "vera"), (1, None), (7, "bob")]
+
+
+async def test_a_break_is_silence_of_its_length_and_holds_no_slot() -> None:
+    call = Call(FakeEngine())
+    events = await call.run('<break time="80ms"/>', ONE, "Two <bre", 'ak time="1s"/> and three.')
+    assert texts(call.engine) == [ONE.strip(), "Two", "and three."]
+    one, two, three = (
+        [frame.pcm for frame in sine_frames(said)] for said in call.engine.utterances
+    )
+    silence = [np.zeros(FRAME_SAMPLES, dtype=np.int16)]
+    assert sound(events) == np.concatenate([*silence, *one, *two, *silence * 12, *three]).tobytes()
+    assert call.order.spoken_frames * FRAME_BYTES == len(sound(events))
+    assert [turns(said) for said in call.engine.utterances] == [
+        [],
+        [(0, ONE.strip())],
+        [(0, "Two")],
+    ]
+
+
+@pytest.mark.parametrize(("speed", "frames"), [(0.8, 20), (1.0, 25), (1.2, 30)])
+async def test_a_break_lasts_as_long_at_any_speed(speed: float, frames: int) -> None:
+    call = Call(FakeEngine(), make_order(SpeechSettings(speed=speed)))
+    await call.run('<break time="2s"/>')
+    assert call.order.spoken_frames == frames
+    assert call.order.spoken_frames * call.order.frame_s == pytest.approx(2)
+
+
+async def test_a_break_puts_off_what_is_due_after_it() -> None:
+    call = Call(FakeEngine())
+    await call.run(ONE, '<break time="3s"/>', TWO)
+    first, second = call.engine.utterances
+    assert first.plays_at_s is None
+    assert second.plays_at_s is not None
+    played_s = FRAME_S * len(sine_frames(first))
+    assert second.plays_at_s >= call.begun_s + played_s + 3 - FRAME_S
+
+
+async def test_figures_are_put_in_words_unless_that_is_off() -> None:
+    call = Call(FakeEngine())
+    off = SpeechSettings(normalization="off")
+    await call.run("It is $5.20. ", AddText("a", "It is $5.30. ", off))
+    assert texts(call.engine) == ["It is five dollars and twenty cents.", "It is $5.30."]
+
+
+async def test_markup_that_is_refused_fails_the_context_before_a_word_of_it() -> None:
+    call = Call(FakeEngine(), make_order(SpeechSettings(ssml=True)))
+    events = await call.run(ONE + "<!DOCTYPE x>")
+    assert texts(call.engine) == []
+    (last,) = events
+    assert isinstance(last, ContextFailed)
+    assert isinstance(last.error, InvalidRequest)
+    assert last.error.param == "text"
 
 
 async def test_an_utterance_without_a_frame_is_no_turn() -> None:

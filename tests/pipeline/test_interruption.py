@@ -13,6 +13,7 @@ from csm_trio.errors import EngineFailed, SpeechError, TextTooLong, TooManyConte
 from csm_trio.pipeline.session import MAX_CLOSING_CONTEXTS
 from csm_trio.protocol.multi_stream_input import MultiStreamInputProtocol
 from csm_trio.protocol.stream_input import StreamInputProtocol
+from csm_trio.text.normalize import normalize
 from fakes import FakeEngine, ScriptedSocket
 from session_calls import EOS, OPENER, Call, expected_sound, said, sound
 
@@ -146,7 +147,7 @@ async def test_a_reused_id_waits_until_all_of_the_old_has_been_heard(
     )
     assert finals(call) == ["a", "a", "a"]
     assert sound(call.sent) == expected_sound(call.engine.utterances)
-    assert call.texts == [LONG.strip(), "Short.", "Shorter."]
+    assert call.texts == [normalize(LONG), "Short.", "Shorter."]
 
 
 async def test_to_interrupt_a_reused_id_stops_all_that_bears_it(
@@ -164,7 +165,7 @@ async def test_to_interrupt_a_reused_id_stops_all_that_bears_it(
         assert [message["isFinal"] for message in call.sent[heard:]] == [True, True]
         call.socket.say(END)
     assert finals(call) == ["a", "a"]
-    assert call.texts == [LONG.strip()]
+    assert call.texts == [normalize(LONG)]
 
 
 async def test_the_end_of_the_socket_says_what_every_context_holds(

@@ -28,12 +28,17 @@ def test_every_query_parameter_is_read() -> None:
             "buffer_size": "4",
             "inactivity_timeout": "180",
             "auto_mode": "True",
+            "apply_text_normalization": "on",
+            "enable_ssml_parsing": "1",
+            "language_code": "en-GB",
             "model_id": "eleven_flash_v2_5",
             "optimize_streaming_latency": "9",
         }
     )
     assert query.audio_format.name == "ulaw_8000"
-    assert query.settings == SpeechSettings(2**32 - 1, 0.1, 2**31, 0, 600_000, 4)
+    assert query.settings == SpeechSettings(
+        2**32 - 1, 0.1, 2**31, 0, 600_000, 4, normalization="on", ssml=True
+    )
     assert (query.inactivity_timeout_s, query.auto_mode) == (180, True)
 
 
@@ -57,6 +62,11 @@ def test_every_query_parameter_is_read() -> None:
         ("inactivity_timeout", "0"),
         ("inactivity_timeout", "181"),
         ("auto_mode", "yes please"),
+        ("apply_text_normalization", "ON"),
+        ("apply_text_normalization", ""),
+        ("enable_ssml_parsing", "yes"),
+        ("language_code", "de"),
+        ("language_code", "english"),
     ],
     ids=lambda value: value[:20],
 )

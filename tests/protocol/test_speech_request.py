@@ -33,11 +33,29 @@ def test_every_setting_is_read() -> None:
         "seed": 4_294_967_295,
         "max_audio_len_ms": 80,
         "buffer_size": 250,
+        "apply_text_normalization": "off",
+        "enable_ssml_parsing": True,
     }
     request = parse({"text": "Hi.", **settings}, output_format="wav_24000")
-    assert request.settings == SpeechSettings(2, 0.0, 50, 4_294_967_295, 80, 250)
+    assert request.settings == SpeechSettings(
+        2, 0.0, 50, 4_294_967_295, 80, 250, normalization="off", ssml=True
+    )
     assert isinstance(request.settings.top_k, int)
     assert request.audio_format.name == "wav_24000"
+
+
+def test_ssml_may_be_asked_for_in_the_address_and_denied_in_the_body() -> None:
+    assert parse({"text": "Hi."}, enable_ssml_parsing="true").settings.ssml is True
+    body = {"text": "Hi.", "enable_ssml_parsing": False}
+    assert parse(body, enable_ssml_parsing="true").settings.ssml is False
+    with pytest.raises(InvalidRequest) as caught:
+        parse({"text": "Hi."}, enable_ssml_parsing="perhaps")
+    assert (caught.value.param, caught.value.location) == ("enable_ssml_parsing", "query")
+
+
+@pytest.mark.parametrize("code", ["en", "EN", "eng", "en-US", "en_gb", "en-Latn-GB", "", None])
+def test_english_is_spoken(code: str | None) -> None:
+    assert parse({"text": "Hi.", "language_code": code}) == parse({"text": "Hi."})
 
 
 def test_the_vendors_other_fields_are_accepted() -> None:
@@ -119,6 +137,14 @@ def test_missing_text_is_a_missing_field(body: dict[str, Any]) -> None:
         ("previous_request_ids", ["a", 2]),
         ("previous_request_ids", ["a", "b", "c", "d"]),
         ("next_request_ids", {}),
+        ("apply_text_normalization", "yes"),
+        ("apply_text_normalization", True),
+        ("enable_ssml_parsing", "true"),
+        ("language_code", "de"),
+        ("language_code", "es-419"),
+        ("language_code", "enx"),
+        ("language_code", "e" * 99),
+        ("language_code", 1),
     ],
 )
 def test_a_wrong_field_is_named(field: str, value: object) -> None:

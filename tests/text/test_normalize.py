@@ -1,14 +1,48 @@
-"""What is written beside what is given to the tokenizer."""
+"""What every mode does: plain punctuation, no marks, no emoji; and the laws of the spans."""
 
 # ruff: noqa: RUF001 -- marks that look like ASCII ones are what these tables are about
 
 import unicodedata
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from csm_trio.text.normalize import normalize
+from csm_trio.text.lexicon import words
+from csm_trio.text.normalize import Normalization, normalize, verbalize
+from csm_trio.text.spans import Run
+from tracing import assert_tiles
+from written_and_said import WRITTEN_AND_SAID
+
+MODES = st.sampled_from(["auto", "on", "off"])
+WRITTEN = [written for cases in WRITTEN_AND_SAID.values() for written, _ in cases]
+TEXTS = st.lists(
+    st.sampled_from(WRITTEN)
+    | st.text(st.sampled_from("0123456789.,:/-+$%#@&()'\" aApPmMkxvI°½²٣é\n*_|<>[]"), max_size=12)
+    | st.characters(),
+    max_size=8,
+).flatmap(lambda parts: st.sampled_from([" ".join(parts), "".join(parts)]))
+ORDINARY = words("""
+    the quick brown fox, jumps; over lazy dogs! FBI NASA don't café either/or well-known It's I
+    isn't "quoted" (so) Then: why?
+""")
+# A pattern that is quadratic in one of them takes minutes.
+FLOODS = [
+    *words(r"1 1, 1- - . ( [ []( []((] _ a_ * a* ` # @ a@ a. www. < <! & &amp; | = % \\ é \u0301"),
+    *(" ", "\n", " .", "- ", "1 ", "a ", "🙂", "\u200b", "\ud83d", "\u0301\u0316", "(a)"),
+]
+# Each is what some rule looks for, or its beginning.
+REPEATED = [
+    *words("""
+        1,111 1. 1/ 1: $ $1 1a a1 a- [[ ]( [](([]( ~ #a @a a@a. http:// <a a&b &a &#1 +1 1+ =_ a= 1x
+        1h 1% ' '1 5'5 ½ 1½ ² ٣ Á IV v1. 1st 1990s 19 2020- 1k ° 12:30 12:30- 1.1.1.1 a/ a.com
+        <br> St. Mon- $$ -- ((
+    """),
+    *("1 - ", "1 1/2 ", "a St. ", "Jan ", "1 Jan ", "5 of May ", "order ", "order number ", "N. "),
+    *("Dr. A ", "Chapter ", "Henry ", "$1 million ", "1 to ", "1 km/h ", "5° ", "5 p.m. ", "| a "),
+    *("- [x] ", "[^", "[x]: ", "& ", "<a ", "PIN is is ", "5 May 2024 ", "call 555 "),
+]
 
 PLAIN = [
     "Hello there.",
@@ -70,12 +104,12 @@ CASES = [
 
 @pytest.mark.parametrize("text", PLAIN)
 def test_plain_text_stays_as_it_is(text: str) -> None:
-    assert normalize(text) == text
+    assert normalize(text, "off") == text
 
 
 @pytest.mark.parametrize(("written", "said"), CASES)
-def test_what_is_written_becomes_what_is_said(written: str, said: str) -> None:
-    assert normalize(written) == said
+def test_marks_become_plain_and_decoration_goes(written: str, said: str) -> None:
+    assert normalize(written, "off") == said
 
 
 @pytest.mark.parametrize(
@@ -86,9 +120,9 @@ def test_what_has_no_letter_and_no_digit_is_not_said(text: str) -> None:
     assert normalize(text) == ""
 
 
-@given(st.text())
-def test_the_result_is_clean_whatever_comes_in(text: str) -> None:
-    said = normalize(text)
+@given(st.text() | TEXTS, MODES)
+def test_the_result_is_clean_whatever_comes_in(text: str, mode: Normalization) -> None:
+    said = normalize(text, mode)
     assert said == " ".join(said.split())
     assert said == unicodedata.normalize("NFC", said)
     assert {unicodedata.category(char) for char in said}.isdisjoint({"Cc", "Cf", "Cs", "Co", "Cn"})
@@ -96,9 +130,9 @@ def test_the_result_is_clean_whatever_comes_in(text: str) -> None:
     assert said == "" or any(char.isalnum() for char in said)
 
 
-@given(st.text(st.sampled_from("aBçé5 .,!?*_`~#->+=|\n“’…—–🙂\u200d\ufe0f\u200b\t(){}")))
-def test_every_letter_and_digit_is_said_in_order(text: str) -> None:
-    assert [char for char in normalize(text) if char.isalnum()] == [
+@given(st.text(st.sampled_from("aBçé5 .,!?*_~#->+=|\n“’…—–🙂\u200d\ufe0f\u200b\t(){}")))
+def test_every_letter_and_digit_is_kept_in_order(text: str) -> None:
+    assert [char for char in normalize(text, "off") if char.isalnum()] == [
         char for char in text if char.isalnum()
     ]
 
@@ -109,26 +143,70 @@ def test_the_result_can_be_encoded(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "piece",
-    [
-        "[",
-        "[](",
-        "[](([](",
-        "_",
-        "*",
-        "a*",
-        "a_",
-        "- ",
-        "#",
-        "`",
-        "\u0301\u0316",
-        " ",
-        "(a)",
-        " .",
-        "=_",
-    ],
+    ("piece", "chars"),
+    [*((piece, 100_000) for piece in FLOODS), *((piece, 10_000) for piece in REPEATED)],
 )
-def test_hostile_repetition_comes_through(piece: str) -> None:
-    said = normalize("x" + piece * 50_000 + "y")
-    assert said.startswith("x")
-    assert said.endswith("y")
+def test_hostile_repetition_comes_through(piece: str, chars: int) -> None:
+    written = f"x {piece * (chars // len(piece))} y"
+    spoken = verbalize(written)
+    assert spoken.text.startswith("x")
+    assert spoken.text.endswith("y")
+    assert_tiles(spoken, written)
+
+
+@given(TEXTS, MODES)
+def test_spans_tile_both_texts_whatever_is_said(text: str, mode: Normalization) -> None:
+    spoken = verbalize(text, mode)
+    assert spoken.text == normalize(text, mode)
+    assert_tiles(spoken, text)
+
+
+@given(TEXTS)
+def test_no_digit_is_left_to_a_tokenizer(text: str) -> None:
+    assert not any(char.isdecimal() for char in normalize(text))
+
+
+@given(TEXTS)
+def test_what_is_said_is_said_the_same_again(text: str) -> None:
+    said = normalize(text, "off")
+    assert normalize(said, "off") == said
+
+
+@given(st.lists(st.sampled_from(ORDINARY), min_size=1, max_size=12))
+def test_ordinary_words_map_one_to_one(chosen: list[str]) -> None:
+    text = " ".join(chosen)
+    spoken = verbalize(text)
+    assert spoken.text == text
+    assert spoken.runs == (Run(0, len(text), 0, len(text)),)
+
+
+def test_each_word_keeps_its_place_around_what_changes() -> None:
+    written = "**Pay** $5.20 by 5 p.m. today \N{SLIGHTLY SMILING FACE}, Dr. Lee"
+    spoken = verbalize(written)
+    assert spoken.text == "Pay five dollars and twenty cents by five PM today, Doctor Lee"
+    positions = spoken.spoken_positions()
+    for word, said in [
+        ("Pay", "Pay"),
+        ("$5.20", "five dollars"),
+        ("by", "by"),
+        ("5 p", "five PM"),
+        ("today", "today"),
+        (", Dr", ", Doc"),
+        ("Dr.", "Doctor"),
+        ("Lee", "Lee"),
+    ]:
+        assert positions[written.index(word)] == spoken.text.index(said)
+
+
+def test_each_digit_of_a_telephone_has_its_place() -> None:
+    written = "Call 555-0123."
+    spoken = verbalize(written)
+    positions = [round(at) for at in spoken.spoken_positions()]
+    assert [spoken.text[a:b].strip(" ,") for a, b in pairwise(positions[5:14])] == [
+        *["five"] * 3,
+        "",
+        "zero",
+        "one",
+        "two",
+        "three",
+    ]

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,6 +27,7 @@ from csm_trio.engine.utterance import (
     FRAME_S,
     Bunch,
     EndReason,
+    Frame,
     Sampling,
     Utterance,
     plays_out_after,
@@ -45,14 +46,17 @@ from csm_trio.protocol.events import (
 )
 from csm_trio.telemetry import Metrics, Timeline
 from csm_trio.text.duration import longest_speech_s
-from csm_trio.text.normalize import normalize
-from csm_trio.text.segment import Segmenter
+from csm_trio.text.script import Line, Script
+from csm_trio.text.ssml import Break
 from csm_trio.voices import Voice
 
 logger = logging.getLogger(__name__)
 
 FRAME_MS = 80
 FRAME_SAMPLES = SOURCE_HZ * FRAME_MS // 1000
+SILENCE = Frame(np.zeros(FRAME_SAMPLES, dtype=np.int16), np.zeros(0, dtype=np.int16))
+"""What a `<break>` is made of: it holds no slot, and no history knows it."""
+
 SENTENCES_AHEAD = 4
 BUNCHES_IN_HAND = 2
 CODEC_THREADS = 2
@@ -150,7 +154,9 @@ class Speaker:
         with deltas, outbox:
             try:
                 async with trio.open_nursery() as nursery:
-                    to_generate, sentences = trio.open_memory_channel[Sentence](SENTENCES_AHEAD)
+                    to_generate, sentences = trio.open_memory_channel[Sentence | Break](
+                        SENTENCES_AHEAD
+                    )
                     to_encode, frames = trio.open_memory_channel[Bunch](BUNCHES_IN_HAND)
                     nursery.start_soon(self._segment, order, deltas, to_generate)
                     nursery.start_soon(self._generate, order, sentences, to_encode)
@@ -171,19 +177,22 @@ class Speaker:
         self,
         order: SpeechOrder,
         deltas: trio.MemoryReceiveChannel[AddText | Flush],
-        sentences: trio.MemorySendChannel[Sentence],
+        sentences: trio.MemorySendChannel[Sentence | Break],
     ) -> None:
         """Cut deltas into sentences, until the deltas end."""
-        segmenter = Segmenter(chunk_lengths=order.chunk_lengths)
         settings = order.settings
+        script = _script(settings, order.chunk_lengths)
         index = 0
         with deltas, sentences:
 
-            async def let_go(found: list[str]) -> None:
+            async def let_go(lines: list[Line]) -> None:
                 nonlocal index
-                for text in filter(None, map(normalize, found)):
+                for line in lines:
                     order.timeline.mark("segmented")
-                    await sentences.send(Sentence(index, text, settings))
+                    if isinstance(line, Break):
+                        await sentences.send(line)
+                        continue
+                    await sentences.send(Sentence(index, line.text, settings))
                     index += 1
 
             async for delta in deltas:
@@ -192,37 +201,43 @@ class Speaker:
                         changed = settings.overridden_by(changes)
                         if changed != settings:
                             # What is buffered was sent under the old settings.
-                            await let_go(segmenter.flush())
+                            if _reads_alike(settings, changed):
+                                await let_go(script.flush())
+                            else:
+                                await let_go(script.finish())
+                                script = _script(changed, order.chunk_lengths)
                             settings = changed
-                        await let_go(segmenter.feed(text))
+                        await let_go(script.feed(text))
                         order.backlog.remove(len(text))
                     case Flush(hint=hint):
-                        await let_go(segmenter.trigger() if hint else segmenter.flush())
+                        await let_go(script.trigger() if hint else script.flush())
                         order.backlog.remove(0)
-            await let_go(segmenter.flush())
+            await let_go(script.finish())
 
     async def _generate(
         self,
         order: SpeechOrder,
-        sentences: trio.MemoryReceiveChannel[Sentence],
+        sentences: trio.MemoryReceiveChannel[Sentence | Break],
         frames: trio.MemorySendChannel[Bunch],
     ) -> None:
         """Have each sentence spoken; hold a slot only while its frames are being made."""
         history = History(self._config.history_turns, before=order.history)
         with sentences, frames:
             async for sentence in sentences:
+                if isinstance(sentence, Break):
+                    silence = (SILENCE,) * round(sentence.duration_ms / 1000 / order.frame_s)
+                    for start in range(0, len(silence), BUNCH_FRAMES):
+                        bunch = silence[start : start + BUNCH_FRAMES]
+                        await self._hand_over(order, bunch, frames)
+                    continue
                 utterance = self._utterance(order, sentence, history)
                 codes: list[NDArray[np.int16]] = []
                 async with self._engine.generate(utterance) as stream:
                     begun_s = trio.current_time()
                     order.timeline.mark("admitted")
                     async for bunch in stream:
-                        order.timeline.mark("first_frame")
-                        await self._hand_over(bunch, frames)
+                        await self._hand_over(order, bunch, frames)
                         codes += [frame.codes for frame in bunch]
-                        now_s = time.monotonic()
-                        audio_s = len(bunch) * order.frame_s
-                        order.plays_out_s = plays_out_after(order.plays_out_s, now_s, audio_s)
                 if codes:
                     taken_s = trio.current_time() - begun_s
                     audio_s = len(codes) * order.frame_s
@@ -235,12 +250,15 @@ class Speaker:
                 elif stream.end is not EndReason.SPOKEN:
                     logger.warning("utterance cut (%s): %d frames", stream.end, len(codes))
 
-    async def _hand_over(self, bunch: Bunch, frames: trio.MemorySendChannel[Bunch]) -> None:
+    async def _hand_over(
+        self, order: SpeechOrder, bunch: Bunch, frames: trio.MemorySendChannel[Bunch]
+    ) -> None:
         """Pass frames on to be encoded, or raise ListenerStalled.
 
         hypercorn shields its socket writes, so no deadline can sit on them: a listener who
         does not listen is noticed here.
         """
+        order.timeline.mark("first_frame")
         try:
             frames.send_nowait(bunch)
         except trio.WouldBlock:
@@ -249,6 +267,9 @@ class Speaker:
                     await frames.send(bunch)
             except trio.TooSlowError:
                 raise ListenerStalled(self._config.stall_timeout_s) from None
+        now_s = time.monotonic()
+        audio_s = len(bunch) * order.frame_s
+        order.plays_out_s = plays_out_after(order.plays_out_s, now_s, audio_s)
 
     def _utterance(self, order: SpeechOrder, sentence: Sentence, history: History) -> Utterance:
         settings = sentence.settings
@@ -362,6 +383,18 @@ def first_error(group: BaseExceptionGroup[SpeechError]) -> SpeechError:
     error = first_leaf(group)
     assert isinstance(error, SpeechError)
     return error
+
+
+def _script(settings: SpeechSettings, chunk_lengths: Sequence[int]) -> Script:
+    return Script(
+        normalization=settings.normalization or "auto",
+        ssml=settings.ssml or False,
+        chunk_lengths=chunk_lengths,
+    )
+
+
+def _reads_alike(one: SpeechSettings, other: SpeechSettings) -> bool:
+    return (one.normalization, one.ssml) == (other.normalization, other.ssml)
 
 
 async def _send_soon(outbox: trio.MemorySendChannel[OutEvent], event: OutEvent) -> None:

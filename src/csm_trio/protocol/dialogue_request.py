@@ -7,7 +7,12 @@ from csm_trio.audio.formats import AudioFormat
 from csm_trio.errors import InvalidRequest, MissingField, TextTooLong
 from csm_trio.protocol.dialogue import MAX_VOICES
 from csm_trio.protocol.events import SpeechSettings
-from csm_trio.protocol.fields import JsonFields, read_settings, read_voice_settings
+from csm_trio.protocol.fields import (
+    JsonFields,
+    check_language,
+    read_settings,
+    read_voice_settings,
+)
 from csm_trio.protocol.speech_request import DEFAULT_REST_FORMAT, parse_body, read_text
 
 MAX_LINES = 1_000
@@ -44,6 +49,7 @@ def parse_dialogue_request(
     `InvalidRequest` naming the field that is wrong.
     """
     fields = parse_body(body)
+    check_language(fields)
     lines = tuple(_read_line(one, max_chars) for one in _inputs(fields))
     if len({line.voice_id for line in lines}) > MAX_VOICES:
         raise InvalidRequest(f"inputs must have at most {MAX_VOICES} voices.", param="inputs")

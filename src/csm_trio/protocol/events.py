@@ -1,6 +1,7 @@
 """What doors and pipeline say to each other: frozen values, no behaviour beyond merging."""
 
 from dataclasses import dataclass, fields
+from typing import Literal
 
 from csm_trio.errors import SpeechError
 
@@ -13,7 +14,8 @@ class SpeechSettings:
     frames of 80 ms. `batch` work waits while a live call is short of audio. `speed` holds for
     a context as a whole, as it was when it opened. `temperature_scale` multiplies the model's
     own temperature where `temperature` does not replace it. `voice_id` is whose turn it is,
-    where a context has several voices.
+    where a context has several voices. `normalization` is how much of the text is put in words;
+    with `ssml` its tags are markup.
     """
 
     speaker_id: int | None = None
@@ -26,6 +28,8 @@ class SpeechSettings:
     speed: float | None = None
     temperature_scale: float | None = None
     voice_id: str | None = None
+    normalization: Literal["auto", "on", "off"] | None = None
+    ssml: bool | None = None
 
     def overridden_by(self, other: "SpeechSettings") -> "SpeechSettings":
         """Return these settings with every field that `other` sets replaced by its value."""

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Literal, Protocol, cast
 
 from csm_trio.errors import InvalidRequest
 from csm_trio.protocol.events import SpeechSettings
@@ -24,6 +24,7 @@ SPEED = (0.7, 1.2)
 # The vendor's guides write `xi_api_key`, its schema `xi-api-key` (asyncapi.yml).
 _KEY_FIELDS = ("xi-api-key", "xi_api_key")
 
+_ENGLISH = re.compile(r"(?:en|eng)(?:[-_][a-z0-9]{2,8}){0,3}", re.IGNORECASE)
 _INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
 _DECIMAL = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
 # No sensible number is longer; the cap bounds the backtracking of the patterns above.
@@ -33,6 +34,8 @@ _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
 class Fields(Protocol):
     """Named values of unknown quality, each read as one type; None where absent."""
+
+    location: ClassVar[Literal["body", "query"]]
 
     def text(self, name: str) -> str | None:
         """Return a string, fit for UTF-8."""
@@ -57,6 +60,7 @@ class JsonFields:
 
     values: Mapping[str, object]
     within: str = ""
+    location: ClassVar[Literal["body", "query"]] = "body"
 
     def path(self, name: str) -> str:
         """Return what an error calls this member: `voice_settings.stability`."""
@@ -141,6 +145,7 @@ class QueryFields:
     """The parameters of a query string."""
 
     values: Mapping[str, str]
+    location: ClassVar[Literal["body", "query"]] = "query"
 
     def text(self, name: str) -> str | None:
         """Return the parameter as it stands."""
@@ -190,6 +195,8 @@ def read_settings(fields: Fields) -> SpeechSettings:
         max_audio_len_ms=fields.integer("max_audio_len_ms", *AUDIO_LEN_MS),
         buffer_size=fields.integer("buffer_size", *BUFFER_SIZE_FRAMES),
         batch=_is_batch(fields.text("priority")),
+        normalization=_read_normalization(fields),
+        ssml=fields.flag("enable_ssml_parsing"),
     )
     if not isinstance(fields, JsonFields):
         return settings  # a query has no objects
@@ -208,6 +215,30 @@ def read_voice_settings(fields: JsonFields) -> VoiceSettings:
         use_speaker_boost=fields.flag("use_speaker_boost"),
         speed=fields.number("speed", *SPEED),
     )
+
+
+def _read_normalization(fields: Fields) -> Literal["auto", "on", "off"] | None:
+    name = "apply_text_normalization"
+    value = fields.text(name)
+    if value not in (None, "auto", "on", "off"):
+        raise InvalidRequest(
+            f"{name} must be auto, on or off.", param=name, location=fields.location
+        )
+    return cast(Literal["auto", "on", "off"] | None, value)
+
+
+def check_language(fields: Fields) -> None:
+    """Raise `InvalidRequest` for a `language_code` that is not English; the voice speaks no other.
+
+    `en`, `eng` and their regions ("en-US", "en_GB") are English, in any case; so is none at all.
+    """
+    value = fields.text("language_code")
+    if value and not _ENGLISH.fullmatch(value):
+        raise InvalidRequest(
+            f"language_code '{value[:20]}' is not supported: this voice speaks English (en).",
+            param="language_code",
+            location=fields.location,
+        )
 
 
 def _is_batch(priority: str | None) -> bool | None:

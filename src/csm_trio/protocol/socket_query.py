@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from csm_trio.audio.formats import AudioFormat
 from csm_trio.errors import UnsupportedModel
 from csm_trio.protocol.events import SpeechSettings
-from csm_trio.protocol.fields import QueryFields, read_settings
+from csm_trio.protocol.fields import QueryFields, check_language, read_settings
 
 DEFAULT_SOCKET_FORMAT = "pcm_24000"
 DEFAULT_INACTIVITY_TIMEOUT_S = 20
@@ -33,6 +33,7 @@ def parse_socket_query(query: Mapping[str, str], *, dialogue: bool = False) -> S
     `InvalidRequest` naming the parameter that is wrong.
     """
     fields = QueryFields(query)
+    check_language(fields)
     if not dialogue:
         _refuse_dialogue_model(query.get("model_id", ""))
     # What a dialogue socket does not know is ignored on it, like any unknown parameter.

@@ -9,7 +9,13 @@ from dataclasses import dataclass, field
 from csm_trio.audio.formats import AudioFormat
 from csm_trio.errors import InvalidRequest, MissingField, TextTooLong
 from csm_trio.protocol.events import SpeechSettings
-from csm_trio.protocol.fields import JsonFields, QueryFields, parse_object, read_settings
+from csm_trio.protocol.fields import (
+    JsonFields,
+    QueryFields,
+    check_language,
+    parse_object,
+    read_settings,
+)
 
 DEFAULT_REST_FORMAT = "mp3_44100_128"
 MAX_REQUEST_IDS = 3
@@ -44,11 +50,13 @@ def parse_speech_request(
     fields = parse_body(body)
     text = read_text(fields, "text", max_chars)
     _check_unused(fields)
+    check_language(fields)
+    asked = SpeechSettings(ssml=QueryFields(query).flag("enable_ssml_parsing"))
     return SpeechRequest(
         voice_id=voice_id,
         text=text,
         audio_format=AudioFormat.parse(query.get("output_format", DEFAULT_REST_FORMAT)),
-        settings=read_settings(fields),
+        settings=asked.overridden_by(read_settings(fields)),
         model_id=fields.text("model_id"),
         previous_text=fields.text("previous_text"),
         previous_request_ids=fields.strings("previous_request_ids", MAX_REQUEST_IDS),

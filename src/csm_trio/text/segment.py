@@ -89,8 +89,9 @@ class Segmenter:
     quote, the next letter or the end of the next word. A newline ends a sentence, a list number
     begins one, and stops with no whitespace after them (`3.5`, `example.com`, `Yes.No`) end
     nothing, except the wide ones of Chinese and Japanese. More than `max_chars` without an end are
-    cut at the last clause, else at the last whitespace, else anywhere. With `chunk_lengths`, the
-    first sentences have each a `max_chars` of its own, and those after them the last one's.
+    cut at the last clause, else at the last whitespace that touches no digit ("$3 million", "(555)
+    123-4567"), else at any, else anywhere. With `chunk_lengths`, the first sentences have each a
+    `max_chars` of its own, and those after them the last one's.
 
     Sentences come stripped and never empty, and together hold every character but whitespace. A
     fragment with no letter or digit ("—", "...", "🙂") is held until the text it precedes; it
@@ -119,6 +120,7 @@ class Segmenter:
         self._next_word = ""
         self._speakable = False
         self._clause_at = self._word_space_at = self._space_at = 0  # where to cut; 0: nowhere
+        self._open_space_at = 0  # a word space if no digit follows it; 0: none in question
 
     @property
     def pending_chars(self) -> int:
@@ -163,6 +165,10 @@ class Segmenter:
     def _advance(self, char: str) -> None:
         if not self._held and char.isspace():
             return
+        if self._open_space_at and not char.isspace():
+            if not char.isdigit():
+                self._word_space_at = self._open_space_at
+            self._open_space_at = 0
         self._held.append(char)
         if char.isalnum():
             self._speakable = True
@@ -186,9 +192,9 @@ class Segmenter:
             self._clause_at = at + 1
         elif char.isspace():
             self._space_at = at
-            if self._phase is _Phase.TEXT:
-                self._word_space_at = at
             before = at - 2 if held[at - 1] in _CLOSERS else at - 1
+            if self._phase is _Phase.TEXT and not held[before].isdigit():
+                self._open_space_at = at
             if held[before] in _CLAUSE_MARKS or (
                 held[before] == "-" and before > 0 and held[before - 1].isspace()
             ):

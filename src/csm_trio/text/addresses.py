@@ -1,0 +1,124 @@
+"""E-mail addresses, web addresses, IP addresses, @handles and #hashtags, as they are spelled out.
+
+A scheme and a final slash are not said; every other mark is, digits one by one, words as words.
+"""
+
+import re
+from collections.abc import Iterator
+
+from csm_trio.text.numbers import by_digit, cardinal
+from csm_trio.text.rules import Rule, spaced
+from csm_trio.text.spans import Piece
+
+_MARKS = {
+    ".": "dot",
+    "/": "slash",
+    "-": "dash",
+    "_": "underscore",
+    "@": "at",
+    ":": "colon",
+    "?": "question mark",
+    "=": "equals",
+    "&": "and",
+    "#": "hash",
+    "%": "percent",
+    "+": "plus",
+    "~": "tilde",
+}
+_TOP_LEVELS = (
+    "com|org|net|edu|gov|mil|int|info|biz|name|io|ai|app|dev|co|me|tv|us|uk|ca|au|nz|ie|de|fr|es|it|"
+    "nl|be|ch|at|se|no|dk|fi|pl|pt|cz|gr|ru|ua|tr|il|in|cn|jp|kr|hk|tw|sg|my|ph|th|vn|id|br|mx|ar|"
+    "cl|za|ng|ke|eu|online|shop|store|site|tech|cloud|health|care|live|xyz|page|blog|news|ly|gg|so"
+)
+_FILE_ENDINGS = (
+    "py|js|ts|json|html|css|md|txt|pdf|csv|xml|yaml|yml|toml|zip|exe|png|jpg|jpeg|gif|mp3|mp4|wav|"
+    "doc|docx|xls|xlsx|ppt|pptx|sh|java|rb|go|rs|cpp"
+)
+_TRAILING = re.compile(r"[.,;:!?'\")\]}*]+$")
+_PART = re.compile(r"[^\W\d_]+|\d|[^\s]")
+
+_EMAIL = re.compile(
+    r"(?<![\w.+%-])(?:mailto:)?([\w+%-][\w.+%-]{0,63}+@[\w-]{1,63}+(?:\.[\w-]{1,63}+){1,8})",
+)
+_URL = re.compile(r"(?<![\w@])(?:[a-z]{2,10}://|(?=www\.\w))([^\s<>\"'`|\\^{}]+)", re.IGNORECASE)
+_DOMAIN = re.compile(
+    rf"(?<![\w@./-])(?:[A-Za-z0-9][\w-]{{0,62}}+\.){{1,6}}(?:{_TOP_LEVELS}|{_FILE_ENDINGS})"
+    r"(?:(?:/|:\d)[^\s<>\"'`|\\^{}]*+|(?![\w@-]|\.\w))",
+)
+_IP = re.compile(
+    r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?::\d{1,5})?(?:/\d{1,2})?(?![\w/]|\.\d)",
+)
+_HANDLE = re.compile(r"(?<![\w@.])@(\w{1,50})(?!\w)")
+_HASHTAG = re.compile(r"(?<![\w#&])#(?=\w{0,49}[^\W\d_])(\w{1,100})")
+_CAMEL = re.compile(r"(?<=[^\W\d_A-Z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|_+|(?<=\D)(?=\d)")
+
+
+def _spelled(match: re.Match[str], start: int, end: int) -> Iterator[Piece]:
+    """Say each mark, digit and word of an address for itself."""
+    tail = _TRAILING.search(match.string, start, end)
+    stop = tail.start() if tail else end
+    if stop > start and match.string[stop - 1] == "/":
+        stop -= 1
+    glue = ""
+    for part in _PART.finditer(match.string, start, stop):
+        text = part[0]
+        said = by_digit(text) if text.isdecimal() else _MARKS.get(text, text)
+        yield f"{glue}{said}", *part.span()
+        glue = " "
+    rest = tail.start() if tail else end
+    yield "", stop, rest
+    yield match.string[rest : match.end()], rest, match.end()
+
+
+def _email(match: re.Match[str]) -> Iterator[Piece]:
+    yield "", match.start(), match.start(1)
+    yield from _spelled(match, *match.span(1))
+
+
+def _url(match: re.Match[str]) -> Iterator[Piece]:
+    yield "", match.start(), match.start(1)
+    start = match.start(1)
+    if match[1][:4].lower() == "www.":
+        yield "W W W", start, start + 3
+        yield " ", start + 3, start + 4
+        yield "dot ", start + 3, start + 4
+        start += 4
+    yield from _spelled(match, start, match.end(1))
+
+
+def _domain(match: re.Match[str]) -> Iterator[Piece]:
+    return _spelled(match, *match.span())
+
+
+def _ip(match: re.Match[str]) -> str | None:
+    address, _, length = match[0].partition("/")
+    host, _, port = address.partition(":")
+    octets = host.split(".")
+    if any(int(octet) > 255 for octet in octets):
+        return None
+    said = " dot ".join(map(by_digit, octets))
+    said += f" port {by_digit(port)}" if port else ""
+    return said + (f" slash {cardinal(int(length))}" if length else "")
+
+
+def _handle(match: re.Match[str]) -> Iterator[Piece]:
+    yield "at", match.start(), match.start() + 1
+    yield " ", match.start(), match.start() + 1
+    yield from _spelled(match, *match.span(1))
+
+
+def _hashtag(match: re.Match[str]) -> str:
+    code = match[1].isupper() and (not match[1].isalpha() or match.string[match.end() :][:1] == "-")
+    if code:
+        return spaced(match, f"number {match[1]}")
+    return spaced(match, f"hashtag {_CAMEL.sub(' ', match[1])}")
+
+
+ADDRESSES = (
+    Rule(_EMAIL, _email),
+    Rule(_URL, _url),
+    Rule(_DOMAIN, _domain),
+    Rule(_IP, _ip),
+    Rule(_HANDLE, _handle),
+    Rule(_HASHTAG, _hashtag),
+)

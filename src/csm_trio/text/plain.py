@@ -1,0 +1,85 @@
+"""Any Unicode in, plain punctuation and letters out: no control character, emoji or decoration.
+
+It must not know what a mark means in Markdown, or how anything is said.
+"""
+
+# ruff: noqa: RUF001 -- marks that look like ASCII ones are what these tables are about
+
+import re
+import unicodedata
+from collections.abc import Iterator
+
+from csm_trio.text.spans import Piece, TracedText
+
+_MOST_MARKS = 4  # combining marks kept on one character: no script stacks more, and NFC sorts them
+_DROPPED_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Me"})
+_BLANKED_CATEGORIES = frozenset({"Zs", "Zl", "Zp", "Co", "Cn", "So"})
+_KEPT_SYMBOLS = frozenset("°")
+
+_PLAIN = {
+    **dict.fromkeys("“”„‟«»″❝❞", '"'),
+    **dict.fromkeys("‘’‚‛‹›′", "'"),
+    **dict.fromkeys("‐‑‒−﹣", "-"),
+    **dict.fromkeys("—―⸺⸻", " - "),
+    **dict.fromkeys("•‣¶\t", " "),
+    **dict.fromkeys("\r\v\f\x85\u2028\u2029", "\n"),
+    "…": "...",
+    "\n": "\n",
+    "⁄": "/",
+    **dict.fromkeys("\u200b\ufe0e\ufe0f", ""),
+}
+# Compatibility forms that read exactly as what they decompose to; not fractions and superscripts.
+_COMPATIBLE = re.compile(
+    "[\ufb00-\ufb06\uff01-\uff5e\U0001d400-\U0001d7ff\u2460-\u2473№℃℉]",
+)
+_ARROWS = re.compile("[\u2190-\u21ff\u27f0-\u27ff\u2900-\u297f]")
+_SKIN_TONES = re.compile("[\U0001f3fb-\U0001f3ff]")
+
+_ODD = re.compile(r"[^ -~\n]+")
+_COMPOSABLE = re.compile(r"[\x00-\x7f]?[^\x00-\x7f]++")
+_SPACES = re.compile(r" {2,}")
+
+
+def make_plain(traced: TracedText) -> None:
+    """Put the text in NFC and plain punctuation; its newlines stay, its spaces become single."""
+    traced.sub(_ODD, _plain_run)
+    compose(traced)
+    traced.sub(_SPACES, " ")
+
+
+def compose(traced: TracedText) -> None:
+    """Put the text in NFC."""
+    if not unicodedata.is_normalized("NFC", traced.text):
+        traced.sub(_COMPOSABLE, _composed)
+
+
+def _plain_run(match: re.Match[str]) -> Iterator[Piece]:
+    marks = 0
+    for at, char in enumerate(match[0], start=match.start()):
+        marks = marks + 1 if unicodedata.category(char) == "Mn" else 0
+        yield _plain_char(char) if marks <= _MOST_MARKS else "", at, at + 1
+
+
+def _plain_char(char: str) -> str:
+    if char in _PLAIN:
+        return _PLAIN[char]
+    if _COMPATIBLE.match(char):
+        return unicodedata.normalize("NFKC", char)
+    if char in _KEPT_SYMBOLS:
+        return char
+    category = unicodedata.category(char)
+    if category in _BLANKED_CATEGORIES or _ARROWS.match(char) or _SKIN_TONES.match(char):
+        return " "
+    return "" if category in _DROPPED_CATEGORIES else char
+
+
+def _composed(match: re.Match[str]) -> list[Piece] | str:
+    """Compose base by base where that is the same as the whole: it seldom is not (Hangul)."""
+    whole = unicodedata.normalize("NFC", match[0])
+    starts = [at for at, char in enumerate(match[0]) if at == 0 or not unicodedata.combining(char)]
+    pieces = [
+        (unicodedata.normalize("NFC", match[0][start:end]), match.start() + start, end)
+        for start, end in zip(starts, [*starts[1:], len(match[0])], strict=True)
+    ]
+    pieces = [(text, start, match.start() + end) for text, start, end in pieces]
+    return pieces if "".join(text for text, _, _ in pieces) == whole else whole

@@ -1,0 +1,131 @@
+"""What is said beside what was written: which characters of the one stand for which of the other.
+
+It must not know why the two differ.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+Piece = tuple[str, int, int]
+"""Text to put, and the characters [start, end) it stands for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Spoken characters that stand, as a whole, for written ones; either side may be empty.
+
+    Both sides are [start, end). Where they are of one length they correspond one to one.
+    """
+
+    spoken_start: int
+    spoken_end: int
+    written_start: int
+    written_end: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpokenText:
+    """What is said of what is written.
+
+    The runs tile both texts in order: the first begins at 0 and 0, each begins where the one
+    before it ends on both sides, and the last ends where both texts end.
+    """
+
+    text: str
+    written: str
+    runs: tuple[Run, ...]
+
+    def spoken_positions(self) -> list[float]:
+        """Return where in `text` each written character begins; then, once more, the end.
+
+        Never decreasing, from 0 to len(text), in spoken characters; linear within a run.
+        """
+        positions: list[float] = []
+        for run in self.runs:
+            chars = run.written_end - run.written_start
+            step = (run.spoken_end - run.spoken_start) / (chars or 1)
+            positions += [run.spoken_start + step * i for i in range(chars)]
+        return [*positions, len(self.text)]
+
+
+class TracedText:
+    """A text under change that remembers what each of its characters stands for.
+
+    Spans stay ordered: neither their starts nor their ends ever decrease along the text.
+    """
+
+    def __init__(self, written: str) -> None:
+        self.text = written
+        self._written = written
+        self._starts = list(range(len(written)))
+        self._ends = list(range(1, len(written) + 1))
+
+    def sub(
+        self,
+        pattern: re.Pattern[str],
+        say: str | Callable[[re.Match[str]], str | Iterable[Piece] | None],
+    ) -> None:
+        """Replace the matches of `pattern` by what `say` makes of them; None leaves one alone.
+
+        A string stands for the whole match. Pieces stand each for its own characters of the
+        present text, which must lie in order and not be empty; one that equals them maps to
+        them one to one.
+        """
+        pieces: list[Piece] = []
+        done = 0
+        for match in pattern.finditer(self.text):
+            said = say if isinstance(say, str) else say(match)
+            if said is None or said == match[0]:
+                continue
+            pieces.append((self.text[done : match.start()], done, match.start()))
+            pieces += [(said, *match.span())] if isinstance(said, str) else said
+            done = match.end()
+        if pieces:
+            self._put([*pieces, (self.text[done:], done, len(self.text))])
+
+    def _put(self, pieces: Iterable[Piece]) -> None:
+        starts: list[int] = []
+        ends: list[int] = []
+        said: list[str] = []
+        for text, start, end in pieces:
+            said.append(text)
+            if text == self.text[start:end]:
+                starts += self._starts[start:end]
+                ends += self._ends[start:end]
+            else:
+                starts += [self._starts[start]] * len(text)
+                ends += [self._ends[end - 1]] * len(text)
+        self.text, self._starts, self._ends = "".join(said), starts, ends
+
+    def finish(self) -> SpokenText:
+        """Return the text as it stands, with its runs."""
+        runs: list[Run] = []
+        for at, (start, end) in enumerate(zip(self._starts, self._ends, strict=True)):
+            last = runs[-1] if runs else Run(0, 0, 0, 0)
+            if start < last.written_end:  # the same characters stand for this one too
+                runs[-1] = _joined(last, at + 1, max(end, last.written_end))
+                continue
+            if start > last.written_end:
+                last = Run(at, at, last.written_end, start)
+                runs.append(last)
+            if _one_to_one(last) and end - start == 1 and not self._shared(at):
+                runs[-1] = _joined(last, at + 1, end)
+            else:
+                runs.append(Run(at, at + 1, start, end))
+        written_end = runs[-1].written_end if runs else 0
+        if written_end < len(self._written):
+            runs.append(Run(len(self.text), len(self.text), written_end, len(self._written)))
+        return SpokenText(self.text, self._written, tuple(runs))
+
+    def _shared(self, at: int) -> bool:
+        return at + 1 < len(self._starts) and self._starts[at + 1] < self._ends[at]
+
+
+def _one_to_one(run: Run) -> bool:
+    chars = run.spoken_end - run.spoken_start
+    return chars > 0 and chars == run.written_end - run.written_start
+
+
+def _joined(run: Run, spoken_end: int, written_end: int) -> Run:
+    return Run(run.spoken_start, spoken_end, run.written_start, written_end)

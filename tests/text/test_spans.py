@@ -1,0 +1,97 @@
+"""Which characters stand for which, through any number of changes."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from csm_trio.text.spans import Piece, Run, SpokenText, TracedText
+from tracing import assert_tiles
+
+WORD = re.compile(r"\w+")
+DIGIT = re.compile(r"\d")
+
+
+def test_a_text_left_alone_is_one_run() -> None:
+    spoken = TracedText("as it is").finish()
+    assert spoken == SpokenText("as it is", "as it is", (Run(0, 8, 0, 8),))
+    assert spoken.spoken_positions() == [0, 1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_a_replacement_stands_for_its_match_as_a_whole() -> None:
+    traced = TracedText("at 5 pm")
+    traced.sub(DIGIT, "five")
+    spoken = traced.finish()
+    assert spoken.text == "at five pm"
+    assert spoken.runs == (Run(0, 3, 0, 3), Run(3, 7, 3, 4), Run(7, 10, 4, 7))
+    assert spoken.spoken_positions() == [0, 1, 2, 3, 7, 8, 9, 10]
+
+
+def test_what_is_dropped_takes_no_room() -> None:
+    traced = TracedText("*a* b*")
+    traced.sub(re.compile(r"\*"), "")
+    spoken = traced.finish()
+    assert spoken.text == "a b"
+    assert spoken.runs == (
+        Run(0, 0, 0, 1),
+        Run(0, 1, 1, 2),
+        Run(1, 1, 2, 3),
+        Run(1, 3, 3, 5),
+        Run(3, 3, 5, 6),
+    )
+    assert spoken.spoken_positions() == [0, 0, 1, 1, 2, 3, 3]
+
+
+def test_pieces_stand_each_for_its_own() -> None:
+    def spell(match: re.Match[str]) -> list[Piece]:
+        start, end = match.span()
+        return [("A B", start, end - 1), (" ", end - 1, end), ("c", end - 1, end)]
+
+    traced = TracedText("x ab7 y")
+    traced.sub(re.compile("ab7"), spell)
+    spoken = traced.finish()
+    assert spoken.text == "x A B c y"
+    assert spoken.runs == (Run(0, 2, 0, 2), Run(2, 5, 2, 4), Run(5, 7, 4, 5), Run(7, 9, 5, 7))
+
+
+def test_a_change_of_a_change_stands_for_what_was_written_first() -> None:
+    traced = TracedText("1 2")
+    traced.sub(DIGIT, lambda match: {"1": "a1", "2": "b"}[match[0]])
+    traced.sub(DIGIT, "one")
+    assert traced.finish().runs == (Run(0, 4, 0, 1), Run(4, 6, 1, 3))
+
+
+def test_none_leaves_a_match_alone() -> None:
+    traced = TracedText("1 2")
+    traced.sub(DIGIT, lambda match: "two" if match[0] == "2" else None)
+    assert traced.finish().text == "1 two"
+
+
+def test_nothing_said_of_something_is_one_empty_run() -> None:
+    traced = TracedText("***")
+    traced.sub(re.compile(r"\*+"), "")
+    assert traced.finish() == SpokenText("", "***", (Run(0, 0, 0, 3),))
+    assert TracedText("").finish() == SpokenText("", "", ())
+
+
+@given(
+    written=st.text(st.sampled_from("ab1 *"), max_size=30),
+    changes=st.lists(
+        st.tuples(st.sampled_from(["a", "b+", "1", " +", r"\*+", "ab", "cc"]), st.text("abc 1*")),
+        max_size=6,
+    ),
+)
+def test_any_changes_keep_the_laws(written: str, changes: list[tuple[str, str]]) -> None:
+    traced = TracedText(written)
+    for pattern, said in changes:
+        traced.sub(re.compile(pattern), said)
+    assert_tiles(traced.finish(), written)
+
+
+@pytest.mark.parametrize("said", ["", "word"])
+def test_a_long_text_comes_through(said: str) -> None:
+    written = "ab 1 " * 20_000
+    traced = TracedText(written)
+    traced.sub(WORD, said)
+    assert_tiles(traced.finish(), written)
