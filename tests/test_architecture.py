@@ -19,6 +19,7 @@ FLOORS: dict[str, tuple[float, set[str], set[str]]] = {
     "telemetry": (1, set(), {"prometheus_client"}),
     "text": (1, set(), set()),
     "audio": (2, set(), {"numpy", "soxr", "lameenc"}),
+    "alignment": (2, set(), {"numpy"}),
     "voices": (2, set(), set()),
     "model": (
         2,
@@ -41,9 +42,10 @@ FLOORS: dict[str, tuple[float, set[str], set[str]]] = {
 NARROWED: dict[str, set[str]] = {
     "text": {"errors"},
     "audio": {"errors"},
+    "alignment": {"text"},
     "voices": {"errors"},
     "model": {"errors"},
-    "protocol": {"errors", "audio"},
+    "protocol": {"errors", "audio", "alignment"},
     "engine": {"errors", "config", "telemetry", "model"},
     "client": {"errors", "audio", "protocol"},
     "say": {"errors", "audio", "client"},
