@@ -13,6 +13,8 @@ from pathlib import Path
 import torch
 
 from csm_trio.config import EngineConfig
+from csm_trio.engine.eager import ReadingHead
+from csm_trio.engine.reading import find_reading_head
 from csm_trio.engine.runner import Placement, TorchRunner
 from csm_trio.engine.utterance import Sampling, Utterance
 from csm_trio.errors import StartupError
@@ -96,6 +98,7 @@ def warm_runner(loaded: LoadedModel, pool_size: int | None) -> TorchRunner:
         loaded.tokenizer,
         slots=slots,
         placement=loaded.placement,
+        head=_reading_head(loaded),
     )
     _warm_up(runner)
     # What is loaded stays: collecting garbage need not walk through it again, which would hold
@@ -104,6 +107,13 @@ def warm_runner(loaded: LoadedModel, pool_size: int | None) -> TorchRunner:
     gc.freeze()
     logger.info("warm after %.1f s", time.perf_counter() - started_s)
     return runner
+
+
+def _reading_head(loaded: LoadedModel) -> ReadingHead | None:
+    """Look for the head that reads along, where frames can tell of it: not in a CUDA graph yet."""
+    if loaded.placement.device.type == "cuda":
+        return None
+    return find_reading_head(loaded.model, loaded.codec, loaded.tokenizer)
 
 
 def _sizes(config: EngineConfig, files: CheckpointFiles) -> tuple[CSMConfig, str]:

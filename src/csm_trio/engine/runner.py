@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from csm_trio.engine.eager import EagerStep
+from csm_trio.engine.eager import EagerStep, ReadingHead, prefill
 from csm_trio.engine.slots import Opening, Slots, resolve_sampling
 from csm_trio.engine.utterance import Frame, Utterance
 from csm_trio.errors import SpeechError
@@ -53,6 +53,7 @@ class TorchRunner:
         *,
         slots: int,
         placement: Placement,
+        head: ReadingHead | None = None,
     ) -> None:
         self._config = config
         self._model = model
@@ -60,11 +61,11 @@ class TorchRunner:
         self._device = placement.device
         self._slots = Slots(config, slots, codec, device=placement.device, dtype=placement.dtype)
         self._graphed_prefill: GraphedPrefill | None = None
-        self._step = self._make_step(codec)
+        self._step = self._make_step(codec, head)
 
-    def _make_step(self, codec: MimiDecoder) -> FrameStep:
+    def _make_step(self, codec: MimiDecoder, head: ReadingHead | None) -> FrameStep:
         if self._device.type != "cuda":
-            return EagerStep(self._model, codec, self._slots)
+            return EagerStep(self._model, codec, self._slots, head=head)
         # Imported here: its kernels need Triton, which only CUDA builds of torch bring.
         from csm_trio.engine.graphs import GraphedStep
         from csm_trio.engine.prefill import GraphedPrefill
@@ -114,6 +115,7 @@ class TorchRunner:
             position=prompt.positions - 1,
             draws=resolve_sampling(sampling, self._config.sampling),
             seed=random.getrandbits(62) if sampling.seed is None else sampling.seed,
+            places=prompt.places,
         )
 
     def _prompt(self, utterance: Utterance) -> tuple[Prompt, int]:
@@ -151,14 +153,7 @@ class TorchRunner:
             self._graphed_prefill.run(group)
             return
         ((opening, prompt),) = group
-        embedded = self._model.embed_prompt(
-            torch.from_numpy(prompt.tokens).to(self._device),
-            torch.from_numpy(prompt.mask).to(self._device),
-        )
-        if opening.position:
-            attend = self._slots.kv.prefill(opening.slot, 0)
-            self._model.prefill(embedded[None, :-1], 0, attend)
-        self._slots.open([opening], embedded[-1:])
+        prefill(self._model, self._slots, opening, prompt)
 
     def step(self, slots: Sequence[int]) -> Sequence[Frame | None]:
         """Make one frame for each open slot; None where its speech has ended."""
