@@ -92,6 +92,7 @@ def speak(runner: TorchRunner, text: str, *, speaker_id: int, seed: int) -> list
     """Have the engine say `text`."""
     most = round(longest_speech_s(text) * 1000) // _FRAME_MS
     runner.open([(0, Utterance(text, speaker_id, most, Sampling(seed=seed)))])
+    runner.fill()
     frames: list[Frame] = []
     while len(frames) < most and (frame := runner.step([0])[0]) is not None:
         frames.append(frame)

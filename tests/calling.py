@@ -87,10 +87,10 @@ def joined_audio(messages: Iterable[dict[str, Any]]) -> bytes:
     return b"".join(base64.b64decode(one["audio"]) for one in messages if one.get("audio"))
 
 
-def sine_speech(utterances: Iterable[Utterance], format_name: str) -> bytes:
+def sine_speech(utterances: Iterable[Utterance], format_name: str, *, speed: float = 1.0) -> bytes:
     """Return the one stream that a listener must hear of these utterances, said in a row."""
     pcm = [frame.pcm for utterance in utterances for frame in sine_frames(utterance)]
-    encoder = make_encoder(AudioFormat.parse(format_name))
+    encoder = make_encoder(AudioFormat.parse(format_name), speed=speed)
     return encoder.encode(np.concatenate(pcm)) + encoder.finish()
 
 

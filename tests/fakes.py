@@ -26,6 +26,7 @@ GUARD_S = 10.0
 """How long a blocked thread of a broken test waits before it says so."""
 
 _FRAMES_MARK = re.compile(r"FRAMES=(\d+)")
+_FILLS_MARK = re.compile(r"FILLS=(\d+)")
 
 
 def frame_count(text: str) -> int:
@@ -88,7 +89,7 @@ class StepGate:
 
 @dataclass(frozen=True, slots=True)
 class RunnerCall:
-    """One call of a runner: `open`, `step` or `close`, and the slots it was about."""
+    """One call of a runner, and the slots it was about: those that `prefill` completed."""
 
     name: str
     slots: tuple[int, ...]
@@ -99,7 +100,8 @@ class SineRunner:
 
     A text with REFUSE in it gets TextTooLong from `open`; one with EXPLODE a RuntimeError from
     `step`, as a broken device would. Whatever a Runner must never be asked raises AssertionError:
-    to open a taken slot, to step or close a free one, to step past an end.
+    to open a taken slot, to step or close a free one, to step past an end or before the prompt is
+    in.
 
     `calls` and `opened` grow on the device thread and may be read from any.
     """
@@ -114,6 +116,7 @@ class SineRunner:
         self._gate = step_gate
         self._utterances: dict[int, Utterance] = {}
         self._made: dict[int, int] = {}
+        self._filling: dict[int, int] = {}
 
     @property
     def steps(self) -> list[tuple[int, ...]]:
@@ -144,12 +147,25 @@ class SineRunner:
         self.opened.append(utterance)
         self._utterances[slot] = utterance
         self._made[slot] = 0
+        mark = _FILLS_MARK.search(utterance.text)
+        self._filling[slot] = int(mark.group(1)) if mark else 1
         return utterance.max_frames
+
+    def prefill(self) -> Sequence[int]:
+        """Work a little on every prompt."""
+        assert self._filling, "a prefill of nothing"
+        self._filling = {slot: left - 1 for slot, left in self._filling.items()}
+        done = [slot for slot, left in self._filling.items() if not left]
+        for slot in done:
+            del self._filling[slot]
+        self.calls.append(RunnerCall("prefill", tuple(done)))
+        return done
 
     def step(self, slots: Sequence[int]) -> Sequence[Frame | None]:
         """Make a frame for each of the slots."""
         assert slots, "a step of nobody"
         assert len(set(slots)) == len(slots), "a slot stood twice in one step"
+        assert self._filling.keys().isdisjoint(slots), "a slot ran before its prompt was in"
         self.calls.append(RunnerCall("step", tuple(slots)))
         if self._gate is not None:
             self._gate.pass_through()
@@ -158,6 +174,7 @@ class SineRunner:
     def close(self, slot: int) -> None:
         """End an utterance, said or not."""
         del self._utterances[slot], self._made[slot]
+        self._filling.pop(slot, None)
         self.calls.append(RunnerCall("close", (slot,)))
 
     def _next_frame(self, slot: int) -> Frame | None:

@@ -73,7 +73,7 @@ async def serving(
     asked = config or Config()
     wanted = asked if asked.server != ServerConfig() else replace(asked, server=TEST_SERVER)
     async with trio.open_nursery() as nursery:
-        started = await nursery.start(partial(serve, wanted, make_runner))
+        started = await nursery.start(partial(serve, wanted, lambda voices: make_runner()))
         yield Server(started.port, started.house, nursery)
         nursery.cancel_scope.cancel()
 

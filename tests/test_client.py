@@ -177,12 +177,21 @@ def test_the_factor_times_the_audio_is_the_time_of_the_last_chunk(
     assert timing.first_audio_s == pytest.approx(chunks[0][1])
     assert timing.audio_s == pytest.approx(sum(n_bytes for n_bytes, _ in chunks) / 48_000)
     assert timing.real_time_factor is not None
+    assert timing.audio_s is not None
     assert timing.real_time_factor * timing.audio_s == pytest.approx(now_s - start_s)
     assert timing.chunks == len(chunks)
+
+
+def test_where_bytes_do_not_tell_time_only_arrivals_are_known() -> None:
+    arrivals = Arrivals(AudioFormat.parse("opus_48000_64"))
+    arrivals.note_text(1.0)
+    arrivals.note_audio(800, 3.0)
+    assert arrivals.timing() == SpeechTiming(2.0, None, None, 1)
 
 
 def test_the_summary_is_one_line() -> None:
     assert str(SpeechTiming(0.1434, 3.52, 0.3149, 44)) == (
         "first audio 143 ms | audio 3.52 s | real-time factor 0.31 | 44 chunks"
     )
+    assert str(SpeechTiming(0.1434, None, None, 44)) == "first audio 143 ms | 44 chunks"
     assert str(SpeechTiming(None, 0.0, None, 0)) == "no audio: there was nothing to say"

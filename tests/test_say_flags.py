@@ -48,6 +48,8 @@ FILES = [
     (["--out", "a.wav", "--format", "wav_44100"], "wav_44100", Path("a.wav")),
     (["--format", "mp3_22050_32"], "mp3_22050_32", Path("speech.mp3")),
     (["--format", "ulaw_8000"], "ulaw_8000", Path("speech.ulaw")),
+    (["--out", "a.opus"], "opus_48000_64", Path("a.opus")),
+    (["--format", "m4a_aac_44100_128"], "m4a_aac_44100_128", Path("speech.m4a")),
 ]
 
 

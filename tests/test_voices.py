@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from csm_trio.audio.wav import wav_header
 from csm_trio.errors import StartupError, UnknownVoice
 from csm_trio.voices import Voice, VoiceCatalog
 
@@ -115,3 +117,49 @@ def test_a_file_of_other_bytes_is_one_sentence(tmp_path: Path) -> None:
     path.write_bytes(b'{"caf\xe9": 1}')
     with pytest.raises(StartupError, match="not valid JSON"):
         VoiceCatalog.load(path)
+
+
+def write_clip(path: Path, *, rate_hz: int = 24_000, seconds: float = 0.5) -> None:
+    at = np.arange(round(rate_hz * seconds)) / rate_hz
+    pcm = (8_000 * np.sin(2 * np.pi * 200 * at)).astype("<i2").tobytes()
+    path.write_bytes(wav_header(rate_hz, data_bytes=len(pcm)) + pcm)
+
+
+def test_a_clip_is_heard_at_the_models_rate_whatever_its_own(tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    write_clip(tmp_path / "clips" / "vera.wav", rate_hz=16_000)
+    clips = [{"file": "clips/vera.wav", "text": " What she says. "}]
+    voice = load(tmp_path, {"vera": {"speaker_id": 3, "clips": clips}}).get("vera")
+    assert (voice.speaker_id, voice.category) == (3, "cloned")
+    (clip,) = voice.clips
+    assert clip.text == "What she says."
+    assert clip.pcm.dtype == np.float32
+    assert clip.pcm.shape == (12_000,)
+    at = np.arange(2_000, 10_000) / 24_000
+    expected = 8_000 / 32_768 * np.sin(2 * np.pi * 200 * at)
+    np.testing.assert_allclose(clip.pcm[2_000:10_000], expected, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("clips", "problem"),
+    [
+        ("vera.wav", "must be a list"),
+        (["vera.wav"], "needs a file and a text"),
+        ([{"file": "vera.wav"}], "needs a file and a text"),
+        ([{"file": "vera.wav", "text": "Yes.", "rate": 1}], "needs a file and a text"),
+        ([{"file": "vera.wav", "text": " "}], "must be strings"),
+        ([{"file": 7, "text": "Yes."}], "must be strings"),
+        ([{"file": "none.wav", "text": "Yes."}], "none.wav of voice 'vera' cannot be read"),
+        ([{"file": "text.wav", "text": "Yes."}], "not a RIFF/WAVE file"),
+        ([{"file": "empty.wav", "text": "Yes."}], "must last up to 60 seconds"),
+        ([{"file": "long.wav", "text": "Yes."}], "must last up to 60 seconds"),
+    ],
+)
+def test_a_bad_clip_is_named(tmp_path: Path, clips: object, problem: str) -> None:
+    write_clip(tmp_path / "vera.wav")
+    write_clip(tmp_path / "empty.wav", seconds=0)
+    write_clip(tmp_path / "long.wav", rate_hz=8_000, seconds=61)
+    (tmp_path / "text.wav").write_text("no sound")
+    with pytest.raises(StartupError, match=problem) as caught:
+        load(tmp_path, {"vera": {"speaker_id": 0, "clips": clips}})
+    assert "vera" in str(caught.value)

@@ -118,7 +118,7 @@ def _serve_command(options: argparse.Namespace) -> int:
 
 async def serve(
     config: Config,
-    make_runner: Callable[[], Runner],
+    make_runner: Callable[[VoiceCatalog], Runner],
     *,
     task_status: trio.TaskStatus["Serving"] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -132,7 +132,7 @@ async def serve(
     # listens only once the engine is warm.
     with _bound_socket(config.server) as bound:
         leads = Leads(config.engine.target_lead_s, config.engine.max_lead_s)
-        async with open_engine(make_runner, metrics, leads=leads) as engine:
+        async with open_engine(partial(make_runner, voices), metrics, leads=leads) as engine:
             admission = Admission(config.server.max_sessions or engine.slots, metrics)
             speaker = Speaker(engine, config.speech, metrics)
             house = House(engine, speaker, voices, admission, metrics, config.server, config.speech)

@@ -77,21 +77,25 @@ class SpeechTiming:
     """How fast speech came, counted from the moment its first text was sent.
 
     `real_time_factor` is the time to the last audio over `audio_s`: below 1 is faster than it
-    plays. Where no audio came, it and `first_audio_s` are None.
+    plays. Where no audio came, it and `first_audio_s` are None; `audio_s` and it are None where
+    the format's bytes do not tell time.
     """
 
     first_audio_s: float | None
-    audio_s: float
+    audio_s: float | None
     real_time_factor: float | None
     chunks: int
 
     def __str__(self) -> str:
-        if self.first_audio_s is None or self.real_time_factor is None:
+        if self.first_audio_s is None:
             return "no audio: there was nothing to say"
-        return (
-            f"first audio {self.first_audio_s * 1000:.0f} ms | audio {self.audio_s:.2f} s | "
-            f"real-time factor {self.real_time_factor:.2f} | {self.chunks} chunks"
-        )
+        parts = [f"first audio {self.first_audio_s * 1000:.0f} ms", f"{self.chunks} chunks"]
+        if self.audio_s is not None and self.real_time_factor is not None:
+            parts[1:1] = [
+                f"audio {self.audio_s:.2f} s",
+                f"real-time factor {self.real_time_factor:.2f}",
+            ]
+        return " | ".join(parts)
 
 
 class Arrivals:
@@ -109,8 +113,8 @@ class Arrivals:
         self._last_at_s = 0.0
 
     @property
-    def audio_s(self) -> float:
-        """How long what has come plays."""
+    def audio_s(self) -> float | None:
+        """How long what has come plays; None where the format's bytes do not tell time."""
         return self._format.duration_s(self._n_bytes)
 
     def note_text(self, now_s: float) -> None:
@@ -123,17 +127,19 @@ class Arrivals:
         self._n_bytes += n_bytes
         self._chunks += 1
         self._last_at_s = now_s
-        if self._first_at_s is None and self.audio_s > 0:
+        if self._first_at_s is None and self.audio_s != 0:
             self._first_at_s = now_s
 
     def timing(self) -> SpeechTiming:
         """Return the times of all that came so far."""
+        audio_s = self.audio_s
         if self._text_at_s is None or self._first_at_s is None:
-            return SpeechTiming(None, self.audio_s, None, self._chunks)
+            return SpeechTiming(None, audio_s, None, self._chunks)
+        taken_s = self._last_at_s - self._text_at_s
         return SpeechTiming(
             first_audio_s=self._first_at_s - self._text_at_s,
-            audio_s=self.audio_s,
-            real_time_factor=(self._last_at_s - self._text_at_s) / self.audio_s,
+            audio_s=audio_s,
+            real_time_factor=None if audio_s is None else taken_s / audio_s,
             chunks=self._chunks,
         )
 

@@ -33,9 +33,10 @@ class ServerConfig:
 class EngineConfig:
     """The model and the device; no model named means the embedded voice.
 
-    `device` is `auto`, `cpu`, `mps`, `cuda` or `cuda:N`; `dtype` is `auto`, `f32`, `f16` or
-    `bf16`. `pool_size` None means as many slots as the device can hold, `max_positions` None as
-    many as the model has. `random_weights` names sizes to fill with noise instead of a model.
+    `device` is `auto`, `cpu`, `mps`, `cuda` or `cuda:N`; `dtype` is `auto`, `f32`, `f16`,
+    `bf16` or, on a CPU, `int8`. `pool_size` None means as many slots as the device can hold,
+    `max_positions` None as many as the model has. `random_weights` names sizes to fill with noise
+    instead of a model.
     """
 
     pool_size: int | None = None
@@ -151,8 +152,8 @@ SETTINGS: tuple[Setting, ...] = (
         "cpu, mps, cuda or cuda:N; auto takes CUDA, then MPS, then CPU",
     ),
     Setting(
-        "--dtype", "engine", "dtype", choice("auto", "f32", "f16", "bf16"), "number format",
-        "f32, f16 or bf16; auto is bf16 on CUDA, f32 elsewhere",
+        "--dtype", "engine", "dtype", choice("auto", "f32", "f16", "bf16", "int8"), "number format",
+        "f32, f16, bf16 or, on a CPU, int8; auto is bf16 on CUDA, f32 elsewhere",
     ),
     Setting(
         "--model-id", "engine", "model_id", _NAME, "Hugging Face Hub id",

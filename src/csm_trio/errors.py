@@ -59,10 +59,9 @@ class UnknownVoice(InvalidRequest):
 class UnknownFormat(InvalidRequest):
     """No output format has this name."""
 
-    def __init__(self, name: str, known: tuple[str, ...]) -> None:
+    def __init__(self, name: str, known: tuple[str, ...], *, param: str = "output_format") -> None:
         super().__init__(
-            f"output_format '{name}' is not known; use one of: {', '.join(known)}.",
-            param="output_format",
+            f"{param} '{name}' is not known; use one of: {', '.join(known)}.", param=param
         )
 
 

@@ -30,7 +30,14 @@ _READ_BYTES = 4096
 _PLAIN_PROGRESS_S = 5.0
 
 _SCHEMES = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
-_FORMAT_OF_SUFFIX = {".wav": "wav_24000", ".mp3": "mp3_44100_128", ".ulaw": "ulaw_8000"}
+_FORMAT_OF_SUFFIX = {
+    ".wav": "wav_24000",
+    ".mp3": "mp3_44100_128",
+    ".opus": "opus_48000_64",
+    ".m4a": "m4a_aac_44100_128",
+    ".ulaw": "ulaw_8000",
+    ".alaw": "alaw_8000",
+}
 _SETTINGS = ("speaker_id", "temperature", "top_k", "seed", "max_audio_len_ms")
 _STANDARD = "-"
 
@@ -65,7 +72,7 @@ def add_say_flags(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -
         choices=FORMATS,
         metavar="FORMAT",
         help=f"one of {', '.join(FORMATS)} (unit: output_format; default: by the ending of --out, "
-        f".wav, .mp3 or .ulaw, else {DEFAULT_FORMAT})",
+        f"{', '.join(_FORMAT_OF_SUFFIX)}, else {DEFAULT_FORMAT})",
     )
     add(
         "--out",
@@ -232,7 +239,10 @@ class _Sink:
 
 
 class _Progress:
-    """How much sound has come: one line that changes on a terminal, now and then one elsewhere."""
+    """How much sound has come: one line that changes on a terminal, now and then one elsewhere.
+
+    Shows nothing where the format's bytes do not tell time.
+    """
 
     def __init__(self, stderr: TextIO, arrivals: Arrivals) -> None:
         self._stderr = stderr
@@ -243,7 +253,7 @@ class _Progress:
     def show(self) -> None:
         """Show the seconds received by now, if it is time to."""
         audio_s = self._arrivals.audio_s
-        if audio_s < self._next_s:
+        if audio_s is None or audio_s < self._next_s:
             return
         if self._on_terminal:
             print(f"\r{audio_s:.1f} s of audio", end="", file=self._stderr, flush=True)

@@ -45,7 +45,7 @@ class Metrics:
         )  # fmt: skip
         self.prefill_s = Histogram(
             "csm_prefill_seconds",
-            "Time to open a slot with its prompt.",
+            "Time of one piece of prefill between two steps.",
             buckets=_SHORT_S,
             registry=registry,
         )

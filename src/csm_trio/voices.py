@@ -1,14 +1,21 @@
 """The voices this server knows: a JSON file in, `Voice` values by id out.
 
-A voice is a speaker of the model; what the speaker sounds like is the model's business.
+A voice is a speaker of the model, and clips of speech that the model hears before it speaks; what
+comes out is the model's business.
 """
 
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from csm_trio.audio.resample import Resampler
+from csm_trio.audio.wav import UnreadableWav, read_wav
 from csm_trio.errors import StartupError, UnknownVoice
 
 MAX_SPEAKER_ID = 2**32 - 1
@@ -20,19 +27,34 @@ _DEFAULT_VOICES = {
     "speaker_2": 2,
     "speaker_3": 3,
 }
-_ENTRY_KEYS = ("speaker_id", "name", "description")
+_ENTRY_KEYS = ("speaker_id", "name", "description", "clips")
+_CLIP_KEYS = ("file", "text")
+_CLIP_HZ = 24_000
+_MAX_CLIP_S = 60
 _NUMERIC_ID = re.compile(r"[0-9]{1,10}")
 
 
 @dataclass(frozen=True, slots=True)
+class VoiceClip:
+    """Recorded speech of a voice: `text` word for word, `pcm` float32 [samples] at 24 kHz."""
+
+    text: str
+    pcm: NDArray[np.float32] = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Voice:
-    """A voice as callers name it (`voice_id`) and as the model knows it (`speaker_id`)."""
+    """A voice as callers name it (`voice_id`) and as the model knows it (`speaker_id`).
+
+    With `clips` it sounds like them, as far as the model can.
+    """
 
     voice_id: str
     name: str
     speaker_id: int
     category: str = "premade"
     description: str | None = None
+    clips: tuple[VoiceClip, ...] = ()
 
 
 class VoiceCatalog:
@@ -46,10 +68,11 @@ class VoiceCatalog:
 
     @classmethod
     def load(cls, path: Path | None) -> "VoiceCatalog":
-        """Read `{id: speaker}` or `{id: {"speaker_id": …, "name"?, "description"?}}`.
+        """Read `{id: speaker}` or `{id: {"speaker_id": …, "name"?, "description"?, "clips"?}}`.
 
-        The file replaces the voices known without one (`None`). Raises `StartupError` naming
-        the file, and the voice in it that is wrong.
+        `clips` is a list of `{"file": …, "text": …}`: 16-bit WAV files, their paths relative to
+        the voices file, and what is said in them. The file replaces the voices known without one
+        (`None`). Raises `StartupError` naming the file, and the voice in it that is wrong.
         """
         if path is None:
             return cls(Voice(voice_id, voice_id, n) for voice_id, n in _DEFAULT_VOICES.items())
@@ -66,7 +89,8 @@ class VoiceCatalog:
         if not isinstance(entries, dict):
             raise StartupError(f"The voices file {path} must hold a JSON object of voices by id.")
         try:
-            return cls([_read_voice(voice_id, entry) for voice_id, entry in entries.items()])
+            read = partial(_read_voice, path.parent)
+            return cls([read(voice_id, entry) for voice_id, entry in entries.items()])
         except _BadEntry as error:
             raise StartupError(f"The voices file {path}: {error}.") from None
 
@@ -88,7 +112,7 @@ class _BadEntry(Exception):
     """One entry of a voices file is wrong; the text says which and how."""
 
 
-def _read_voice(voice_id: str, entry: object) -> Voice:
+def _read_voice(folder: Path, voice_id: str, entry: object) -> Voice:
     if not voice_id or "/" in voice_id:
         raise _BadEntry(f"voice {voice_id!r} must have an id that fits a path: not empty, no '/'")
     if not isinstance(entry, dict):
@@ -112,7 +136,42 @@ def _read_voice(voice_id: str, entry: object) -> Voice:
         raise _BadEntry(f"the name of voice {voice_id!r} must be a string, and not empty")
     if not isinstance(description, str | None):
         raise _BadEntry(f"the description of voice {voice_id!r} must be a string")
-    return Voice(voice_id, name, speaker_id, description=description)
+    clips = _read_clips(folder, voice_id, entry.get("clips", []))
+    category = "cloned" if clips else "premade"
+    return Voice(voice_id, name, speaker_id, category, description, clips)
+
+
+def _read_clips(folder: Path, voice_id: str, entries: object) -> tuple[VoiceClip, ...]:
+    if not isinstance(entries, list):
+        raise _BadEntry(f"the clips of voice {voice_id!r} must be a list")
+    clips = []
+    for entry in entries:
+        if not isinstance(entry, dict) or set(entry) != set(_CLIP_KEYS):
+            raise _BadEntry(f"each clip of voice {voice_id!r} needs a file and a text, no more")
+        file, text = entry["file"], entry["text"]
+        if not isinstance(file, str) or not isinstance(text, str) or not text.strip():
+            raise _BadEntry(f"the file and text of a clip of voice {voice_id!r} must be strings")
+        try:
+            pcm, rate_hz = read_wav((folder / file).read_bytes())
+        except OSError as error:
+            raise _BadEntry(
+                f"the clip {file} of voice {voice_id!r} cannot be read: {error.strerror}"
+            ) from None
+        except UnreadableWav as error:
+            raise _BadEntry(f"the clip {file} of voice {voice_id!r}: {error}") from None
+        if not 0 < len(pcm) <= _MAX_CLIP_S * rate_hz:
+            raise _BadEntry(
+                f"the clip {file} of voice {voice_id!r} must last up to {_MAX_CLIP_S} seconds"
+            )
+        clips.append(VoiceClip(text.strip(), _as_heard(pcm, rate_hz)))
+    return tuple(clips)
+
+
+def _as_heard(pcm: NDArray[np.int16], rate_hz: int) -> NDArray[np.float32]:
+    resampler = Resampler(rate_hz, _CLIP_HZ)
+    whole = np.concatenate((resampler.feed(pcm), resampler.finish()))
+    heard: NDArray[np.float32] = whole.astype(np.float32) / np.float32(32_768)
+    return heard
 
 
 def _refuse_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:

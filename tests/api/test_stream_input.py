@@ -67,6 +67,14 @@ async def test_all_sentences_come_as_one_stream_then_one_final_frame(name: str) 
     assert joined_audio(heard) == sine_speech(runner.opened, name)
 
 
+async def test_the_first_messages_speed_holds_for_all_that_is_said() -> None:
+    opener = {"text": " ", "voice_settings": {"speed": 0.9}}
+    heard, runner = await converse([opener, {"text": TEXT}, EOS])
+    assert_wire_form(heard)
+    assert [one.text for one in runner.opened] == SENTENCES
+    assert joined_audio(heard) == sine_speech(runner.opened, "pcm_24000", speed=0.9)
+
+
 async def test_without_a_format_it_is_pcm_of_24000_hz() -> None:
     heard, runner = await converse([{"text": TEXT}, EOS])
     pcm = b"".join(frame.pcm.tobytes() for one in runner.opened for frame in sine_frames(one))

@@ -1,4 +1,4 @@
-"""Mu-law against two independent implementations, over everything there is to encode."""
+"""Mu-law and A-law against two independent implementations, over everything there is to encode."""
 
 import warnings
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from csm_trio.audio.g711 import decode_ulaw, encode_ulaw
+from csm_trio.audio.g711 import decode_alaw, decode_ulaw, encode_alaw, encode_ulaw
 
 EVERY_SAMPLE = np.arange(-32_768, 32_768, dtype=np.int32).astype(np.int16)
 EVERY_CODE = bytes(range(256))
@@ -25,9 +25,20 @@ def searched_code(sample: int) -> int:
     return 0xFF - (sign + 16 * segment + step)
 
 
+def searched_alaw_code(sample: int) -> int:
+    """Encode one sample by table 1a: the segment is the magnitude's highest bit."""
+    uniform = sample >> 3
+    magnitude = ~uniform if uniform < 0 else uniform
+    segment = max(0, magnitude.bit_length() - 5)
+    step = magnitude >> max(1, segment) & 0x0F
+    return ((0 if uniform < 0 else 0x80) | segment << 4 | step) ^ 0x55
+
+
 def test_every_sample_encodes_as_the_segment_search_says() -> None:
     expected = bytes(searched_code(int(sample)) for sample in EVERY_SAMPLE)
     assert encode_ulaw(EVERY_SAMPLE) == expected
+    expected = bytes(searched_alaw_code(int(sample)) for sample in EVERY_SAMPLE)
+    assert encode_alaw(EVERY_SAMPLE) == expected
 
 
 def test_every_sample_and_code_agree_with_audioop() -> None:
@@ -36,6 +47,8 @@ def test_every_sample_and_code_agree_with_audioop() -> None:
         audioop = pytest.importorskip("audioop")
     assert encode_ulaw(EVERY_SAMPLE) == audioop.lin2ulaw(EVERY_SAMPLE.tobytes(), 2)
     assert decode_ulaw(EVERY_CODE).tobytes() == audioop.ulaw2lin(EVERY_CODE, 2)
+    assert encode_alaw(EVERY_SAMPLE) == audioop.lin2alaw(EVERY_SAMPLE.tobytes(), 2)
+    assert decode_alaw(EVERY_CODE).tobytes() == audioop.alaw2lin(EVERY_CODE, 2)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +59,18 @@ def test_known_samples_have_their_known_codes(sample: int, code: int) -> None:
     assert encode_ulaw(np.array([sample], dtype=np.int16)) == bytes([code])
 
 
+@pytest.mark.parametrize(
+    ("sample", "code"),
+    [(0, 0xD5), (15, 0xD5), (16, 0xD4), (-1, 0x55), (32_767, 0xAA), (-32_768, 0x2A)],
+)
+def test_known_samples_have_their_known_alaw_codes(sample: int, code: int) -> None:
+    assert encode_alaw(np.array([sample], dtype=np.int16)) == bytes([code])
+
+
+def test_every_decoded_alaw_code_encodes_to_itself() -> None:
+    assert encode_alaw(decode_alaw(EVERY_CODE)) == EVERY_CODE
+
+
 def test_a_decoded_code_encodes_to_itself() -> None:
     again = encode_ulaw(decode_ulaw(EVERY_CODE))
     # Zero has two codes; the negative one cannot be told from the other once decoded.
@@ -53,8 +78,11 @@ def test_a_decoded_code_encodes_to_itself() -> None:
 
 
 def test_a_larger_sample_never_decodes_to_a_smaller_one() -> None:
-    decoded = decode_ulaw(encode_ulaw(EVERY_SAMPLE)).astype(np.int32)
-    assert np.all(np.diff(decoded) >= 0)
+    for decoded in (
+        decode_ulaw(encode_ulaw(EVERY_SAMPLE)),
+        decode_alaw(encode_alaw(EVERY_SAMPLE)),
+    ):
+        assert np.all(np.diff(decoded.astype(np.int32)) >= 0)
 
 
 @given(st.lists(st.integers(-32_768, 32_767), max_size=50), st.integers(1, 3))

@@ -81,6 +81,7 @@ MISUSES = [
     ["--arrivals", "never"],
     ["--formats", "pcm_8001"],
     ["--formats", "pcm_24000,"],
+    ["--formats", "opus_48000_32"],
     ["--texts", "/nonexistent/file"],
     ["--json", "/nonexistent/file"],
     ["--json", "/"],

@@ -58,6 +58,9 @@ class Stenographer:
             self.frames.append(0)
         return rooms
 
+    def prefill(self) -> Sequence[int]:
+        return self._runner.prefill()
+
     def step(self, slots: Sequence[int]) -> Sequence[Frame | None]:
         frames = self._runner.step(slots)
         for slot, frame in zip(slots, frames, strict=True):

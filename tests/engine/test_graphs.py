@@ -1,6 +1,6 @@
 """The graphed step on a CUDA device against the eager step on a CPU, and against itself."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from csm_trio.errors import SpeechError, TextTooLong
 from csm_trio.model.config import CSMConfig, MimiConfig
 from csm_trio.model.csm import CSM
 from csm_trio.model.mimi import MimiDecoder
-from csm_trio.model.prompt import TextTokenizer
+from csm_trio.model.prompt import TextTokenizer, Turn
 from csm_trio.model.random_weights import random_weights
 from csm_trio.model.read_config import csm_1b_config
 
@@ -52,7 +52,12 @@ def small_codec(whole: MimiConfig, window: int) -> MimiConfig:
 
 
 def make_runner(
-    device: str, *, dtype: torch.dtype = torch.float32, slots: int = 5, config: CSMConfig
+    device: str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    slots: int = 5,
+    config: CSMConfig,
+    clips: Mapping[str, Sequence[Turn]] | None = None,
 ) -> TorchRunner:
     # Filled on the CPU: a device's generator has its own numbers.
     placement = Placement(torch.device(device), dtype)
@@ -69,7 +74,9 @@ def make_runner(
     codec = MimiDecoder(config.codec).to(placement.device, dtype)
     codec.load_tensors(moved)
     tokenizer = TextTokenizer.from_file(TOKENIZER, text_vocab_size=config.text_vocab_size)
-    return TorchRunner(config, model, codec, tokenizer, slots=slots, placement=placement)
+    return TorchRunner(
+        config, model, codec, tokenizer, slots=slots, placement=placement, clips=clips
+    )
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +100,7 @@ def speak(
     for first in range(0, len(said), runner.opens_per_step):
         rooms = runner.open(said[first : first + runner.opens_per_step])
         assert all(isinstance(room, int) for room in rooms)
+    runner.fill()
     slots = [slot for slot, _ in said]
     made = [runner.step(slots) for _ in range(frames)]
     for slot in slots:
@@ -138,6 +146,7 @@ def test_a_row_goes_on_where_it_stood_whatever_bucket_it_ran_in(
     ((expected),) = speak(on_cpu, [(0, said)], 24)
     on_cuda.open([(0, said)])
     on_cuda.open([(slot, utterance(TEXTS[slot], GREEDY)) for slot in (1, 2, 3)])
+    on_cuda.fill()
     made: list[Frame | None] = []
     for step in range(24):
         company = [1, 2, 3][: step % 4]
@@ -189,3 +198,19 @@ def test_bf16_says_at_first_what_f32_says(sizes: tuple[int, int]) -> None:
     ]
     # One code that falls the other way turns all that follow it in the frame.
     assert np.mean(agreeing) > 0.5
+
+
+def test_voices_with_clips_and_without_speak_side_by_side_as_on_the_cpu() -> None:
+    config = small_config()
+    codes = np.random.default_rng(3).integers(1, 90, (40, config.codebooks)).astype(np.int16)
+    clips = {"vera": [Turn(0, "A clip.", codes)]}
+    said = [
+        (slot, replace(utterance(text, GREEDY), voice_id=voice_id))
+        for slot, (text, voice_id) in enumerate(
+            zip(TEXTS, ("vera", None, "vera", None), strict=True)
+        )
+    ]
+    expected = speak(make_runner("cpu", config=config, clips=clips), said)
+    made = speak(make_runner("cuda", config=config, clips=clips), said)
+    for ours, theirs in zip(made, expected, strict=True):
+        np.testing.assert_array_equal(codes_of(ours), codes_of(theirs))

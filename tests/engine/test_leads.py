@@ -27,8 +27,9 @@ def scheduler_of(slots: int = 8) -> Scheduler[str]:
 def opened(scheduler: Scheduler[str], *, now_s: float, **claims: Claim) -> None:
     for key, claim in claims.items():
         scheduler.admit(key, claim)
-    for _, key in scheduler.next(now_s).open:
+    for slot, key in scheduler.next(now_s).open:
         scheduler.opened(key, 100_000)
+        scheduler.filled(slot)
 
 
 def run(scheduler: Scheduler[str], now_s: float) -> set[str]:
@@ -87,6 +88,14 @@ def test_a_player_that_ran_dry_goes_on_from_the_next_frame() -> None:
     speak(scheduler, "late", 12, now_s=100)  # 0.96 s from now, not 100 s behind
     speak(scheduler, "far", 60, now_s=100)
     assert run(scheduler, 100.0) == {"late", "far"}
+
+
+def test_a_lead_is_counted_as_it_is_played() -> None:
+    scheduler = scheduler_of()
+    opened(scheduler, now_s=0, fast=Claim(frame_s=FRAME_S / 2), far=Claim())
+    speak(scheduler, "fast", 10, now_s=0)  # 0.4 s: short; at its own pace it would not be
+    speak(scheduler, "far", 60, now_s=0)
+    assert run(scheduler, 0.0) == {"fast"}
 
 
 def test_batch_work_alone_runs_and_makes_nobody_wait() -> None:

@@ -55,7 +55,11 @@ def test_a_frame_reads_the_depth_decoder_once_for_each_codebook_but_the_first() 
         tensor.nbytes for layer in model.backbone.layers for tensor in layer.parameters()
     )
     assert frame_bytes(loaded) > steps * depth + backbone
-    heads = model.first_head.nbytes + model.depth_projector.nbytes + model.depth_heads.nbytes
+    heads = (
+        model.first_head.nbytes
+        + model.depth_projector.nbytes
+        + sum(head.nbytes for head in model.depth_heads)
+    )
     codec = sum(tensor.nbytes for tensor in loaded.codec.parameters())
     assert frame_bytes(loaded) == steps * depth + backbone + heads + codec
 

@@ -22,6 +22,7 @@ def spoken(loaded: LoadedModel, text: str, *, company: bool = False) -> list[Fra
     runner.open([(1, utterance)])
     if company:
         runner.open([(0, Utterance("Someone else is speaking too, at length.", 2, 80))])
+    runner.fill()
     frames = []
     while (frame := runner.step([1, 0] if company else [1])[0]) is not None:
         frames.append(frame)
@@ -29,7 +30,9 @@ def spoken(loaded: LoadedModel, text: str, *, company: bool = False) -> list[Fra
 
 
 def test_the_embedded_voice_has_a_head_that_reads_along(embedded: LoadedModel) -> None:
-    assert find_reading_head(embedded.model, embedded.codec, embedded.tokenizer) is not None
+    assert find_reading_head(
+        embedded.model, embedded.codec, embedded.tokenizer, embedded.placement.dtype
+    )
 
 
 def test_frames_tell_where_it_looked(embedded: LoadedModel) -> None:

@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from csm_trio.config import EngineConfig
-from csm_trio.engine.load import load_runner
+from csm_trio.engine.load import load_model, load_runner, warm_runner
 from csm_trio.engine.runner import TorchRunner
 from csm_trio.engine.slots import resolve_sampling
 from csm_trio.engine.utterance import Frame, Sampling, Utterance
-from csm_trio.errors import SpeechError, TextTooLong
+from csm_trio.errors import SpeechError, StartupError, TextTooLong
 from csm_trio.model.config import Draw, SamplingDefaults
 from csm_trio.model.prompt import TextTokenizer, Turn, build_prompt
 from tiny_csm import CODEBOOKS, load_reference, write_tiny_checkpoint
@@ -46,6 +46,7 @@ def open_slot(runner: TorchRunner, slot: int, what: Utterance) -> int:
     (room,) = runner.open([(slot, what)])
     if isinstance(room, SpeechError):
         raise room
+    runner.fill()
     return room
 
 
@@ -118,10 +119,75 @@ def test_a_context_turn_is_heard_as_transformers_hears_it(
     ).any()
 
 
-@pytest.mark.parametrize("sampling", [GREEDY, Sampling(temperature=0.9, top_k=20, seed=7)])
-def test_a_row_alone_equals_the_row_in_a_batch_to_the_bit(
-    runner: TorchRunner, sampling: Sampling
+def test_a_long_prompt_goes_in_by_pieces_and_is_heard_whole(
+    checkpoint: Path, reference: Any, runner: TorchRunner
 ) -> None:
+    text = "It was a long day. " * 10
+    tokenizer = TextTokenizer.from_file(checkpoint / "tokenizer.json")
+    ids = torch.tensor([tokenizer.encode(text, speaker_id=0)])
+    with torch.inference_mode():
+        expected = reference.generate(
+            input_ids=ids, max_new_tokens=12, do_sample=False, depth_decoder_do_sample=False
+        )[0].numpy()
+    runner.open([(0, utterance("A")), (1, Utterance(text, 0, 12, GREEDY))])
+    pieces = [runner.prefill() for _ in range(5)]
+    assert pieces == [[0], [], [], [], [1]]  # 194 rows before the last, 64 at a time
+    assert runner.step([0])[0] is not None
+    made = [runner.step([1])[0] for _ in range(12)]
+    np.testing.assert_array_equal(codes_of([frame for frame in made if frame]), expected)
+
+
+def test_a_slot_closed_while_its_prompt_goes_in_takes_the_next(runner: TorchRunner) -> None:
+    alone = codes_of(speak_alone(runner, utterance(TEXTS[0]), 8))
+    runner.open([(0, Utterance("x" * 150, 0, 12, GREEDY))])
+    assert runner.prefill() == []
+    runner.close(0)
+    np.testing.assert_array_equal(codes_of(speak_alone(runner, utterance(TEXTS[0]), 8)), alone)
+
+
+def with_clips(checkpoint: Path, turns: Sequence[Turn]) -> TorchRunner:
+    loaded = load_model(EngineConfig(weights_path=checkpoint, device="cpu"))
+    return warm_runner(loaded, 2, {"vera": turns})
+
+
+def test_a_voices_clips_are_heard_as_turns_before_all_others(
+    checkpoint: Path, runner: TorchRunner
+) -> None:
+    clip = Turn(0, "A clip.", codes_of(speak_alone(runner, utterance("A clip."), 20)))
+    past = Turn(0, "Then.", codes_of(speak_alone(runner, utterance("Then."), 5)))
+    told = codes_of(speak_alone(runner, utterance(TEXTS[0], turns=(clip, past)), 20))
+    untold = codes_of(speak_alone(runner, utterance(TEXTS[0], turns=(past,)), 20))
+    cloned = with_clips(checkpoint, [clip])
+    for slot in (0, 1):
+        asked = Utterance(TEXTS[0], 0, 64, GREEDY, (past,), voice_id="vera")
+        heard = codes_of(speak_alone(cloned, asked, 20, slot=slot))
+        np.testing.assert_array_equal(heard, told)
+    assert (told != untold).any()
+    plain = codes_of(speak_alone(cloned, utterance(TEXTS[0], turns=(past,)), 20))
+    np.testing.assert_array_equal(plain, untold)
+
+
+def test_clips_leave_room_for_speech_and_count_in_the_budget(checkpoint: Path) -> None:
+    codes = np.ones((100, CODEBOOKS), np.int16)
+    runner = with_clips(checkpoint, [Turn(0, "Clip.", codes)])
+    # 256 positions: 111 of the clip (BOS [0]Clip. EOS, frames, end), 6 of BOS [0]A EOS.
+    (room,) = runner.open([(0, Utterance("A", 0, 10_000, GREEDY, voice_id="vera"))])
+    assert room == 256 - (10 + 101) - 6 + 1
+    runner.fill()
+    assert all(runner.step([0])[0] is not None for _ in range(room))
+    with pytest.raises(StartupError, match=r"'vera'.* may take 128"):
+        with_clips(checkpoint, [Turn(0, "Clip.", np.ones((120, CODEBOOKS), np.int16))])
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(temperature=0.9, top_k=20, seed=7)])
+@pytest.mark.parametrize("dtype", ["f32", "int8"])
+@pytest.mark.parametrize("pool_size", [3, 5])
+def test_a_row_alone_equals_the_row_in_a_batch_to_the_bit(
+    checkpoint: Path, sampling: Sampling, dtype: str, pool_size: int
+) -> None:
+    runner = load_runner(
+        EngineConfig(weights_path=checkpoint, device="cpu", dtype=dtype, pool_size=pool_size)
+    )
     subject = utterance(TEXTS[0], sampling=sampling)
     alone = speak_alone(runner, subject, 30)
 
@@ -140,6 +206,42 @@ def test_a_row_alone_equals_the_row_in_a_batch_to_the_bit(
         accompanied.append(frame)
     np.testing.assert_array_equal(codes_of(accompanied), codes_of(alone))
     np.testing.assert_array_equal(pcm_of(accompanied), pcm_of(alone))
+
+
+def test_the_embedded_voice_says_the_same_in_any_slot_of_a_full_batch() -> None:
+    runner = load_runner(EngineConfig(device="cpu", pool_size=5))
+    subject = utterance(TEXTS[0], sampling=Sampling(seed=7))
+    alone = speak_alone(runner, subject, 12, slot=1)
+    for slot in range(5):
+        open_slot(runner, slot, subject)
+    made = [runner.step(range(5)) for _ in range(12)]
+    for row in range(5):
+        frames = [frame for step in made if (frame := step[row]) is not None]
+        np.testing.assert_array_equal(codes_of(frames), codes_of(alone))
+        np.testing.assert_array_equal(pcm_of(frames), pcm_of(alone))
+
+
+def test_int8_speaks_the_first_frames_that_f32_does(checkpoint: Path) -> None:
+    def spoken(dtype: str) -> NDArray[np.int16]:
+        config = EngineConfig(weights_path=checkpoint, device="cpu", dtype=dtype, pool_size=1)
+        runner = load_runner(config)
+        return np.stack([codes_of(speak_alone(runner, utterance(t), 4)) for t in TEXTS])
+
+    exact, rounded = spoken("f32"), spoken("int8")
+    # Nearly flat logits of a random model: one other code, and the rest of the speech is another.
+    assert (exact == rounded).mean() > 0.5
+    assert (exact[:, 0] == rounded[:, 0]).mean() > 0.8
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_int8_is_refused_elsewhere_than_on_a_cpu(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    with pytest.raises(StartupError, match=f"--dtype int8 is for CPUs; on {device} take bf16"):
+        load_runner(EngineConfig(device=device, dtype="int8"))
 
 
 def test_a_paused_row_goes_on_where_it_stood(runner: TorchRunner) -> None:

@@ -28,6 +28,7 @@ def opened(scheduler: Scheduler[str], *keys: str) -> dict[str, int]:
     while len(slots) < len(keys):
         for slot, key in scheduler.next(0.0).open:
             scheduler.opened(key, LONG)
+            assert scheduler.filled(slot) == key
             slots[key] = slot
     return slots
 
@@ -36,10 +37,28 @@ def running(plan: StepPlan[str]) -> list[str]:
     return [key for _, key in plan.run]
 
 
-def test_one_row_opens_and_runs_in_the_same_plan() -> None:
+def test_a_row_runs_from_when_its_prompt_is_in() -> None:
     scheduler = Scheduler[str](2)
     scheduler.admit("a")
-    assert scheduler.next(0.0) == StepPlan(open=((0, "a"),), run=((0, "a"),))
+    assert scheduler.next(0.0) == StepPlan(open=((0, "a"),), run=())
+    scheduler.opened("a", LONG)
+    assert scheduler.filling
+    assert not scheduler.idle
+    assert scheduler.next(0.0) == StepPlan((), ())
+    assert scheduler.filled(0) == "a"
+    assert not scheduler.filling
+    assert scheduler.next(0.0) == StepPlan((), ((0, "a"),))
+
+
+def test_a_row_released_while_its_prompt_goes_in_leaves_a_free_slot() -> None:
+    scheduler = Scheduler[str](1)
+    scheduler.admit("a")
+    scheduler.next(0.0)
+    scheduler.opened("a", LONG)
+    assert scheduler.release("a") == 0
+    assert not scheduler.filling
+    assert scheduler.idle
+    assert opened(scheduler, "b") == {"b": 0}
 
 
 def test_nothing_to_do_is_an_empty_plan() -> None:
@@ -71,8 +90,10 @@ def test_a_burst_of_arrivals_keeps_no_running_row_out_of_a_plan() -> None:
         plan = scheduler.next(0.0)
         assert len(plan.open) == 1
         assert "early" in running(plan)
-        assert len(plan.run) == 1 + plans
-        scheduler.opened(plan.open[0][1], LONG)
+        assert len(plan.run) == plans
+        ((slot, key),) = plan.open
+        scheduler.opened(key, LONG)
+        scheduler.filled(slot)
 
 
 def test_a_row_stops_at_its_credit_and_each_frame_taken_buys_one_more() -> None:
@@ -140,8 +161,9 @@ def test_no_frame_means_spoken_and_the_room_is_the_cap() -> None:
     scheduler = Scheduler[str](2)
     opened(scheduler, "a")
     scheduler.admit("b")
-    scheduler.next(0.0)
+    ((slot, _),) = scheduler.next(0.0).open
     scheduler.opened("b", 2)
+    scheduler.filled(slot)
     assert scheduler.account("a", frame(), 0.0) is None
     assert scheduler.account("a", None, 0.0) is EndReason.SPOKEN
     assert scheduler.account("b", frame(0), 0.0) is None
@@ -153,6 +175,7 @@ class Row:
     slot: int
     unread: int = 0
     frames: int = 0
+    filling: bool = True
 
 
 class SchedulerLaws(RuleBasedStateMachine):
@@ -199,7 +222,11 @@ class SchedulerLaws(RuleBasedStateMachine):
             assert 0 <= slot < self.slots
             assert slot not in {row.slot for row in self.rows.values()}, "in two hands"
             self.rows[key] = Row(slot)
-        may_run = {(row.slot, key) for key, row in self.rows.items() if row.unread < self.credit}
+        may_run = {
+            (row.slot, key)
+            for key, row in self.rows.items()
+            if row.unread < self.credit and not row.filling
+        }
         assert set(plan.run) == may_run
         assert len(plan.run) == len(may_run)
         refused = [key for _, key in plan.open if data.draw(st.booleans(), label="refused")]
@@ -208,9 +235,20 @@ class SchedulerLaws(RuleBasedStateMachine):
                 self.scheduler.opened(key, LONG)
         for key in refused:
             self.drop(key)
-        for _, key in plan.run:
+        assert self.scheduler.filling == any(row.filling for row in self.rows.values())
+        for _, key in [*plan.run, *self.fill(data)]:
             if key not in refused:
                 self.run_row(key, ends=data.draw(st.integers(0, 9), label="ends at 0") == 0)
+
+    def fill(self, data: st.DataObject) -> list[tuple[int, int]]:
+        """Complete some of the prompts that are on their way in."""
+        filled = []
+        for key, row in self.rows.items():
+            if row.filling and data.draw(st.booleans(), label="filled"):
+                assert self.scheduler.filled(row.slot) == key
+                row.filling = False
+                filled.append((row.slot, key))
+        return filled
 
     def run_row(self, key: int, *, ends: bool) -> None:
         row = self.rows[key]
@@ -249,7 +287,8 @@ class SchedulerLaws(RuleBasedStateMachine):
     @invariant()
     def idle_means_that_the_next_plan_is_empty(self) -> None:
         plan = copy.deepcopy(self.scheduler).next(0.0)
-        assert self.scheduler.idle == (plan == StepPlan((), ()))
+        nothing = plan == StepPlan((), ()) and not self.scheduler.filling
+        assert self.scheduler.idle == nothing
 
     def teardown(self) -> None:
         """Every slot is still there: what is not in a hand is free."""

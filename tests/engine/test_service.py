@@ -142,9 +142,9 @@ async def test_a_cancel_frees_the_slot_before_the_token_and_costs_no_further_ste
         await wait_all_tasks_blocked()
         gate.open()
     assert [call for call in runner.calls if call.name != "step"] == [
-        RunnerCall(name, (0,)) for name in ("open", "close", "open", "close")
+        RunnerCall(name, (0,)) for name in ("open", "prefill", "close") * 2
     ]
-    steps_of_the_first = runner.calls.index(RunnerCall("close", (0,))) - 1
+    steps_of_the_first = runner.calls.index(RunnerCall("close", (0,))) - 2
     assert steps_of_the_first == 2, "the step it was in, and the one before"
     assert engine.borrowed_slots == 0
     assert metrics.registry.get_sample_value("csm_slots_used") == 0
@@ -476,6 +476,57 @@ def test_a_cancel_while_loading_ends_the_thread_once_loaded() -> None:
     assert entered == []
 
 
+async def test_those_who_speak_go_on_between_the_pieces_of_a_long_prompt() -> None:
+    gate = StepGate()
+    runner = SineRunner(2, step_gate=gate)
+    heard: list[list[Frame]] = []
+    async with engine_of(runner) as engine, trio.open_nursery() as nursery:
+
+        async def say(text: str) -> None:
+            frames, _ = await speak(engine, utterance(text))
+            heard.append(frames)
+
+        nursery.start_soon(say, "one two three four")
+        await gate.held()
+        nursery.start_soon(say, "FILLS=3")
+        await wait_all_tasks_blocked()
+        gate.open()
+    calls = [(call.name, call.slots) for call in runner.calls]
+    arrived = calls.index(("open", (1,)))
+    assert calls[arrived + 1 : arrived + 7] == [
+        ("prefill", ()),
+        ("step", (0,)),
+        ("prefill", ()),
+        ("step", (0,)),
+        ("prefill", (1,)),
+        ("step", (0, 1)),
+    ]
+    assert sorted(map(len, heard)) == [2, 8]
+
+
+async def test_a_cancel_while_the_prompt_goes_in_frees_the_slot() -> None:
+    gate = StepGate()
+    runner = SineRunner(2, step_gate=gate)
+    scope = trio.CancelScope()
+
+    async def give_up() -> None:
+        with scope:
+            await speak(engine, utterance("FILLS=1000"))
+
+    async with engine_of(runner) as engine, trio.open_nursery() as nursery:
+        nursery.start_soon(speak, engine, utterance("one two three"))
+        await gate.held()
+        nursery.start_soon(give_up)
+        await wait_all_tasks_blocked()
+        gate.let_go()
+        await gate.held()
+        scope.cancel()
+        await wait_all_tasks_blocked()
+        gate.open()
+    assert runner.closes[0] == 1
+    assert ("step", (0, 1)) not in [(call.name, call.slots) for call in runner.calls]
+
+
 async def test_a_burst_is_opened_by_one_call_and_a_refusal_stops_no_other() -> None:
     gate = StepGate()
     runner = SineRunner(8, step_gate=gate, opens_per_step=4)
@@ -498,7 +549,7 @@ async def test_a_burst_is_opened_by_one_call_and_a_refusal_stops_no_other() -> N
     names = [call.name for call in runner.calls]
     first_step = names.index("step")
     # Three of four in the first call (one is refused), the last after another step.
-    assert names[first_step + 1 : first_step + 5] == ["open", "open", "open", "step"]
+    assert names[first_step + 1 : first_step + 6] == ["open"] * 3 + ["prefill", "step"]
     for text in texts:
         expected = [] if text == "REFUSE" else sine_frames(utterance(text))
         assert_heard(heard[text], expected)

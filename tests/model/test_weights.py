@@ -26,6 +26,8 @@ from csm_flavors import (
 from csm_trio.errors import StartupError
 from csm_trio.model.checkpoint import CheckpointFiles, locate_checkpoint
 from csm_trio.model.config import CSMConfig
+from csm_trio.model.linear import Int8Matrix
+from csm_trio.model.naming import AUDIO_EMBEDDINGS, TEXT_EMBEDDINGS
 from csm_trio.model.read_config import csm_1b_config, read_config
 from csm_trio.model.shapes import expected_shapes
 from csm_trio.model.weights import load_weights
@@ -139,6 +141,40 @@ def test_every_gguf_type_loads_within_its_rounding(
     for name, tensor in expected.items():
         error = (loaded[name] - tensor).abs().max()
         assert error <= tolerance * tensor.abs().max(), name
+
+
+@pytest.mark.parametrize("flavor", ["as saved", "shards", "Sesame's names"])
+def test_int8_rounds_the_layers_matrices_of_every_flavor(
+    flavor: str, tiny: Path, expected: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    loaded = _load(FLAVORS[flavor](tiny, tmp_path / "flavor"), torch.int8)
+    assert loaded.keys() == expected.keys()
+    rounded = {name: kept for name, kept in loaded.items() if isinstance(kept, Int8Matrix)}
+    assert len(rounded) == 7 * (2 + 2)
+    for name, kept in rounded.items():
+        again = Int8Matrix.rounded(expected[name])
+        assert torch.equal(kept, again), name
+        assert torch.equal(kept.scale, again.scale), name
+    tables = [name for name, kept in loaded.items() if kept.dtype == torch.bfloat16]
+    assert sorted(tables) == sorted((TEXT_EMBEDDINGS, AUDIO_EMBEDDINGS))
+    others = loaded.keys() - rounded.keys() - set(tables)
+    assert all(torch.equal(loaded[name], expected[name]) for name in others)
+
+
+def test_a_q8_0_file_is_rounded_again_a_row_at_a_time(
+    tiny: Path, expected: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    folder = write_single(tiny, tmp_path / "flavor", embeddings=(BACKBONE_EMBEDDINGS,))
+    (folder / "model.safetensors").unlink()
+    write_gguf(tiny, folder / "any.gguf", GGMLQuantizationType.Q8_0, sesame=False)
+    for name, kept in _load(folder, torch.int8).items():
+        if not isinstance(kept, Int8Matrix):
+            continue
+        scale = kept.scale.float()[:, None]
+        error = (kept[:, : kept.inputs] * scale - expected[name]).abs().amax(1, keepdim=True)
+        # Half a step of this rounding, and of the file's in blocks of 32 with their f16 scales.
+        blocks = expected[name].abs().amax(1, keepdim=True) * (1 / 254 + 2.0**-10)
+        assert (error <= scale / 2 + blocks).all(), name
 
 
 def test_transformers_reads_the_same_values_under_the_same_names(tiny: Path) -> None:

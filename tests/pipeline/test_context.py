@@ -1,6 +1,7 @@
 """One context: every word becomes sound, in order, in one stream; or it says why not."""
 
 import logging
+import time
 from collections.abc import Sequence
 from typing import cast
 
@@ -103,9 +104,11 @@ def sound(events: Sequence[OutEvent]) -> bytes:
     return b"".join(event.data for event in events if isinstance(event, Audio))
 
 
-def encoded(utterances: Sequence[Utterance], audio_format: str = "pcm_24000") -> bytes:
+def encoded(
+    utterances: Sequence[Utterance], audio_format: str = "pcm_24000", *, speed: float = 1.0
+) -> bytes:
     """Return what one encoder makes of all frames at once."""
-    encoder = make_encoder(AudioFormat.parse(audio_format))
+    encoder = make_encoder(AudioFormat.parse(audio_format), speed=speed)
     frames = [frame.pcm for said in utterances for frame in sine_frames(said)]
     pcm = np.concatenate([np.zeros(0, dtype=np.int16), *frames])
     return encoder.encode(pcm) + encoder.finish()
@@ -118,7 +121,8 @@ def texts(engine: FakeEngine) -> list[str]:
 # On the real clock: the mock one would not see mp3's thread.
 @pytest.mark.parametrize("buffer_size", [1, 2, 5, 500])
 @pytest.mark.parametrize(
-    "name", ["pcm_24000", "pcm_16000", "ulaw_8000", "wav_22050", "mp3_44100_64"]
+    "name",
+    ["pcm_24000", "pcm_16000", "ulaw_8000", "wav_22050", "mp3_44100_64", "opus_48000_32"],
 )
 async def test_the_stream_is_one_encoder_over_all_frames(name: str, buffer_size: int) -> None:
     call = Call(
@@ -129,6 +133,32 @@ async def test_the_stream_is_one_encoder_over_all_frames(name: str, buffer_size:
     assert sound(events) == encoded(call.engine.utterances, name)
     assert events[-1] == ContextDone("a")
     assert all(isinstance(event, Audio) and event.context_id == "a" for event in events[:-1])
+
+
+# On the real clock, as above: the tempo is changed in a thread.
+@pytest.mark.parametrize("speed", [0.7, 1.0, 1.2])
+async def test_the_whole_context_plays_at_its_speed(speed: float) -> None:
+    call = Call(FakeEngine(), make_order(SpeechSettings(speed=speed)))
+    said = sound(await call.run(ONE, TWO, THREE))
+    assert said == encoded(call.engine.utterances, speed=speed)
+    made_s = call.order.spoken_frames * FRAME_S
+    assert len(said) / 48_000 == pytest.approx(made_s / speed, abs=1e-4)
+
+
+async def test_the_engine_knows_how_long_a_fast_frame_plays() -> None:
+    call = Call(FakeEngine(), make_order(SpeechSettings(speed=1.2)))
+    begun_s = time.monotonic()
+    call.add(AddText("a", "FRAMES=30 "), Flush("a"), AddText("a", "FRAMES=30"))
+    call.deltas.close()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(call.speak)
+        async for _ in call.outbox:
+            pass
+    first, second = call.engine.utterances
+    assert {first.frame_s, second.frame_s} == {FRAME_S / 1.2}
+    assert first.plays_at_s is None
+    assert second.plays_at_s is not None
+    assert 30 * FRAME_S / 1.2 <= second.plays_at_s - begun_s < 30 * FRAME_S
 
 
 @pytest.mark.parametrize("pace_s", [0.0, 0.05, 0.3, 2.0])

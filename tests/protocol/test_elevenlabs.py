@@ -74,7 +74,10 @@ def test_a_later_message_means(message: object, events: list[InEvent]) -> None:
 
 FIRST_MESSAGES: list[tuple[object, list[InEvent]]] = [
     (OPENER, [OPEN]),
-    ({"text": " ", "voice_settings": {"speed": 1.1}, "generation_config": None}, [OPEN]),
+    (
+        {"text": " ", "voice_settings": {"speed": 1.1}, "generation_config": None},
+        [OpenContext("", SpeechSettings(speed=1.1))],
+    ),
     # the Python SDK's opener
     (
         {

@@ -104,6 +104,19 @@ def test_a_wrong_field_is_named(field: str, value: object) -> None:
     assert field in caught.value.message
 
 
+def test_the_vendors_speed_is_a_speech_setting() -> None:
+    assert parse({"text": "Hi.", "voice_settings": {"speed": 0.7}}).settings.speed == 0.7
+    assert parse({"text": "Hi.", "voice_settings": {"speed": None}}).settings.speed is None
+    assert parse({"text": "Hi.", "speed": 3}).settings.speed is None  # a field of OpenAI's
+
+
+@pytest.mark.parametrize("speed", [0.69, 1.21, "fast", True])
+def test_a_speed_outside_the_vendors_bounds_is_named(speed: object) -> None:
+    with pytest.raises(InvalidRequest, match=r"voice_settings\.speed must be a number") as caught:
+        parse({"text": "Hi.", "voice_settings": {"speed": speed}})
+    assert caught.value.param == "voice_settings.speed"
+
+
 @pytest.mark.parametrize(
     "body",
     [b"", b"text", b"[]", b'"Hi."', b'{"text": "\xff"}', b'{"seed": NaN}', b"[" * 500_000],

@@ -183,10 +183,16 @@ def _call_numbers(text: str) -> tuple[int, ...]:
 
 def _formats(text: str) -> tuple[AudioFormat, ...]:
     try:
-        return tuple(AudioFormat.parse(name.strip()) for name in text.split(","))
+        formats = tuple(AudioFormat.parse(name.strip()) for name in text.split(","))
     except UnknownFormat:
         known = ", ".join(FORMATS)
         raise argparse.ArgumentTypeError(f"{text!r} is no list of formats out of {known}") from None
+    for audio_format in formats:
+        if not audio_format.has_constant_rate:
+            raise argparse.ArgumentTypeError(
+                f"{audio_format.name} cannot be timed: its bytes do not tell how long they play"
+            )
+    return formats
 
 
 def _texts(text: str) -> tuple[str, ...]:

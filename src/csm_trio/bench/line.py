@@ -257,9 +257,9 @@ class _Conversation:
 
     async def _listen(self, chunk: bytes) -> None:
         now_s = trio.current_time()
-        before_s = self._format.duration_s(self._n_bytes)
+        before_s = self._played_s()
         self._n_bytes += len(chunk)
-        audio_s = self._format.duration_s(self._n_bytes) - before_s
+        audio_s = self._played_s() - before_s
         if not audio_s:  # a WAV header
             return
         self._player.feed(audio_s, now_s, text_sent_s=self._text_sent_s)
@@ -268,6 +268,11 @@ class _Conversation:
         if self._last_chunk_s is not None:
             self._tally.note_gap(now_s - self._last_chunk_s, now_s)
         self._last_chunk_s = now_s
+
+    def _played_s(self) -> float:
+        audio_s = self._format.duration_s(self._n_bytes)
+        assert audio_s is not None, "the flags admit no format whose bytes do not tell time"
+        return audio_s
 
     def _record(self) -> TurnRecord:
         player = self._player

@@ -1,8 +1,8 @@
 """One frame for the running rows, operation by operation: for devices without CUDA graphs.
 
 In: slots. Out: frames. On a CPU the batch always has as many rows as there are slots (padding
-included), attention goes row by row over exactly that row's past, and the codec runs a row at a
-time: so a row's audio is the same, to the bit, whoever else is speaking.
+included), attention goes row by row over exactly that row's past, and the codec runs on groups of
+a fixed size: so a row's audio is the same, to the bit, whoever else is speaking.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,14 +13,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from csm_trio.engine.slots import Opening, Slots
+from csm_trio.engine.slots import Slots
 from csm_trio.engine.utterance import Frame
 from csm_trio.model.attention import Span
 from csm_trio.model.config import FRAME_SAMPLES
 from csm_trio.model.csm import CSM
 from csm_trio.model.llama import Attend
 from csm_trio.model.mimi import MimiDecoder
-from csm_trio.model.prompt import Prompt
+
+CODEC_ROWS = 4
+"""Of a CPU's codec groups: four rows take it about as long as one and a half."""
 
 Watch = Callable[[int, Tensor], None]
 """Is shown every layer's queries [batch, heads, dim] of a step, once the layer's keys are kept."""
@@ -32,17 +34,6 @@ class ReadingHead:
 
     layer: int
     head: int
-
-
-def prefill(model: CSM, slots: Slots, opening: Opening, prompt: Prompt) -> None:
-    """Fill one slot with a prompt, all but its last row, which the first step takes."""
-    device = slots.state.inputs.device
-    embedded = model.embed_prompt(
-        torch.from_numpy(prompt.tokens).to(device), torch.from_numpy(prompt.mask).to(device)
-    )
-    if opening.position:
-        model.prefill(embedded[None, :-1], 0, slots.kv.prefill(opening.slot, 0))
-    slots.open([opening], embedded[-1:])
 
 
 class EagerStep:
@@ -112,9 +103,16 @@ class EagerStep:
         """Turn the living rows' codes into samples, int16 [alive, 1920]."""
         if not alive:
             return np.empty((0, FRAME_SAMPLES), np.int16)
-        groups = [[row] for row in alive] if self._on_cpu else [alive]
-        pcm = [self._codec.decode(codes[group], rows[group], self._slots.codec) for group in groups]
-        whole = torch.cat(pcm)
+        state = self._slots.codec
+        size = min(CODEC_ROWS, self._slots.count) if self._on_cpu else len(alive)
+        places = torch.tensor(alive + [0] * (-len(alive) % size), device=self._device)
+        codes, rows = codes[places], rows[places]
+        rows[len(alive) :] = self._slots.dummy
+        pcm = [
+            self._codec.decode(codes[start : start + size], rows[start : start + size], state)
+            for start in range(0, len(places), size)
+        ]
+        whole = torch.cat(pcm)[: len(alive)]
         return (whole.clamp(-1, 1) * 32767).round().to("cpu", torch.int16).numpy()
 
 

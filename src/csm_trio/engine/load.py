@@ -6,7 +6,7 @@ Runs on the device thread, as all torch does. Raises StartupError where a model 
 import gc
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,10 +22,12 @@ from csm_trio.model.checkpoint import CheckpointFiles, locate_checkpoint
 from csm_trio.model.config import CSMConfig
 from csm_trio.model.csm import CSM
 from csm_trio.model.mimi import MimiDecoder
-from csm_trio.model.prompt import TextTokenizer
+from csm_trio.model.mimi_encoder import ClipEncoder
+from csm_trio.model.prompt import TextTokenizer, Turn
 from csm_trio.model.random_weights import random_weights
 from csm_trio.model.read_config import csm_1b_config, read_config
 from csm_trio.model.weights import load_weights
+from csm_trio.voices import VoiceCatalog
 
 logger = logging.getLogger(__name__)
 
@@ -52,20 +54,22 @@ class LoadedModel:
     embedded: bool
     folder: Path | None
     """Where transformers would find the same model, if it could."""
+    files: CheckpointFiles
 
 
-def load_runner(config: EngineConfig) -> TorchRunner:
-    """Load the model that the settings name and warm it up."""
+def load_runner(config: EngineConfig, voices: VoiceCatalog | None = None) -> TorchRunner:
+    """Load the model that the settings name, and the clips of its voices, and warm it up."""
     loaded = load_model(config)
+    clips = {} if voices is None else _encode_clips(loaded, voices)
     if loaded.embedded:
         logger.info(
             "speaking with the embedded demonstration voice; for CSM-1B: "
             "csm-trio serve --model-id sesame/csm-1b"
         )
-    runner = warm_runner(loaded, config.pool_size)
+    runner = warm_runner(loaded, config.pool_size, clips)
     logger.info(
         "%s on %s in %s: %d slots",
-        loaded.name, loaded.placement.device, loaded.placement.dtype, runner.slots,
+        loaded.name, loaded.placement.device, loaded.placement.weights, runner.slots,
     )  # fmt: skip
     return runner
 
@@ -84,10 +88,34 @@ def load_model(config: EngineConfig) -> LoadedModel:
     noise = config.random_weights is not None
     embedded = files.embedded and not noise
     folder = None if noise or files.config is None else files.config.parent
-    return LoadedModel(name, sizes, model, codec, tokenizer, placement, embedded, folder)
+    return LoadedModel(name, sizes, model, codec, tokenizer, placement, embedded, folder, files)
 
 
-def warm_runner(loaded: LoadedModel, pool_size: int | None) -> TorchRunner:
+def _encode_clips(loaded: LoadedModel, voices: VoiceCatalog) -> dict[str, tuple[Turn, ...]]:
+    """Turn the clips of voices into turns that the model has heard them say, by voice id."""
+    with_clips = [voice for voice in voices.all() if voice.clips]
+    if not with_clips:
+        return {}
+    started_s = time.perf_counter()
+    encoder = ClipEncoder(loaded.files)
+    codebooks = loaded.config.codebooks
+    turns = {
+        voice.voice_id: tuple(
+            Turn(voice.speaker_id, clip.text, encoder.encode(clip.pcm, codebooks=codebooks))
+            for clip in voice.clips
+        )
+        for voice in with_clips
+    }
+    took_s = time.perf_counter() - started_s
+    logger.info("clips of %d voices encoded, %.1f s", len(turns), took_s)
+    return turns
+
+
+def warm_runner(
+    loaded: LoadedModel,
+    pool_size: int | None,
+    clips: Mapping[str, Sequence[Turn]] | None = None,
+) -> TorchRunner:
     """Give the model its slots, as many as fit without a `pool_size`, and make first frames."""
     started_s = time.perf_counter()
     slots = _plan_slots(pool_size, loaded.config, loaded.placement, embedded=loaded.embedded)
@@ -98,6 +126,7 @@ def warm_runner(loaded: LoadedModel, pool_size: int | None) -> TorchRunner:
         loaded.tokenizer,
         slots=slots,
         placement=loaded.placement,
+        clips=clips,
         head=_reading_head(loaded),
     )
     _warm_up(runner)
@@ -113,7 +142,7 @@ def _reading_head(loaded: LoadedModel) -> ReadingHead | None:
     """Look for the head that reads along, where frames can tell of it: not in a CUDA graph yet."""
     if loaded.placement.device.type == "cuda":
         return None
-    return find_reading_head(loaded.model, loaded.codec, loaded.tokenizer)
+    return find_reading_head(loaded.model, loaded.codec, loaded.tokenizer, loaded.placement.dtype)
 
 
 def _sizes(config: EngineConfig, files: CheckpointFiles) -> tuple[CSMConfig, str]:
@@ -137,13 +166,16 @@ def _build(
     config: EngineConfig, files: CheckpointFiles, sizes: CSMConfig, placement: Placement
 ) -> tuple[CSM, MimiDecoder]:
     if config.random_weights is not None:
-        weights = random_weights(sizes, device=placement.device, dtype=placement.dtype)
+        weights = random_weights(sizes, device=placement.device, dtype=placement.weights)
     else:
-        weights = load_weights(files, sizes, device=placement.device, dtype=placement.dtype)
+        weights = load_weights(files, sizes, device=placement.device, dtype=placement.weights)
     model = CSM(sizes, device=placement.device)
     model.load(weights)
     codec = MimiDecoder(sizes.codec).to(placement.device, placement.dtype)
     codec.load_tensors(weights)
+    if placement.device.type == "cpu":
+        model.pack(int8=placement.int8)
+        codec.pack()
     return model, codec
 
 
@@ -157,6 +189,10 @@ def _place(config: EngineConfig) -> Placement:
         )
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise StartupError("--device mps: torch finds no Metal device here.")
+    if config.dtype == "int8":
+        if device.type != "cpu":
+            raise StartupError(f"--dtype int8 is for CPUs; on {device} take bf16, f16 or f32.")
+        return Placement(device, torch.float32, int8=True)
     if config.dtype != "auto":
         return Placement(device, _DTYPES[config.dtype])
     return Placement(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
@@ -212,6 +248,7 @@ def _warm_up(runner: TorchRunner) -> None:
     slots = range(runner.slots)
     for first in range(0, runner.slots, runner.opens_per_step):
         runner.open([(slot, utterance) for slot in slots[first : first + runner.opens_per_step]])
+        runner.fill()
     for _ in range(_WARM_UP_FRAMES):
         runner.step(slots)
     for slot in slots:

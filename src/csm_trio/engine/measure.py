@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from csm_trio.config import EngineConfig
+from csm_trio.engine.eager import CODEC_ROWS
 from csm_trio.engine.load import LoadedModel, load_model, warm_runner
 from csm_trio.engine.runner import TorchRunner
 from csm_trio.engine.timing import BatchTiming, EngineTiming, PeerTiming, PrefillTiming
@@ -57,7 +58,7 @@ def measure_engine(config: EngineConfig, plan: Plan) -> EngineTiming:
     del runner
     return EngineTiming(
         device=_device_name(loaded.placement.device),
-        dtype=str(loaded.placement.dtype).removeprefix("torch."),
+        dtype=str(loaded.placement.weights).removeprefix("torch."),
         model=loaded.name,
         torch=torch.__version__,
         slots=pool_size,
@@ -82,7 +83,7 @@ def frame_bytes(loaded: LoadedModel) -> int:
 
     depth = size([tensor for layer in model.depth.blocks for tensor in layer.parameters()])
     once = [tensor for layer in model.backbone.blocks for tensor in layer.parameters()]
-    once += [model.first_head, model.depth_projector, model.depth_heads]
+    once += [model.first_head, model.depth_projector, *model.depth_heads]
     once += loaded.codec.parameters()
     return size(once) + steps * depth
 
@@ -101,6 +102,7 @@ def _time_batch(loaded: LoadedModel, runner: TorchRunner, batch: int, steps: int
     slots = range(batch)
     for first in range(0, batch, runner.opens_per_step):
         runner.open([(slot, utterance) for slot in slots[first : first + runner.opens_per_step]])
+        runner.fill()
     timed = min(steps, room - _UNTIMED_STEPS)
     took_ms = [_took_ms(partial(runner.step, slots)) for _ in range(_UNTIMED_STEPS + timed)]
     for slot in slots:
@@ -136,8 +138,8 @@ def _codec_ms(loaded: LoadedModel, batch: int) -> float:
     else:
 
         def work() -> None:
-            for row in rows:
-                codec.decode(codes[row, None], row[None], state)
+            for group in torch.split(rows, CODEC_ROWS):
+                codec.decode(codes[group], group, state)
 
     def once() -> None:
         work()
@@ -155,6 +157,7 @@ def _time_prefills(loaded: LoadedModel, runner: TorchRunner) -> list[PrefillTimi
 
             def once(batch: list[tuple[int, Utterance]] = batch) -> None:
                 runner.open(batch)
+                runner.fill()
                 wait_for(loaded.placement.device)
 
             took_ms = [_took_ms(once) for _ in range(_PREFILL_ROUNDS)]

@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from csm_trio.engine.eager import EagerStep, ReadingHead, prefill
+from csm_trio.engine.eager import EagerStep, ReadingHead
+from csm_trio.engine.prefill import embed_rows, fill_rows
 from csm_trio.engine.slots import Opening, Slots, resolve_sampling
 from csm_trio.engine.utterance import Sampling
 from csm_trio.model.csm import CSM
@@ -40,15 +41,17 @@ _NOTHING = 1e-4
 
 @torch.inference_mode()
 def find_reading_head(
-    model: CSM, codec: MimiDecoder, tokenizer: TextTokenizer
+    model: CSM, codec: MimiDecoder, tokenizer: TextTokenizer, dtype: torch.dtype
 ) -> ReadingHead | None:
     """Have the model say a sentence; return the head that went through its text in order.
+
+    `dtype` is the keys'.
 
     Some heads look ahead. Of those that are nearly as good as the best, the one that looks least
     far ahead is at the text that is being said.
     """
     started_s = time.perf_counter()
-    attention = _attention(model, codec, tokenizer, until_s=started_s + _MOST_S)
+    attention = _attention(model, codec, tokenizer, dtype, until_s=started_s + _MOST_S)
     if attention is None:
         return None
     shares = {
@@ -71,7 +74,12 @@ def find_reading_head(
 
 
 def _attention(
-    model: CSM, codec: MimiDecoder, tokenizer: TextTokenizer, *, until_s: float
+    model: CSM,
+    codec: MimiDecoder,
+    tokenizer: TextTokenizer,
+    dtype: torch.dtype,
+    *,
+    until_s: float,
 ) -> NDArray[np.float64] | None:
     """Return what every head gave to the text, [frames, layers, heads, tokens].
 
@@ -86,10 +94,12 @@ def _attention(
     if length > config.backbone.max_positions:
         return None
     sized = replace(config, backbone=replace(config.backbone, max_positions=length))
-    device, dtype = model.text_embedding.device, model.text_embedding.dtype
+    device = model.text_embedding.device
     slots = Slots(sized, 1, codec, device=device, dtype=dtype)
     draws = resolve_sampling(Sampling(), config.sampling)
-    prefill(model, slots, Opening(0, prompt.positions - 1, draws, seed=0), prompt)
+    embedded = embed_rows(model, prompt, 0, prompt.positions, device)
+    fill_rows(model, slots, 0, 0, embedded[:-1])
+    slots.open([Opening(0, prompt.positions - 1, draws, seed=0)], embedded[-1:])
     step = EagerStep(model, codec, slots)
     seen: list[list[Tensor]] = []
 

@@ -5,33 +5,42 @@ listens are the scheduler's and the service's business.
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 
-from csm_trio.engine.eager import EagerStep, ReadingHead, prefill
+from csm_trio.engine.eager import EagerStep, ReadingHead
+from csm_trio.engine.pieces import Filling
+from csm_trio.engine.prefill import EagerPrefill, Prefill, embed_rows, fill_rows
 from csm_trio.engine.slots import Opening, Slots, resolve_sampling
 from csm_trio.engine.utterance import Frame, Utterance
-from csm_trio.errors import SpeechError
+from csm_trio.errors import SpeechError, StartupError
+from csm_trio.model.attention import Prefix
 from csm_trio.model.config import CSMConfig
 from csm_trio.model.csm import CSM
 from csm_trio.model.mimi import MimiDecoder
-from csm_trio.model.prompt import Prompt, TextTokenizer, build_prompt
-
-if TYPE_CHECKING:
-    from csm_trio.engine.prefill import GraphedPrefill
+from csm_trio.model.prompt import TextTokenizer, Turn, build_context, build_prompt
 
 _CUDA_OPENS_PER_STEP = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where a model runs and in what precision."""
+    """Where a model runs and in what precision: `dtype` is that of activations and caches.
+
+    With `int8` the matrices are rows of int8, which torch multiplies on a CPU only.
+    """
 
     device: torch.device
     dtype: torch.dtype
+    int8: bool = False
+
+    @property
+    def weights(self) -> torch.dtype:
+        """The type that weights are kept in."""
+        return torch.int8 if self.int8 else self.dtype
 
 
 class FrameStep(Protocol):
@@ -53,28 +62,53 @@ class TorchRunner:
         *,
         slots: int,
         placement: Placement,
+        clips: Mapping[str, Sequence[Turn]] | None = None,
         head: ReadingHead | None = None,
     ) -> None:
+        """Make the slots' tensors, the prefixes of voices with `clips` (by voice id), the step.
+
+        Raises StartupError naming the voice whose clips leave too little room for speech.
+        """
         self._config = config
         self._model = model
         self._tokenizer = tokenizer
         self._device = placement.device
         self._slots = Slots(config, slots, codec, device=placement.device, dtype=placement.dtype)
-        self._graphed_prefill: GraphedPrefill | None = None
-        self._step = self._make_step(codec, head)
+        self._prefixes: dict[str | None, Prefix] = {
+            voice_id: self._prefix(voice_id, turns) for voice_id, turns in (clips or {}).items()
+        }
+        self._waiting: dict[int, Filling] = {}
+        self._prefill, self._step = self._make_steps(codec, head)
 
-    def _make_step(self, codec: MimiDecoder, head: ReadingHead | None) -> FrameStep:
+    @torch.inference_mode()
+    def _prefix(self, voice_id: str, turns: Sequence[Turn]) -> Prefix:
+        """Compute what every prompt of a voice with clips begins with."""
+        prompt = build_context(self._tokenizer, turns, codebooks=self._config.codebooks)
+        most = self._config.backbone.max_positions // 2
+        if prompt.positions > most:
+            raise StartupError(
+                f"voice {voice_id!r}: its clips and their texts take {prompt.positions} positions "
+                f"of the model's memory, and may take {most}: shorten them."
+            )
+        embedded = embed_rows(self._model, prompt, 0, prompt.positions, self._device)
+        fill_rows(self._model, self._slots, self._slots.dummy, 0, embedded)
+        return self._slots.kv.copy_out(self._slots.dummy, prompt.positions)
+
+    def _make_steps(
+        self, codec: MimiDecoder, head: ReadingHead | None
+    ) -> tuple[Prefill, FrameStep]:
         if self._device.type != "cuda":
-            return EagerStep(self._model, codec, self._slots, head=head)
+            eager = EagerStep(self._model, codec, self._slots, head=head)
+            return EagerPrefill(self._model, self._slots), eager
         # Imported here: its kernels need Triton, which only CUDA builds of torch bring.
+        from csm_trio.engine.graphed_prefill import GraphedPrefill
         from csm_trio.engine.graphs import GraphedStep
-        from csm_trio.engine.prefill import GraphedPrefill
 
-        self._graphed_prefill = GraphedPrefill(self._model, self._slots)
-        self._graphed_prefill.capture()
+        prefill = GraphedPrefill(self._model, self._slots, continued=bool(self._prefixes))
+        prefill.capture()
         step = GraphedStep(self._config, self._model, codec, self._slots)
         step.capture()
-        return step
+        return prefill, step
 
     @property
     def slots(self) -> int:
@@ -86,40 +120,27 @@ class TorchRunner:
         """How many utterances to open at once, so that those who speak wait about a step."""
         return _CUDA_OPENS_PER_STEP if self._device.type == "cuda" else 1
 
-    @torch.inference_mode()
     def open(self, batch: Sequence[tuple[int, Utterance]]) -> list[int | SpeechError]:
-        """Prefill prompts into slots; return how many frames there is room for in each.
+        """Take prompts for slots; return how many frames there is room for in each.
 
-        All but a prompt's last row is prefilled: the first step takes that row as its input,
-        so that every step is the same. An utterance that cannot be said gets its error, such as
-        TextTooLong where the text alone fills the cache, and its slot stays free.
+        An utterance that cannot be said gets its error, such as TextTooLong where the text alone
+        fills the cache, and its slot stays free. `prefill` puts the prompts in.
         """
         outcomes: list[int | SpeechError] = []
-        prompts: list[tuple[Opening, Prompt]] = []
         for slot, utterance in batch:
             try:
-                prompt, room = self._prompt(utterance)
+                filling, room = self._filling(slot, utterance)
             except SpeechError as error:
                 outcomes.append(error)
                 continue
             outcomes.append(room)
-            prompts.append((self._opening(slot, prompt, utterance), prompt))
-        for group in self._groups(prompts):
-            self._prefill(group)
+            self._waiting[slot] = filling
         return outcomes
 
-    def _opening(self, slot: int, prompt: Prompt, utterance: Utterance) -> Opening:
-        sampling = utterance.sampling
-        return Opening(
-            slot=slot,
-            position=prompt.positions - 1,
-            draws=resolve_sampling(sampling, self._config.sampling),
-            seed=random.getrandbits(62) if sampling.seed is None else sampling.seed,
-            places=prompt.places,
-        )
-
-    def _prompt(self, utterance: Utterance) -> tuple[Prompt, int]:
-        positions = self._config.backbone.max_positions
+    def _filling(self, slot: int, utterance: Utterance) -> tuple[Filling, int]:
+        prefix = self._prefixes.get(utterance.voice_id)
+        behind = 0 if prefix is None else prefix.positions
+        positions = self._config.backbone.max_positions - behind
         wanted = min(utterance.max_frames, positions // 2)
         prompt = build_prompt(
             self._tokenizer,
@@ -129,31 +150,31 @@ class TorchRunner:
             codebooks=self._config.codebooks,
             max_positions=positions - wanted,
         )
+        sampling = utterance.sampling
+        opening = Opening(
+            slot=slot,
+            position=behind + prompt.positions - 1,
+            draws=resolve_sampling(sampling, self._config.sampling),
+            seed=random.getrandbits(62) if sampling.seed is None else sampling.seed,
+            places=prompt.places,
+        )
+        if prefix is not None:
+            self._slots.kv.copy_in(slot, prefix)
         # The first frame's step writes the prompt's last position.
-        return prompt, min(utterance.max_frames, positions - len(prompt.tokens) + 1)
+        room = min(utterance.max_frames, positions - prompt.positions + 1)
+        return Filling(opening, prompt, behind), room
 
-    def _groups(
-        self, prompts: list[tuple[Opening, Prompt]]
-    ) -> Iterator[list[tuple[Opening, Prompt]]]:
-        """Part prompts into prefills; alone elsewhere than on CUDA, so that none sees another."""
-        if self._graphed_prefill is None:
-            yield from ([prompt] for prompt in prompts)
-            return
-        group: list[tuple[Opening, Prompt]] = []
-        for opening, prompt in sorted(prompts, key=lambda pair: pair[1].positions):
-            if group and not self._graphed_prefill.fits(len(group) + 1, prompt.positions):
-                yield group
-                group = []
-            group.append((opening, prompt))
-        if group:
-            yield group
+    def prefill(self) -> list[int]:
+        """Put prompts in, for about the time of one step; return the slots that may be stepped."""
+        filled = self._prefill.advance(list(self._waiting.values()))
+        for filling in filled:
+            del self._waiting[filling.opening.slot]
+        return [filling.opening.slot for filling in filled]
 
-    def _prefill(self, group: Sequence[tuple[Opening, Prompt]]) -> None:
-        if self._graphed_prefill is not None:
-            self._graphed_prefill.run(group)
-            return
-        ((opening, prompt),) = group
-        prefill(self._model, self._slots, opening, prompt)
+    def fill(self) -> None:
+        """Put every prompt in, where nobody speaks who would have to wait for it."""
+        while self._waiting:
+            self.prefill()
 
     def step(self, slots: Sequence[int]) -> Sequence[Frame | None]:
         """Make one frame for each open slot; None where its speech has ended."""
@@ -161,4 +182,5 @@ class TorchRunner:
 
     def close(self, slot: int) -> None:
         """Forget what the slot held."""
+        self._waiting.pop(slot, None)
         self._slots.close(slot)

@@ -16,7 +16,7 @@ from operator import itemgetter
 from typing import Generic, Protocol, TypeVar
 
 from csm_trio.engine.runaway import RunawayGuard
-from csm_trio.engine.utterance import EndReason, Frame, Utterance, plays_out_after
+from csm_trio.engine.utterance import FRAME_S, EndReason, Frame, Utterance, plays_out_after
 from csm_trio.errors import SpeechError
 
 CREDIT_FRAMES = 25
@@ -39,7 +39,14 @@ class Runner(Protocol):
     def open(self, batch: Sequence[tuple[int, Utterance]]) -> Sequence[int | SpeechError]:
         """Begin utterances in free slots; return how many frames there is room for in each.
 
-        An utterance that cannot be said gets its error instead; its slot then stays free.
+        An utterance that cannot be said gets its error instead; its slot then stays free. The
+        others' prompts wait for `prefill`.
+        """
+
+    def prefill(self) -> Sequence[int]:
+        """Work on the prompts of open slots, for about the time of one step.
+
+        Return the slots whose prompts are in by now: only those may be stepped.
         """
 
     def step(self, slots: Sequence[int]) -> Sequence[Frame | None]:
@@ -51,7 +58,10 @@ class Runner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StepPlan(Generic[Key]):
-    """What to do next: open these slots, then run one step of those (the opened included)."""
+    """What to do next: open these slots, then run one step of those.
+
+    A slot that is opened runs once its prompt is in (`Scheduler.filled`).
+    """
 
     open: tuple[tuple[int, Key], ...]
     run: tuple[tuple[int, Key], ...]
@@ -71,10 +81,12 @@ class Claim:
 
     `plays_at_s` is when its first frame is due, on the owner's clock, where earlier audio is
     still playing; None where playback begins with it. `batch` work has no listener who waits.
+    `frame_s` is how long a frame plays.
     """
 
     plays_at_s: float | None = None
     batch: bool = False
+    frame_s: float = FRAME_S
 
 
 LIVE = Claim()
@@ -87,6 +99,8 @@ class _Row:
     slot: int
     batch: bool
     due_s: float | None
+    frame_s: float
+    filling: bool = True
     guard: RunawayGuard | None = None
     unread: int = 0
     passed_over: int = 0
@@ -116,6 +130,7 @@ class Scheduler(Generic[Key]):
         self._rows: dict[Key, _Row] = {}
         self._credit = credit
         self._opens_per_step = opens_per_step
+        self._filling: dict[int, Key] = {}
 
     @property
     def busy_slots(self) -> int:
@@ -123,9 +138,16 @@ class Scheduler(Generic[Key]):
         return len(self._rows)
 
     @property
+    def filling(self) -> bool:
+        """Whether a prompt is on its way into a slot."""
+        return bool(self._filling)
+
+    @property
     def idle(self) -> bool:
         """Whether there is nothing to do until someone sends a command."""
-        return not self._waiting and not any(self._may_run(row) for row in self._rows.values())
+        if self._waiting or self._filling:
+            return False
+        return not any(self._may_run(row) for row in self._rows.values())
 
     def admit(self, key: Key, claim: Claim = LIVE) -> None:
         """Queue an utterance; it gets a slot in the order of arrival."""
@@ -142,6 +164,7 @@ class Scheduler(Generic[Key]):
         """Let a row go, wherever it is; return the slot that it frees, if it held one."""
         row = self._rows.pop(key, None)
         if row is not None:
+            self._filling.pop(row.slot, None)
             self._free.append(row.slot)
             return row.slot
         self._waiting.pop(key, None)
@@ -152,16 +175,22 @@ class Scheduler(Generic[Key]):
 
         Few slots open between two steps, so that a burst of arrivals delays those who speak by
         one prefill at most; a row without credit costs no step. While a live row is short of
-        lead, rows far ahead and batch work sit out; when nobody is short, everybody runs.
+        lead or has its prompt on the way, rows far ahead and batch work sit out; when nobody is
+        short, everybody runs.
         """
         opening: list[tuple[int, Key]] = []
         while self._waiting and self._free and len(opening) < self._opens_per_step:
             key = next(iter(self._waiting))
             claim, slot = self._waiting.pop(key), self._free.popleft()
-            self._rows[key] = _Row(slot, claim.batch, claim.plays_at_s)
+            self._rows[key] = _Row(slot, claim.batch, claim.plays_at_s, claim.frame_s)
+            self._filling[slot] = key
             opening.append((slot, key))
         able = [(key, row) for key, row in self._rows.items() if self._may_run(row)]
-        short = any(not row.batch and row.lead_s(now_s) < self._leads.target_s for _, row in able)
+        short = any(
+            not row.batch and row.lead_s(now_s) < self._leads.target_s
+            for row in self._rows.values()
+            if row.filling or self._may_run(row)
+        )
         running = [
             (row.slot, key) for key, row in able if not short or self._takes_part(row, now_s)
         ]
@@ -181,15 +210,21 @@ class Scheduler(Generic[Key]):
         """Note that a planned slot is open, with room for so many frames."""
         self._rows[key].guard = RunawayGuard(max_frames)
 
+    def filled(self, slot: int) -> Key:
+        """Note that a slot's prompt is in: it runs from now on. Return whose it is."""
+        key = self._filling.pop(slot)
+        self._rows[key].filling = False
+        return key
+
     def account(self, key: Key, frame: Frame | None, now_s: float) -> EndReason | None:
         """Take note of a row's new frame; say why it must end with it, or None to go on."""
         if frame is None:
             return EndReason.SPOKEN
         row = self._rows[key]
         row.unread += 1
-        row.due_s = plays_out_after(row.due_s, now_s)
+        row.due_s = plays_out_after(row.due_s, now_s, row.frame_s)
         assert row.guard is not None, "a row ran before it was opened"
         return row.guard.observe(frame)
 
     def _may_run(self, row: _Row) -> bool:
-        return row.unread < self._credit
+        return not row.filling and row.unread < self._credit

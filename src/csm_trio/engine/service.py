@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from operator import itemgetter
 
 import trio
 
@@ -116,10 +117,11 @@ class _StepLoop:
         """Step until told to stop."""
         while self._obey_commands():
             plan = self._scheduler.next(time.monotonic())
-            refused = self._open(plan.open) if plan.open else set()
-            running = [pair for pair in plan.run if pair[1] not in refused]
-            if running:
-                self._step(running)
+            if plan.open:
+                self._open(plan.open)
+            filled = self._prefill() if self._scheduler.filling else []
+            if plan.run or filled:
+                self._step(sorted([*plan.run, *filled], key=itemgetter(0)))
             self._metrics.slots_used.set(self._scheduler.busy_slots)
 
     def _obey_commands(self) -> bool:
@@ -135,7 +137,8 @@ class _StepLoop:
             match command:
                 case _Admit(stream):
                     asked = stream.utterance
-                    self._scheduler.admit(stream, Claim(asked.plays_at_s, asked.batch))
+                    claim = Claim(asked.plays_at_s, asked.batch, asked.frame_s)
+                    self._scheduler.admit(stream, claim)
                 case _Taken(stream):
                     self._scheduler.taken(stream)
                 case _Release(stream):
@@ -147,21 +150,22 @@ class _StepLoop:
                 case _Stop():
                     return False
 
-    def _open(self, opening: Sequence[tuple[int, FrameStream]]) -> set[FrameStream]:
-        """Open the planned slots at once; return whose utterances cannot be said."""
-        start_s = time.perf_counter()
+    def _open(self, opening: Sequence[tuple[int, FrameStream]]) -> None:
+        """Open the planned slots; whose utterance cannot be said is told so, and let go."""
         rooms = self._runner.open([(slot, stream.utterance) for slot, stream in opening])
-        refused: set[FrameStream] = set()
         for (_, stream), room in zip(opening, rooms, strict=True):
             if isinstance(room, SpeechError):
                 self._scheduler.release(stream)
                 self._call_soon(stream._finish, None, room)
-                refused.add(stream)
             else:
                 self._scheduler.opened(stream, room)
-        if len(refused) < len(opening):
-            self._metrics.prefill_s.observe(time.perf_counter() - start_s)
-        return refused
+
+    def _prefill(self) -> list[tuple[int, FrameStream]]:
+        """Get on with the prompts of open slots; return whose are in."""
+        start_s = time.perf_counter()
+        filled = [(slot, self._scheduler.filled(slot)) for slot in self._runner.prefill()]
+        self._metrics.prefill_s.observe(time.perf_counter() - start_s)
+        return filled
 
     def _step(self, running: Sequence[tuple[int, FrameStream]]) -> None:
         start_s = time.perf_counter()

@@ -27,8 +27,11 @@ class Sampling:
 class Utterance:
     """One sentence to be said, in one voice, after the turns it should sound like.
 
+    `voice_id` names the voice whose clips it should sound like too, if that voice has any.
+
     `plays_at_s` is when its first frame is due on the monotonic clock, where earlier audio of
-    its context is still playing. `batch` work has no listener who waits for the next frame.
+    its context is still playing, `frame_s` how long each plays (its tempo may be changed).
+    `batch` work has no listener who waits for the next frame.
     """
 
     text: str
@@ -38,6 +41,8 @@ class Utterance:
     turns: tuple[Turn, ...] = ()
     plays_at_s: float | None = None
     batch: bool = False
+    voice_id: str | None = None
+    frame_s: float = FRAME_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +58,13 @@ class Frame:
     glance: float | None = None
 
 
-def plays_out_after(plays_out_s: float | None, now_s: float) -> float:
-    """Return when a player runs dry that gets one more frame at `now_s`.
+def plays_out_after(plays_out_s: float | None, now_s: float, frame_s: float) -> float:
+    """Return when a player runs dry that gets one more frame, of `frame_s`, at `now_s`.
 
     `plays_out_s` is when it would have without, None where it has not begun. One that ran dry
     already goes on when there is something to play.
     """
-    return (now_s if plays_out_s is None else max(now_s, plays_out_s)) + FRAME_S
+    return (now_s if plays_out_s is None else max(now_s, plays_out_s)) + frame_s
 
 
 class EndReason(StrEnum):

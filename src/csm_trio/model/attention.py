@@ -15,6 +15,21 @@ from csm_trio.model.llama import Attend
 
 
 @dataclass(frozen=True, slots=True)
+class Prefix:
+    """Keys and values of positions that many prompts begin with, computed once.
+
+    keys, values: [layers, kv_heads, positions, head_dim].
+    """
+
+    keys: Tensor
+    values: Tensor
+
+    @property
+    def positions(self) -> int:
+        return self.keys.shape[2]
+
+
+@dataclass(frozen=True, slots=True)
 class Span:
     """One running row of a step: its place in the batch, its slot, and the position it writes."""
 
@@ -71,6 +86,41 @@ class SlotKV:
 
         return attend
 
+    def prefill_on(self, slots: Tensor, positions: Tensor) -> Attend:
+        """Attend over several slots' new positions at once, and over what precedes them there.
+
+        slots: int64 [batch]; positions: int64 [batch, time]. A slot's whole row is read, masked
+        by position, so that shapes do not depend on how much precedes. Rows that are shorter
+        than the batch is wide write keys beyond their end, as in `prefill_rows`.
+        """
+        everywhere = torch.arange(self.keys.shape[3], device=slots.device)
+        visible = everywhere <= positions[:, None, :, None]  # [batch, 1, time, max_positions]
+
+        def attend(layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+            rows = slots[:, None]
+            self.keys[layer][rows, :, positions] = keys
+            self.values[layer][rows, :, positions] = values
+            shared = queries.shape[2] // keys.shape[2]
+            mixed = F.scaled_dot_product_attention(
+                queries.transpose(1, 2),
+                self.keys[layer][slots].repeat_interleave(shared, dim=1),
+                self.values[layer][slots].repeat_interleave(shared, dim=1),
+                attn_mask=visible,
+            )
+            return mixed.transpose(1, 2)
+
+        return attend
+
+    def copy_out(self, slot: int, positions: int) -> Prefix:
+        """Copy a slot's first positions for others to begin with."""
+        kept = self.keys[:, slot, :, :positions], self.values[:, slot, :, :positions]
+        return Prefix(*(part.clone() for part in kept))
+
+    def copy_in(self, slot: int, prefix: Prefix) -> None:
+        """Begin a slot with what was computed before."""
+        self.keys[:, slot, :, : prefix.positions] = prefix.keys
+        self.values[:, slot, :, : prefix.positions] = prefix.values
+
     def prefill_rows(self, slots: Tensor) -> Attend:
         """Attend causally over the first positions of several slots at once.
 
@@ -102,16 +152,23 @@ class SlotKV:
         the same, to the bit, whoever else is in the batch.
         """
 
+        # All layers' views of each row's past; what `attend` writes shows in them.
+        pasts = [
+            (self.keys[:, span.slot, None, :, :end], self.values[:, span.slot, None, :, :end])
+            for span in spans
+            for end in (span.position + 1,)
+        ]
+        rows = torch.tensor([span.row for span in spans])
+        slots = torch.tensor([span.slot for span in spans])
+        positions = torch.tensor([span.position for span in spans])
+
         def attend(layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+            self.keys[layer][slots, :, positions] = keys[rows, 0]
+            self.values[layer][slots, :, positions] = values[rows, 0]
             mixed = torch.zeros_like(queries)
-            for span in spans:
-                end = span.position + 1
-                row_keys = self.keys[layer, span.slot]
-                row_values = self.values[layer, span.slot]
-                row_keys[:, span.position] = keys[span.row, 0]
-                row_values[:, span.position] = values[span.row, 0]
+            for span, (past_keys, past_values) in zip(spans, pasts, strict=True):
                 mixed[span.row] = _grouped(
-                    queries[span.row, None], row_keys[None, :, :end], row_values[None, :, :end]
+                    queries[span.row, None], past_keys[layer], past_values[layer]
                 )[0]
             return mixed
 

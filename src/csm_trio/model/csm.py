@@ -4,7 +4,7 @@ In: prompt rows, or the last frame's codes. Out: the next frame's codes, one row
 The codec, the slots and whose turn it is are others' business.
 """
 
-from collections.abc import Mapping
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 
 import torch
@@ -13,11 +13,15 @@ from torch import Tensor, nn
 
 from csm_trio.model.attention import LockstepKV
 from csm_trio.model.config import CSMConfig
+from csm_trio.model.linear import Int8Matrix, linear, packed
 from csm_trio.model.llama import Attend, Llama, RotaryTable
+from csm_trio.model.naming import AUDIO_EMBEDDINGS, TEXT_EMBEDDINGS
 from csm_trio.model.sampling import draw_codes, gumbel_noise
 
 BACKBONE, DEPTH = 0, 1
 """Columns of `FrameDraw.temperature` and `.top_k`."""
+
+_PROJECTED_ROWS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,14 @@ def _parameter(tensor: Tensor) -> nn.Parameter:
     return nn.Parameter(tensor, requires_grad=False)
 
 
+def _projected(audio: Tensor, projector: Tensor) -> Tensor:
+    """Project audio embeddings [rows, hidden], kept in the type they have."""
+    if audio.dtype == projector.dtype:
+        return F.linear(audio, projector)
+    parts = torch.split(audio, _PROJECTED_ROWS)
+    return torch.cat([F.linear(part.to(projector.dtype), projector).to(part) for part in parts])
+
+
 class CSM(nn.Module):
     """The two transformers with their embeddings and heads.
 
@@ -80,28 +92,45 @@ class CSM(nn.Module):
         )
         self.ids = torch.arange(config.codec.codebook_size, device=device)
 
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take the tensors, named as in transformers' checkpoints of `sesame/csm-1b`."""
+    def load(self, tensors: MutableMapping[str, Tensor]) -> None:
+        """Take the tensors, named as in transformers' checkpoints of `sesame/csm-1b`.
+
+        They leave `tensors` as they are taken, so that nothing is held twice.
+        """
         decodable = self.config.codec.codebook_size
         self.backbone.load(tensors, "backbone_model")
         self.depth.load(tensors, "depth_decoder.model")
-        self.text_embedding = _parameter(tensors["embed_text_tokens.weight"])
-        audio = tensors["backbone_model.embed_tokens.embed_audio_tokens.weight"]
+        self.text_embedding = _parameter(tensors.pop(TEXT_EMBEDDINGS))
+        audio = tensors.pop(AUDIO_EMBEDDINGS)
         self.audio_embedding = _parameter(audio)
-        projector = tensors["depth_decoder.model.inputs_embeds_projector.weight"]
+        projector = tensors.pop("depth_decoder.model.inputs_embeds_projector.weight")
         self.depth_projector = _parameter(projector)
         # The depth decoder sees audio embeddings through the projector only: project them once.
-        self.depth_embedding = _parameter(F.linear(audio, projector))
-        self.first_head = _parameter(tensors["lm_head.weight"][:decodable])
-        heads = tensors["depth_decoder.codebooks_head.weight"]  # [codebooks - 1, in, out]
-        self.depth_heads = _parameter(heads[:, :, :decodable].transpose(1, 2).contiguous())
+        self.depth_embedding = _parameter(_projected(audio, projector))
+        self.first_head = _parameter(tensors.pop("lm_head.weight")[:decodable])
+        heads = tensors.pop("depth_decoder.codebooks_head.weight")  # [codebooks - 1, in, out]
+        heads = heads[:, :, :decodable].transpose(1, 2).contiguous()
+        self.depth_heads = nn.ParameterList(map(_parameter, heads))
+
+    def pack(self, *, int8: bool) -> None:
+        """Keep the matrices as a CPU multiplies them fastest; with `int8`, the heads as int8 rows.
+
+        The layers' matrices are int8 if they were loaded so.
+        """
+        for half in (self.backbone, self.depth):
+            for layer in half.blocks:
+                layer.pack()
+        head = Int8Matrix.rounded if int8 else packed
+        self.first_head = head(self.first_head)
+        self.depth_heads = nn.ParameterList(map(head, self.depth_heads))
+        self.depth_projector = packed(self.depth_projector)
 
     def embed_prompt(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Embed prompt rows: tokens and mask [positions, codebooks + 1] -> [positions, hidden].
 
         Each row is the sum of its unmasked columns' embeddings; the last column is text.
         """
-        text = F.embedding(tokens[:, -1], self.text_embedding)
+        text = self._looked_up(tokens[:, -1], self.text_embedding)
         text = text * mask[:, -1, None]
         rows = tokens[:, :-1] + self.codebook_offsets
         if tokens.is_cuda:  # a long prompt's embeddings one by one would fill gigabytes
@@ -110,16 +139,22 @@ class CSM(nn.Module):
                 rows, self.audio_embedding, mode="sum", per_sample_weights=shares
             )
             return summed + text
-        audio = F.embedding(rows, self.audio_embedding)
+        audio = self._looked_up(rows, self.audio_embedding)
         return (audio * mask[:, :-1, None]).sum(dim=1) + text
 
     def embed_frames(self, codes: Tensor) -> Tensor:
         """Embed frames: codes [batch, codebooks] -> the backbone's next inputs [batch, hidden]."""
-        return F.embedding(codes + self.codebook_offsets, self.audio_embedding).sum(dim=1)
+        return self._looked_up(codes + self.codebook_offsets, self.audio_embedding).sum(dim=1)
 
-    def prefill(self, inputs: Tensor, start: int, attend: Attend) -> None:
-        """Run the backbone over prompts [batch, positions, hidden] for their keys alone."""
-        positions = torch.arange(start, start + inputs.shape[1], device=inputs.device)
+    def _looked_up(self, ids: Tensor, table: Tensor) -> Tensor:
+        """Gather rows of a table, in the type of the activations."""
+        return F.embedding(ids, table).to(self.backbone.norm.dtype)
+
+    def prefill(self, inputs: Tensor, positions: Tensor, attend: Attend) -> None:
+        """Run the backbone over prompts [batch, time, hidden] for their keys alone.
+
+        positions: int64, [time] or [batch, time].
+        """
         cos, sin = self.rotary.at(positions)
         self.backbone(inputs, cos, sin, attend)
 
@@ -132,7 +167,7 @@ class CSM(nn.Module):
         """
         cos, sin = self.rotary.at(positions.unsqueeze(1))
         hidden = self.backbone(inputs.unsqueeze(1), cos, sin, attend)[:, 0]  # [batch, hidden]
-        first = self._draw(F.linear(hidden, self.first_head), 0, draw)
+        first = self._draw(linear(hidden, self.first_head), 0, draw)
         return self._spell(hidden, first, draw)
 
     def _spell(self, hidden: Tensor, first: Tensor, draw: FrameDraw) -> Tensor:
@@ -142,8 +177,8 @@ class CSM(nn.Module):
         """
         codes = [first]
         codebooks = self.config.codebooks
-        leading = F.linear(hidden, self.depth_projector)
-        inputs = torch.stack((leading, F.embedding(first, self.depth_embedding)), dim=1)
+        leading = linear(hidden, self.depth_projector)
+        inputs = torch.stack((leading, self._looked_up(first, self.depth_embedding)), dim=1)
         scratch = LockstepKV(self.config.depth, inputs.shape[0], codebooks, inputs)
         for codebook in range(1, codebooks):
             end = scratch.start + inputs.shape[1]
@@ -151,10 +186,10 @@ class CSM(nn.Module):
             sin = self.depth_sin[scratch.start : end]
             states = self.depth(inputs, cos, sin, scratch.attend)[:, -1]
             scratch.start = end
-            chosen = self._draw(F.linear(states, self.depth_heads[codebook - 1]), codebook, draw)
+            chosen = self._draw(linear(states, self.depth_heads[codebook - 1]), codebook, draw)
             codes.append(chosen)
             rows = chosen + codebook * self.config.audio_vocab_size
-            inputs = F.embedding(rows, self.depth_embedding).unsqueeze(1)
+            inputs = self._looked_up(rows, self.depth_embedding).unsqueeze(1)
         return torch.stack(codes, dim=1)
 
     def _draw(self, logits: Tensor, codebook: int, draw: FrameDraw) -> Tensor:

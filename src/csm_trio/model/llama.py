@@ -6,13 +6,14 @@ their own lengths, the depth decoder over a scratch that all rows share in locks
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, MutableMapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from csm_trio.model.config import LlamaConfig
+from csm_trio.model.linear import Int8Matrix, linear, packed
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, queries [batch, time, heads, dim], keys and values [batch, time, kv_heads, dim])
@@ -84,11 +85,17 @@ class LlamaLayer(nn.Module):
         self.gate_up = nn.Parameter(torch.empty(2 * config.intermediate_size, config.hidden_size))
         self.down = nn.Parameter(torch.empty(config.hidden_size, config.intermediate_size))
 
-    def load(self, tensors: Mapping[str, Tensor], prefix: str) -> None:
-        """Take this layer's tensors, named as in transformers' checkpoints under `prefix`."""
+    def load(self, tensors: MutableMapping[str, Tensor], prefix: str) -> None:
+        """Take this layer's tensors, named as in transformers' checkpoints under `prefix`.
+
+        They leave `tensors` as they are taken, so that nothing is held twice.
+        """
 
         def joined(*names: str) -> nn.Parameter:
-            parts = [tensors[f"{prefix}.{name}.weight"] for name in names]
+            parts = [tensors.pop(f"{prefix}.{name}.weight") for name in names]
+            rounded = [part for part in parts if isinstance(part, Int8Matrix)]
+            if rounded:
+                return Int8Matrix.joined(rounded)
             whole = parts[0] if len(parts) == 1 else torch.cat(parts)
             return nn.Parameter(whole, requires_grad=False)
 
@@ -99,10 +106,15 @@ class LlamaLayer(nn.Module):
         self.gate_up = joined("mlp.gate_proj", "mlp.up_proj")
         self.down = joined("mlp.down_proj")
 
+    def pack(self) -> None:
+        """Lay the matrices out for a CPU; those of int8 stay as they are."""
+        self.qkv, self.out = packed(self.qkv), packed(self.out)
+        self.gate_up, self.down = packed(self.gate_up), packed(self.down)
+
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, index: int, attend: Attend) -> Tensor:
         batch, time, hidden = x.shape
         normed = F.rms_norm(x, (hidden,), self.input_norm, self.norm_eps)
-        qkv = F.linear(normed, self.qkv).view(batch, time, -1, self.head_dim)
+        qkv = linear(normed, self.qkv).view(batch, time, -1, self.head_dim)
         turned = rotate(qkv[:, :, : self.heads + self.kv_heads], cos, sin)
         mixed = attend(
             index,
@@ -110,10 +122,10 @@ class LlamaLayer(nn.Module):
             turned[:, :, self.heads :],
             qkv[:, :, self.heads + self.kv_heads :],
         )
-        x = x + F.linear(mixed.reshape(batch, time, -1), self.out)
+        x = x + linear(mixed.reshape(batch, time, -1), self.out)
         normed = F.rms_norm(x, (hidden,), self.mlp_norm, self.norm_eps)
-        gate, up = F.linear(normed, self.gate_up).chunk(2, dim=-1)
-        return x + F.linear(F.silu(gate) * up, self.down)
+        gate, up = linear(normed, self.gate_up).chunk(2, dim=-1)
+        return x + linear(F.silu(gate) * up, self.down)
 
 
 class Llama(nn.Module):
@@ -130,11 +142,11 @@ class Llama(nn.Module):
         """The layers, in order."""
         return (layer for layer in self.layers if isinstance(layer, LlamaLayer))
 
-    def load(self, tensors: Mapping[str, Tensor], prefix: str) -> None:
+    def load(self, tensors: MutableMapping[str, Tensor], prefix: str) -> None:
         """Take the tensors named as in transformers' checkpoints under `prefix`."""
         for index, layer in enumerate(self.blocks):
             layer.load(tensors, f"{prefix}.layers.{index}")
-        self.norm = nn.Parameter(tensors[f"{prefix}.norm.weight"], requires_grad=False)
+        self.norm = nn.Parameter(tensors.pop(f"{prefix}.norm.weight"), requires_grad=False)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
         """Map embeddings [batch, time, hidden] to hidden states of the same shape.

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from csm_trio.model.config import MimiConfig
+from csm_trio.model.linear import linear, packed
 from csm_trio.model.mimi_attention import FullPrecision, MimiClock, RingAttend, Timekeeper
 from csm_trio.model.mimi_convolution import (
     CausalConv,
@@ -115,11 +116,11 @@ class _Layer(nn.Module):
 
     def forward(self, hidden: Tensor, ring: Tensor, attend: RingAttend) -> Tensor:
         """Advance [batch, steps, hidden_size] through this layer's `ring`."""
-        seen = attend(F.linear(self.attention_norm(hidden), self.qkv), ring)
+        seen = attend(linear(self.attention_norm(hidden), self.qkv), ring)
         flat = hidden.view(-1, hidden.shape[2])  # [batch * steps, hidden_size]
         flat = torch.addmm(flat, seen.flatten(0, 1), self.attention_out)
         normed = self.mlp_norm(flat)
-        flat = torch.addmm(flat, F.gelu(F.linear(normed, self.mlp_in)), self.mlp_out)
+        flat = torch.addmm(flat, F.gelu(linear(normed, self.mlp_in)), self.mlp_out)
         return flat.view(hidden.shape)
 
     def load(self, tensors: Mapping[str, Tensor], name: str) -> None:
@@ -139,6 +140,10 @@ class _Layer(nn.Module):
         ):
             norm.weight.copy_(take(tensors, f"{name}.{part}.weight"))
             norm.bias.copy_(take(tensors, f"{name}.{part}.bias"))
+
+    def pack(self) -> None:
+        """Lay the loaded matrices out for a CPU, but for those that add to what they get."""
+        self.qkv, self.mlp_in = packed(self.qkv), packed(self.mlp_in)
 
 
 class _Residual(nn.Module):
@@ -230,6 +235,12 @@ class MimiDecoder(nn.Module):
         for index, layer in enumerate(_each(self.layers, _Layer)):
             layer.load(tensors, f"decoder_transformer.layers.{index}")
         self._load_seanet(tensors)
+
+    def pack(self) -> None:
+        """Lay the loaded matrices out for a CPU."""
+        for module in self.modules():
+            if isinstance(module, CausalConv | _Layer):
+                module.pack()
 
     def _load_seanet(self, tensors: Mapping[str, Tensor]) -> None:
         """Load the convolutions; the checkpoint counts the ELUs between them as layers too."""

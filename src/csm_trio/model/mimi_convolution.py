@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from csm_trio.model.linear import linear, packed
 from csm_trio.model.naming import CODEC_PREFIX
 
 
@@ -69,6 +70,10 @@ class CausalConv(nn.Module):
         self.weight.copy_(taps.permute(3, 1, 2, 0).reshape(stride * outputs, 2 * channels))
         self._load_bias(tensors, name)
 
+    def pack(self) -> None:
+        """Lay the loaded kernel out for a CPU."""
+        self.weight = packed(self.weight)
+
     def _load_bias(self, tensors: Mapping[str, Tensor], name: str) -> None:
         if self.bias is not None:
             bias = take(tensors, f"{name}.conv.bias")
@@ -121,7 +126,7 @@ class TorchConvolutions:
 
     def raw(self, conv: CausalConv, inputs: Tensor) -> Tensor:
         """Convolve, as `Convolve` says."""
-        outputs = F.linear(self._windows(conv, inputs), conv.weight, conv.bias)
+        outputs = linear(self._windows(conv, inputs), conv.weight, conv.bias)
         return outputs.view(len(inputs), -1, conv.outputs)
 
     def activated(self, conv: CausalConv, inputs: Tensor, *, add: Tensor | None = None) -> Tensor:

@@ -7,6 +7,8 @@ whether its rows are in Sesame's order. It must not know files or devices.
 import re
 from dataclasses import dataclass
 
+TEXT_EMBEDDINGS = "embed_text_tokens.weight"
+
 AUDIO_EMBEDDINGS = "backbone_model.embed_tokens.embed_audio_tokens.weight"
 """The audio embeddings, shared by both halves; a checkpoint may carry either name, or both."""
 
@@ -23,7 +25,7 @@ _UNUSED = re.compile(
 
 # transformers, convert_csm.py: ORIGINAL_TO_CONVERTED_KEY_MAPPING.
 _SESAME_TOP = {
-    "text_embeddings.weight": "embed_text_tokens.weight",
+    "text_embeddings.weight": TEXT_EMBEDDINGS,
     "audio_embeddings.weight": AUDIO_EMBEDDINGS,
     "codebook0_head.weight": "lm_head.weight",
     "audio_head": "depth_decoder.codebooks_head.weight",

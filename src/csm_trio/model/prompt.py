@@ -6,7 +6,7 @@ must not know torch, nor how anything is embedded.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -137,10 +137,22 @@ def build_prompt(
             break
         blocks += [_audio_rows(turn.codes, codebooks), _text_rows(ids, codebooks)]
     blocks.reverse()
+    return replace(_stacked(blocks), places=places)
+
+
+def build_context(tokenizer: TextTokenizer, turns: Sequence[Turn], *, codebooks: int) -> Prompt:
+    """Lay out turns alone: what a prompt begins with before anybody knows what it will say."""
+    blocks: list[Prompt] = []
+    for turn in turns:
+        ids = tokenizer.encode(turn.text, speaker_id=turn.speaker_id)
+        blocks += [_text_rows(ids, codebooks), _audio_rows(turn.codes, codebooks)]
+    return _stacked(blocks)
+
+
+def _stacked(blocks: Sequence[Prompt]) -> Prompt:
     return Prompt(
         tokens=np.concatenate([block.tokens for block in blocks]),
         mask=np.concatenate([block.mask for block in blocks]),
-        places=places,
     )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from csm_trio.model.config import CSMConfig
 from csm_trio.model.shapes import expected_shapes
-from csm_trio.model.weights import QUANTIZER_PREFIX
+from csm_trio.model.weights import QUANTIZER_PREFIX, kept_as
 
 _LAYER_SCALE = 0.3
 
@@ -25,13 +25,15 @@ def random_weights(
     """
     generator = torch.Generator(device).manual_seed(seed)
     weights: dict[str, Tensor] = {}
+    int8 = dtype == torch.int8  # filled as floats, then rounded
     for name, shape in expected_shapes(config).items():
-        kept = torch.float32 if name.startswith(QUANTIZER_PREFIX) else dtype
+        filled = torch.float32 if name.startswith(QUANTIZER_PREFIX) or int8 else dtype
         if len(shape) > 1:
-            tensor = torch.empty(shape, device=device, dtype=kept)
-            weights[name] = tensor.normal_(0.0, _spread(name, shape), generator=generator)
+            tensor = torch.empty(shape, device=device, dtype=filled)
+            tensor.normal_(0.0, _spread(name, shape), generator=generator)
         else:
-            weights[name] = torch.full(shape, _constant(name), device=device, dtype=kept)
+            tensor = torch.full(shape, _constant(name), device=device, dtype=filled)
+        weights[name] = kept_as(name, tensor, dtype)
     return weights
 
 

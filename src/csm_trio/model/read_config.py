@@ -68,6 +68,16 @@ def parse_config(
         raise StartupError(f"a size or a RoPE parameter is missing or wrong ({detail}).") from error
 
 
+def codec_config(config_path: Path | None) -> Any:
+    """Return transformers' configuration of a checkpoint's codec; kyutai/mimi's by default."""
+    from transformers import MimiConfig as TransformersMimiConfig
+
+    content = {} if config_path is None else _read_object(config_path)
+    if "codec_config" not in content:
+        return TransformersMimiConfig()
+    return _resolve(content).codec_config
+
+
 def csm_1b_config() -> CSMConfig:
     """Name the sizes of `sesame/csm-1b`, for weights that come without a configuration.
 

@@ -36,8 +36,14 @@ def gumbel_noise(seeds: Tensor, frames: Tensor, codebook: int, ids: Tensor) -> T
     golden = (codebook * _GOLDEN + (1 << 63)) % (1 << 64) - (1 << 63)
     streams = _mixed(_mixed(seeds + golden) + frames * _FRAME_STRIDE)
     words = _mixed(streams.unsqueeze(1) + ids * _GOLDEN)  # [rows, ids]
-    uniform = (_shifted(words, 64 - _UNIFORM_BITS).float() + 0.5) * 2.0**-_UNIFORM_BITS
-    return -torch.log(-torch.log(uniform))
+    return -torch.log(-torch.log(_uniform(words)))
+
+
+def _uniform(words: Tensor) -> Tensor:
+    """Map 64-bit words to float32 strictly between 0 and 1."""
+    halfway = (_shifted(words, 64 - _UNIFORM_BITS).float() + 0.5) * 2.0**-_UNIFORM_BITS
+    # The largest rounds to 1, whose infinite noise would choose an id whatever its logit.
+    return halfway.clamp(max=1 - 2.0**-_UNIFORM_BITS)
 
 
 def draw_codes(

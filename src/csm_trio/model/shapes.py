@@ -5,7 +5,7 @@ tensors are stored, nor hold any.
 """
 
 from csm_trio.model.config import CSMConfig, LlamaConfig, MimiConfig
-from csm_trio.model.naming import AUDIO_EMBEDDINGS, CODEC_PREFIX
+from csm_trio.model.naming import AUDIO_EMBEDDINGS, CODEC_PREFIX, TEXT_EMBEDDINGS
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -14,7 +14,7 @@ def expected_shapes(config: CSMConfig) -> Shapes:
     """Name every tensor of the model once, with its shape: backbone, depth decoder, codec."""
     hidden, depth_hidden = config.backbone.hidden_size, config.depth.hidden_size
     shapes: Shapes = {
-        "embed_text_tokens.weight": (config.text_vocab_size, hidden),
+        TEXT_EMBEDDINGS: (config.text_vocab_size, hidden),
         AUDIO_EMBEDDINGS: (config.codebooks * config.audio_vocab_size, hidden),
         "lm_head.weight": (config.audio_vocab_size, hidden),
         "depth_decoder.model.inputs_embeds_projector.weight": (depth_hidden, hidden),

@@ -5,6 +5,7 @@ rotate-half rows, on a device and in a type. It must not know where the files ca
 """
 
 import logging
+import re
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,12 +15,21 @@ import torch
 from csm_trio.errors import StartupError
 from csm_trio.model.checkpoint import CheckpointFiles
 from csm_trio.model.config import CSMConfig
-from csm_trio.model.naming import AUDIO_EMBEDDINGS, CODEC_PREFIX, CanonicalName, canonical_name
+from csm_trio.model.linear import Int8Matrix
+from csm_trio.model.naming import (
+    AUDIO_EMBEDDINGS,
+    CODEC_PREFIX,
+    TEXT_EMBEDDINGS,
+    CanonicalName,
+    canonical_name,
+)
 from csm_trio.model.shapes import expected_shapes
 from csm_trio.model.tensor_files import StoredTensor, open_tensors, tensor_names
 
 QUANTIZER_PREFIX = "codec_model.quantizer."
 """Codebooks are quotients of running sums: they stay f32 whatever type the rest has."""
+
+_LAYER_MATRIX = re.compile(r"(backbone_model|depth_decoder\.model)\.layers\..*_proj\.weight$")
 
 # Two copies of the tied embeddings may differ by one's quantization to 8 bits, not by more.
 _TIED_TOLERANCE = 0.01
@@ -31,15 +41,14 @@ _logger = logging.getLogger(__name__)
 def load_weights(
     files: CheckpointFiles, config: CSMConfig, *, device: torch.device, dtype: torch.dtype
 ) -> dict[str, torch.Tensor]:
-    """Load what speaking needs, tensor by tensor, straight to `device` in `dtype`.
+    """Load what speaking needs, tensor by tensor, straight to `device` in `dtype` (see `kept_as`).
 
     Flavors: transformers' names (one file or shards; either or both names of the tied audio
     embeddings) and Sesame's original names (interleaved RoPE rows, permuted here), in safetensors
     or GGUF. The result holds the audio embeddings once, as
     `backbone_model.embed_tokens.embed_audio_tokens.weight`, and the codec under `codec_model.`
-    without its encoder; everything under `codec_model.quantizer.` is f32. Raises `StartupError`
-    for damaged files and for tensors that are missing, unknown or of another shape than `config`
-    says.
+    without its encoder. Raises `StartupError` for damaged files and for tensors that are missing,
+    unknown or of another shape than `config` says.
     """
     started_s = time.perf_counter()
     shapes = expected_shapes(config)
@@ -54,8 +63,7 @@ def load_weights(
         tensor = stored.load(device).reshape(shape)
         if target.interleaved:
             tensor = _to_rotate_half(tensor, _head_dim(target.name, config))
-        kept = torch.float32 if target.name.startswith(QUANTIZER_PREFIX) else dtype
-        tensor = tensor.to(kept)
+        tensor = kept_as(target.name, tensor, dtype)
         if target.name == AUDIO_EMBEDDINGS and target.name in weights:
             _check_tied(files.name, weights[target.name], tensor)
         else:
@@ -65,6 +73,23 @@ def load_weights(
     elapsed_s = time.perf_counter() - started_s
     _logger.info("Loaded %s: %.4g M values in %.1f s.", files.name, parameters / 1e6, elapsed_s)
     return weights
+
+
+def kept_as(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Convert a canonical tensor to what a model in `dtype` keeps of it.
+
+    The codec's codebooks are float32 in any. In int8, the layers' matrices are `Int8Matrix`, the
+    two embedding tables bfloat16, and everything else float32.
+    """
+    if name.startswith(QUANTIZER_PREFIX):
+        return tensor.float()
+    if dtype != torch.int8:
+        return tensor.to(dtype)
+    if name in (TEXT_EMBEDDINGS, AUDIO_EMBEDDINGS):
+        return tensor.bfloat16()
+    if _LAYER_MATRIX.match(name):
+        return Int8Matrix.rounded(tensor)
+    return tensor.float()
 
 
 def _walk(files: CheckpointFiles) -> Iterator[tuple[CanonicalName, StoredTensor]]:

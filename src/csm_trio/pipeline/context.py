@@ -23,7 +23,14 @@ from csm_trio.audio.encoders import SOURCE_HZ, Encoder, make_encoder
 from csm_trio.audio.formats import AudioFormat
 from csm_trio.config import SpeechConfig
 from csm_trio.engine.service import Engine
-from csm_trio.engine.utterance import EndReason, Frame, Sampling, Utterance, plays_out_after
+from csm_trio.engine.utterance import (
+    FRAME_S,
+    EndReason,
+    Frame,
+    Sampling,
+    Utterance,
+    plays_out_after,
+)
 from csm_trio.errors import ListenerStalled, SpeechError, TextTooLong, first_leaf
 from csm_trio.model.prompt import Turn
 from csm_trio.protocol.events import (
@@ -103,6 +110,16 @@ class SpeechOrder:
     plays_out_s: float | None = None
     """When the listener's player runs dry, on the monotonic clock: what was made so far plays on
     from its first frame."""
+
+    @property
+    def speed(self) -> float:
+        """How fast all of the context plays."""
+        return 1.0 if self.settings.speed is None else self.settings.speed
+
+    @property
+    def frame_s(self) -> float:
+        """How long a frame plays at this speed."""
+        return FRAME_S / self.speed
 
 
 class Speaker:
@@ -207,10 +224,10 @@ class Speaker:
                             raise ListenerStalled(self._config.stall_timeout_s) from None
                         codes.append(frame.codes)
                         now_s = time.monotonic()
-                        order.plays_out_s = plays_out_after(order.plays_out_s, now_s)
+                        order.plays_out_s = plays_out_after(order.plays_out_s, now_s, order.frame_s)
                 if codes:
                     taken_s = trio.current_time() - begun_s
-                    audio_s = len(codes) * FRAME_MS / 1000
+                    audio_s = len(codes) * order.frame_s
                     self._metrics.real_time_factor.observe(taken_s / audio_s)
                 if stream.end is EndReason.SPOKEN and codes:
                     turn = Turn(utterance.speaker_id, sentence.text, np.stack(codes))
@@ -234,7 +251,10 @@ class Speaker:
             sampling=Sampling(settings.temperature, settings.top_k, seed + (sentence.index << 32)),
             turns=tuple(turn for turn in history if turn.speaker_id == speaker_id),
             plays_at_s=order.plays_out_s,
+            frame_s=order.frame_s,
             batch=settings.batch or False,
+            # A clip of another speaker's would be heard as somebody else's turn.
+            voice_id=order.voice.voice_id if speaker_id == order.voice.speaker_id else None,
         )
 
     async def _encode(
@@ -248,7 +268,7 @@ class Speaker:
         The first chunk waits for `buffer_size` frames. Later ones take what there is: one
         frame while the listener keeps up with the engine, a few once it is ahead.
         """
-        encoder = make_encoder(order.audio_format)
+        encoder = make_encoder(order.audio_format, speed=order.speed)
         waiting_for = order.settings.buffer_size or self._config.buffer_size
         held: list[NDArray[np.int16]] = []
         with frames, outbox:
@@ -311,7 +331,7 @@ class Speaker:
             outcome,
             order.voice.voice_id,
             order.audio_format.name,
-            order.spoken_frames * FRAME_MS / 1000,
+            order.spoken_frames * order.frame_s,
             order.timeline,
         )
 

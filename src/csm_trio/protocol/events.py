@@ -10,7 +10,8 @@ class SpeechSettings:
     """A caller's wishes about one voice's speech; None means "as the server or model has it".
 
     `temperature` 0 or `top_k` 1 is greedy. `seed` is unsigned 32-bit. `buffer_size` is in
-    frames of 80 ms. `batch` work waits while a live call is short of audio.
+    frames of 80 ms. `batch` work waits while a live call is short of audio. `speed` holds for
+    a context as a whole, as it was when it opened.
     """
 
     speaker_id: int | None = None
@@ -20,6 +21,7 @@ class SpeechSettings:
     max_audio_len_ms: int | None = None
     buffer_size: int | None = None
     batch: bool | None = None
+    speed: float | None = None
 
     def overridden_by(self, other: "SpeechSettings") -> "SpeechSettings":
         """Return these settings with every field that `other` sets replaced by its value."""

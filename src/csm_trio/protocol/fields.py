@@ -18,6 +18,7 @@ MAX_TOP_K = 2**31
 MAX_TEMPERATURE = 2.0
 AUDIO_LEN_MS = (80, 600_000)
 BUFFER_SIZE_FRAMES = (1, 250)
+SPEED = (0.7, 1.2)
 
 # The vendor's guides write `xi_api_key`, its schema `xi-api-key` (asyncapi.yml).
 _KEY_FIELDS = ("xi-api-key", "xi_api_key")
@@ -158,7 +159,18 @@ def read_settings(fields: Fields) -> SpeechSettings:
         max_audio_len_ms=fields.integer("max_audio_len_ms", *AUDIO_LEN_MS),
         buffer_size=fields.integer("buffer_size", *BUFFER_SIZE_FRAMES),
         batch=_is_batch(fields.text("priority")),
+        speed=_speed(fields) if isinstance(fields, JsonFields) else None,
     )
+
+
+def _speed(fields: JsonFields) -> float | None:
+    """Return `voice_settings.speed`, within the vendor's bounds; a query has no objects."""
+    fields.check_object("voice_settings")
+    name = "voice_settings.speed"
+    match fields.values.get("voice_settings"):
+        case {"speed": speed}:
+            return JsonFields({name: speed}).number(name, *SPEED)
+    return None
 
 
 def _is_batch(priority: str | None) -> bool | None:

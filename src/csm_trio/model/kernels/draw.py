@@ -30,6 +30,7 @@ def _noise(seed, frame, codebook, ids):
     stream = _mixed(stream + frame.to(tl.uint64) * stride)
     word = _mixed(stream + ids.to(tl.uint64) * golden)
     uniform = ((word >> 40).to(tl.float32) + 0.5) * 5.9604644775390625e-08  # 2 ** -24
+    uniform = tl.minimum(uniform, 0.999999940395355224609375)  # 1 - 2 ** -24
     return -tl.log(-tl.log(uniform))
 
 

@@ -1,0 +1,76 @@
+"""A voice clip becomes codes: the encoding half of the checkpoint's own codec, by transformers.
+
+In: a checkpoint's files and 24 kHz samples. Out: the codes that CSM reads as a past turn. Used
+once, while a server starts; it must not know slots or prompts.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from csm_trio.errors import StartupError
+from csm_trio.model.checkpoint import CheckpointFiles
+from csm_trio.model.config import FRAME_SAMPLES
+from csm_trio.model.naming import CODEC_PREFIX
+from csm_trio.model.read_config import codec_config
+from csm_trio.model.tensor_files import open_tensors, tensor_names
+
+# The decoding half, and what only training reads.
+_UNUSED = re.compile(r"(decoder|upsample)|.*\.initialized$")
+
+
+class ClipEncoder:
+    """A whole Mimi on the CPU in float32, whatever the server runs on."""
+
+    def __init__(self, files: CheckpointFiles) -> None:
+        """Load the codec. Raises StartupError where the checkpoint has only its decoding half."""
+        # Imported here: only who has voice clips pays for importing transformers' models.
+        from transformers import MimiModel
+        from transformers.utils import logging as transformers_logging
+
+        # It would report the decoding half as missing; what really is, is found out below.
+        transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        mimi: Any = MimiModel
+        model, report = mimi.from_pretrained(
+            None,
+            config=codec_config(files.config),
+            state_dict=_codec_tensors(files),
+            output_loading_info=True,
+        )
+        missing = [name for name in report["missing_keys"] if not _UNUSED.match(name)]
+        if missing:
+            raise StartupError(
+                f"{files.name} holds no codec that encodes ({min(missing)} is missing): "
+                "voices with clips need one."
+            )
+        self._model = model.eval()
+
+    @torch.inference_mode()
+    def encode(self, pcm: npt.NDArray[np.float32], *, codebooks: int) -> npt.NDArray[np.int16]:
+        """Encode samples [n] within [-1, 1] to codes [frames, codebooks].
+
+        Silence fills the last frame up, as moshi does, which Sesame uses: transformers would pad
+        every convolution instead, and the last frame would come out wholly different.
+        """
+        whole = np.pad(pcm, (0, -len(pcm) % FRAME_SAMPLES))
+        sound = torch.from_numpy(whole)[None, None]  # [1, 1, samples]
+        codes = self._model.encode(sound, num_quantizers=codebooks).audio_codes[0]
+        return np.ascontiguousarray(codes.T.to(torch.int16).numpy())
+
+
+def _codec_tensors(files: CheckpointFiles) -> dict[str, torch.Tensor]:
+    paths: tuple[Path, ...] = files.codec or files.weights
+    tensors: dict[str, torch.Tensor] = {}
+    for path in paths:
+        inside = any(name.startswith(CODEC_PREFIX) for name in tensor_names(path))
+        for stored in open_tensors(path):
+            if not inside or stored.name.startswith(CODEC_PREFIX):
+                name = stored.name.removeprefix(CODEC_PREFIX)
+                if not _UNUSED.match(name):
+                    tensors[name] = stored.load(torch.device("cpu")).float()
+    return tensors
