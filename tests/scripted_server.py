@@ -1,6 +1,5 @@
 """A WebSocket server whose every move a test writes down, on a port of its own."""
 
-import base64
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -10,9 +9,10 @@ import pytest
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest, serve_websocket
 
-from csm_trio.protocol.elevenlabs import audio_frame
+from csm_trio.protocol.events import Audio, ContextDone
+from csm_trio.protocol.frames import speech_frame
 
-FINAL = audio_frame(None, final=True)
+FINAL = json.dumps(speech_frame(ContextDone("")))
 
 Script = Callable[[WebSocketRequest], Awaitable[None]]
 
@@ -34,7 +34,7 @@ async def scripted_server(script: Script) -> AsyncIterator[str]:
 
 def spoken(data: bytes) -> str:
     """Return the frame that carries `data`."""
-    return audio_frame(base64.b64encode(data).decode(), final=False)
+    return json.dumps(speech_frame(Audio("", data)))
 
 
 async def next_text(socket: WebSocketConnection) -> str:

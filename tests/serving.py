@@ -32,9 +32,14 @@ class Server:
 
     @asynccontextmanager
     async def dial(
-        self, voice: str = "default", *, headers: dict[str, str] | None = None, **query: object
+        self,
+        voice: str = "default",
+        *,
+        door: str = "text-to-speech/{voice}/stream-input",
+        headers: dict[str, str] | None = None,
+        **query: object,
     ) -> AsyncIterator[WebSocketConnection]:
-        """Open a `stream-input` socket; the TCP stream is closed on leaving, whoever ended it."""
+        """Open a socket; the TCP stream is closed on leaving, whoever ended it."""
         asked = urlencode(query)
         stream = await trio.open_tcp_stream("127.0.0.1", self.port)
         async with stream, trio.open_nursery() as nursery:
@@ -42,7 +47,7 @@ class Server:
                 nursery,
                 stream,
                 f"127.0.0.1:{self.port}",
-                f"/v1/text-to-speech/{voice}/stream-input?{asked}",
+                f"/v1/{door.format(voice=voice)}?{asked}",
                 extra_headers=[
                     (name.encode(), text.encode()) for name, text in (headers or {}).items()
                 ],

@@ -59,6 +59,24 @@ def test_a_listed_number_means_what_the_file_says(tmp_path: Path) -> None:
     assert catalog.get("8").speaker_id == 8
 
 
+def test_an_alias_is_another_name_of_its_voice(tmp_path: Path) -> None:
+    catalog = load(tmp_path, {"zoe": {"speaker_id": 5, "aliases": ["alloy", "7"]}, "abe": 1})
+    zoe, abe = catalog.all()
+    assert zoe.aliases == ("alloy", "7")
+    assert catalog.get("alloy") is catalog.get("7") is catalog.get("zoe") is zoe
+    assert catalog.get_or_nth("alloy", ("x", "alloy")) is zoe
+    assert catalog.get_or_nth("x", ("x", "alloy")) is zoe
+    assert catalog.get_or_nth("y", ("x", "y", "z")) is abe
+    assert catalog.get_or_nth("z", ("x", "y", "z")) is zoe
+    with pytest.raises(UnknownVoice):
+        catalog.get_or_nth("nobody", ("x",))
+
+
+def test_without_voices_no_name_has_one(tmp_path: Path) -> None:
+    with pytest.raises(UnknownVoice):
+        load(tmp_path, {}).get_or_nth("alloy", ("alloy",))
+
+
 @given(st.integers(0, 2**32 - 1))
 def test_every_number_names_its_speaker(number: int) -> None:
     assert VoiceCatalog.load(None).get(str(number)) == Voice(str(number), str(number), number)
@@ -91,6 +109,12 @@ def test_other_ids_have_no_voice(voice_id: str) -> None:
         ({"vera": {"speaker_id": 1, "name": ""}}, "name of voice 'vera'"),
         ({"vera": {"speaker_id": 1, "name": 5}}, "name of voice 'vera'"),
         ({"vera": {"speaker_id": 1, "description": 5}}, "description of voice 'vera'"),
+        ({"vera": {"speaker_id": 1, "aliases": "alloy"}}, "aliases of voice 'vera'"),
+        ({"vera": {"speaker_id": 1, "aliases": ["a/b"]}}, "aliases of voice 'vera'"),
+        (
+            {"abe": 0, "vera": {"speaker_id": 1, "aliases": ["abe"]}},
+            "'abe' of voice 'vera' is taken",
+        ),
         ({"a/b": 1}, "'a/b'"),
         ({"": 1}, "''"),
     ],

@@ -24,6 +24,7 @@ from csm_trio.engine.scheduler import Leads, Runner
 from csm_trio.engine.service import open_engine
 from csm_trio.errors import StartupError, first_leaf
 from csm_trio.pipeline.context import Speaker
+from csm_trio.pipeline.recent import RecentSpeech
 from csm_trio.say import add_say_flags, read_say_options, say
 from csm_trio.telemetry import Metrics, configure_logging
 from csm_trio.voices import VoiceCatalog
@@ -135,7 +136,16 @@ async def serve(
         async with open_engine(partial(make_runner, voices), metrics, leads=leads) as engine:
             admission = Admission(config.server.max_sessions or engine.slots, metrics)
             speaker = Speaker(engine, config.speech, metrics)
-            house = House(engine, speaker, voices, admission, metrics, config.server, config.speech)
+            house = House(
+                engine=engine,
+                speaker=speaker,
+                voices=voices,
+                admission=admission,
+                metrics=metrics,
+                server=config.server,
+                speech=config.speech,
+                recent=RecentSpeech(config.speech),
+            )
             bound.listen(_BACKLOG)
             host, port = bound.getsockname()[:2]
             logger.info(

@@ -53,7 +53,10 @@ class EngineConfig:
 
 @dataclass(frozen=True, slots=True)
 class SpeechConfig:
-    """What is spoken and how much of it; a frame is 80 ms."""
+    """What is spoken and how much of it; a frame is 80 ms.
+
+    `kept_*` bound what is remembered of requests that a later one may name as its past.
+    """
 
     voices_file: Path | None = None
     rest_max_audio_len_ms: int = 10_000
@@ -63,6 +66,9 @@ class SpeechConfig:
     max_text_chars: int = 10_000
     max_pending_chars: int = 20_000
     stall_timeout_s: float = 10.0
+    kept_requests: int = 256
+    kept_bytes: int = 32 << 20
+    kept_s: float = 1800.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,11 +17,12 @@ class SpeechError(Exception):
 class InvalidRequest(SpeechError):
     """The caller sent something that cannot be obeyed; `param` names the field that is wrong.
 
-    `location` says whether the field stood in what was sent or in the address it was sent to.
+    `location` says whether the field stood in what was sent, or where in the address it was sent
+    to.
     """
 
     def __init__(
-        self, message: str, *, param: str, location: Literal["body", "query"] = "body"
+        self, message: str, *, param: str, location: Literal["body", "path", "query"] = "body"
     ) -> None:
         super().__init__(message)
         self.param = param
@@ -65,12 +66,45 @@ class UnknownFormat(InvalidRequest):
         )
 
 
+class UnsupportedModel(InvalidRequest):
+    """A model of the dialogue sockets was asked for on another."""
+
+    def __init__(self, model_id: str) -> None:
+        super().__init__(
+            f"Model '{model_id}' is not supported on the text-to-speech websocket endpoint. "
+            "Use the text-to-dialogue websocket endpoint instead.",
+            param="model_id",
+            location="query",
+        )
+
+
+class TooManyContexts(SpeechError):
+    """A socket has more contexts open, or still ending, than it may."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"Maximum simultaneous contexts per WebSocket connection exceeded ({limit}). Please "
+            "close an existing context before opening a new one."
+        )
+
+
 class TextTooLong(InvalidRequest):
     """The text is longer than one request, or one context's backlog, may be."""
 
     def __init__(self, limit_chars: int, *, param: str = "text") -> None:
         super().__init__(f"The text is longer than {limit_chars} characters.", param=param)
         self.limit_chars = limit_chars
+
+
+class UnknownModel(InvalidRequest):
+    """No model is listed under this name."""
+
+    def __init__(self, model_id: str) -> None:
+        super().__init__(f"The model '{model_id}' does not exist.", param="model")
+
+
+class NotOffered(SpeechError):
+    """This server does not do what was asked, and never will for this caller."""
 
 
 class Unauthorized(SpeechError):

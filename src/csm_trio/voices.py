@@ -6,7 +6,7 @@ comes out is the model's business.
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ _DEFAULT_VOICES = {
     "speaker_2": 2,
     "speaker_3": 3,
 }
-_ENTRY_KEYS = ("speaker_id", "name", "description", "clips")
+_ENTRY_KEYS = ("speaker_id", "name", "description", "clips", "aliases")
 _CLIP_KEYS = ("file", "text")
 _CLIP_HZ = 24_000
 _MAX_CLIP_S = 60
@@ -55,24 +55,31 @@ class Voice:
     category: str = "premade"
     description: str | None = None
     clips: tuple[VoiceClip, ...] = ()
+    aliases: tuple[str, ...] = ()
 
 
 class VoiceCatalog:
-    """Every voice by its id, in the order of the file.
+    """Every voice by its id and its aliases, in the order of the file.
 
     A number from 0 to 2^32 - 1 names that speaker even where no voice is listed under it.
     """
 
     def __init__(self, voices: Iterable[Voice]) -> None:
         self._voices = {voice.voice_id: voice for voice in voices}
+        self._named = dict(self._voices)
+        for voice in self._voices.values():
+            for alias in voice.aliases:
+                if self._named.setdefault(alias, voice) is not voice:
+                    raise _BadEntry(f"the alias {alias!r} of voice {voice.voice_id!r} is taken")
 
     @classmethod
     def load(cls, path: Path | None) -> "VoiceCatalog":
-        """Read `{id: speaker}` or `{id: {"speaker_id": …, "name"?, "description"?, "clips"?}}`.
+        """Read `{id: speaker}` or `{id: {"speaker_id": …, "name"?, "description"?, …}}`.
 
         `clips` is a list of `{"file": …, "text": …}`: 16-bit WAV files, their paths relative to
-        the voices file, and what is said in them. The file replaces the voices known without one
-        (`None`). Raises `StartupError` naming the file, and the voice in it that is wrong.
+        the voices file, and what is said in them. `aliases` is a list of further ids. The file
+        replaces the voices known without one (`None`). Raises `StartupError` naming the file, and
+        the voice in it that is wrong.
         """
         if path is None:
             return cls(Voice(voice_id, voice_id, n) for voice_id, n in _DEFAULT_VOICES.items())
@@ -95,13 +102,24 @@ class VoiceCatalog:
             raise StartupError(f"The voices file {path}: {error}.") from None
 
     def get(self, voice_id: str) -> Voice:
-        """Return the voice of this id; raise `UnknownVoice` if there is none."""
-        voice = self._voices.get(voice_id)
+        """Return the voice of this id or alias; raise `UnknownVoice` if there is none."""
+        voice = self._named.get(voice_id)
         if voice is not None:
             return voice
         if _NUMERIC_ID.fullmatch(voice_id) and int(voice_id) <= MAX_SPEAKER_ID:
             return Voice(voice_id, voice_id, int(voice_id))
         raise UnknownVoice(voice_id)
+
+    def get_or_nth(self, voice_id: str, names: Sequence[str]) -> Voice:
+        """Return the voice of this id, or else the listed one whose place the id has in `names`.
+
+        The names go round where they are more than the voices. Raises `UnknownVoice` for an id
+        that is neither.
+        """
+        listed = self.all()
+        if voice_id in names and voice_id not in self._named and listed:
+            return listed[names.index(voice_id) % len(listed)]
+        return self.get(voice_id)
 
     def all(self) -> tuple[Voice, ...]:
         """Return the listed voices."""
@@ -113,7 +131,7 @@ class _BadEntry(Exception):
 
 
 def _read_voice(folder: Path, voice_id: str, entry: object) -> Voice:
-    if not voice_id or "/" in voice_id:
+    if not _fits_a_path(voice_id):
         raise _BadEntry(f"voice {voice_id!r} must have an id that fits a path: not empty, no '/'")
     if not isinstance(entry, dict):
         entry = {"speaker_id": entry}
@@ -138,7 +156,20 @@ def _read_voice(folder: Path, voice_id: str, entry: object) -> Voice:
         raise _BadEntry(f"the description of voice {voice_id!r} must be a string")
     clips = _read_clips(folder, voice_id, entry.get("clips", []))
     category = "cloned" if clips else "premade"
-    return Voice(voice_id, name, speaker_id, category, description, clips)
+    aliases = _read_aliases(voice_id, entry.get("aliases", []))
+    return Voice(voice_id, name, speaker_id, category, description, clips, aliases)
+
+
+def _read_aliases(voice_id: str, entries: object) -> tuple[str, ...]:
+    if isinstance(entries, list) and all(
+        isinstance(alias, str) and _fits_a_path(alias) for alias in entries
+    ):
+        return tuple(entries)
+    raise _BadEntry(f"the aliases of voice {voice_id!r} must be a list of ids")
+
+
+def _fits_a_path(voice_id: str) -> bool:
+    return bool(voice_id) and "/" not in voice_id
 
 
 def _read_clips(folder: Path, voice_id: str, entries: object) -> tuple[VoiceClip, ...]:

@@ -2,10 +2,10 @@
 
 import pytest
 
-from csm_trio.api import elevenlabs
+from csm_trio.api import sockets
 
 
 @pytest.fixture
 def brief_goodbyes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spare every test the pause between an error frame and its close."""
-    monkeypatch.setattr(elevenlabs, "GOODBYE_S", 0.01)
+    monkeypatch.setattr(sockets, "GOODBYE_S", 0.01)

@@ -221,6 +221,16 @@ async def test_timestamps_come_as_the_caller_can_read_them(
     assert b"".join(map(read_line, lines)) == sine_speech(runner.opened, "pcm_16000")
 
 
+@pytest.mark.parametrize("name", ["pcm_24000", "wav_16000", "mp3_44100_128"])
+async def test_the_whole_with_timestamps_is_one_object(name: str) -> None:
+    query = f"?output_format={name}"
+    plain, _ = await speak(SPEECH + query)
+    answer, _ = await speak(f"{SPEECH}/with-timestamps{query}")
+    assert answer.headers["content-type"] == "application/json"
+    assert int(answer.headers["content-length"]) == len(answer.content)
+    assert read_line(answer.content) == plain.content
+
+
 def read_line(line: bytes) -> bytes:
     """Return the audio of one object, which must be whole and have no alignment."""
     said = json.loads(line)

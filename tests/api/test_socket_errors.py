@@ -14,6 +14,7 @@ from calling import (
     HI,
     KEY,
     SOCKET,
+    SPEECH,
     assert_it_still_serves,
     detail_of,
     dial_refused,
@@ -55,6 +56,24 @@ async def test_a_socket_that_asks_for_nonsense_is_refused_before_the_upgrade(
             assert (detail["status"], detail["param"]) == ("invalid_output_format", named)
         else:
             assert [fault["loc"] for fault in answer.json()["detail"]] == [["query", named]]
+        await assert_it_still_serves(server)
+
+
+async def test_a_dialogue_model_is_refused_before_the_upgrade_as_recorded() -> None:
+    async with house() as server:
+        for door in ("stream-input", "multi-stream-input"):
+            answer = await dial_refused(server, f"{SPEECH}/{door}?model_id=eleven_v3")
+            assert answer.status_code == 400
+            detail = detail_of(answer)
+            del detail["request_id"]
+            assert detail == {
+                "type": "validation_error",
+                "code": "unsupported_model",
+                "status": "unsupported_model",
+                "param": "model_id",
+                "message": "Model 'eleven_v3' is not supported on the text-to-speech websocket "
+                "endpoint. Use the text-to-dialogue websocket endpoint instead.",
+            }
         await assert_it_still_serves(server)
 
 
@@ -125,6 +144,13 @@ MESSAGES: list[tuple[str | bytes | dict[str, Any], str, int, str]] = [
     ({"text": "Hi.", "top_k": "1"}, "invalid_input_message", 1008, "top_k"),
     ({"text": " ", "voice_settings": []}, "invalid_input_message", 1008, "voice_settings"),
     ({"text": " ", "generation_config": 3}, "invalid_input_message", 1008, "generation_config"),
+    (
+        {"text": " ", "generation_config": {"chunk_length_schedule": [9]}},
+        "invalid_input_message",
+        1008,
+        "chunk_length_schedule",
+    ),
+    ({"text": "Hi.", "clear": "now"}, "invalid_input_message", 1008, "clear"),
     ({"text": "a" * 51}, "max_character_limit_exceeded", 1009, "50 characters"),
     ({"text": "REFUSE me. "}, "max_character_limit_exceeded", 1009, "characters"),
 ]
@@ -145,6 +171,21 @@ async def test_a_wrong_message_is_answered_with_one_error_and_a_close(
         assert [(one["error"], one["code"]) for one in heard] == [(error, code)]
         assert said in heard[0]["message"]
         assert closed == code
+        await assert_it_still_serves(server)
+
+
+@pytest.mark.usefixtures("brief_goodbyes")
+async def test_voice_settings_that_change_end_the_call_in_the_vendors_words() -> None:
+    async with house() as server:
+        async with server.dial() as ws:
+            for stability in (0.5, 0.5, 0.6):
+                await tell(ws, {"text": " ", "voice_settings": {"stability": stability}})
+            heard, code = await hear_all(ws)
+        assert [one["message"] for one in heard] == [
+            "voice_settings field must be provided in the first message and then either be not "
+            "provided or not change."
+        ]
+        assert (heard[0]["error"], code) == ("invalid_input_message", 1008)
         await assert_it_still_serves(server)
 
 

@@ -14,6 +14,7 @@ from csm_trio.errors import (
     InvalidRequest,
     ListenerStalled,
     MissingField,
+    NotOffered,
     SpeechError,
     TextTooLong,
     Unauthorized,
@@ -40,6 +41,7 @@ class Unforeseen(SpeechError):
         (InputTimeout(20), "input_timeout_exceeded", 1008, None),
         (ListenerStalled(10), "listener_stalled", 1008, None),
         (TextTooLong(5), "max_character_limit_exceeded", 1009, "text"),
+        (NotOffered("Not here."), "feature_not_available", 1008, None),
         (EngineBusy(), "system_busy", 1013, None),
         (EngineFailed(), "internal_error", 1011, None),
         (Unforeseen("Odd."), "internal_error", 1011, None),
@@ -94,6 +96,14 @@ def test_a_close_reason_fits_its_frame_and_begins_the_message(message: str) -> N
             "max_character_limit_exceeded",
             "text",
         ),
+        (
+            NotOffered("Not here."),
+            403,
+            "authorization_error",
+            "feature_not_available",
+            "feature_not_available",
+            None,
+        ),
         (EngineBusy(), 503, "service_unavailable", "system_busy", "system_busy", None),
         (EngineFailed(), 500, "internal_error", "internal_error", "internal_error", None),
         (Unforeseen("Odd."), 500, "internal_error", "internal_error", "internal_error", None),
@@ -123,6 +133,7 @@ def test_a_rest_error_is_one_object(
         (BAD_SEED, "value_error", ["body", "seed"]),
         (InvalidRequest("No.", param="top_k", location="query"), "value_error", ["query", "top_k"]),
         (InvalidRequest("No JSON.", param="body"), "value_error", ["body"]),
+        (InvalidRequest("No.", param="a.b"), "value_error", ["body", "a", "b"]),
     ],
 )
 def test_a_wrong_field_is_a_list_that_points_at_it(

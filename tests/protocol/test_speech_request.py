@@ -22,7 +22,7 @@ def test_text_alone_is_a_request() -> None:
     assert (request.voice_id, request.text) == ("vera", "Hello.")
     assert request.audio_format.name == "mp3_44100_128"
     assert request.settings == SpeechSettings()
-    assert (request.model_id, request.previous_text, request.next_text) == (None, None, None)
+    assert (request.model_id, request.previous_text) == (None, None)
 
 
 def test_every_setting_is_read() -> None:
@@ -57,7 +57,26 @@ def test_the_vendors_other_fields_are_accepted() -> None:
         optimize_streaming_latency="3",
     )
     assert request.model_id == "eleven_multilingual_v2"
-    assert (request.previous_text, request.next_text) == ("Before.", "After.")
+    assert (request.previous_text, request.previous_request_ids) == ("Before.", ("a",))
+
+
+def test_the_past_is_three_requests_at_most() -> None:
+    assert parse({"text": "Hi.", "previous_request_ids": ["a", "b", "c"]}).previous_request_ids == (
+        *("a", "b", "c"),
+    )
+
+
+def test_a_caller_who_wants_nothing_logged_is_not_remembered() -> None:
+    assert parse({"text": "Hi."}).kept
+    assert parse({"text": "Hi."}, enable_logging="true").kept
+    assert not parse({"text": "Hi."}, enable_logging="false").kept
+
+
+def test_stability_scales_the_temperature_that_the_request_does_not_name() -> None:
+    calm = {"voice_settings": {"stability": 1}}
+    assert parse({"text": "Hi.", **calm}).settings == SpeechSettings(temperature_scale=0.5)
+    named = parse({"text": "Hi.", **calm, "temperature": 0.4}).settings
+    assert (named.temperature, named.temperature_scale) == (0.4, 0.5)
 
 
 def test_null_counts_as_absent() -> None:
@@ -95,6 +114,11 @@ def test_missing_text_is_a_missing_field(body: dict[str, Any]) -> None:
         ("voice_settings", "calm"),
         ("model_id", 2),
         ("previous_text", 1),
+        ("next_text", 1),
+        ("previous_request_ids", "a"),
+        ("previous_request_ids", ["a", 2]),
+        ("previous_request_ids", ["a", "b", "c", "d"]),
+        ("next_request_ids", {}),
     ],
 )
 def test_a_wrong_field_is_named(field: str, value: object) -> None:

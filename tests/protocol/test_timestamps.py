@@ -1,4 +1,4 @@
-"""The two framings of `stream/with-timestamps`."""
+"""The two framings of `stream/with-timestamps`, and the object of both doors."""
 
 import base64
 import json
@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from csm_trio.protocol.timestamps import timestamp_line, timestamp_style
+from csm_trio.protocol.events import Audio
+from csm_trio.protocol.timestamps import timestamp_object, timestamp_style
 
 
 @given(st.binary())
 def test_a_piece_of_audio_is_one_line_of_json(data: bytes) -> None:
-    line = timestamp_line(data)
+    line = timestamp_object(Audio("", data))
     assert "\n" not in line
     assert json.loads(line) == {
         "audio_base64": base64.b64encode(data).decode(),

@@ -209,3 +209,29 @@ def test_after_a_flush_the_next_text_starts_afresh() -> None:
     assert [*segmenter.feed("Ask Dr"), *segmenter.flush()] == ["Ask Dr"]
     assert [*segmenter.feed(". Smith. Ok"), *segmenter.flush()] == [". Smith.", "Ok"]
     assert segmenter.flush() == []
+
+
+WORDS = "word and another " * 60  # no stop, no clause
+
+
+def test_each_of_the_first_sentences_has_a_length_of_its_own() -> None:
+    segmenter = Segmenter(chunk_lengths=(50, 80, 120))
+    lengths = [len(one) for one in segmenter.feed(WORDS)]
+    assert lengths[0] <= 50 < lengths[1] <= 80 < lengths[2] <= 120
+    assert all(100 <= length <= 120 for length in lengths[2:])
+
+
+def test_a_scheduled_length_cuts_at_a_clause_where_there_is_one() -> None:
+    segmenter = Segmenter(chunk_lengths=(50,))
+    text = "If nobody is at home today, leave the parcel beside the blue door"
+    assert segmenter.feed(text)[0] == "If nobody is at home today,"
+
+
+def test_a_schedule_does_not_hold_back_a_sentence_that_has_ended() -> None:
+    segmenter = Segmenter(chunk_lengths=(120, 160))
+    assert segmenter.feed("Yes. Fine. ") == ["Yes.", "Fine."]
+
+
+def test_a_scheduled_length_below_the_least_is_refused() -> None:
+    with pytest.raises(ValueError, match="15"):
+        Segmenter(chunk_lengths=(120, 15))

@@ -31,7 +31,7 @@ class Admission:
 
     def __init__(self, limit: int, metrics: Metrics) -> None:
         self.limit = limit
-        self._inside = 0
+        self.inside = 0
         self._metrics = metrics
         self._emptied = trio.Event()
         self.draining = False
@@ -46,20 +46,20 @@ class Admission:
         """Take a place, to be entered at once; raises EngineBusy where there is none."""
         if self.draining:
             raise EngineBusy("The server is shutting down.", retry_after_s=5)
-        if self._inside >= self.limit:
+        if self.inside >= self.limit:
             raise EngineBusy
-        self._inside += 1
-        self._metrics.sessions.set(self._inside)
+        self.inside += 1
+        self._metrics.sessions.set(self.inside)
         return Place(self)
 
     async def drain(self) -> None:
         """Admit nobody any more; return when the last call has left."""
         self.draining = True
-        if self._inside:
+        if self.inside:
             await self._emptied.wait()
 
     def _leave(self) -> None:
-        self._inside -= 1
-        self._metrics.sessions.set(self._inside)
-        if self.draining and not self._inside:
+        self.inside -= 1
+        self._metrics.sessions.set(self.inside)
+        if self.draining and not self.inside:
             self._emptied.set()

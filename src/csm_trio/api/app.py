@@ -7,11 +7,17 @@ from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
+from csm_trio.api.catalog import catalog_blueprint
+from csm_trio.api.dialogue import dialogue_blueprint
 from csm_trio.api.doors import House, presented_key
 from csm_trio.api.elevenlabs import elevenlabs_blueprint, fault_response
+from csm_trio.api.openai import KEYLESS, openai_blueprint, speaks_openai
 from csm_trio.api.ops import ops_blueprint
+from csm_trio.api.requests import refusal, sign
+from csm_trio.api.sockets import sockets_blueprint
 from csm_trio.api.streaming import SpeechConnection, body_has_ended
 from csm_trio.errors import SpeechError, Unauthorized
+from csm_trio.protocol.openai import error_body, openai_fault
 from csm_trio.telemetry import session_id
 
 logger = logging.getLogger(__name__)
@@ -32,11 +38,15 @@ def create_app(house: House) -> SpeechApp:
     app.config["MAX_CONTENT_LENGTH"] = house.server.max_body_bytes
     app.register_blueprint(ops_blueprint(house))
     app.register_blueprint(elevenlabs_blueprint(house))
+    app.register_blueprint(catalog_blueprint(house))
+    app.register_blueprint(openai_blueprint(house))
+    app.register_blueprint(dialogue_blueprint(house))
+    app.register_blueprint(sockets_blueprint(house))
 
     @app.before_request
     async def name_request() -> None:
         session_id.set(secrets.token_hex(8))
-        if request.path.startswith("/v1/") and house.server.api_key is not None:
+        if _needs_key() and house.server.api_key is not None:
             key = presented_key(request.headers, request.args)
             if key is None or not house.accepts(key):
                 raise Unauthorized
@@ -46,8 +56,8 @@ def create_app(house: House) -> SpeechApp:
         session_id.set(secrets.token_hex(8))
 
     @app.after_request
-    async def sign(response: Response) -> Response:
-        response.headers["request-id"] = session_id.get()
+    async def finish(response: Response) -> Response:
+        sign(response)
         # Refused unread: what is left of the body would stand before the next request.
         if not await body_has_ended(within_s=UNREAD_BODY_S):
             response.headers["connection"] = "close"
@@ -55,21 +65,39 @@ def create_app(house: House) -> SpeechApp:
 
     @app.errorhandler(SpeechError)
     async def refuse(error: SpeechError) -> Response:
+        if speaks_openai():
+            return refusal(house, error, openai_fault(error))
         return fault_response(house, error)
 
     @app.errorhandler(HTTPException)
     async def refuse_http(
         error: HTTPException,
     ) -> tuple[dict[str, object], int, list[tuple[str, str]]]:
+        status = error.code or 500
+        kept = [(name, text) for name, text in error.get_headers() if name != "Content-Type"]
+        if speaks_openai():
+            kind = "invalid_request_error" if status < 500 else "server_error"
+            return error_body(error.description or error.name, kind), status, kept
         name = error.name.lower().replace(" ", "_")
         detail = {
-            "type": "invalid_request" if (error.code or 500) < 500 else "internal_error",
+            "type": "invalid_request" if status < 500 else "internal_error",
             "code": name,
             "status": name,
             "message": error.description,
             "request_id": session_id.get(),
         }
-        kept = [(name, text) for name, text in error.get_headers() if name != "Content-Type"]
-        return {"detail": detail}, error.code or 500, kept
+        return {"detail": detail}, status, kept
 
     return app
+
+
+def _needs_key() -> bool:
+    """Tell whether the current request is for a door that a key opens.
+
+    A browser asks by OPTIONS, without a key, whether its page may ask with one.
+    """
+    return (
+        request.path.startswith(("/v1/", "/v2/"))
+        and request.path not in KEYLESS
+        and request.method != "OPTIONS"
+    )

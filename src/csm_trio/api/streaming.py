@@ -5,7 +5,7 @@ before: the first event of the speech is awaited before there is a response.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -21,6 +21,7 @@ from quart.wrappers.response import ResponseBody
 from quart_trio.asgi import TrioASGIHTTPConnection
 
 from csm_trio.api.admission import Admission, Place
+from csm_trio.audio.wav import with_true_lengths
 from csm_trio.pipeline.context import Speaker, SpeechOrder
 from csm_trio.protocol.events import AddText, Audio, ContextFailed, Flush, OutEvent
 
@@ -80,40 +81,66 @@ class Speech(ResponseBody):
     after a hang-up would be for the garbage collector to close.
     """
 
-    def __init__(self, first: OutEvent, outbox: Outbox, request_scope: trio.CancelScope) -> None:
+    def __init__(
+        self,
+        order: SpeechOrder,
+        first: OutEvent,
+        outbox: Outbox,
+        request_scope: trio.CancelScope,
+    ) -> None:
+        self._order = order
         self._at_hand: OutEvent | None = first
         self._outbox = outbox
         self._request_scope = request_scope
         self._answering = False
-        self._dress: Callable[[bytes], bytes] = bytes
+        self._ended = False
+        self._dress: Callable[[Audio], bytes] = _plain
+        self._last_words: Callable[[], bytes] | None = None
 
     @classmethod
     async def begin(
-        cls, speaker: Speaker, order: SpeechOrder, *, text: str, admission: Admission
+        cls,
+        speaker: Speaker,
+        order: SpeechOrder,
+        *,
+        deltas: Sequence[AddText | Flush],
+        admission: Admission,
     ) -> Self:
         """Admit the call and start speaking; return once there is audio, or nothing to say.
 
         Raises EngineBusy where the house is full, or the SpeechError that came instead of audio.
         """
-        to_context, deltas = trio.open_memory_channel[AddText | Flush](1)
-        order.backlog.add(len(text))
-        to_context.send_nowait(AddText(order.context_id, text))
+        for delta in deltas:
+            order.backlog.add(len(delta.text) if isinstance(delta, AddText) else 0)
+        to_context, waiting = trio.open_memory_channel[AddText | Flush](len(deltas))
+        for delta in deltas:
+            to_context.send_nowait(delta)
         to_context.close()
         to_client, outbox = trio.open_memory_channel[OutEvent](0)
         nursery: trio.Nursery = request.scope[_NURSERY]  # type: ignore[literal-required]
-        nursery.start_soon(_speak, speaker, order, deltas, to_client, admission.admit())
+        nursery.start_soon(_speak, speaker, order, waiting, to_client, admission.admit())
         first = await outbox.receive()
         if isinstance(first, ContextFailed):
             raise first.error
-        return cls(first, outbox, nursery.cancel_scope)
+        return cls(order, first, outbox, nursery.cancel_scope)
 
     def response(
-        self, content_type: str, *, dress: Callable[[bytes], bytes] | None = None
+        self,
+        content_type: str | None = None,
+        *,
+        dress: Callable[[Audio], bytes] | None = None,
+        last_words: Callable[[], bytes] | None = None,
     ) -> Response:
-        """Answer with the chunks as they are made, each passed through `dress` if it is given."""
+        """Answer with the chunks as they are made, each as `dress` writes it, then `last_words`.
+
+        Without a type and a dress they are the sound itself.
+        """
         self._dress = dress or self._dress
+        self._last_words = last_words
         self._answering = True
-        response = Response(self, content_type=content_type)
+        response = Response(
+            self, content_type=content_type or self._order.audio_format.content_type
+        )
         # Quart would cut the answer off after a minute, without a word.
         response.timeout = None
         return response
@@ -133,7 +160,29 @@ class Speech(ResponseBody):
         return self
 
     async def __anext__(self) -> bytes:
-        """Return the next encoded bytes.
+        """Return the next bytes of the answer."""
+        audio = None if self._ended else await self._next_audio()
+        if audio is not None:
+            return self._dress(audio)
+        self._ended = True
+        last_words, self._last_words = self._last_words, None
+        if last_words is None:
+            raise StopAsyncIteration
+        return last_words()
+
+    async def whole(self) -> Audio:
+        """Return everything in one piece, once it has been said; raise what ends it early."""
+        pieces = []
+        async with self:
+            while audio := await self._next_audio():
+                pieces.append(audio.data)
+        data = b"".join(pieces)
+        if self._order.audio_format.codec == "wav":
+            data = with_true_lengths(data)
+        return Audio(self._order.context_id, data)
+
+    async def _next_audio(self) -> Audio | None:
+        """Return the next piece, None after the last.
 
         What ends them early is raised, unless an answer has begun: that is cut off, so that the
         client sees it is not whole.
@@ -142,15 +191,19 @@ class Speech(ResponseBody):
         if event is None:
             event = await self._outbox.receive()
         match event:
-            case Audio(data=data):
-                return self._dress(data)
+            case Audio():
+                return event
             case ContextFailed(error=error) if self._answering:
                 logger.warning("answer cut off: %s", error.message)
                 self._request_scope.cancel()
                 await trio.lowlevel.checkpoint()
             case ContextFailed(error=error):
                 raise error
-        raise StopAsyncIteration
+        return None
+
+
+def _plain(audio: Audio) -> bytes:
+    return audio.data
 
 
 async def _speak(

@@ -60,7 +60,8 @@ def resolve_sampling(sampling: Sampling, defaults: SamplingDefaults) -> tuple[Dr
 
 
 def _overridden(default: Draw, sampling: Sampling) -> Draw:
-    temperature = default.temperature if sampling.temperature is None else sampling.temperature
+    scaled = default.temperature * sampling.temperature_scale
+    temperature = scaled if sampling.temperature is None else sampling.temperature
     top_k = default.top_k if sampling.top_k is None else sampling.top_k
     if sampling.temperature is not None and sampling.top_k is None and top_k == 1:
         top_k = _USUAL_TOP_K

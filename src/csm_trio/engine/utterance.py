@@ -15,12 +15,14 @@ FRAME_S = 0.08
 class Sampling:
     """How codes are drawn; None means as the checkpoint's generation config has it.
 
-    `temperature` 0 or `top_k` 1 makes both halves of the model greedy.
+    `temperature` 0 or `top_k` 1 makes both halves of the model greedy. `temperature_scale`
+    multiplies the checkpoint's own temperatures, where `temperature` does not replace them.
     """
 
     temperature: float | None = None
     top_k: int | None = None
     seed: int | None = None
+    temperature_scale: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

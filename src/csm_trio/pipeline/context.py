@@ -11,7 +11,6 @@ import contextlib
 import logging
 import secrets
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -33,6 +32,7 @@ from csm_trio.engine.utterance import (
 )
 from csm_trio.errors import ListenerStalled, SpeechError, TextTooLong, first_leaf
 from csm_trio.model.prompt import Turn
+from csm_trio.pipeline.history import History
 from csm_trio.protocol.events import (
     AddText,
     Audio,
@@ -95,7 +95,10 @@ class Backlog:
 class SpeechOrder:
     """Everything `speak` must know of one context before its text comes.
 
-    `cancel_reason` says what a cancel of it is to be counted as.
+    `cancel_reason` says what a cancel of it is to be counted as. `chunk_lengths` are the
+    segmenter's. With `hears_others` every speaker hears what the others said before, as in a
+    dialogue. `history` was said before it began, and `on_turn` is told each sentence that a
+    later order may have as its own history.
     """
 
     context_id: str
@@ -105,6 +108,10 @@ class SpeechOrder:
     max_audio_len_ms: int
     backlog: Backlog
     cancel_reason: Callable[[], str]
+    chunk_lengths: tuple[int, ...] = ()
+    hears_others: bool = False
+    history: tuple[Turn, ...] = ()
+    on_turn: Callable[[Turn], None] | None = None
     timeline: Timeline = field(default_factory=Timeline)
     spoken_frames: int = 0
     plays_out_s: float | None = None
@@ -169,7 +176,7 @@ class Speaker:
         sentences: trio.MemorySendChannel[Sentence],
     ) -> None:
         """Cut deltas into sentences, until the deltas end."""
-        segmenter = Segmenter()
+        segmenter = Segmenter(chunk_lengths=order.chunk_lengths)
         settings = order.settings
         index = 0
         with deltas, sentences:
@@ -207,10 +214,10 @@ class Speaker:
         hypercorn shields its socket writes, so no deadline can sit on them: a listener who
         does not listen is noticed here, at the hand-over.
         """
-        history: deque[Turn] = deque(maxlen=self._config.history_turns)
+        history = History(self._config.history_turns, before=order.history)
         with sentences, frames:
             async for sentence in sentences:
-                utterance = self._utterance(order, sentence, tuple(history))
+                utterance = self._utterance(order, sentence, history)
                 codes: list[NDArray[np.int16]] = []
                 async with self._engine.generate(utterance) as stream:
                     begun_s = trio.current_time()
@@ -231,15 +238,17 @@ class Speaker:
                     self._metrics.real_time_factor.observe(taken_s / audio_s)
                 if stream.end is EndReason.SPOKEN and codes:
                     turn = Turn(utterance.speaker_id, sentence.text, np.stack(codes))
-                    history.append(turn)
+                    history.add(turn)
+                    if order.on_turn is not None:
+                        order.on_turn(turn)
                 elif stream.end is not EndReason.SPOKEN:
                     logger.warning("utterance cut (%s): %d frames", stream.end, len(codes))
 
-    def _utterance(
-        self, order: SpeechOrder, sentence: Sentence, history: tuple[Turn, ...]
-    ) -> Utterance:
+    def _utterance(self, order: SpeechOrder, sentence: Sentence, history: History) -> Utterance:
         settings = sentence.settings
         speaker_id = order.voice.speaker_id if settings.speaker_id is None else settings.speaker_id
+        # A clip of another speaker's would be heard as somebody else's turn.
+        own_voice = order.voice.voice_id if speaker_id == order.voice.speaker_id else None
         limit_ms = settings.max_audio_len_ms or order.max_audio_len_ms
         longest_ms = min(limit_ms, round(1000 * longest_speech_s(sentence.text)))
         # Sentences of one seeded request must not share their noise, yet each have its own.
@@ -248,13 +257,19 @@ class Speaker:
             text=sentence.text,
             speaker_id=speaker_id,
             max_frames=max(1, longest_ms // FRAME_MS),
-            sampling=Sampling(settings.temperature, settings.top_k, seed + (sentence.index << 32)),
-            turns=tuple(turn for turn in history if turn.speaker_id == speaker_id),
+            sampling=Sampling(
+                temperature=settings.temperature,
+                top_k=settings.top_k,
+                seed=seed + (sentence.index << 32),
+                temperature_scale=(
+                    1.0 if settings.temperature_scale is None else settings.temperature_scale
+                ),
+            ),
+            turns=history.heard_by(speaker_id, others=order.hears_others),
             plays_at_s=order.plays_out_s,
             frame_s=order.frame_s,
             batch=settings.batch or False,
-            # A clip of another speaker's would be heard as somebody else's turn.
-            voice_id=order.voice.voice_id if speaker_id == order.voice.speaker_id else None,
+            voice_id=settings.voice_id or own_voice,
         )
 
     async def _encode(

@@ -8,35 +8,57 @@ not know HTTP, Quart or any vendor's JSON: a protocol translates.
 import contextlib
 import math
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NoReturn, Protocol
 
 import trio
 
-from csm_trio.errors import InputTimeout, SpeechError, Unauthorized
+from csm_trio.errors import (
+    InputTimeout,
+    InvalidRequest,
+    SpeechError,
+    TextTooLong,
+    TooManyContexts,
+    Unauthorized,
+)
 from csm_trio.pipeline.context import Speaker, SpeechOrder, first_error
 from csm_trio.protocol.events import (
     AddText,
     Authenticate,
+    ClearContext,
     CloseContext,
     CloseSession,
+    ContextCleared,
+    ContextDone,
     ContextFailed,
     Flush,
     InEvent,
-    KeepAlive,
     OpenContext,
     OutEvent,
-    SpeechSettings,
 )
 from csm_trio.telemetry import Metrics
 
 Receive = Callable[[], Awaitable[str | bytes]]
 Send = Callable[[str], Awaitable[None]]
+
+MAX_CLOSING_CONTEXTS = 64
+"""Contexts of one socket that may be on their way out at once: closed, and not all said or told.
+
+A client that works with the vendor never has more than five. One that closes what it opens, and
+takes nothing, would otherwise make tasks without bound.
+"""
+
 _Deltas = trio.MemoryReceiveChannel[AddText | Flush]
 
 
 class SocketProtocol(Protocol):
-    """Translates between one vendor's messages and events; does no I/O."""
+    """Translates between one vendor's messages and events; does no I/O.
+
+    `contexts_fail_alone` says whether a context's own failure leaves the others speaking, or is
+    the whole socket's. After CloseSession nothing but ClearContext comes of a message.
+    """
+
+    contexts_fail_alone: bool
 
     def receive(self, message: str | bytes) -> list[InEvent]:
         """Return what a message means; raise SpeechError where it means nothing valid."""
@@ -53,16 +75,37 @@ class SessionTerms:
     message, and is None where the client need not show one (any more).
     """
 
-    open_order: Callable[[str, SpeechSettings], SpeechOrder]
+    open_order: Callable[[OpenContext], SpeechOrder]
     inactivity_timeout_s: float
     authorize: Callable[[str], bool] | None = None
 
 
-@dataclass(slots=True)
-class _OpenContext:
+@dataclass(slots=True, eq=False)
+class _Context:
+    """A context that is open, or closed and not yet at its end.
+
+    `after` is the end of the one before it under the same id: what is heard under an id is
+    first all of the one, then all of the other. `last_words` are what the client is told when
+    this one is cut; nothing of its speech is heard after them.
+    """
+
     order: SpeechOrder
     deltas: trio.MemorySendChannel[AddText | Flush]
-    scope: trio.CancelScope
+    after: trio.Event | None
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    ended: trio.Event = field(default_factory=trio.Event)
+    last_words: tuple[OutEvent, ...] = ()
+
+    @property
+    def context_id(self) -> str:
+        return self.order.context_id
+
+    def cut(self, reason: str, *last_words: OutEvent) -> None:
+        """Stop speaking, unless it has been cut before."""
+        if not self.scope.cancel_called:
+            self.last_words = last_words
+            self.order.cancel_reason = lambda: reason
+            self.scope.cancel()
 
 
 class Session:
@@ -76,7 +119,8 @@ class Session:
         self._terms = terms
         self._metrics = metrics
         self._authorized = terms.authorize is None
-        self._contexts: dict[str, _OpenContext] = {}
+        self._open: dict[str, _Context] = {}
+        self._closing: list[_Context] = []
         self._input_ended = False
 
     async def run(self, receive: Receive, send: Send) -> None:
@@ -103,17 +147,15 @@ class Session:
         nursery: trio.Nursery,
     ) -> NoReturn:
         """Read messages and obey them; after the end of input, go on reading: a hang-up comes."""
-        with to_client:
-            while not self._input_ended:
-                try:
-                    message = await self._next_message(receive)
-                    for event in self._protocol.receive(message):
-                        self._obey(event, to_client, nursery)
-                except SpeechError as error:
-                    self._blame(error)
-                    raise
-        while True:
-            await receive()
+        try:
+            with to_client:
+                while not self._input_ended:
+                    self._heed(await self._next_message(receive), to_client, nursery)
+            while True:
+                self._heed(await receive(), to_client, nursery)
+        except SpeechError as error:
+            self._blame(error)
+            raise
 
     async def _next_message(self, receive: Receive) -> str | bytes:
         timeout_s = self._terms.inactivity_timeout_s
@@ -126,67 +168,118 @@ class Session:
     def _blame(self, error: SpeechError) -> None:
         """Say what the contexts that go down with the session are to be counted as."""
         reason = type(error).__name__
-        for context in self._contexts.values():
-            context.order.cancel_reason = lambda: reason
+        for context in [*self._open.values(), *self._closing]:
+            if not context.scope.cancel_called:
+                context.order.cancel_reason = lambda: reason
 
-    def _obey(
-        self, event: InEvent, to_client: trio.MemorySendChannel[OutEvent], nursery: trio.Nursery
+    def _heed(
+        self,
+        message: str | bytes,
+        to_client: trio.MemorySendChannel[OutEvent],
+        nursery: trio.Nursery,
     ) -> None:
+        for event in self._protocol.receive(message):
+            if isinstance(event, OpenContext):
+                context, deltas = self._admit(event)
+                nursery.start_soon(self._speak, context, deltas, to_client.clone())
+            else:
+                self._obey(event)
+
+    def _obey(self, event: InEvent) -> None:
         match event:
             case Authenticate(api_key=key):
                 self._authorized = self._authorized or self._accepts(key)
-            case OpenContext(context_id=context_id, settings=settings):
-                if not self._authorized:
-                    raise Unauthorized
-                order = self._terms.open_order(context_id, settings)
-                nursery.start_soon(self._speak, *self._open(order), to_client.clone())
             case AddText(text=text):
                 self._metrics.characters.inc(len(text))
                 self._pass_on(event, len(text))
             case Flush():
                 self._pass_on(event, 0)
             case CloseContext(context_id=context_id, discard=discard):
-                self._close(context_id, discard=discard)
+                self._close(context_id)
+                if discard:
+                    for context in self._closing_under(context_id):
+                        context.cut("closed", ContextDone(context_id))
+            case ClearContext(context_id=context_id):
+                self._clear(context_id)
             case CloseSession():
-                for context_id in list(self._contexts):
-                    self._close(context_id, discard=False)
+                for context_id in list(self._open):
+                    self._close(context_id)
                 self._input_ended = True
-            case KeepAlive():
+            case _:
                 pass
 
     def _accepts(self, key: str) -> bool:
         return self._terms.authorize is not None and self._terms.authorize(key)
 
-    def _open(self, order: SpeechOrder) -> tuple["_OpenContext", _Deltas]:
+    def _admit(self, opened: OpenContext) -> tuple[_Context, _Deltas]:
+        if not self._authorized:
+            raise Unauthorized
+        if len(self._closing) >= MAX_CLOSING_CONTEXTS:
+            raise TooManyContexts(MAX_CLOSING_CONTEXTS)
+        order = self._terms.open_order(opened)
         # No bound: text is limited by quota, since a full channel would deafen the reader.
         to_context, deltas = trio.open_memory_channel[AddText | Flush](math.inf)
-        context = _OpenContext(order, to_context, trio.CancelScope())
-        self._contexts[order.context_id] = context
+        before = self._closing_under(opened.context_id)
+        context = _Context(order, to_context, before[-1].ended if before else None)
+        self._open[opened.context_id] = context
         return context, deltas
 
     async def _speak(
-        self, context: "_OpenContext", deltas: _Deltas, outbox: trio.MemorySendChannel[OutEvent]
+        self, context: _Context, deltas: _Deltas, outbox: trio.MemorySendChannel[OutEvent]
     ) -> None:
-        with context.scope:
-            await self._speaker.speak(context.order, deltas, outbox)
+        """Speak one context; if it is cut, what is left to be said of it comes from here.
+
+        Its slot is free by then: `speak` gives it back before it ends.
+        """
+        with deltas, outbox:
+            if context.after is not None:
+                await context.after.wait()
+            with context.scope:
+                await self._speaker.speak(context.order, deltas, outbox.clone())
+            if context.scope.cancelled_caught:
+                for event in context.last_words:
+                    await outbox.send(event)
+            context.ended.set()
+            self._close(context.context_id, only=context)
+            self._closing.remove(context)
 
     def _pass_on(self, delta: AddText | Flush, chars: int) -> None:
-        context = self._contexts.get(delta.context_id)
+        context = self._open.get(delta.context_id)
         if context is None:
             return
-        context.order.backlog.add(chars)
+        try:
+            context.order.backlog.add(chars)
+        except TextTooLong as error:
+            if not self._protocol.contexts_fail_alone:
+                raise
+            self._close(context.context_id)
+            context.cut(type(error).__name__, ContextFailed(context.context_id, error))
+            return
         # Broken where it has failed, and is about to say so.
         with contextlib.suppress(trio.BrokenResourceError):
             context.deltas.send_nowait(delta)
 
-    def _close(self, context_id: str, *, discard: bool) -> None:
-        context = self._contexts.pop(context_id, None)
-        if context is None:
+    def _close(self, context_id: str, *, only: _Context | None = None) -> None:
+        """Let a context, if it is open (and `only` that one), come to its end."""
+        context = self._open.get(context_id)
+        if context is None or only not in (None, context):
             return
+        del self._open[context_id]
         context.deltas.close()
-        if discard:
-            context.order.cancel_reason = lambda: "closed"
-            context.scope.cancel()
+        self._closing.append(context)
+
+    def _clear(self, context_id: str) -> None:
+        """Cut what is open or ending; what was to end still says that it has."""
+        cleared = ContextCleared(context_id)
+        for context in self._closing_under(context_id):
+            context.cut("cleared", cleared, ContextDone(context_id))
+        open_context = self._open.get(context_id)
+        if open_context is not None:
+            self._close(context_id)
+            open_context.cut("cleared", cleared)
+
+    def _closing_under(self, context_id: str) -> list[_Context]:
+        return [context for context in self._closing if context.context_id == context_id]
 
     async def _write(
         self,
@@ -197,12 +290,19 @@ class Session:
         """Tell the client of every event; when there can be no more, end the session.
 
         The session is cancelled before the outbox breaks: its contexts are stopped, not broken.
+        A context that fails alone is over like any other, and that is told, too.
         """
         with outbox:
             try:
                 async for event in outbox:
-                    if isinstance(event, ContextFailed):
+                    if isinstance(event, ContextFailed) and not self._fails_alone(event.error):
                         raise event.error
                     await send(self._protocol.send(event))
+                    if isinstance(event, ContextFailed):
+                        await send(self._protocol.send(ContextDone(event.context_id)))
             finally:
                 session_scope.cancel()
+
+    def _fails_alone(self, error: SpeechError) -> bool:
+        """Tell a context's own failure from one of the listener or the engine, who serve all."""
+        return self._protocol.contexts_fail_alone and isinstance(error, InvalidRequest)

@@ -11,7 +11,9 @@ class SpeechSettings:
 
     `temperature` 0 or `top_k` 1 is greedy. `seed` is unsigned 32-bit. `buffer_size` is in
     frames of 80 ms. `batch` work waits while a live call is short of audio. `speed` holds for
-    a context as a whole, as it was when it opened.
+    a context as a whole, as it was when it opened. `temperature_scale` multiplies the model's
+    own temperature where `temperature` does not replace it. `voice_id` is whose turn it is,
+    where a context has several voices.
     """
 
     speaker_id: int | None = None
@@ -22,6 +24,8 @@ class SpeechSettings:
     buffer_size: int | None = None
     batch: bool | None = None
     speed: float | None = None
+    temperature_scale: float | None = None
+    voice_id: str | None = None
 
     def overridden_by(self, other: "SpeechSettings") -> "SpeechSettings":
         """Return these settings with every field that `other` sets replaced by its value."""
@@ -34,10 +38,15 @@ class SpeechSettings:
 
 @dataclass(frozen=True, slots=True)
 class OpenContext:
-    """A stream of text in one voice begins."""
+    """A stream of text begins.
+
+    `chunk_lengths` are the characters that may wait for a sentence's end before each of the
+    first sentences is cut without one (the last holds on); none means the server's own.
+    """
 
     context_id: str
     settings: SpeechSettings = SpeechSettings()
+    chunk_lengths: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +78,13 @@ class CloseContext:
 
 
 @dataclass(frozen=True, slots=True)
+class ClearContext:
+    """Stop speaking now and forget what waits; a context may be opened anew under this id."""
+
+    context_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class CloseSession:
     """The client wants nothing more on this socket once what it asked for is said."""
 
@@ -95,7 +111,14 @@ class Audio:
 
 @dataclass(frozen=True, slots=True)
 class ContextDone:
-    """Everything asked of this context has been said."""
+    """This context is over: everything asked of it has been said, or nobody wants the rest."""
+
+    context_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ContextCleared:
+    """Nothing more will be heard of what this context was asked to say before it was cleared."""
 
     context_id: str
 
@@ -108,5 +131,14 @@ class ContextFailed:
     error: SpeechError
 
 
-InEvent = OpenContext | AddText | Flush | CloseContext | CloseSession | Authenticate | KeepAlive
-OutEvent = Audio | ContextDone | ContextFailed
+InEvent = (
+    OpenContext
+    | AddText
+    | Flush
+    | CloseContext
+    | ClearContext
+    | CloseSession
+    | Authenticate
+    | KeepAlive
+)
+OutEvent = Audio | ContextDone | ContextCleared | ContextFailed

@@ -15,11 +15,14 @@ from csm_trio.errors import (
     InvalidRequest,
     ListenerStalled,
     MissingField,
+    NotOffered,
     SpeechError,
     TextTooLong,
+    TooManyContexts,
     Unauthorized,
     UnknownFormat,
     UnknownVoice,
+    UnsupportedModel,
 )
 
 Entry = TypeVar("Entry")
@@ -38,9 +41,11 @@ _SOCKET_FAULTS: dict[type[SpeechError], tuple[str, int]] = {
     UnknownVoice: ("voice_id_does_not_exist", CLOSE_POLICY_VIOLATION),
     UnknownFormat: ("invalid_output_format", CLOSE_POLICY_VIOLATION),
     TextTooLong: ("max_character_limit_exceeded", CLOSE_TOO_BIG),
+    TooManyContexts: ("max_active_conversations", CLOSE_POLICY_VIOLATION),
     Unauthorized: ("invalid_api_key", CLOSE_POLICY_VIOLATION),
     InputTimeout: ("input_timeout_exceeded", CLOSE_POLICY_VIOLATION),
     ListenerStalled: ("listener_stalled", CLOSE_POLICY_VIOLATION),
+    NotOffered: ("feature_not_available", CLOSE_POLICY_VIOLATION),
     EngineBusy: ("system_busy", CLOSE_TRY_AGAIN_LATER),
     EngineFailed: ("internal_error", CLOSE_INTERNAL_ERROR),
     SpeechError: ("internal_error", CLOSE_INTERNAL_ERROR),
@@ -58,6 +63,10 @@ class SocketFault:
 
     def frame(self) -> str:
         """Return the error frame."""
+        return json.dumps(self.body())
+
+    def body(self) -> dict[str, object]:
+        """Return what the error frame holds."""
         body: dict[str, object] = {
             "message": self.message,
             "error": self.error,
@@ -65,7 +74,7 @@ class SocketFault:
         }
         if self.param is not None:
             body["param"] = self.param
-        return json.dumps(body)
+        return body
 
     @property
     def reason(self) -> str:
@@ -108,10 +117,14 @@ _REST_FAULTS: dict[type[SpeechError], _RestKind] = {
     UnknownFormat: _RestKind(
         403, "validation_error", "invalid_output_format", "invalid_output_format"
     ),
+    UnsupportedModel: _RestKind(400, "validation_error", "unsupported_model", "unsupported_model"),
     TextTooLong: _RestKind(
         413, "validation_error", "text_too_long", "max_character_limit_exceeded"
     ),
     Unauthorized: _RestKind(401, "authentication_error", "unauthorized", "invalid_api_key"),
+    NotOffered: _RestKind(
+        403, "authorization_error", "feature_not_available", "feature_not_available"
+    ),
     EngineBusy: _RestKind(503, "service_unavailable", "system_busy", "system_busy"),
     EngineFailed: _INTERNAL,
     SpeechError: _INTERNAL,
@@ -124,7 +137,7 @@ def rest_fault(error: SpeechError, *, request_id: str) -> RestFault:
     A wrong field is answered as FastAPI does, with a list; everything else with one object.
     """
     if isinstance(error, InvalidRequest) and not isinstance(
-        error, UnknownVoice | UnknownFormat | TextTooLong
+        error, UnknownVoice | UnknownFormat | UnsupportedModel | TextTooLong
     ):
         return RestFault(422, {"detail": [_field_detail(error)]})
     kind = _nearest(_REST_FAULTS, error)
@@ -145,8 +158,9 @@ def rest_fault(error: SpeechError, *, request_id: str) -> RestFault:
 
 def _field_detail(error: InvalidRequest) -> dict[str, object]:
     # Where the whole of the body is wrong there is no field to point at within it.
-    loc = [error.location] if error.param == error.location else [error.location, error.param]
+    field_path = [] if error.param == error.location else error.param.split(".")
     kind = "missing" if isinstance(error, MissingField) else "value_error"
+    loc = [error.location, *field_path]
     return {"type": kind, "loc": loc, "msg": error.message, "input": None}
 
 

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from csm_trio.errors import InvalidRequest
 from csm_trio.protocol.events import SpeechSettings
+from csm_trio.protocol.voice_settings import VoiceSettings
 
 MAX_SPEAKER_ID = 2**32 - 1
 MAX_SEED = 2**32 - 1
@@ -51,10 +52,15 @@ class JsonFields:
     """The members of a JSON object; null counts as absent.
 
     A truth value is no number. `5.0` is accepted where a whole number is asked for: JSON knows
-    only one kind of number.
+    only one kind of number. `within` is where the object stands in a larger one.
     """
 
     values: Mapping[str, object]
+    within: str = ""
+
+    def path(self, name: str) -> str:
+        """Return what an error calls this member: `voice_settings.stability`."""
+        return f"{self.within}.{name}" if self.within else name
 
     def text(self, name: str) -> str | None:
         """Return a string; lone surrogates (half an emoji in a delta) become U+FFFD."""
@@ -62,7 +68,7 @@ class JsonFields:
         if value is None:
             return None
         if not isinstance(value, str):
-            raise InvalidRequest(f"{name} must be a string.", param=name)
+            raise self._wrong(name, "a string")
         return _whole_characters(value)
 
     def flag(self, name: str) -> bool | None:
@@ -70,7 +76,7 @@ class JsonFields:
         value = self.values.get(name)
         if value is None or isinstance(value, bool):
             return value
-        raise InvalidRequest(f"{name} must be true or false.", param=name)
+        raise self._wrong(name, "true or false")
 
     def integer(self, name: str, low: int, high: int) -> int | None:
         """Return a whole number within [low, high]."""
@@ -84,7 +90,7 @@ class JsonFields:
             and value == int(value)
         ):
             return int(value)
-        raise InvalidRequest(f"{name} must be a whole number from {low} to {high}.", param=name)
+        raise self._wrong(name, f"a whole number from {low} to {high}")
 
     def number(self, name: str, low: float, high: float) -> float | None:
         """Return a number within [low, high]."""
@@ -97,12 +103,37 @@ class JsonFields:
             and low <= value <= high  # an infinity, JSON's 1e999, lies outside
         ):
             return float(value)
-        raise InvalidRequest(f"{name} must be a number from {low:g} to {high:g}.", param=name)
+        raise self._wrong(name, f"a number from {low:g} to {high:g}")
 
     def check_object(self, name: str) -> None:
         """Raise `InvalidRequest` unless the member is an object, null or absent."""
-        if not isinstance(self.values.get(name), dict | None):
-            raise InvalidRequest(f"{name} must be an object or null.", param=name)
+        self.members(name)
+
+    def members(self, name: str) -> "JsonFields":
+        """Return the members of an object; none where it is null or absent."""
+        value = self.values.get(name)
+        if value is None:
+            return JsonFields({}, self.path(name))
+        if not isinstance(value, dict):
+            raise self._wrong(name, "an object or null")
+        return JsonFields(value, self.path(name))
+
+    def strings(self, name: str, at_most: int) -> tuple[str, ...]:
+        """Return a list of strings, none where it is null or absent."""
+        value = self.values.get(name)
+        if value is None:
+            return ()
+        if (
+            not isinstance(value, list)
+            or len(value) > at_most
+            or not all(isinstance(one, str) for one in value)
+        ):
+            raise self._wrong(name, f"a list of at most {at_most} strings")
+        return tuple(value)
+
+    def _wrong(self, name: str, expected: str) -> InvalidRequest:
+        path = self.path(name)
+        return InvalidRequest(f"{path} must be {expected}.", param=path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +181,8 @@ class QueryFields:
 
 
 def read_settings(fields: Fields) -> SpeechSettings:
-    """Return the speech settings among `fields`."""
-    return SpeechSettings(
+    """Return the speech settings among `fields`, those in `voice_settings` too."""
+    settings = SpeechSettings(
         speaker_id=fields.integer("speaker_id", 0, MAX_SPEAKER_ID),
         temperature=fields.number("temperature", 0.0, MAX_TEMPERATURE),
         top_k=fields.integer("top_k", 1, MAX_TOP_K),
@@ -159,18 +190,24 @@ def read_settings(fields: Fields) -> SpeechSettings:
         max_audio_len_ms=fields.integer("max_audio_len_ms", *AUDIO_LEN_MS),
         buffer_size=fields.integer("buffer_size", *BUFFER_SIZE_FRAMES),
         batch=_is_batch(fields.text("priority")),
-        speed=_speed(fields) if isinstance(fields, JsonFields) else None,
     )
+    if not isinstance(fields, JsonFields):
+        return settings  # a query has no objects
+    return read_voice_settings(fields.members("voice_settings")).speech().overridden_by(settings)
 
 
-def _speed(fields: JsonFields) -> float | None:
-    """Return `voice_settings.speed`, within the vendor's bounds; a query has no objects."""
-    fields.check_object("voice_settings")
-    name = "voice_settings.speed"
-    match fields.values.get("voice_settings"):
-        case {"speed": speed}:
-            return JsonFields({name: speed}).number(name, *SPEED)
-    return None
+def read_voice_settings(fields: JsonFields) -> VoiceSettings:
+    """Return the settings among the members of `voice_settings`; unknown ones are ignored.
+
+    Raises `InvalidRequest` naming the member (`voice_settings.stability`) that is wrong.
+    """
+    return VoiceSettings(
+        stability=fields.number("stability", 0.0, 1.0),
+        similarity_boost=fields.number("similarity_boost", 0.0, 1.0),
+        style=fields.number("style", 0.0, 1.0),
+        use_speaker_boost=fields.flag("use_speaker_boost"),
+        speed=fields.number("speed", *SPEED),
+    )
 
 
 def _is_batch(priority: str | None) -> bool | None:

@@ -9,14 +9,19 @@ from dataclasses import dataclass, field
 from csm_trio.audio.formats import AudioFormat
 from csm_trio.errors import InvalidRequest, MissingField, TextTooLong
 from csm_trio.protocol.events import SpeechSettings
-from csm_trio.protocol.fields import JsonFields, parse_object, read_settings
+from csm_trio.protocol.fields import JsonFields, QueryFields, parse_object, read_settings
 
 DEFAULT_REST_FORMAT = "mp3_44100_128"
+MAX_REQUEST_IDS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class SpeechRequest:
-    """One text to be said in one voice and one format."""
+    """One text to be said in one voice and one format.
+
+    `previous_request_ids` and `previous_text` say what was said before it; `kept` is whether
+    later requests may name this one.
+    """
 
     voice_id: str
     text: str
@@ -24,7 +29,8 @@ class SpeechRequest:
     settings: SpeechSettings = field(default_factory=SpeechSettings)
     model_id: str | None = None
     previous_text: str | None = None
-    next_text: str | None = None
+    previous_request_ids: tuple[str, ...] = ()
+    kept: bool = True
 
 
 def parse_speech_request(
@@ -35,15 +41,9 @@ def parse_speech_request(
     Null counts as absent. Raises `MissingField`, `TextTooLong`, `UnknownFormat`, or
     `InvalidRequest` naming the field that is wrong (`body` if it is no JSON object).
     """
-    fields = JsonFields(_parse_body(body))
-    text = fields.text("text")
-    if text is None:
-        raise MissingField("text")
-    if not text.strip():
-        raise InvalidRequest("text must hold something to say.", param="text")
-    if len(text) > max_chars:
-        raise TextTooLong(max_chars)
-    fields.check_object("voice_settings")
+    fields = parse_body(body)
+    text = read_text(fields, "text", max_chars)
+    _check_unused(fields)
     return SpeechRequest(
         voice_id=voice_id,
         text=text,
@@ -51,12 +51,32 @@ def parse_speech_request(
         settings=read_settings(fields),
         model_id=fields.text("model_id"),
         previous_text=fields.text("previous_text"),
-        next_text=fields.text("next_text"),
+        previous_request_ids=fields.strings("previous_request_ids", MAX_REQUEST_IDS),
+        kept=QueryFields(query).flag("enable_logging") is not False,
     )
 
 
-def _parse_body(body: bytes) -> dict[str, object]:
+def parse_body(body: bytes) -> JsonFields:
+    """Parse a body; raise `InvalidRequest` for `body` where it is no JSON object in UTF-8."""
     try:
-        return parse_object(body.decode("utf-8-sig"))
+        return JsonFields(parse_object(body.decode("utf-8-sig")))
     except ValueError:
         raise InvalidRequest("The body must be a JSON object in UTF-8.", param="body") from None
+
+
+def read_text(fields: JsonFields, name: str, max_chars: int) -> str:
+    """Return the text to be said; raise `MissingField`, `TextTooLong` or `InvalidRequest`."""
+    text, path = fields.text(name), fields.path(name)
+    if text is None:
+        raise MissingField(path)
+    if not text.strip():
+        raise InvalidRequest(f"{path} must hold something to say.", param=path)
+    if len(text) > max_chars:
+        raise TextTooLong(max_chars, param=path)
+    return text
+
+
+def _check_unused(fields: JsonFields) -> None:
+    """Check what is without effect: CSM hears what was said before, never what comes after."""
+    fields.text("next_text")
+    fields.strings("next_request_ids", MAX_REQUEST_IDS)

@@ -1,11 +1,13 @@
-"""The body of `stream/with-timestamps`: which of two framings, and one object of it.
+"""The bodies of the two `with-timestamps` doors: one object, and which of two framings of many.
 
-The vendor sends newline-delimited JSON; others read the same objects as server-sent events.
+The vendor streams newline-delimited JSON; others read the same objects as server-sent events.
 """
 
 import base64
 import json
 from typing import Literal
+
+from csm_trio.protocol.events import Audio
 
 TimestampStyle = Literal["sse", "ndjson"]
 
@@ -16,11 +18,11 @@ _STYLES: dict[str, TimestampStyle] = {
 }
 
 
-def timestamp_line(data: bytes) -> str:
+def timestamp_object(audio: Audio) -> str:
     """Return one piece of audio as a JSON object on one line, without framing or line end."""
     return json.dumps(
         {
-            "audio_base64": base64.b64encode(data).decode("ascii"),
+            "audio_base64": base64.b64encode(audio.data).decode("ascii"),
             "alignment": None,
             "normalized_alignment": None,
         }

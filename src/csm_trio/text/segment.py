@@ -89,7 +89,8 @@ class Segmenter:
     quote, the next letter or the end of the next word. A newline ends a sentence, a list number
     begins one, and stops with no whitespace after them (`3.5`, `example.com`, `Yes.No`) end
     nothing, except the wide ones of Chinese and Japanese. More than `max_chars` without an end are
-    cut at the last clause, else at the last whitespace, else anywhere.
+    cut at the last clause, else at the last whitespace, else anywhere. With `chunk_lengths`, the
+    first sentences have each a `max_chars` of its own, and those after them the last one's.
 
     Sentences come stripped and never empty, and together hold every character but whitespace. A
     fragment with no letter or digit ("—", "...", "🙂") is held until the text it precedes; it
@@ -97,13 +98,14 @@ class Segmenter:
     then makes it "".
 
     Memory is bounded by `max_chars`, and each character is looked at a bounded number of times.
-    Raises `ValueError` for a `max_chars` below 16.
+    Raises `ValueError` for a length below 16.
     """
 
-    def __init__(self, max_chars: int = 280) -> None:
-        if max_chars < _LEAST_MAX_CHARS:
-            raise ValueError(f"max_chars must be at least {_LEAST_MAX_CHARS}, not {max_chars}")
-        self._max_chars = max_chars
+    def __init__(self, max_chars: int = 280, *, chunk_lengths: Sequence[int] = ()) -> None:
+        lengths = list(chunk_lengths) or [max_chars]
+        if min(lengths) < _LEAST_MAX_CHARS:
+            raise ValueError(f"max_chars must be at least {_LEAST_MAX_CHARS}, not {min(lengths)}")
+        self._max_chars, *self._next_lengths = lengths
         self._ready: list[str] = []
         self._started = False
         self._begin()
@@ -266,6 +268,8 @@ class Segmenter:
         held = self._held
         self._ready.append("".join(held[:at]).strip())
         self._started = True
+        if self._next_lengths:
+            self._max_chars = self._next_lengths.pop(0)
         self._begin()
         # Bounded: either the rest is what followed one stop (at most a word and what opens it), and
         # no later stop lies before it; or `_cut_long` took the last boundary of its kind.

@@ -1,22 +1,22 @@
-"""The socket protocol: what each message means, and what each event looks like."""
+"""The `stream-input` protocol: what each message means, and what each event looks like."""
 
 import base64
 import json
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from csm_trio.errors import EngineBusy, InvalidMessage, InvalidRequest, UnknownFormat
-from csm_trio.protocol.elevenlabs import StreamInputProtocol, parse_socket_query
+from csm_trio.errors import EngineBusy, InvalidMessage, InvalidRequest
 from csm_trio.protocol.events import (
     AddText,
     Audio,
     Authenticate,
+    ClearContext,
     CloseContext,
     CloseSession,
+    ContextCleared,
     ContextDone,
     ContextFailed,
     Flush,
@@ -25,8 +25,11 @@ from csm_trio.protocol.events import (
     OpenContext,
     SpeechSettings,
 )
+from csm_trio.protocol.socket_message import CHUNK_LENGTHS
+from csm_trio.protocol.stream_input import StreamInputProtocol
 
-OPEN = OpenContext("")
+OPEN = OpenContext("", chunk_lengths=CHUNK_LENGTHS)
+AUTO = OpenContext("")
 END: list[InEvent] = [CloseContext(""), CloseSession()]
 
 
@@ -76,7 +79,7 @@ FIRST_MESSAGES: list[tuple[object, list[InEvent]]] = [
     (OPENER, [OPEN]),
     (
         {"text": " ", "voice_settings": {"speed": 1.1}, "generation_config": None},
-        [OpenContext("", SpeechSettings(speed=1.1))],
+        [OpenContext("", SpeechSettings(speed=1.1), CHUNK_LENGTHS)],
     ),
     # the Python SDK's opener
     (
@@ -86,13 +89,17 @@ FIRST_MESSAGES: list[tuple[object, list[InEvent]]] = [
             "voice_settings": None,
             "generation_config": {"chunk_length_schedule": [50]},
         },
-        [OPEN, Flush("", hint=True)],
+        [OpenContext("", chunk_lengths=(50,)), Flush("", hint=True)],
     ),
     # Vocode's first message is no opener
     ({"text": "Hello there. ", "flush": False}, [OPEN, text("Hello there. ")]),
     (
         {"text": "Hi.", "speaker_id": 7, "flush": True},
-        [OpenContext("", SpeechSettings(speaker_id=7)), text("Hi."), Flush("")],
+        [
+            OpenContext("", SpeechSettings(speaker_id=7), CHUNK_LENGTHS),
+            text("Hi."),
+            Flush(""),
+        ],
     ),
     ({"text": " ", "xi_api_key": "k"}, [Authenticate("k"), OPEN]),
     ({"text": " ", "xi-api-key": "k"}, [Authenticate("k"), OPEN]),
@@ -110,6 +117,13 @@ def test_a_first_message_means(message: object, events: list[InEvent]) -> None:
     assert hear(message) == [events]
 
 
+def test_voice_settings_say_how_a_context_is_spoken() -> None:
+    (events,) = hear({"text": " ", "voice_settings": {"stability": 1}, "temperature": 0.5})
+    (context,) = events
+    assert isinstance(context, OpenContext)
+    assert (context.settings.temperature, context.settings.temperature_scale) == (0.5, 0.5)
+
+
 def test_a_sign_of_life_opens_nothing() -> None:
     assert hear({}, OPENER) == [[KeepAlive()], [OPEN]]
 
@@ -124,7 +138,7 @@ def test_auto_mode_says_every_message_at_once() -> None:
         auto_mode=True,
     )
     assert heard == [
-        [OPEN],
+        [AUTO],
         [text("Hel"), Flush("")],
         [text("lo."), Flush("")],
         [text(" ")],
@@ -132,11 +146,97 @@ def test_auto_mode_says_every_message_at_once() -> None:
     ]
 
 
-def test_nothing_is_heard_after_the_end() -> None:
+def test_nothing_is_heard_after_the_end_but_a_clear() -> None:
     protocol = StreamInputProtocol()
     protocol.receive('{"text": ""}')
-    for late in ('{"text": "more"}', "no json", b"\x00", '{"text": 1}'):
+    for late in ('{"text": "more"}', "no json", b"\x00", '{"text": 1}', '{"clear": 1}'):
         assert protocol.receive(late) == []
+    assert protocol.receive('{"clear": true}') == [ClearContext("")]
+
+
+CLEAR: InEvent = ClearContext("")
+
+CLEARS: list[tuple[object, list[InEvent]]] = [
+    ({"clear": True}, [CLEAR, OPEN]),
+    ({"clear": True, "text": "New."}, [CLEAR, OPEN, text("New.")]),
+    ({"clear": True, "text": "New.", "flush": True}, [CLEAR, OPEN, text("New."), Flush("")]),
+    ({"clear": True, "text": ""}, [CLEAR, OPEN, *END]),
+    ({"clear": False}, [KeepAlive()]),
+    ({"clear": None, "text": "Hi."}, [text("Hi.")]),
+]
+
+
+@pytest.mark.parametrize(("message", "events"), CLEARS)
+def test_a_clear_stops_and_the_text_of_its_own_message_is_new(
+    message: object, events: list[InEvent]
+) -> None:
+    assert hear(OPENER, message)[1] == events
+
+
+def test_what_the_texts_have_set_outlives_a_clear() -> None:
+    heard = hear(
+        {"text": "One. ", "speaker_id": 3, "seed": 1},
+        {"text": "Two. ", "temperature": 0.5, "speaker_id": 4},
+        {"clear": True, "text": "Three. ", "top_k": 9},
+        {"clear": True},
+    )
+    kept = SpeechSettings(speaker_id=4, seed=1, temperature=0.5)
+    assert heard[2] == [
+        CLEAR,
+        OpenContext("", kept, CHUNK_LENGTHS),
+        text("Three. ", top_k=9),
+    ]
+    top_k = SpeechSettings(top_k=9)
+    assert heard[3] == [CLEAR, OpenContext("", kept.overridden_by(top_k), CHUNK_LENGTHS)]
+
+
+VOICE = {"stability": 0.5, "similarity_boost": 0.75, "use_speaker_boost": True}
+
+
+@pytest.mark.parametrize("again", [None, {}, VOICE, {**VOICE, "novelty": [1]}])
+def test_voice_settings_may_be_repeated(again: object) -> None:
+    heard = hear({**OPENER, "voice_settings": VOICE}, {"text": "Hi.", "voice_settings": again})
+    same: dict[str, Any] = {"temperature_scale": 1.0} if again else {}
+    assert heard[1] == [text("Hi.", **same)]
+
+
+@pytest.mark.parametrize("first", [None, {}, VOICE])
+def test_voice_settings_may_not_change(first: object) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        hear(
+            {**OPENER, "voice_settings": first},
+            {"text": "Hi.", "voice_settings": {**VOICE, "stability": 0.6}},
+        )
+    assert caught.value.param == "voice_settings"
+    assert caught.value.message == (
+        "voice_settings field must be provided in the first message and then either be not "
+        "provided or not change."
+    )
+
+
+@pytest.mark.parametrize("name", ["generation_config", "generator_config"])
+@pytest.mark.parametrize(
+    ("config", "lengths"),
+    [
+        (None, CHUNK_LENGTHS),
+        ({}, CHUNK_LENGTHS),
+        ({"chunk_length_schedule": None}, CHUNK_LENGTHS),
+        ({"chunk_length_schedule": []}, CHUNK_LENGTHS),
+        ({"chunk_length_schedule": [50, 500]}, (50, 500)),
+        ({"chunk_length_schedule": [120.0], "other": 1}, (120,)),
+    ],
+)
+def test_the_schedule_of_the_first_message_holds(
+    name: str, config: object, lengths: tuple[int, ...]
+) -> None:
+    assert hear({**OPENER, name: config}) == [[OpenContext("", chunk_lengths=lengths)]]
+
+
+@pytest.mark.parametrize("schedule", [[49], [501], [120, "160"], [True], 120, "120", [50] * 101])
+def test_a_schedule_out_of_bounds_is_named(schedule: object) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        hear({**OPENER, "generation_config": {"chunk_length_schedule": schedule}})
+    assert caught.value.param == "generation_config.chunk_length_schedule"
 
 
 @pytest.mark.parametrize(
@@ -239,6 +339,8 @@ field_names = st.sampled_from(
         "top_k",
         "seed",
         "voice_settings",
+        "generation_config",
+        "clear",
         "xi_api_key",
         "authorization",
         "other",
@@ -247,7 +349,7 @@ field_names = st.sampled_from(
 
 
 @given(st.lists(st.dictionaries(field_names, json_values, max_size=4), max_size=6))
-def test_any_objects_open_at_most_once_and_end_at_most_once(
+def test_any_objects_open_once_and_end_at_most_once(
     messages: list[dict[str, object]],
 ) -> None:
     protocol = StreamInputProtocol()
@@ -257,11 +359,14 @@ def test_any_objects_open_at_most_once_and_end_at_most_once(
         events += heard
         assert refusal is None or refusal.param in message
     told = [event for event in events if not isinstance(event, KeepAlive | Authenticate)]
-    assert [event for event in told if isinstance(event, OpenContext)] == told[:1]
-    assert [i for i, event in enumerate(told) if isinstance(event, CloseSession)] in (
-        [],
-        [len(told) - 1],
-    )
+    opens = [i for i, event in enumerate(told) if isinstance(event, OpenContext)]
+    # Once at the beginning; after that, only where a clear has made room.
+    assert opens[:1] == [0][: len(told)]
+    assert all(isinstance(told[i - 1], ClearContext) for i in opens[1:])
+    ends = [i for i, event in enumerate(told) if isinstance(event, CloseSession)]
+    assert len(ends) <= 1
+    late = told[ends[0] + 1 :] if ends else []
+    assert all(isinstance(event, ClearContext) for event in late)
 
 
 @given(st.text() | st.binary())
@@ -293,98 +398,16 @@ def test_the_last_frame_is_the_vendors() -> None:
     )
 
 
+def test_a_clear_is_answered_with_the_four_keys_and_its_own() -> None:
+    assert json.loads(StreamInputProtocol().send(ContextCleared(""))) == {
+        "audio": None,
+        "isFinal": False,
+        "normalizedAlignment": None,
+        "alignment": None,
+        "cleared": True,
+    }
+
+
 def test_a_failed_context_is_told_as_an_error() -> None:
     frame = StreamInputProtocol().send(ContextFailed("", EngineBusy("Full.")))
     assert json.loads(frame) == {"message": "Full.", "error": "system_busy", "code": 1013}
-
-
-def test_an_empty_query_has_the_defaults() -> None:
-    query = parse_socket_query({})
-    assert query.audio_format.name == "pcm_24000"
-    assert query.settings == SpeechSettings()
-    assert (query.inactivity_timeout_s, query.auto_mode, query.api_key) == (20, False, None)
-
-
-def test_every_query_parameter_is_read() -> None:
-    query = parse_socket_query(
-        {
-            "output_format": "ulaw_8000",
-            "speaker_id": "4294967295",
-            "temperature": "1e-1",
-            "top_k": "2147483648",
-            "seed": "0",
-            "max_audio_len_ms": "600000",
-            "buffer_size": "4",
-            "inactivity_timeout": "180",
-            "auto_mode": "True",
-            "xi-api-key": "hidden",
-            "model_id": "eleven_flash_v2_5",
-            "optimize_streaming_latency": "9",
-        }
-    )
-    assert query.audio_format.name == "ulaw_8000"
-    assert query.settings == SpeechSettings(2**32 - 1, 0.1, 2**31, 0, 600_000, 4)
-    assert (query.inactivity_timeout_s, query.auto_mode, query.api_key) == (180, True, "hidden")
-    assert "hidden" not in repr(query)
-
-
-@pytest.mark.parametrize(
-    ("query", "key"),
-    [
-        ({"xi-api-key": "a"}, "a"),
-        ({"xi_api_key": "a"}, "a"),
-        ({"authorization": "Bearer a"}, "a"),
-        ({"authorization": "bearer  a "}, "a"),
-        ({"authorization": "a"}, "a"),
-        ({"authorization": "Bearer"}, None),
-        ({"xi-api-key": "", "authorization": "b"}, "b"),
-        ({"xi-api-key": ""}, None),
-    ],
-)
-def test_a_query_key_is_found(query: Mapping[str, str], key: str | None) -> None:
-    assert parse_socket_query(query).api_key == key
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("speaker_id", "x"),
-        ("speaker_id", ""),
-        ("speaker_id", "1_0"),
-        ("speaker_id", "٣"),
-        ("speaker_id", "9" * 100_000),
-        ("temperature", "nan"),
-        ("temperature", "inf"),
-        ("temperature", "2.1"),
-        ("temperature", "1" * 100_000),
-        ("temperature", "0x1"),
-        ("top_k", "5.0"),
-        ("seed", "-1"),
-        ("max_audio_len_ms", "79"),
-        ("buffer_size", "0"),
-        ("inactivity_timeout", "0"),
-        ("inactivity_timeout", "181"),
-        ("auto_mode", "yes please"),
-    ],
-    ids=lambda value: value[:20],
-)
-def test_a_wrong_query_parameter_is_named(name: str, value: str) -> None:
-    with pytest.raises(InvalidRequest) as caught:
-        parse_socket_query({name: value})
-    assert (caught.value.param, caught.value.location) == (name, "query")
-
-
-def test_an_unknown_format_is_named() -> None:
-    with pytest.raises(UnknownFormat, match="flac_1"):
-        parse_socket_query({"output_format": "flac_1"})
-
-
-@given(st.from_regex(r"[-+.0-9eE_ ]*", fullmatch=True) | st.text())
-def test_a_query_number_is_within_its_bounds_or_refused(value: str) -> None:
-    try:
-        settings = parse_socket_query({"temperature": value, "seed": value}).settings
-    except InvalidRequest:
-        settings = SpeechSettings(temperature=0.0, seed=0)
-    assert settings.temperature is not None
-    assert 0 <= settings.temperature <= 2
-    assert settings.seed in (0, 1, 2)

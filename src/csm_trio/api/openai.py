@@ -1,0 +1,68 @@
+"""OpenAI's doors: `POST /v1/audio/speech` and its lists."""
+
+from quart import Blueprint, Response, request
+
+from csm_trio.api.doors import House
+from csm_trio.api.requests import LIVE, begin_speech, read_body
+from csm_trio.protocol.openai import (
+    VOICE_NAMES,
+    JsonObject,
+    audio_event,
+    audio_models_body,
+    audio_voices_body,
+    done_event,
+    model_body,
+    parse_openai_request,
+)
+
+KEYLESS = frozenset({"/v1/audio/models", "/v1/audio/voices"})
+"""Lists that are read without a key: Open WebUI sends none, though it has one."""
+
+
+def speaks_openai() -> bool:
+    """Tell whether the current request is one of OpenAI's convention.
+
+    `/v1/models` belongs to both: whoever sends `xi-api-key` means the other.
+    """
+    if request.path.startswith("/v1/audio/"):
+        return True
+    is_model = request.path == "/v1/models" or request.path.startswith("/v1/models/")
+    return is_model and "xi-api-key" not in request.headers
+
+
+def openai_blueprint(house: House) -> Blueprint:
+    """Return the routes under `/v1/audio`, and `/v1/models/{model}`."""
+    blueprint = Blueprint("openai", __name__)
+
+    @blueprint.post("/v1/audio/speech")
+    async def speak() -> Response:
+        """Answer with sound as it is made: bytes, or server-sent events."""
+        asked = parse_openai_request(await read_body(), max_chars=house.speech.max_text_chars)
+        voice = house.voices.get_or_nth(asked.speech.voice_id, VOICE_NAMES)
+        speech, order = await begin_speech(house, voice, asked.speech, LIVE)
+        if not asked.as_events:
+            return speech.response()
+        return speech.response(
+            "text/event-stream",
+            dress=audio_event,
+            last_words=lambda: done_event(
+                input_tokens=len(asked.speech.text), output_tokens=order.spoken_frames
+            ),
+        )
+
+    @blueprint.get("/v1/models/<path:model>")
+    async def model(model: str) -> JsonObject:
+        """Show one model."""
+        return model_body(model)
+
+    @blueprint.get("/v1/audio/models")
+    async def audio_models() -> JsonObject:
+        """List the models."""
+        return audio_models_body()
+
+    @blueprint.get("/v1/audio/voices")
+    async def audio_voices() -> JsonObject:
+        """List the voices."""
+        return audio_voices_body(house.voices.all())
+
+    return blueprint

@@ -1,0 +1,113 @@
+"""One HTTP request for speech, in whichever convention: from its checked values to its sound.
+
+Also the headers of every answer, which say what it cost and let a browser's page read it.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import cast
+
+from quart import Response, g, request
+
+from csm_trio.api.doors import House
+from csm_trio.api.streaming import Speech
+from csm_trio.errors import SpeechError
+from csm_trio.pipeline.context import SpeechOrder
+from csm_trio.protocol.events import AddText, Flush, SpeechSettings
+from csm_trio.protocol.faults import RestFault
+from csm_trio.protocol.speech_request import SpeechRequest
+from csm_trio.telemetry import session_id
+from csm_trio.voices import Voice
+
+LIVE, BATCH = SpeechSettings(), SpeechSettings(batch=True)
+"""What a request's priority is unless it says: nobody listens yet to a body made whole first."""
+
+_SPEECH_HEADERS = (
+    "history-item-id",
+    "character-cost",
+    "current-concurrent-requests",
+    "maximum-concurrent-requests",
+    "workspace-concurrent-requests",
+)
+_CORS = {
+    "access-control-allow-origin": "*",
+    "access-control-allow-methods": "DELETE, GET, OPTIONS, PATCH, POST, PUT",
+    "access-control-max-age": "600",
+    "access-control-expose-headers": ", ".join(
+        ("request-id", "x-request-id", "x-trace-id", "x-region", "retry-after", *_SPEECH_HEADERS)
+    ),
+}
+
+
+async def read_body() -> bytes:
+    """Return the body of the current request."""
+    return cast(bytes, await request.get_data(as_text=False))
+
+
+async def begin_speech(
+    house: House, voice: Voice, asked: SpeechRequest, usual: SpeechSettings
+) -> tuple[Speech, SpeechOrder]:
+    """Admit the call and start speaking; `usual` is what the request may replace.
+
+    Raises EngineBusy where the house is full, or the SpeechError that came instead of audio.
+    """
+    request_id = session_id.get()
+    recent = house.recent
+    history = recent.turns_of(asked.previous_request_ids, voice.voice_id)
+    if asked.previous_text is not None and not history:
+        history = recent.turns_before(asked.previous_text, voice.voice_id)
+    record = recent.recorder(request_id, voice.voice_id, asked.text)
+    order = house.order(
+        "",
+        voice,
+        asked.audio_format,
+        usual.overridden_by(asked.settings),
+        max_audio_len_ms=house.speech.rest_max_audio_len_ms,
+        history=history,
+        on_turn=record if asked.kept else None,
+    )
+    text = [AddText(order.context_id, asked.text)]
+    return await start_speech(house, order, text, chars=len(asked.text)), order
+
+
+async def start_speech(
+    house: House, order: SpeechOrder, deltas: Sequence[AddText | Flush], *, chars: int
+) -> Speech:
+    """Admit the call and start speaking; note what the answer's headers are to say of it.
+
+    Raises EngineBusy where the house is full, or the SpeechError that came instead of audio.
+    """
+    house.metrics.characters.inc(chars)
+    speech = await Speech.begin(house.speaker, order, deltas=deltas, admission=house.admission)
+    inside, limit = str(house.admission.inside), str(house.admission.limit)
+    values = (session_id.get(), str(chars), inside, limit, inside)
+    g.speech_headers = dict(zip(_SPEECH_HEADERS, values, strict=True))
+    return speech
+
+
+def refusal(house: House, error: SpeechError, fault: RestFault) -> Response:
+    """Answer an error as `fault` tells it, and count it."""
+    house.metrics.refusals.labels(type(error).__name__).inc()
+    return Response(
+        json.dumps(fault.body),
+        status=fault.status,
+        headers=fault.headers,
+        content_type="application/json",
+    )
+
+
+def sign(response: Response) -> None:
+    """Put the headers of every answer on one, and those of speech where there was some."""
+    request_id = session_id.get()
+    response.headers["request-id"] = request_id
+    response.headers["x-request-id"] = request_id
+    response.headers["x-trace-id"] = request_id
+    if not request.path.startswith(("/v1/", "/v2/")):
+        return
+    response.headers["x-region"] = "self-hosted"
+    if response.status_code == 200:
+        response.headers.update(g.get("speech_headers", {}))
+    response.headers.update(_CORS)
+    # Named one by one: to a browser `*` does not include `authorization`.
+    asked = request.headers.get("access-control-request-headers")
+    response.headers["access-control-allow-headers"] = asked or "*"

@@ -1,0 +1,145 @@
+"""The sockets' doors: who is let in, the session behind, and how each ends."""
+
+import logging
+from collections.abc import Callable
+from functools import partial
+
+import trio
+from quart import Blueprint, ResponseReturnValue, websocket
+
+from csm_trio.api.doors import House
+from csm_trio.api.elevenlabs import fault_response
+from csm_trio.errors import EngineFailed, SpeechError, Unauthorized
+from csm_trio.pipeline.context import SpeechOrder
+from csm_trio.pipeline.session import Session, SessionTerms, SocketProtocol
+from csm_trio.protocol.dialogue import DialogueProtocol
+from csm_trio.protocol.events import OpenContext
+from csm_trio.protocol.faults import socket_fault
+from csm_trio.protocol.multi_stream_input import MultiStreamInputProtocol
+from csm_trio.protocol.socket_query import SocketQuery, parse_socket_query
+from csm_trio.protocol.stream_input import StreamInputProtocol
+
+logger = logging.getLogger(__name__)
+
+GOODBYE_S = 0.8
+"""Between an error frame and the close, as recorded from the vendor: a client whose reader is
+not up yet when both arrive at once hangs for ever (LiveKit's plugin)."""
+
+_SPEECH = "/v1/text-to-speech/<voice_id>"
+_DIALOGUE = "/v1/text-to-dialogue"
+
+
+def sockets_blueprint(house: House) -> Blueprint:
+    """Return the WebSocket routes."""
+    blueprint = Blueprint("sockets", __name__)
+
+    @blueprint.websocket(f"{_SPEECH}/stream-input")
+    async def stream_input(voice_id: str) -> ResponseReturnValue | None:
+        """Converse: text in while it is being written, speech out while it is being made."""
+        return await _answer(
+            house, voice_id, lambda query: StreamInputProtocol(auto_mode=query.auto_mode)
+        )
+
+    @blueprint.websocket(f"{_SPEECH}/multi-stream-input")
+    async def multi_stream_input(voice_id: str) -> ResponseReturnValue | None:
+        """Converse in several contexts, so that one may end while the next begins."""
+        return await _answer(
+            house, voice_id, lambda query: MultiStreamInputProtocol(auto_mode=query.auto_mode)
+        )
+
+    @blueprint.websocket(f"{_DIALOGUE}/stream-input")
+    async def dialogue() -> ResponseReturnValue | None:
+        """Speak in several voices by turns, each hearing the others."""
+        return await _answer(house, None, partial(_dialogue_protocol, house, named=False))
+
+    @blueprint.websocket(f"{_DIALOGUE}/multi-stream-input")
+    async def multi_dialogue() -> ResponseReturnValue | None:
+        """Do so in several contexts."""
+        return await _answer(house, None, partial(_dialogue_protocol, house, named=True))
+
+    return blueprint
+
+
+def _dialogue_protocol(house: House, query: SocketQuery, *, named: bool) -> SocketProtocol:
+    def speaker_of(voice_id: str) -> int:
+        return house.voices.get(voice_id).speaker_id
+
+    return DialogueProtocol(speaker_of, named_contexts=named)
+
+
+async def _answer(
+    house: House, voice_id: str | None, make_protocol: Callable[[SocketQuery], SocketProtocol]
+) -> ResponseReturnValue | None:
+    """Let a client in, or refuse before the upgrade: an HTTP answer with a true status.
+
+    Without a `voice_id` it is a dialogue, whose messages name the voices.
+    """
+    try:
+        query = parse_socket_query(websocket.args, dialogue=voice_id is None)
+        place = house.admission.admit()
+    except SpeechError as error:
+        return fault_response(house, error)
+    with place:
+        await websocket.accept()
+        await _converse(house, voice_id, query, make_protocol(query))
+    return None
+
+
+async def _converse(
+    house: House, voice_id: str | None, query: SocketQuery, protocol: SocketProtocol
+) -> None:
+    """Run a session; if it ends in an error, say which, wait, and close with its code."""
+    try:
+        await _run_session(house, voice_id, query, protocol)
+    except SpeechError as error:
+        house.metrics.refusals.labels(type(error).__name__).inc()
+        await _say_goodbye(error)
+    except Exception:
+        # A door's broad except: what leaves a socket handler would close 1000, as if all
+        # had gone well.
+        logger.exception("session failed")
+        await _say_goodbye(EngineFailed())
+
+
+async def _run_session(
+    house: House, voice_id: str | None, query: SocketQuery, protocol: SocketProtocol
+) -> None:
+    admitted = house.admits(websocket.headers, websocket.args)
+    needs_key = house.server.api_key is not None and admitted is None
+    if admitted is False:
+        raise Unauthorized
+    if voice_id is not None:
+        house.voices.get(voice_id)
+
+    def open_order(opened: OpenContext) -> SpeechOrder:
+        order = house.order(
+            opened.context_id,
+            house.voices.get(opened.settings.voice_id or voice_id or ""),
+            query.audio_format,
+            query.settings.overridden_by(opened.settings),
+            max_audio_len_ms=house.speech.ws_max_audio_len_ms,
+        )
+        order.chunk_lengths = opened.chunk_lengths
+        order.hears_others = voice_id is None
+        return order
+
+    def authorize(key: str) -> bool:
+        return house.accepts(key) or house.tokens.redeem(key)
+
+    terms = SessionTerms(open_order, query.inactivity_timeout_s, authorize if needs_key else None)
+    session = Session(protocol, house.speaker, terms, house.metrics)
+    await session.run(_next_message, websocket.send)
+
+
+async def _next_message() -> str | bytes:
+    # quart-trio makes None of an empty message.
+    return await websocket.receive() or ""
+
+
+async def _say_goodbye(error: SpeechError) -> None:
+    fault = socket_fault(error)
+    await websocket.send(fault.frame())
+    with trio.move_on_after(GOODBYE_S):
+        while True:  # Reading on: a hang-up must be heard now, too.
+            await websocket.receive()
+    await websocket.close(fault.code, fault.reason)

@@ -1,0 +1,27 @@
+"""What was said in a context, in order, as the next sentence's prompt is to hear it."""
+
+from collections.abc import Sequence
+
+from csm_trio.model.prompt import Turn
+
+
+class History:
+    """The last turns of each speaker of a context, as many as `turns_each`.
+
+    What was said `before` it stays whole until new turns take its place.
+    """
+
+    def __init__(self, turns_each: int, *, before: Sequence[Turn] = ()) -> None:
+        self._turns_each = max(turns_each, len(before))
+        self._turns = list(before)
+
+    def add(self, turn: Turn) -> None:
+        """Note a turn, and forget its speaker's oldest if there are too many."""
+        self._turns.append(turn)
+        own = [one for one in self._turns if one.speaker_id == turn.speaker_id]
+        if len(own) > self._turns_each:
+            self._turns = [one for one in self._turns if one is not own[0]]
+
+    def heard_by(self, speaker_id: int, *, others: bool) -> tuple[Turn, ...]:
+        """Return the turns of this speaker, and with `others` everybody's, oldest first."""
+        return tuple(turn for turn in self._turns if others or turn.speaker_id == speaker_id)

@@ -1,0 +1,154 @@
+"""ElevenLabs' text-to-dialogue sockets: their messages to events, and events to their frames.
+
+Sans I/O, like `stream_input`. A voice is a speaker id here: who it is, the door says.
+"""
+
+from collections.abc import Callable, Mapping
+
+from csm_trio.errors import InvalidRequest, TooManyContexts
+from csm_trio.protocol.events import (
+    AddText,
+    Authenticate,
+    CloseContext,
+    CloseSession,
+    ContextFailed,
+    Flush,
+    InEvent,
+    KeepAlive,
+    OpenContext,
+    OutEvent,
+    SpeechSettings,
+)
+from csm_trio.protocol.faults import socket_fault
+from csm_trio.protocol.fields import JsonFields, read_api_key, read_settings
+from csm_trio.protocol.frames import Frame, dialogue_frame, frame_text
+from csm_trio.protocol.multi_stream_input import MAX_CONTEXTS, read_context_id
+from csm_trio.protocol.socket_message import read_message
+from csm_trio.protocol.stream_input import SINGLE_CONTEXT
+
+MAX_VOICES = 10
+"""The vendor's limit of voices in one dialogue."""
+
+_MAX_INPUTS = 1_000
+
+# What one context's voices are called, and which speaker each is.
+_Cast = Mapping[str, int]
+
+
+class DialogueProtocol:
+    """`text-to-dialogue`: each input is said by its voice, in one stream of speech.
+
+    With `named_contexts` it is `multi-stream-input`, whose every message names its context, else
+    `stream-input`. A context's first message registers its voices. Closing a context says what
+    it still holds, as the vendor does; closing it again stops it. `speaker_of` raises
+    `UnknownVoice`.
+    """
+
+    def __init__(self, speaker_of: Callable[[str], int], *, named_contexts: bool) -> None:
+        self.contexts_fail_alone = named_contexts
+        self._speaker_of = speaker_of
+        self._named_contexts = named_contexts
+        self._casts: dict[str, _Cast] = {}
+        self._ended = False
+
+    def receive(self, message: str | bytes) -> list[InEvent]:
+        """Return what `message` means, in order; nothing after `close_socket`.
+
+        Raises `InvalidMessage` if it is no JSON object, `TooManyContexts`, `UnknownVoice`, or
+        `InvalidRequest` naming a field that is wrong.
+        """
+        if self._ended:
+            return []
+        fields = read_message(message)
+        context_id = read_context_id(fields) if self._named_contexts else SINGLE_CONTEXT
+        if fields.flag("close_socket"):
+            self._ended = True
+            return [CloseSession()]
+        if context_id is None:
+            raise InvalidRequest("context_id must be given in every message.", param="context_id")
+        closes = self._named_contexts and fields.flag("close_context")
+        inputs = _objects(fields, "inputs")
+        events = self._registration(context_id, fields, needed=bool(inputs))
+        events += self._inputs(context_id, inputs)
+        known = context_id in self._casts
+        if known and (fields.flag("flush") or False):
+            events.append(Flush(context_id))
+        if closes:
+            self._casts.pop(context_id, None)
+            events.append(CloseContext(context_id, discard=not known))
+        fields.flag("keep_alive")
+        return events or [KeepAlive()]
+
+    def _registration(self, context_id: str, fields: JsonFields, *, needed: bool) -> list[InEvent]:
+        voices = fields.values.get("voices")
+        said = read_settings(fields)
+        if context_id in self._casts:
+            if voices is not None:
+                raise InvalidRequest("voices can only be set in the first message.", param="voices")
+            return []
+        key = read_api_key(fields) or fields.text("single_use_token")
+        events: list[InEvent] = [Authenticate(key)] if key else []
+        if voices is None and not needed:
+            return events
+        names = _voice_names(voices)
+        if len(self._casts) == MAX_CONTEXTS:
+            raise TooManyContexts(MAX_CONTEXTS)
+        cast = self._casts[context_id] = {name: self._speaker_of(name) for name in names}
+        first_voice = SpeechSettings(speaker_id=cast[names[0]], voice_id=names[0])
+        return [*events, OpenContext(context_id, said.overridden_by(first_voice))]
+
+    def _inputs(self, context_id: str, inputs: list[JsonFields]) -> list[InEvent]:
+        events: list[InEvent] = []
+        for one in inputs:
+            cast = self._casts[context_id]
+            voice_id = one.text("voice_id")
+            if voice_id is None and len(cast) == 1:
+                (voice_id,) = cast
+            if voice_id is None or voice_id not in cast:
+                raise InvalidRequest(
+                    "voice_id must be one of the voices set in the first message.",
+                    param="voice_id",
+                )
+            if one.flag("new_turn"):
+                events.append(Flush(context_id))
+            text = one.text("text")
+            if text:
+                whose = SpeechSettings(speaker_id=cast[voice_id], voice_id=voice_id)
+                events.append(AddText(context_id, text, whose))
+        return events
+
+    def send(self, event: OutEvent) -> str:
+        """Return the message that tells the client of `event`."""
+        if isinstance(event, ContextFailed):
+            frame: Frame = socket_fault(event.error).body()
+        else:
+            frame = dialogue_frame(event)
+        if self._named_contexts:
+            frame["context_id"] = event.context_id
+        return frame_text(frame)
+
+
+def _objects(fields: JsonFields, name: str) -> list[JsonFields]:
+    value = fields.values.get(name)
+    items = [] if value is None else value
+    if (
+        not isinstance(items, list)
+        or len(items) > _MAX_INPUTS
+        or not all(isinstance(item, dict) for item in items)
+    ):
+        raise InvalidRequest(f"{name} must be a list of at most {_MAX_INPUTS} objects.", param=name)
+    return [JsonFields(item) for item in items]
+
+
+def _voice_names(voices: object) -> list[str]:
+    if voices is None:
+        raise InvalidRequest("voices must be set in the first message.", param="voices")
+    if (
+        not isinstance(voices, list)
+        or not 0 < len(voices) <= MAX_VOICES
+        or not all(isinstance(name, str) and name for name in voices)
+    ):
+        raise InvalidRequest(
+            f"voices must be a list of 1 to {MAX_VOICES} voice ids.", param="voices"
+        )
+    return voices

@@ -1,0 +1,114 @@
+"""What the messages of all text-to-speech sockets have in common, each field checked.
+
+It must not know what a message does: that depends on the socket and on what was said before.
+"""
+
+from dataclasses import dataclass
+
+from csm_trio.errors import InvalidMessage, InvalidRequest
+from csm_trio.protocol.events import SpeechSettings
+from csm_trio.protocol.fields import (
+    JsonFields,
+    parse_object,
+    read_api_key,
+    read_settings,
+    read_voice_settings,
+)
+from csm_trio.protocol.voice_settings import VoiceSettings
+
+CHUNK_LENGTHS = (120, 160, 250, 290)
+"""The vendor's `chunk_length_schedule` where a client sends none (asyncapi.yml)."""
+
+_CHUNK_LENGTH_RANGE = (50, 500)
+_MAX_SCHEDULE_ITEMS = 100
+
+# The first is documented for the first message, the second for later ones.
+_GENERATION_FIELDS = ("generation_config", "generator_config")
+_FIELDS = frozenset(
+    {"text", "flush", "try_trigger_generation", "voice_settings", *_GENERATION_FIELDS}
+    | {"xi-api-key", "xi_api_key", "authorization"}
+)
+_SCHEDULE = "chunk_length_schedule"
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechMessage:
+    """One client message. `known` is false where nothing in it is a text socket's."""
+
+    fields: JsonFields
+    text: str | None
+    flush: bool
+    try_trigger: bool
+    settings: SpeechSettings
+    voice_settings: VoiceSettings
+    chunk_lengths: tuple[int, ...] | None
+    api_key: str | None
+    known: bool
+
+    @property
+    def speaks(self) -> bool:
+        """Whether it holds text other than whitespace."""
+        return bool(self.text and not self.text.isspace())
+
+
+def read_message(message: str | bytes) -> JsonFields:
+    """Return the members of a message; raise `InvalidMessage` if it is no JSON object."""
+    if isinstance(message, bytes):
+        raise InvalidMessage
+    try:
+        return JsonFields(parse_object(message))
+    except ValueError:
+        raise InvalidMessage from None
+
+
+def read_speech_message(message: str | bytes) -> SpeechMessage:
+    """Return a text-to-speech socket's message.
+
+    Raises `InvalidMessage` if it is no JSON object, `InvalidRequest` naming a field that is
+    wrong.
+    """
+    fields = read_message(message)
+    settings = read_settings(fields)
+    given = {name for name, value in fields.values.items() if value is not None}
+    return SpeechMessage(
+        fields=fields,
+        text=fields.text("text"),
+        flush=fields.flag("flush") or False,
+        try_trigger=fields.flag("try_trigger_generation") or False,
+        settings=settings,
+        voice_settings=read_voice_settings(fields.members("voice_settings")),
+        chunk_lengths=_chunk_lengths(fields),
+        api_key=read_api_key(fields),
+        known=bool(given & _FIELDS) or settings != SpeechSettings(),
+    )
+
+
+def check_unchanged(first: VoiceSettings, later: VoiceSettings) -> None:
+    """Raise `InvalidRequest`, in the vendor's words, if a context's voice settings change."""
+    if later not in (VoiceSettings(), first):
+        raise InvalidRequest(
+            "voice_settings field must be provided in the first message and then either be not "
+            "provided or not change.",
+            param="voice_settings",
+        )
+
+
+def _chunk_lengths(fields: JsonFields) -> tuple[int, ...] | None:
+    """Return the first schedule there is; null and an empty one count as none."""
+    for config in [fields.members(name) for name in _GENERATION_FIELDS]:
+        schedule = config.values.get(_SCHEDULE)
+        if schedule:
+            return _read_schedule(schedule, config.path(_SCHEDULE))
+    return None
+
+
+def _read_schedule(schedule: object, path: str) -> tuple[int, ...]:
+    low, high = _CHUNK_LENGTH_RANGE
+    lengths = schedule if isinstance(schedule, list) else []
+    # The vendor's schema has numbers, not whole ones.
+    if 0 < len(lengths) <= _MAX_SCHEDULE_ITEMS and all(
+        isinstance(item, int | float) and not isinstance(item, bool) and low <= item <= high
+        for item in lengths
+    ):
+        return tuple(map(int, lengths))
+    raise InvalidRequest(f"{path} must be a list of numbers from {low} to {high}.", param=path)

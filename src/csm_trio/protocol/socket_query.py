@@ -1,0 +1,51 @@
+"""A socket's address in, what it asks for out; it knows no message and no event."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from csm_trio.audio.formats import AudioFormat
+from csm_trio.errors import UnsupportedModel
+from csm_trio.protocol.events import SpeechSettings
+from csm_trio.protocol.fields import QueryFields, read_settings
+
+DEFAULT_SOCKET_FORMAT = "pcm_24000"
+DEFAULT_INACTIVITY_TIMEOUT_S = 20
+MAX_INACTIVITY_TIMEOUT_S = 180
+
+_DIALOGUE_MODELS = ("eleven_v3", "eleven_v4")
+
+
+@dataclass(frozen=True, slots=True)
+class SocketQuery:
+    """What a socket's address asks for; `settings` hold until a message changes them."""
+
+    audio_format: AudioFormat
+    settings: SpeechSettings = field(default_factory=SpeechSettings)
+    inactivity_timeout_s: int = DEFAULT_INACTIVITY_TIMEOUT_S
+    auto_mode: bool = False
+
+
+def parse_socket_query(query: Mapping[str, str], *, dialogue: bool = False) -> SocketQuery:
+    """Parse a socket's query string; unknown parameters are ignored, as the vendor does.
+
+    A `dialogue` socket knows no `auto_mode`, and its `inactivity_timeout` is fixed. Raises
+    `UnknownFormat`, `UnsupportedModel` for a dialogue model on any other socket, or
+    `InvalidRequest` naming the parameter that is wrong.
+    """
+    fields = QueryFields(query)
+    if not dialogue:
+        _refuse_dialogue_model(query.get("model_id", ""))
+    # What a dialogue socket does not know is ignored on it, like any unknown parameter.
+    own = QueryFields({}) if dialogue else fields
+    timeout_s = own.integer("inactivity_timeout", 1, MAX_INACTIVITY_TIMEOUT_S)
+    return SocketQuery(
+        audio_format=AudioFormat.parse(query.get("output_format", DEFAULT_SOCKET_FORMAT)),
+        settings=read_settings(fields),
+        inactivity_timeout_s=DEFAULT_INACTIVITY_TIMEOUT_S if timeout_s is None else timeout_s,
+        auto_mode=own.flag("auto_mode") or False,
+    )
+
+
+def _refuse_dialogue_model(model_id: str) -> None:
+    if model_id.startswith(_DIALOGUE_MODELS):
+        raise UnsupportedModel(model_id)

@@ -1,0 +1,242 @@
+"""ElevenLabs' doors beside speech: voices, settings, models, the account, tokens."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trio.testing import MockClock
+
+from calling import (
+    HI,
+    KEY,
+    SPEECH,
+    caller,
+    detail_of,
+    hear_all,
+    house,
+    key_shown,
+    locked,
+    tell,
+)
+from csm_trio.api import tokens
+from csm_trio.api.tokens import TOKEN_LIFE_S, SingleUseTokens
+from csm_trio.config import SpeechConfig
+from fakes import SineRunner
+from serving import TEST_SERVER, Server, serving
+
+VENDOR = {"xi-api-key": "any"}
+USUAL = {
+    "stability": 0.5,
+    "similarity_boost": 0.75,
+    "style": 0.0,
+    "use_speaker_boost": True,
+    "speed": 1.0,
+}
+IDS = ["default", "speaker_0", "speaker_1", "speaker_2", "speaker_3"]
+
+
+async def read(server: Server, path: str, **headers: str) -> Any:
+    async with caller(server) as client:
+        answer = await client.get(path, headers={**VENDOR, **headers})
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/json"
+    return answer.json()
+
+
+async def test_the_voices_of_all_three_lists_are_the_same() -> None:
+    async with house() as server:
+        listed = (await read(server, "/v1/voices"))["voices"]
+        assert [voice["voice_id"] for voice in listed] == IDS
+        assert [await read(server, f"/v1/voices/{voice_id}") for voice_id in IDS] == listed
+        first = await read(server, "/v2/voices?page_size=3")
+        assert (first["has_more"], first["total_count"]) == (True, 5)
+        token = first["next_page_token"]
+        second = await read(server, f"/v2/voices?page_size=3&next_page_token={token}")
+        assert (second["has_more"], second["next_page_token"]) == (False, None)
+        assert first["voices"] + second["voices"] == listed
+        named = await read(server, "/v2/voices?voice_ids=default&voice_ids=speaker_3")
+        assert [voice["voice_id"] for voice in named["voices"]] == ["default", "speaker_3"]
+
+
+async def test_a_numbered_voice_can_be_shown_though_it_is_not_listed() -> None:
+    async with house() as server:
+        assert (await read(server, "/v1/voices/17"))["voice_id"] == "17"
+        assert await read(server, "/v1/voices/17/settings") == USUAL
+
+
+async def test_an_alias_shows_the_voice_behind_it(tmp_path: Path) -> None:
+    path = tmp_path / "voices.json"
+    path.write_text(json.dumps({"zoe": {"speaker_id": 5, "aliases": ["21m00Tcm4TlvDq8ikWAM"]}}))
+    async with house(speech=SpeechConfig(voices_file=path)) as server:
+        assert (await read(server, "/v1/voices/21m00Tcm4TlvDq8ikWAM"))["voice_id"] == "zoe"
+
+
+async def test_a_voice_is_set_for_requests_that_say_nothing_themselves() -> None:
+    runner = SineRunner()
+    async with serving(lambda: runner) as server, caller(server) as client:
+        assert await read(server, "/v1/voices/settings/default") == USUAL
+        for change in ({"stability": 1.0}, {"style": 0.5, "stability": None}):
+            answer = await client.post("/v1/voices/default/settings/edit", json=change)
+            assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+        now = {**USUAL, "stability": 1.0, "style": 0.5}
+        assert await read(server, "/v1/voices/default/settings") == now
+        assert (await read(server, "/v1/voices/default"))["settings"] == now
+        assert await read(server, "/v1/voices/speaker_1/settings") == USUAL
+        await client.post(SPEECH, json=HI)
+        await client.post(SPEECH, json={**HI, "voice_settings": {"stability": 0.5}})
+        await client.post("/v1/text-to-speech/speaker_1", json=HI)
+        async with server.dial() as ws:
+            await tell(ws, HI, {"text": ""})
+            await hear_all(ws)
+    assert [one.sampling.temperature_scale for one in runner.opened] == [0.5, 1.0, 1.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("voice", "body", "status", "named"),
+    [
+        ("default", {"stability": 2}, 422, "stability"),
+        ("default", {"use_speaker_boost": "yes"}, 422, "use_speaker_boost"),
+        ("nobody", {}, 404, "nobody"),
+        ("17", {}, 403, "listed"),
+    ],
+)
+async def test_a_voice_that_cannot_be_set_so_says_why(
+    voice: str, body: dict[str, Any], status: int, named: str
+) -> None:
+    async with house() as server, caller(server) as client:
+        answer = await client.post(f"/v1/voices/{voice}/settings/edit", json=body)
+        assert answer.status_code == status
+        assert named in answer.text
+        assert await read(server, "/v1/voices/default/settings") == USUAL
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/voices/add"),
+        ("POST", "/v1/voices/pvc"),
+        ("POST", "/v1/voices/default/edit"),
+        ("DELETE", "/v1/voices/default"),
+    ],
+)
+async def test_voices_cannot_be_made_or_changed_by_a_caller(method: str, path: str) -> None:
+    form = {"name": "Zoe", "labels": "null"}
+    async with house() as server, caller(server) as client:
+        answer = await client.request(
+            method, path, data=form, files={"files": ("a.wav", bytes(200_000))}
+        )
+        assert answer.status_code == 403
+        detail = detail_of(answer)
+        assert detail["status"] == "feature_not_available"
+        assert "--voices-file" in detail["message"]
+        assert [voice["voice_id"] for voice in (await read(server, "/v1/voices"))["voices"]] == IDS
+
+
+@pytest.mark.parametrize("path", ["/v1/voices/nobody", "/v1/voices/nobody/settings"])
+async def test_an_unknown_voice_is_named(path: str) -> None:
+    async with house() as server, caller(server) as client:
+        answer = await client.get(path)
+    assert answer.status_code == 404
+    assert detail_of(answer)["status"] == "voice_not_found"
+
+
+async def test_the_key_header_decides_whose_list_of_models_it_is() -> None:
+    async with house() as server:
+        theirs = await read(server, "/v1/models")
+        assert {model["model_id"] for model in theirs} >= {"eleven_multilingual_v2"}
+        async with caller(server) as client:
+            for headers in ({}, {"authorization": "Bearer any"}):
+                ours = (await client.get("/v1/models", headers=headers)).json()
+                assert ours["object"] == "list"
+                assert {model["object"] for model in ours["data"]} == {"model"}
+
+
+async def test_the_account_is_one_without_limits_or_history() -> None:
+    async with house() as server:
+        user = await read(server, "/v1/user")
+        subscription = await read(server, "/v1/user/subscription")
+        assert user["subscription"].items() <= subscription.items()
+        assert subscription["status"] == "active"
+        assert await read(server, "/v1/history?page_size=100") == {
+            "history": [],
+            "has_more": False,
+            "last_history_item_id": None,
+        }
+
+
+LISTS = ["/v1/voices", "/v2/voices", "/v1/voices/default", "/v1/voices/settings/default",
+         "/v1/voices/default/settings", "/v1/models", "/v1/user", "/v1/user/subscription",
+         "/v1/history"]  # fmt: skip
+
+
+async def test_the_lists_ask_for_the_key() -> None:
+    async with house(locked()) as server, caller(server) as client:
+        for path in LISTS:
+            assert (await client.get(path)).status_code == 401
+            assert (await client.get(path, headers=VENDOR)).status_code == 401
+            for query, headers in key_shown(KEY):
+                assert (await client.get(path + query, headers=headers)).status_code == 200
+
+
+@pytest.mark.usefixtures("brief_goodbyes")
+@pytest.mark.parametrize("parameter", ["single_use_token", "authorization"])
+async def test_a_token_opens_one_socket(parameter: str) -> None:
+    async with house(locked()) as server, caller(server) as client:
+        answer = await client.post(
+            "/v1/single-use-token/tts_websocket", headers={"xi-api-key": KEY}
+        )
+        token = answer.json()["token"]
+        assert (await client.get("/v1/user", headers={"xi-api-key": token})).status_code == 401
+        for code in (1000, 1008):
+            async with server.dial(**{parameter: token}) as ws:
+                await tell(ws, HI, {"text": ""})
+                heard, closed = await hear_all(ws)
+            assert closed == code
+        assert heard[-1]["error"] == "invalid_api_key"
+
+
+async def test_a_socket_may_show_the_key_as_a_parameter_or_anything_where_none_is_asked() -> None:
+    async with house(locked()) as server, server.dial(authorization=f"Bearer {KEY}") as ws:
+        await tell(ws, HI, {"text": ""})
+        assert (await hear_all(ws))[1] == 1000
+    async with house() as server, server.dial(single_use_token="any") as ws:
+        await tell(ws, HI, {"text": ""})
+        assert (await hear_all(ws))[1] == 1000
+
+
+async def test_only_the_key_gets_a_token_and_only_for_these_sockets() -> None:
+    async with house(locked()) as server, caller(server) as client:
+        path = "/v1/single-use-token/tts_websocket"
+        assert (await client.post(path)).status_code == 401
+        answer = await client.post(
+            "/v1/single-use-token/realtime_scribe", headers={"xi-api-key": KEY}
+        )
+        assert answer.status_code == 422
+        assert answer.json()["detail"][0]["loc"] == ["path", "token_type"]
+
+
+async def test_a_token_is_good_once_and_for_a_while(autojump_clock: MockClock) -> None:
+    issued = SingleUseTokens()
+    early, late = issued.issue(), issued.issue()
+    assert early != late
+    assert issued.redeem(early)
+    assert not issued.redeem(early)
+    autojump_clock.jump(TOKEN_LIFE_S)
+    assert not issued.redeem(late)
+    assert not issued.redeem("made up")
+
+
+async def test_tokens_that_nobody_shows_take_no_memory_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tokens, "MAX_TOKENS", 3)
+    issued = SingleUseTokens()
+    handed_out = [issued.issue() for _ in range(5)]
+    assert [issued.redeem(token) for token in handed_out] == [False, False, True, True, True]
+
+
+async def test_a_house_of_one_place_still_lists_while_it_speaks() -> None:
+    async with house(replace(TEST_SERVER, max_sessions=1)) as server, server.dial():
+        assert len((await read(server, "/v1/voices"))["voices"]) == 5

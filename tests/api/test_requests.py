@@ -1,0 +1,181 @@
+"""What holds for every request: its headers, browsers' questions, and what was said before it."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import trio
+
+from calling import HI, KEY, SPEECH, caller, house, locked
+from fakes import SineRunner
+from serving import TEST_SERVER, serving
+
+DOORS = [
+    (f"{SPEECH}", HI),
+    (f"{SPEECH}/stream", HI),
+    (f"{SPEECH}/with-timestamps", HI),
+    (f"{SPEECH}/stream/with-timestamps", HI),
+    ("/v1/audio/speech", {"model": "tts-1", "voice": "alloy", "input": HI["text"]}),
+]
+GUARD_S = 30.0
+
+
+@pytest.mark.parametrize(("path", "body"), DOORS)
+async def test_speech_says_what_it_cost_and_who_else_is_inside(
+    path: str, body: dict[str, Any]
+) -> None:
+    seven_places = replace(TEST_SERVER, max_sessions=7)
+    async with house(seven_places) as server, server.dial(), caller(server) as client:
+        answer = await client.post(path, json=body)
+    assert answer.status_code == 200
+    request_id = answer.headers["request-id"]
+    expected = {
+        "history-item-id": request_id,
+        "x-request-id": request_id,
+        "x-trace-id": request_id,
+        "x-region": "self-hosted",
+        "character-cost": str(len(HI["text"])),
+        "current-concurrent-requests": "2",
+        "maximum-concurrent-requests": "7",
+        "workspace-concurrent-requests": "2",
+    }
+    assert expected.items() <= dict(answer.headers).items()
+    exposed = answer.headers["access-control-expose-headers"].split(", ")
+    assert set(exposed) >= expected.keys() | {"request-id"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/voices", 200),
+        ("GET", "/v1/voices/nobody", 404),
+        ("GET", "/v1/nowhere", 404),
+        ("PUT", SPEECH, 405),
+        ("POST", SPEECH, 422),
+    ],
+)
+async def test_other_answers_can_be_traced_and_read_by_a_page_too(
+    method: str, path: str, status: int
+) -> None:
+    async with house() as server, caller(server) as client:
+        answer = await client.request(method, path, json={} if method == "POST" else None)
+    assert answer.status_code == status
+    assert answer.headers["x-trace-id"]
+    assert answer.headers["access-control-allow-origin"] == "*"
+    assert "character-cost" not in answer.headers
+
+
+@pytest.mark.parametrize("path", [SPEECH, "/v1/voices", "/v2/voices", "/v1/audio/speech"])
+async def test_a_browser_may_ask_first_and_needs_no_key_for_that(path: str) -> None:
+    asked = {
+        "origin": "https://example.org",
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "authorization, content-type, xi-api-key",
+    }
+    async with house(locked()) as server, caller(server) as client:
+        answer = await client.options(path, headers=asked)
+        assert answer.status_code == 200
+        assert answer.headers["access-control-allow-origin"] == "*"
+        assert "POST" in answer.headers["access-control-allow-methods"]
+        allowed = answer.headers["access-control-allow-headers"]
+        assert allowed == asked["access-control-request-headers"]
+        refused = await client.post(path, json=HI, headers={"origin": "https://example.org"})
+        assert refused.status_code in (401, 405)
+        assert refused.headers["access-control-allow-origin"] == "*"
+
+
+async def test_figures_are_for_no_page_to_read() -> None:
+    async with house(locked()) as server, caller(server) as client:
+        answer = await client.get("/metrics", headers={"origin": "https://example.org"})
+    assert "access-control-allow-origin" not in answer.headers
+
+
+async def heard_before(
+    *bodies: dict[str, Any], query: str = "", voices: tuple[str, ...] = ()
+) -> list[list[str]]:
+    """Make requests in a row; return the texts of the turns that each first sentence heard.
+
+    A number among `previous_request_ids` stands for the id of that request.
+    """
+    runner = SineRunner()
+    ids: list[str] = []
+    heard: list[list[str]] = []
+    with trio.fail_after(GUARD_S):
+        async with serving(lambda: runner) as server, caller(server) as client:
+            for number, body in enumerate(bodies):
+                named = [
+                    ids[one] if isinstance(one, int) else one
+                    for one in body.get("previous_request_ids", [])
+                ]
+                voice = voices[number] if voices else "default"
+                first = len(runner.opened)
+                answer = await client.post(
+                    f"/v1/text-to-speech/{voice}{query}",
+                    json={**body, "previous_request_ids": named},
+                )
+                assert answer.status_code == 200
+                ids.append(answer.headers["request-id"])
+                heard.append([turn.text for turn in runner.opened[first].turns])
+    return heard
+
+
+ONE, TWO = {"text": "First of all. It is Monday."}, {"text": "Then it rains."}
+
+
+async def test_a_request_hears_the_ends_of_those_that_it_names() -> None:
+    heard = await heard_before(
+        ONE, TWO, {"text": "So stay.", "previous_request_ids": [1, "nobody", 0]}, {"text": "Bye."}
+    )
+    assert heard == [[], [], ["It is Monday.", "Then it rains."], []]
+
+
+async def test_a_request_hears_the_one_that_its_previous_text_ends_with() -> None:
+    heard = await heard_before(
+        ONE,
+        {**TWO, "previous_text": " It  is Monday. "},
+        {"text": "So stay.", "previous_text": f"{ONE['text']} {TWO['text']}"},
+        {"text": "Bye.", "previous_text": "Nobody said this."},
+    )
+    assert heard == [[], ["It is Monday."], ["Then it rains."], []]
+
+
+async def test_ids_that_are_known_go_before_a_previous_text() -> None:
+    heard = await heard_before(
+        ONE,
+        TWO,
+        {"text": "A.", "previous_request_ids": [0], "previous_text": TWO["text"]},
+        {"text": "B.", "previous_request_ids": ["nobody"], "previous_text": TWO["text"]},
+    )
+    assert heard[2:] == [["It is Monday."], ["Then it rains."]]
+
+
+async def test_another_voice_is_not_heard() -> None:
+    heard = await heard_before(
+        ONE,
+        {**TWO, "previous_request_ids": [0]},
+        {**TWO, "previous_text": ONE["text"]},
+        voices=("speaker_1", "speaker_2", "speaker_2"),
+    )
+    assert heard == [[], [], []]
+
+
+async def test_what_came_without_logging_is_not_remembered() -> None:
+    heard = await heard_before(
+        ONE, {**TWO, "previous_request_ids": [0]}, query="?enable_logging=false"
+    )
+    assert heard == [[], []]
+
+
+async def test_the_next_text_is_not_spoken() -> None:
+    runner = SineRunner()
+    async with serving(lambda: runner) as server, caller(server) as client:
+        answer = await client.post(SPEECH, json={**ONE, "next_text": "And then?"})
+        assert answer.status_code == 200
+    assert " ".join(one.text for one in runner.opened) == ONE["text"]
+
+
+async def test_a_key_by_bearer_opens_both_conventions() -> None:
+    async with house(locked()) as server, caller(server) as client:
+        for path, body in DOORS:
+            answer = await client.post(path, json=body, headers={"authorization": f"Bearer {KEY}"})
+            assert answer.status_code == 200

@@ -1,0 +1,37 @@
+"""What a sentence hears of those before it."""
+
+import numpy as np
+
+from csm_trio.model.prompt import Turn
+from csm_trio.pipeline.history import History
+
+
+def turn(speaker_id: int, text: str) -> Turn:
+    return Turn(speaker_id, text, np.zeros((1, 4), dtype=np.int16))
+
+
+def heard(history: History, speaker_id: int, *, others: bool) -> list[str]:
+    return [one.text for one in history.heard_by(speaker_id, others=others)]
+
+
+def test_each_speaker_keeps_its_own_last_turns_in_order() -> None:
+    history = History(2)
+    for speaker_id, text in [(0, "a"), (1, "b"), (0, "c"), (0, "d"), (1, "e"), (2, "f")]:
+        history.add(turn(speaker_id, text))
+    assert heard(history, 0, others=False) == ["c", "d"]
+    assert heard(history, 1, others=False) == ["b", "e"]
+    assert heard(history, 0, others=True) == ["b", "c", "d", "e", "f"]
+    assert heard(history, 9, others=False) == []
+
+
+def test_what_was_said_before_gives_way_to_what_is_said_now() -> None:
+    history = History(1, before=[turn(0, "a"), turn(0, "b")])
+    assert heard(history, 0, others=False) == ["a", "b"]
+    history.add(turn(0, "c"))
+    assert heard(history, 0, others=False) == ["b", "c"]
+
+
+def test_without_memory_nothing_is_heard() -> None:
+    history = History(0)
+    history.add(turn(0, "a"))
+    assert heard(history, 0, others=True) == []

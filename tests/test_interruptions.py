@@ -1,0 +1,218 @@
+"""Barge-ins on real sockets, message for message as the clients in the field send them."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+from trio_websocket import WebSocketConnection
+
+from calling import GUARD_S, hear_all, joined_audio, sine_speech, tell, until
+from csm_trio.config import Config
+from fakes import SineRunner, StepGate
+from serving import TEST_SERVER, Server, serving
+
+MULTI = "text-to-speech/{voice}/multi-stream-input"
+ENDLESS = "This sentence goes on and on so that it takes a while to be said aloud. " * 30
+LAST = "Now you may speak."
+INTERRUPTIONS = 8
+
+Message = dict[str, Any]
+
+
+def pipecat_turn(context_id: str, text: str) -> list[Message]:
+    """A turn whose text has not ended: no flush, sentences as they are."""
+    settings = {"stability": 0.5, "similarity_boost": 0.75}
+    return [
+        {"text": " ", "context_id": context_id, "voice_settings": settings},
+        {"text": text, "context_id": context_id},
+    ]
+
+
+def livekit_turn(context_id: str, text: str) -> list[Message]:
+    """A turn whose text has not ended: every sentence is flushed."""
+    opener = {"text": " ", "voice_settings": {}, "context_id": context_id}
+    return [opener, {"text": f"{text} ", "context_id": context_id, "flush": True}]
+
+
+def end_of_turn(context_id: str, client: str) -> list[Message]:
+    empty = {} if client == "Pipecat" else {"text": ""}
+    return [{**empty, "context_id": context_id, "flush": True}, close(context_id)]
+
+
+def close(context_id: str) -> Message:
+    return {"context_id": context_id, "close_context": True}
+
+
+TURNS = {"Pipecat": pipecat_turn, "LiveKit": livekit_turn}
+
+
+@asynccontextmanager
+async def two_slots() -> AsyncIterator[tuple[Server, SineRunner]]:
+    runner = SineRunner(slots=2)
+    with trio.fail_after(GUARD_S):
+        async with serving(lambda: runner, Config(server=TEST_SERVER)) as server:
+            yield server, runner
+
+
+class Ear:
+    """Everything heard on one socket, in order."""
+
+    def __init__(self, ws: WebSocketConnection) -> None:
+        self.heard: list[Message] = []
+        self._ws = ws
+
+    async def next(self, context_id: str, *, final: bool) -> Message:
+        """Hear on until the next audio, or the end, of a context."""
+        while True:
+            frame = json.loads(await self._ws.get_message())
+            self.heard.append(frame)
+            assert "error" not in frame
+            if frame["contextId"] == context_id and frame["isFinal"] is final:
+                return dict(frame)
+
+    def of(self, context_id: str) -> list[Message]:
+        return [frame for frame in self.heard if frame["contextId"] == context_id]
+
+
+@pytest.mark.parametrize("waits", [True, False])
+@pytest.mark.parametrize("client", TURNS)
+async def test_eight_interruptions_in_a_row_and_the_next_turn(client: str, waits: bool) -> None:
+    turn = TURNS[client]
+    async with two_slots() as (server, runner), server.dial(door=MULTI, auto_mode="true") as ws:
+        idle = server.tasks()
+        ear = Ear(ws)
+        for number in range(INTERRUPTIONS):
+            await tell(ws, *turn(f"turn {number}", ENDLESS))
+            await ear.next(f"turn {number}", final=False)
+            await tell(ws, close(f"turn {number}"))
+            if waits:
+                await ear.next(f"turn {number}", final=True)
+                assert server.house.engine.borrowed_slots == 0
+        await tell(ws, *turn("last", LAST), *end_of_turn("last", client))
+        await ear.next("last", final=True)
+        for number in range(INTERRUPTIONS):
+            finals = [frame["isFinal"] for frame in ear.of(f"turn {number}")]
+            assert finals == [False] * (len(finals) - 1) + [True]
+        assert joined_audio(ear.of("last")) == sine_speech(runner.opened[-1:], "pcm_24000")
+        assert runner.opened[-1].text == LAST
+        await until(lambda: server.tasks() == idle)
+        assert server.metric("csm_cancels_total", reason="closed") == INTERRUPTIONS
+        await tell(ws, {"close_socket": True})
+        assert await hear_all(ws) == ([], 1000)
+
+
+async def test_a_turn_already_ended_is_interrupted_by_a_second_close() -> None:
+    """Pipecat's barge-in while the last of a turn plays out."""
+    async with two_slots() as (server, _), server.dial(door=MULTI) as ws:
+        ear = Ear(ws)
+        for number in range(INTERRUPTIONS):
+            name = f"turn {number}"
+            await tell(ws, *pipecat_turn(name, ENDLESS), *end_of_turn(name, "Pipecat"))
+            await ear.next(name, final=False)
+            await tell(ws, close(name))
+            await ear.next(name, final=True)
+            assert server.house.engine.borrowed_slots == 0
+
+
+async def test_turns_that_nobody_stops_are_said_out_and_leave_room_for_five_more() -> None:
+    """LiveKit says nothing on the wire where the text had ended: it drops the audio itself."""
+    async with two_slots() as (server, runner), server.dial(door=MULTI) as ws:
+        ear = Ear(ws)
+        names = [f"turn {number}" for number in range(INTERRUPTIONS)]
+        for name in names:
+            await tell(ws, *livekit_turn(name, f"I am {name}."), *end_of_turn(name, "LiveKit"))
+        for name in ("a", "b", "c", "d", "e"):
+            await tell(ws, {"text": " ", "context_id": name})
+        await tell(ws, {"close_socket": True})
+        heard, code = await hear_all(ws)
+        ear.heard = heard
+        assert code == 1000
+        for name in names:
+            (said,) = [one for one in runner.opened if one.text == f"I am {name}."]
+            assert joined_audio(ear.of(name)) == sine_speech([said], "pcm_24000")
+        assert sorted(one["contextId"] for one in heard if one["isFinal"]) == sorted(
+            [*names, "a", "b", "c", "d", "e"]
+        )
+
+
+async def test_an_interrupted_slot_is_back_within_two_steps() -> None:
+    gate = StepGate()
+    runner = SineRunner(slots=1, step_gate=gate)
+    config = Config(server=replace(TEST_SERVER, max_sessions=2))
+    with trio.fail_after(GUARD_S):
+        async with serving(lambda: runner, config) as server:
+            try:
+                async with server.dial(door=MULTI) as ws:
+                    ear = Ear(ws)
+                    await tell(ws, *pipecat_turn("a", ENDLESS))
+                    await gate.held()
+                    gate.let_go()
+                    await ear.next("a", final=False)
+                    await gate.held()
+                    steps = len(runner.steps)
+                    await tell(ws, close("a"), *pipecat_turn("b", f"{LAST} "))
+                    await wait_all_tasks_blocked(0.02)  # both wait for the held step
+                    gate.let_go(2)
+                    await ear.next("a", final=True)
+                    await until(lambda: len(runner.opened) == 2)
+                    assert len(runner.steps) <= steps + 2
+                    gate.open()
+                    await ear.next("b", final=False)
+            finally:
+                gate.open()
+
+
+async def test_clear_on_the_plain_socket_silences_at_once_and_keeps_the_socket() -> None:
+    async with two_slots() as (server, runner), server.dial() as ws:
+        heard: list[Message] = []
+        for _ in range(INTERRUPTIONS):
+            await tell(ws, {"text": ENDLESS})
+            while not (frame := json.loads(await ws.get_message())).get("audio"):
+                heard.append(frame)
+            await tell(ws, {"clear": True})
+            while not (frame := json.loads(await ws.get_message())).get("cleared"):
+                heard.append(frame)
+            assert frame == {
+                "audio": None,
+                "isFinal": False,
+                "normalizedAlignment": None,
+                "alignment": None,
+                "cleared": True,
+            }
+            assert server.house.engine.borrowed_slots == 0
+        await tell(ws, {"text": LAST}, {"text": ""})
+        rest, code = await hear_all(ws)
+        assert code == 1000
+        assert joined_audio(rest) == sine_speech(runner.opened[-1:], "pcm_24000")
+        assert runner.opened[-1].text == LAST
+        assert [frame["isFinal"] for frame in [*heard, *rest]].count(True) == 1
+        assert server.metric("csm_cancels_total", reason="cleared") == INTERRUPTIONS
+
+
+async def test_a_thousand_contexts_opened_and_closed_leave_nothing() -> None:
+    async with two_slots() as (server, _):
+        idle = server.tasks()
+        most = 0
+        async with server.dial(door=MULTI) as ws, trio.open_nursery() as nursery:
+
+            async def flood() -> None:
+                nonlocal most
+                for number in range(1_000):
+                    await tell(ws, {"text": "Hi. ", "context_id": f"{number}"}, close(f"{number}"))
+                    most = max(most, server.tasks())
+                await tell(ws, {"close_socket": True})
+
+            nursery.start_soon(flood)
+            heard, code = await hear_all(ws)
+            nursery.cancel_scope.cancel()
+        assert code in (1000, 1008)
+        if code == 1000:
+            assert sum(one["isFinal"] for one in heard) == 1_000
+        assert most < idle + 500
+        await until(lambda: server.tasks() == idle)
+        assert server.house.engine.borrowed_slots == 0
