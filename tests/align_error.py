@@ -127,7 +127,7 @@ class Delivered:
             if (piece := aligner.take()) is not None:
                 starts.extend(piece.written.shifted(piece.from_ms).starts_ms)
 
-        aligner.begin(speech.text, TracedText(speech.text).finish(), speech.speaker)
+        aligner.begin(TracedText(speech.text).finish(), speech.speaker)
         for frame in speech.frames:
             aligner.feed(frame.pcm, frame.glance if self._glances else None)
             take()

@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from csm_trio.alignment.aligner import Aligner
 from csm_trio.alignment.manners import Manner, Manners
-from csm_trio.alignment.timing import Aligned, Alignment
+from csm_trio.alignment.timing import Aligned, Alignment, joined
 from csm_trio.text.spans import Run, SpokenText, TracedText
 
 FRAME = 1_920
@@ -71,7 +70,6 @@ def hear(
     text: str | SpokenText,
     pcm: Pcm,
     *,
-    written: str | None = None,
     messages: Sequence[int] = (FRAME,),
     manners: Manners | None = None,
     glances: Sequence[float | None] = (),
@@ -79,7 +77,7 @@ def hear(
     """Align one sentence whose audio is fed in pieces of so many samples, over and over."""
     spoken = as_written(text) if isinstance(text, str) else text
     aligner = Aligner(Manners() if manners is None else manners)
-    aligner.begin(spoken.text if written is None else written, spoken, "a voice")
+    aligner.begin(spoken, "a voice")
     heard = Heard()
     at = turn = 0
     while at < len(pcm):
@@ -139,7 +137,7 @@ def test_words_start_at_the_same_time_however_the_audio_is_cut() -> None:
 
 def test_characters_come_with_the_audio_they_begin_in() -> None:
     aligner = Aligner(Manners())
-    aligner.begin("Anyone there?", as_written("Anyone there?"), "a voice")
+    aligner.begin(as_written("Anyone there?"), "a voice")
     come = [0]
     for frame in range(14):
         aligner.feed(voice(FRAME_MS))
@@ -173,9 +171,9 @@ def test_what_was_not_reached_begins_at_the_end() -> None:
 
 
 def test_written_characters_follow_what_is_said_of_them() -> None:
-    spoken = SpokenText("five dollars now", 6, (Run(0, 12, 0, 2), Run(12, 16, 2, 6)))
+    spoken = SpokenText("five dollars now", "$5 now", (Run(0, 12, 0, 2), Run(12, 16, 2, 6)))
     pcm = np.concatenate([silence(80), voice(1_280), silence(80)])
-    heard = hear(spoken, pcm, written="$5 now")
+    heard = hear(spoken, pcm)
     assert heard.written == "$5 now "
     assert heard.spoken == "five dollars now "
     assert heard.starts_ms[3] - heard.starts_ms[0] > 600
@@ -194,7 +192,7 @@ def test_a_glance_moves_the_place() -> None:
 def test_sentences_follow_each_other_on_one_clock() -> None:
     aligner, heard = Aligner(Manners()), Heard()
     for text in ("First.", "Second one."):
-        aligner.begin(text, as_written(text), "a voice")
+        aligner.begin(as_written(text), "a voice")
         for _ in range(10):
             aligner.feed(voice(FRAME_MS))
             heard.note(aligner.take())
@@ -208,7 +206,7 @@ def test_sentences_follow_each_other_on_one_clock() -> None:
 def test_a_tempo_stage_scales_the_times() -> None:
     heard = Heard()
     aligner = Aligner(Manners(), time_scale=1.25)
-    aligner.begin("Slowly now.", as_written("Slowly now."), "a voice")
+    aligner.begin(as_written("Slowly now."), "a voice")
     for _ in range(10):
         aligner.feed(voice(FRAME_MS))
         heard.note(aligner.take())
@@ -239,8 +237,33 @@ def test_only_so_many_voices_are_kept() -> None:
     assert [manners.of(name).pace for name in "abcd"] == [1.5, 1.0, 1.5, 1.5]
 
 
-@pytest.mark.parametrize("call", ["feed", "end"])
-def test_audio_without_a_sentence_is_a_mistake(call: str) -> None:
-    aligner = Aligner(Manners())
-    with pytest.raises(AssertionError):
-        aligner.feed(silence(80)) if call == "feed" else aligner.end()
+def test_a_pause_between_sentences_belongs_to_what_comes_next() -> None:
+    aligner, heard = Aligner(Manners()), Heard()
+    for text in ("One.", "Two."):
+        aligner.begin(as_written(text), "a voice")
+        aligner.feed(voice(480))
+        aligner.end()
+        heard.note(aligner.take())
+        aligner.feed(silence(1_000))
+        assert aligner.take() is None
+    assert heard.written == "One. Two. "
+    assert heard.clock_ms == 1_960
+    assert heard.starts_ms[5] == 480  # tiles leave no gap
+    assert heard.starts_ms[6] > 1_400
+
+
+def test_pieces_joined_are_one_piece() -> None:
+    aligner, pieces = Aligner(Manners()), []
+    aligner.begin(as_written("Well, well."), "a voice")
+    for _ in range(9):
+        aligner.feed(voice(FRAME_MS))
+        pieces.append(aligner.take())
+    aligner.end()
+    pieces.append(aligner.take())
+    whole = joined([piece for piece in pieces if piece is not None])
+    assert whole is not None
+    assert whole.from_ms == 0
+    assert "".join(whole.written.chars) == "".join(whole.spoken.chars) == "Well, well. "
+    assert_tiles(whole.written)
+    assert whole.spoken.end_ms == 720
+    assert joined([]) is None

@@ -5,6 +5,7 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tracing import assert_tiles
 
 from csm_trio.text.spans import Piece, Run, SpokenText, TracedText
 
@@ -12,23 +13,9 @@ WORD = re.compile(r"\w+")
 DIGIT = re.compile(r"\d")
 
 
-def assert_tiles(spoken: SpokenText, written: str) -> None:
-    """Check the laws of the runs: in order, without gaps, covering both texts."""
-    at = (0, 0)
-    for run in spoken.runs:
-        assert (run.spoken_start, run.written_start) == at
-        assert run.spoken_end >= run.spoken_start
-        assert run.written_end >= run.written_start
-        at = (run.spoken_end, run.written_end)
-    assert at == (len(spoken.text), len(written))
-    positions = spoken.spoken_positions()
-    assert len(positions) == len(written) + 1
-    assert positions == sorted(positions)
-
-
 def test_a_text_left_alone_is_one_run() -> None:
     spoken = TracedText("as it is").finish()
-    assert spoken == SpokenText("as it is", 8, (Run(0, 8, 0, 8),))
+    assert spoken == SpokenText("as it is", "as it is", (Run(0, 8, 0, 8),))
     assert spoken.spoken_positions() == [0, 1, 2, 3, 4, 5, 6, 7, 8]
 
 
@@ -84,8 +71,8 @@ def test_none_leaves_a_match_alone() -> None:
 def test_nothing_said_of_something_is_one_empty_run() -> None:
     traced = TracedText("***")
     traced.sub(re.compile(r"\*+"), "")
-    assert traced.finish() == SpokenText("", 3, (Run(0, 0, 0, 3),))
-    assert TracedText("").finish() == SpokenText("", 0, ())
+    assert traced.finish() == SpokenText("", "***", (Run(0, 0, 0, 3),))
+    assert TracedText("").finish() == SpokenText("", "", ())
 
 
 @given(

@@ -43,20 +43,21 @@ class Aligner:
     def _now_ms(self) -> float:
         return self._fed_samples / _SAMPLES_PER_MS * self._time_scale
 
-    def begin(self, written: str, spoken: SpokenText, voice: str) -> None:
-        """Take the next sentence: as it was written, what is said of it, and whose voice it is."""
+    def begin(self, spoken: SpokenText, voice: str) -> None:
+        """Take the next sentence, and whose voice says it."""
         assert self._listener is None, "a sentence begins before the last one ended"
         self._listener = _Listener(spoken.text, voice, self._manners, self._now_ms)
-        self._written.begin(written, spoken.spoken_positions())
+        self._written.begin(spoken.written, spoken.spoken_positions())
         self._spoken.begin(spoken.text, range(len(spoken.text)))
 
     def feed(self, pcm: NDArray[np.int16], glance: float | None = None) -> None:
-        """Hear more of the sentence, at 24 kHz.
+        """Hear more of the stream, at 24 kHz; between two sentences it is a pause.
 
         `glance` is the spoken character that the model looked at while it made `pcm`, if known.
         """
-        assert self._listener is not None, "audio without a sentence"
         self._fed_samples += len(pcm)
+        if self._listener is None:
+            return
         for leg in self._listener.hear(pcm, glance, self._time_scale):
             self._written.reach(*leg)
             self._spoken.reach(*leg)

@@ -51,3 +51,23 @@ def tiled(chars: Sequence[str], starts_ms: Sequence[float], from_ms: int, to_ms:
     ends = [*starts[1:], to_ms - from_ms]
     durations = (end - start for start, end in zip(starts, ends, strict=True))
     return Alignment(tuple(chars), tuple(starts), tuple(durations))
+
+
+def joined(pieces: Sequence[Aligned]) -> Aligned | None:
+    """Return consecutive pieces of one stream as one; None if there are none."""
+    if not pieces:
+        return None
+    from_ms = pieces[0].from_ms
+    return Aligned(
+        _joined([piece.written.shifted(piece.from_ms - from_ms) for piece in pieces]),
+        _joined([piece.spoken.shifted(piece.from_ms - from_ms) for piece in pieces]),
+        from_ms,
+    )
+
+
+def _joined(parts: Sequence[Alignment]) -> Alignment:
+    return Alignment(
+        tuple(char for part in parts for char in part.chars),
+        tuple(ms for part in parts for ms in part.starts_ms),
+        tuple(ms for part in parts for ms in part.durations_ms),
+    )

@@ -26,14 +26,14 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class SpokenText:
-    """What is said of `written_chars` written characters.
+    """What is said of what is written.
 
     The runs tile both texts in order: the first begins at 0 and 0, each begins where the one
     before it ends on both sides, and the last ends where both texts end.
     """
 
     text: str
-    written_chars: int
+    written: str
     runs: tuple[Run, ...]
 
     def spoken_positions(self) -> list[float]:
@@ -57,7 +57,7 @@ class TracedText:
 
     def __init__(self, written: str) -> None:
         self.text = written
-        self._written_chars = len(written)
+        self._written = written
         self._starts = list(range(len(written)))
         self._ends = list(range(1, len(written) + 1))
 
@@ -114,9 +114,9 @@ class TracedText:
             else:
                 runs.append(Run(at, at + 1, start, end))
         written_end = runs[-1].written_end if runs else 0
-        if written_end < self._written_chars:
-            runs.append(Run(len(self.text), len(self.text), written_end, self._written_chars))
-        return SpokenText(self.text, self._written_chars, tuple(runs))
+        if written_end < len(self._written):
+            runs.append(Run(len(self.text), len(self.text), written_end, len(self._written)))
+        return SpokenText(self.text, self._written, tuple(runs))
 
     def _shared(self, at: int) -> bool:
         return at + 1 < len(self._starts) and self._starts[at + 1] < self._ends[at]
