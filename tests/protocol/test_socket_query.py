@@ -14,6 +14,7 @@ def test_an_empty_query_has_the_defaults() -> None:
     assert query.audio_format.name == "pcm_24000"
     assert query.settings == SpeechSettings()
     assert (query.inactivity_timeout_s, query.auto_mode) == (20, False)
+    assert not query.sync_alignment
 
 
 def test_every_query_parameter_is_read() -> None:
@@ -28,6 +29,7 @@ def test_every_query_parameter_is_read() -> None:
             "buffer_size": "4",
             "inactivity_timeout": "180",
             "auto_mode": "True",
+            "sync_alignment": "true",
             "model_id": "eleven_flash_v2_5",
             "optimize_streaming_latency": "9",
         }
@@ -35,6 +37,7 @@ def test_every_query_parameter_is_read() -> None:
     assert query.audio_format.name == "ulaw_8000"
     assert query.settings == SpeechSettings(2**32 - 1, 0.1, 2**31, 0, 600_000, 4)
     assert (query.inactivity_timeout_s, query.auto_mode) == (180, True)
+    assert query.sync_alignment
 
 
 @pytest.mark.parametrize(
@@ -57,6 +60,7 @@ def test_every_query_parameter_is_read() -> None:
         ("inactivity_timeout", "0"),
         ("inactivity_timeout", "181"),
         ("auto_mode", "yes please"),
+        ("sync_alignment", "2"),
     ],
     ids=lambda value: value[:20],
 )

@@ -5,9 +5,9 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tracing import assert_tiles
 
 from csm_trio.text.spans import Piece, Run, SpokenText, TracedText
+from tracing import assert_tiles
 
 WORD = re.compile(r"\w+")
 DIGIT = re.compile(r"\d")

@@ -62,6 +62,11 @@ class Aligner:
             self._written.reach(*leg)
             self._spoken.reach(*leg)
 
+    @property
+    def spoken_out(self) -> bool:
+        """Whether a sentence is under way and its last word seems to be over."""
+        return self._listener is not None and self._listener.spoken_out
+
     def end(self) -> None:
         """Note that the sentence is over: what has not begun begins now."""
         assert self._listener is not None, "a sentence ends that never began"
@@ -106,6 +111,10 @@ class _Listener:
         self._at = (begun_ms, 0.0)
         self._onset_ms: float | None = None
         self._offset_ms: float | None = None
+
+    @property
+    def spoken_out(self) -> bool:
+        return self._offset_ms is not None
 
     def hear(self, pcm: NDArray[np.int16], glance: float | None, time_scale: float) -> list[Leg]:
         """Return the way that the speaker went meanwhile."""

@@ -11,13 +11,15 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import trio
 from numpy.typing import NDArray
 
+from csm_trio.alignment.aligner import Aligner
+from csm_trio.alignment.manners import Manners
 from csm_trio.audio.encoders import SOURCE_HZ, Encoder, make_encoder
 from csm_trio.audio.formats import AudioFormat
 from csm_trio.config import SpeechConfig
@@ -33,6 +35,14 @@ from csm_trio.engine.utterance import (
 from csm_trio.errors import ListenerStalled, SpeechError, TextTooLong, first_leaf
 from csm_trio.model.prompt import Turn
 from csm_trio.pipeline.history import History
+from csm_trio.pipeline.narration import (
+    Narrator,
+    Piece,
+    SentenceBegin,
+    SentenceEnd,
+    chunks_of,
+    frames_of,
+)
 from csm_trio.protocol.events import (
     AddText,
     Audio,
@@ -46,6 +56,7 @@ from csm_trio.telemetry import Metrics, Timeline
 from csm_trio.text.duration import longest_speech_s
 from csm_trio.text.normalize import normalize
 from csm_trio.text.segment import Segmenter
+from csm_trio.text.spans import Run, SpokenText, TracedText
 from csm_trio.voices import Voice
 
 logger = logging.getLogger(__name__)
@@ -62,11 +73,16 @@ CODEC_THREADS = 2
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """What `segment` lets go of: text as it is to be spoken, and the settings it came under."""
+    """What `segment` lets go of: what is to be said, and the settings it came under."""
 
     index: int
-    text: str
+    spoken: SpokenText
     settings: SpeechSettings
+
+    @property
+    def text(self) -> str:
+        """As it is to be spoken."""
+        return self.spoken.text
 
 
 @dataclass(slots=True)
@@ -98,7 +114,8 @@ class SpeechOrder:
     `cancel_reason` says what a cancel of it is to be counted as. `chunk_lengths` are the
     segmenter's. With `hears_others` every speaker hears what the others said before, as in a
     dialogue. `history` was said before it began, and `on_turn` is told each sentence that a
-    later order may have as its own history.
+    later order may have as its own history. `aligned` says whether the client is told which
+    character is spoken when.
     """
 
     context_id: str
@@ -112,6 +129,7 @@ class SpeechOrder:
     hears_others: bool = False
     history: tuple[Turn, ...] = ()
     on_turn: Callable[[Turn], None] | None = None
+    aligned: bool = False
     timeline: Timeline = field(default_factory=Timeline)
     spoken_frames: int = 0
     plays_out_s: float | None = None
@@ -136,6 +154,7 @@ class Speaker:
         self._engine = engine
         self._config = config
         self._metrics = metrics
+        self._manners = Manners()
         self._codec_limiter = trio.CapacityLimiter(CODEC_THREADS)
 
     async def speak(
@@ -153,10 +172,10 @@ class Speaker:
             try:
                 async with trio.open_nursery() as nursery:
                     to_generate, sentences = trio.open_memory_channel[Sentence](SENTENCES_AHEAD)
-                    to_encode, frames = trio.open_memory_channel[Frame](FRAMES_IN_HAND)
+                    to_encode, pieces = trio.open_memory_channel[Piece](FRAMES_IN_HAND)
                     nursery.start_soon(self._segment, order, deltas, to_generate)
                     nursery.start_soon(self._generate, order, sentences, to_encode)
-                    nursery.start_soon(self._encode, order, frames, outbox.clone())
+                    nursery.start_soon(self._encode, order, pieces, outbox.clone())
                 last = ContextDone(order.context_id)
             except* trio.BrokenResourceError:
                 # The break goes up: whoever it started with says why, or nobody listens.
@@ -183,9 +202,11 @@ class Speaker:
 
             async def let_go(found: list[str]) -> None:
                 nonlocal index
-                for text in filter(None, map(normalize, found)):
+                for spoken in map(_spoken, found):
+                    if not spoken.text:
+                        continue
                     order.timeline.mark("segmented")
-                    await sentences.send(Sentence(index, text, settings))
+                    await sentences.send(Sentence(index, spoken, settings))
                     index += 1
 
             async for delta in deltas:
@@ -207,15 +228,11 @@ class Speaker:
         self,
         order: SpeechOrder,
         sentences: trio.MemoryReceiveChannel[Sentence],
-        frames: trio.MemorySendChannel[Frame],
+        pieces: trio.MemorySendChannel[Piece],
     ) -> None:
-        """Have each sentence spoken; hold a slot only while its frames are being made.
-
-        hypercorn shields its socket writes, so no deadline can sit on them: a listener who
-        does not listen is noticed here, at the hand-over.
-        """
+        """Have each sentence spoken; hold a slot only while its frames are being made."""
         history = History(self._config.history_turns, before=order.history)
-        with sentences, frames:
+        with sentences, pieces:
             async for sentence in sentences:
                 utterance = self._utterance(order, sentence, history)
                 codes: list[NDArray[np.int16]] = []
@@ -224,15 +241,15 @@ class Speaker:
                     order.timeline.mark("admitted")
                     async for frame in stream:
                         order.timeline.mark("first_frame")
-                        try:
-                            with trio.fail_after(self._config.stall_timeout_s):
-                                await frames.send(frame)
-                        except trio.TooSlowError:
-                            raise ListenerStalled(self._config.stall_timeout_s) from None
+                        if not codes:
+                            voice = f"{utterance.voice_id} {utterance.speaker_id}"
+                            await self._hand_over(SentenceBegin(sentence.spoken, voice), pieces)
+                        await self._hand_over(frame, pieces)
                         codes.append(frame.codes)
                         now_s = time.monotonic()
                         order.plays_out_s = plays_out_after(order.plays_out_s, now_s, order.frame_s)
                 if codes:
+                    await self._hand_over(SentenceEnd(), pieces)
                     taken_s = trio.current_time() - begun_s
                     audio_s = len(codes) * order.frame_s
                     self._metrics.real_time_factor.observe(taken_s / audio_s)
@@ -243,6 +260,18 @@ class Speaker:
                         order.on_turn(turn)
                 elif stream.end is not EndReason.SPOKEN:
                     logger.warning("utterance cut (%s): %d frames", stream.end, len(codes))
+
+    async def _hand_over(self, piece: Piece, pieces: trio.MemorySendChannel[Piece]) -> None:
+        """Pass a piece on to be encoded, or raise ListenerStalled.
+
+        hypercorn shields its socket writes, so no deadline can sit on them: a listener who
+        does not listen is noticed here.
+        """
+        try:
+            with trio.fail_after(self._config.stall_timeout_s):
+                await pieces.send(piece)
+        except trio.TooSlowError:
+            raise ListenerStalled(self._config.stall_timeout_s) from None
 
     def _utterance(self, order: SpeechOrder, sentence: Sentence, history: History) -> Utterance:
         settings = sentence.settings
@@ -275,7 +304,7 @@ class Speaker:
     async def _encode(
         self,
         order: SpeechOrder,
-        frames: trio.MemoryReceiveChannel[Frame],
+        pieces: trio.MemoryReceiveChannel[Piece],
         outbox: trio.MemorySendChannel[OutEvent],
     ) -> None:
         """Turn frames into chunks in the context's format, until the frames end.
@@ -284,42 +313,53 @@ class Speaker:
         frame while the listener keeps up with the engine, a few once it is ahead.
         """
         encoder = make_encoder(order.audio_format, speed=order.speed)
+        narrator = self._narrator(order)
         waiting_for = order.settings.buffer_size or self._config.buffer_size
-        held: list[NDArray[np.int16]] = []
-        with frames, outbox:
-            async for frame in frames:
-                held.append(frame.pcm)
-                while len(held) < MAX_CHUNK_FRAMES and (more := _frame_at_hand(frames)):
-                    held.append(more.pcm)
-                if len(held) < waiting_for:
+        held: list[Piece] = []
+        with pieces, outbox:
+            async for piece in pieces:
+                held.append(piece)
+                while len(held) < MAX_CHUNK_FRAMES and (more := _piece_at_hand(pieces)):
+                    held.append(more)
+                if len(frames_of(held)) < waiting_for:
                     continue
-                waiting_for = 1
-                await self._send_chunks(order, held, encoder, outbox)
-                held = []
-            await self._send_chunks(order, held, encoder, outbox)
+                waiting_for = 0
+                kept = held[-1:] if narrator.awaits_end and isinstance(held[-1], Frame) else []
+                ready = held[: len(held) - len(kept)]
+                await self._send_chunks(order, ready, encoder, narrator, outbox)
+                held = kept
+            await self._send_chunks(order, held, encoder, narrator, outbox)
             tail = await self._run_codec(encoder, None)
-            if tail:
-                await outbox.send(Audio(order.context_id, tail))
+            aligned = narrator.narrate((), heard=True)
+            if tail or aligned:
+                await outbox.send(Audio(order.context_id, tail, aligned))
+
+    def _narrator(self, order: SpeechOrder) -> Narrator:
+        if not order.aligned or self._config.alignment == "off":
+            return Narrator(None)
+        return Narrator(Aligner(self._manners, time_scale=1 / order.speed))
 
     async def _send_chunks(
         self,
         order: SpeechOrder,
-        held: list[NDArray[np.int16]],
+        held: Sequence[Piece],
         encoder: Encoder,
+        narrator: Narrator,
         outbox: trio.MemorySendChannel[OutEvent],
     ) -> None:
-        for start in range(0, len(held), MAX_CHUNK_FRAMES):
-            pcm = np.concatenate(held[start : start + MAX_CHUNK_FRAMES])
-            data = await self._run_codec(encoder, pcm)
-            order.spoken_frames += len(pcm) // FRAME_SAMPLES
-            if data:
-                gap_s = order.timeline.lap("chunk")
-                await outbox.send(Audio(order.context_id, data))
-                if order.timeline.mark("first_chunk"):
-                    first_audio_s = order.timeline.since("segmented", "first_chunk")
-                    self._metrics.first_audio_s.observe(first_audio_s or 0.0)
-                elif gap_s is not None:
-                    self._metrics.chunk_gap_s.observe(gap_s)
+        for chunk in chunks_of(held, MAX_CHUNK_FRAMES):
+            pcm = [frame.pcm for frame in frames_of(chunk)]
+            data = await self._run_codec(encoder, np.concatenate(pcm)) if pcm else b""
+            order.spoken_frames += len(pcm)
+            aligned = narrator.narrate(chunk, heard=bool(data))
+            gap_s = order.timeline.lap("chunk") if data else None
+            if data or aligned:
+                await outbox.send(Audio(order.context_id, data, aligned))
+            if data and order.timeline.mark("first_chunk"):
+                first_audio_s = order.timeline.since("segmented", "first_chunk")
+                self._metrics.first_audio_s.observe(first_audio_s or 0.0)
+            elif gap_s is not None:
+                self._metrics.chunk_gap_s.observe(gap_s)
 
     async def _run_codec(self, encoder: Encoder, pcm: NDArray[np.int16] | None) -> bytes:
         """Encode samples, or finish the stream (None); heavy codecs go to a thread."""
@@ -358,8 +398,16 @@ def first_error(group: BaseExceptionGroup[SpeechError]) -> SpeechError:
     return error
 
 
-def _frame_at_hand(frames: trio.MemoryReceiveChannel[Frame]) -> Frame | None:
+def _spoken(written: str) -> SpokenText:
+    """Return what is to be said of a sentence."""
+    text = normalize(written)
+    if text == written:
+        return TracedText(written).finish()
+    return SpokenText(text, written, (Run(0, len(text), 0, len(written)),))
+
+
+def _piece_at_hand(pieces: trio.MemoryReceiveChannel[Piece]) -> Piece | None:
     try:
-        return frames.receive_nowait()
+        return pieces.receive_nowait()
     except (trio.WouldBlock, trio.EndOfChannel):
         return None

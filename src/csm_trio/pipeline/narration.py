@@ -1,0 +1,82 @@
+"""Frames with the sentences they are of, on their way to be encoded; and what is being said when.
+
+It must not know how frames are made, nor what they are encoded to.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from csm_trio.alignment.aligner import Aligner
+from csm_trio.alignment.timing import Aligned
+from csm_trio.engine.utterance import Frame
+from csm_trio.text.spans import SpokenText
+
+
+@dataclass(frozen=True, slots=True)
+class SentenceBegin:
+    """The frames after it say this; `voice` names whose they are."""
+
+    spoken: SpokenText
+    voice: str
+
+
+@dataclass(frozen=True, slots=True)
+class SentenceEnd:
+    """The sentence has no more frames."""
+
+
+Piece = SentenceBegin | Frame | SentenceEnd
+
+
+def frames_of(pieces: Iterable[Piece]) -> list[Frame]:
+    """Return the frames among `pieces`."""
+    return [piece for piece in pieces if isinstance(piece, Frame)]
+
+
+def chunks_of(pieces: Iterable[Piece], most_frames: int) -> Iterator[list[Piece]]:
+    """Part pieces into chunks of at most so many frames; an end stays with the frame before it."""
+    chunk: list[Piece] = []
+    frames = 0
+    for piece in pieces:
+        if frames == most_frames and not isinstance(piece, SentenceEnd):
+            yield chunk
+            chunk, frames = [], 0
+        chunk.append(piece)
+        frames += isinstance(piece, Frame)
+    if chunk:
+        yield chunk
+
+
+class Narrator:
+    """Tells which characters begin in each chunk; without an aligner it never does."""
+
+    def __init__(self, aligner: Aligner | None) -> None:
+        self._aligner = aligner
+
+    @property
+    def awaits_end(self) -> bool:
+        """Whether the sentence's last frame may be next, so that its end should go with it.
+
+        What is held back for that is silence: a player that runs dry of it is not heard to.
+        """
+        return self._aligner is not None and self._aligner.spoken_out
+
+    def narrate(self, chunk: Iterable[Piece], *, heard: bool) -> Aligned | None:
+        """Follow one more chunk; return what has begun in it and since the last that told.
+
+        `heard` says whether the client gets bytes with it: without, only a sentence's end is worth
+        a message.
+        """
+        if self._aligner is None:
+            return None
+        ended = False
+        for piece in chunk:
+            match piece:
+                case SentenceBegin(spoken=spoken, voice=voice):
+                    self._aligner.begin(spoken, voice)
+                case Frame(pcm=pcm, glance=glance):
+                    self._aligner.feed(pcm, glance)
+                case SentenceEnd():
+                    self._aligner.end()
+                    ended = True
+        return self._aligner.take() if heard or ended else None
