@@ -7,7 +7,7 @@ alignment, whose own errors count too.
 
 import argparse
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -166,17 +166,22 @@ class Smoothed(Follower):
         return list(np.interp(np.arange(len(speech.text)), places, times))
 
 
-def errors_ms(speech: Speech, align: Callable[[Speech], Starts]) -> list[float]:
+Align = Callable[[Speech], Starts]
+
+
+def errors_ms(speech: Speech, align: Align) -> list[float]:
     """Return how far each word's start is off; positive is late."""
     starts = align(speech)
     words = [match.start() for match in _WORD.finditer(speech.text.lower())]
     return [starts[at] - ms for at, ms in zip(words, speech.word_starts_ms, strict=True)]
 
 
-def spoken_sentences(runner: TorchRunner, speaker_id: int, seed: int) -> list[Speech]:
+def spoken_sentences(
+    runner: TorchRunner, texts: Sequence[str], *, speaker_id: int, seed: int
+) -> list[Speech]:
     """Have the sentences said, and keep those that the reference could align."""
     speeches = []
-    for index, text in enumerate(VARIED_SENTENCES):
+    for index, text in enumerate(texts):
         frames = speak(runner, text, speaker_id=speaker_id, seed=seed + index)
         reference = word_starts_ms(text, np.concatenate([frame.pcm for frame in frames]))
         if reference is not None:
@@ -192,10 +197,12 @@ def main() -> None:
     flags = parser.parse_args()
     runner = load_runner(EngineConfig(device="cpu", pool_size=1))
     for speaker_id in flags.speaker or [1]:
-        speeches = spoken_sentences(runner, speaker_id, flags.seed)
+        speeches = spoken_sentences(
+            runner, VARIED_SENTENCES, speaker_id=speaker_id, seed=flags.seed
+        )
         words = sum(len(speech.word_starts_ms) for speech in speeches)
         print(f"speaker {speaker_id}: {len(speeches)} sentences, {words} words")
-        ways: dict[str, Callable[[Speech], Starts]] = {
+        ways: dict[str, Align] = {
             "every character alike": uniform,
             "by ear, as delivered": Delivered(glances=False),
             "by ear, after the end": Smoothed.starts,
