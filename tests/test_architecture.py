@@ -49,7 +49,7 @@ NARROWED: dict[str, set[str]] = {
     "engine": {"errors", "config", "telemetry", "model", "voices"},
     "client": {"errors", "audio", "protocol"},
     "say": {"errors", "audio", "client"},
-    "bench": {"errors", "audio", "client"},
+    "bench": {"errors", "audio", "client", "config", "engine"},
 }
 
 # Only these files of the engine know Trio; the scheduler knows neither Trio nor torch.

@@ -18,11 +18,18 @@ from csm_trio.api.admission import Admission
 from csm_trio.api.app import create_app
 from csm_trio.api.doors import House
 from csm_trio.bench.command import bench
+from csm_trio.bench.engine import (
+    add_engine_bench_flags,
+    bench_engine,
+    check_for_load,
+    read_engine_bench_options,
+)
 from csm_trio.bench.flags import add_bench_flags, read_bench_options
 from csm_trio.config import Config, ServerConfig, add_flags, load_config
 from csm_trio.engine.scheduler import Leads, Runner
 from csm_trio.engine.service import open_engine
 from csm_trio.errors import StartupError, first_leaf
+from csm_trio.model.kernels.cache import share_inductors_folder
 from csm_trio.pipeline.context import Speaker
 from csm_trio.pipeline.recent import RecentSpeech
 from csm_trio.say import add_say_flags, read_say_options, say
@@ -74,9 +81,12 @@ def _parser() -> argparse.ArgumentParser:
     add_say_flags(saying, os.environ)
     saying.set_defaults(run=_say_command)
     loading = commands.add_parser(
-        "bench", help="put a server under the load of paced calls", allow_abbrev=False
+        "bench",
+        help="put a server under the load of paced calls, or time the engine alone",
+        allow_abbrev=False,
     )
     add_bench_flags(loading, os.environ)
+    add_engine_bench_flags(loading)
     loading.set_defaults(run=_bench_command)
     listing = commands.add_parser(
         "voices", help="list the voice ids that serve would know", allow_abbrev=False
@@ -98,12 +108,19 @@ def _say_command(options: argparse.Namespace) -> int:
 
 
 def _bench_command(options: argparse.Namespace) -> int:
-    return trio.run(bench, read_bench_options(options))
+    if not options.engine:
+        check_for_load(options)
+        return trio.run(bench, read_bench_options(options))
+    asked = read_engine_bench_options(options, os.environ)
+    configure_logging(asked.log_level)
+    share_inductors_folder(os.environ)
+    return bench_engine(asked)
 
 
 def _serve_command(options: argparse.Namespace) -> int:
     config = load_config(vars(options), os.environ)
     configure_logging(config.log_level)
+    share_inductors_folder(os.environ)
     # torch takes seconds to import: `say` and `voices` do without.
     from csm_trio.engine.load import load_runner
 

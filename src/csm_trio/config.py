@@ -246,12 +246,15 @@ _CONFIG_FLAG, _CONFIG_VARIABLE = "--config", "CSM_CONFIG"
 _Values = dict[tuple[str, str], object]
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add a flag for every setting, and `--config`; values stay text, absent ones None."""
+def add_flags(
+    parser: argparse.ArgumentParser | argparse._ArgumentGroup,
+    settings: Iterable[Setting] = SETTINGS,
+) -> None:
+    """Add a flag for each of the `settings`, and `--config`; values stay text, absent ones None."""
     parser.add_argument(
         _CONFIG_FLAG, metavar="FILE", help="TOML file of settings (unit: path; default: unset)"
     )
-    for setting in SETTINGS:
+    for setting in settings:
         if setting.kind is SWITCH:
             parser.add_argument(
                 setting.flag, action="store_true", default=None, help=setting.help_line

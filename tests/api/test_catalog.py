@@ -153,6 +153,14 @@ async def test_the_key_header_decides_whose_list_of_models_it_is() -> None:
                 assert {model["object"] for model in ours["data"]} == {"model"}
 
 
+async def test_a_model_that_is_not_listed_is_told_in_the_callers_form() -> None:
+    async with house() as server, caller(server) as client:
+        answer = await client.get("/v1/models/gpt-4", headers=VENDOR)
+        assert answer.status_code == 404
+        assert detail_of(answer)["status"] == "model_not_found"
+        assert "error" in (await client.get("/v1/models/gpt-4")).json()
+
+
 async def test_the_account_is_one_without_limits_or_history() -> None:
     async with house() as server:
         user = await read(server, "/v1/user")

@@ -52,6 +52,8 @@ def inputs(**fields: Any) -> list[dict[str, Any]]:
 def assert_said(opened: Sequence[Utterance]) -> None:
     """Check who says what, and what each hears: the last turn of either voice, in order."""
     assert [(one.speaker_id, one.text) for one in opened] == SPOKEN
+    # Each is to sound like the clips of its own voice.
+    assert [one.voice_id for one in opened] == [f"speaker_{speaker_id}" for speaker_id, _ in SPOKEN]
     heard = [[(turn.speaker_id, turn.text) for turn in one.turns] for one in opened]
     assert heard == [
         [],

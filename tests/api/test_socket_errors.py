@@ -51,6 +51,7 @@ async def test_a_socket_that_asks_for_nonsense_is_refused_before_the_upgrade(
         answer = await dial_refused(server, f"{SOCKET}?{query}")
         await until(lambda: server.tasks() == idle)
         assert answer.status_code == status
+        assert answer.headers["x-trace-id"]
         if status == 403:
             detail = detail_of(answer)
             assert (detail["status"], detail["param"]) == ("invalid_output_format", named)

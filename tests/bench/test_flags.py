@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from csm_trio.audio.formats import AudioFormat
+from csm_trio.bench.engine import add_engine_bench_flags
 from csm_trio.bench.flags import BenchOptions, add_bench_flags, read_bench_options
 from csm_trio.bench.schedule import TEXTS, Workload
 
@@ -13,6 +14,7 @@ from csm_trio.bench.schedule import TEXTS, Workload
 def parse(*argv: str, **environ: str) -> BenchOptions:
     parser = argparse.ArgumentParser(prog="csm-trio bench", allow_abbrev=False)
     add_bench_flags(parser, environ)
+    add_engine_bench_flags(parser)
     return read_bench_options(parser.parse_args(argv))
 
 
@@ -88,6 +90,12 @@ MISUSES = [
     ["--plot", "a.png"],
     ["--plot", "/nonexistent/a.svg"],
     ["--api-key", "a b"],
+    ["--batches", "0"],
+    ["--batches", "1,x"],
+    ["--batches", "1025"],
+    ["--steps", "0"],
+    ["--steps", "3,4"],
+    ["--transformers-batches", "1,none"],
     *(
         ["--url", url]
         for url in ("h:1", "ftp://h", "ws://", "ws://h:99999", "ws://h?x", "ws://a@h")
@@ -119,6 +127,7 @@ def test_a_file_with_nothing_to_say_is_a_misuse(
 def test_the_help_tells_every_flag_its_unit_and_default() -> None:
     parser = argparse.ArgumentParser(add_help=False)
     add_bench_flags(parser, {})
+    add_engine_bench_flags(parser)
     for action in parser._actions:
         assert action.help is not None
         optional = action.default is None

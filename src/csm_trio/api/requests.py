@@ -94,12 +94,15 @@ async def start_speech(
 
 
 def refusal(house: House, error: SpeechError, fault: RestFault) -> Response:
-    """Answer an error as `fault` tells it, and count it."""
+    """Answer an error as `fault` tells it, and count it.
+
+    What it is signed with here is all that the refusal of a socket has.
+    """
     house.metrics.refusals.labels(type(error).__name__).inc()
     return Response(
         json.dumps(fault.body),
         status=fault.status,
-        headers=fault.headers,
+        headers={**fault.headers, "x-trace-id": session_id.get()},
         content_type="application/json",
     )
 

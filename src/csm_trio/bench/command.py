@@ -134,16 +134,7 @@ async def _write_files(options: BenchOptions, figures: Sequence[Figures]) -> Non
 def _document(options: BenchOptions, figures: Sequence[Figures]) -> dict[str, Any]:
     """Return everything a reader needs to judge or repeat the figures; never the key."""
     workload = options.workload
-    return {
-        "tool": "csm-trio bench",
-        "version": version("csm-trio"),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {
-            "platform": platform.platform(),
-            "machine": platform.machine(),
-            "cpus": os.cpu_count(),
-            "python": platform.python_version(),
-        },
+    return provenance("csm-trio bench") | {
         "config": {
             "url": workload.base_url,
             "voice": workload.voice_id,
@@ -160,4 +151,19 @@ def _document(options: BenchOptions, figures: Sequence[Figures]) -> dict[str, An
             "seed": workload.seed,
         },
         "points": points_json(figures),
+    }
+
+
+def provenance(tool: str) -> dict[str, Any]:
+    """Say what measured, when, and on which machine."""
+    return {
+        "tool": tool,
+        "version": version("csm-trio"),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": {
+            "platform": platform.platform(),
+            "machine": platform.machine(),
+            "cpus": os.cpu_count(),
+            "python": platform.python_version(),
+        },
     }

@@ -1,9 +1,10 @@
-"""The flags of `csm-trio bench`: an argument parser in, `BenchOptions` out."""
+"""The flags of `csm-trio bench` against a server: a parser in, `BenchOptions` out."""
 
 import argparse
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import get_args
 from urllib.parse import urlsplit
@@ -29,23 +30,46 @@ class BenchOptions:
     plot_file: Path | None = None
 
 
+class _Noted(argparse.Action):
+    """Stores a value, and that its flag was given: `--engine` takes none of these."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        """Store as argparse does, and note the flag in `load_flags`."""
+        setattr(namespace, self.dest, values)
+        namespace.load_flags = (*getattr(namespace, "load_flags", ()), option_string)
+
+
 def add_bench_flags(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None:
     """Add the flags of `bench`; `CSM_API_KEY` of `environ` is the key's default."""
-    _add_server_flags(parser, environ)
-    _add_load_flags(parser)
-    _add_turn_flags(parser)
-    add = parser.add_argument
-    add("--json", type=_new_file, metavar="FILE", help="write all figures here (unit: path)")
-    add(
+    parser.add_argument(
+        "--json", type=new_file, metavar="FILE", help="write all figures here (unit: path)"
+    )
+    load = parser.add_argument_group("load on a server")
+    _add_server_flags(load, environ)
+    _add_load_flags(load)
+    _add_turn_flags(load)
+    load.add_argument(
         "--plot",
+        action=_Noted,
         type=_svg_file,
         metavar="FILE.svg",
         help="draw first audio and C100 against the number of calls (unit: path)",
     )
 
 
-def _add_server_flags(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None:
-    add = parser.add_argument
+def given_load_flags(flags: argparse.Namespace) -> tuple[str, ...]:
+    """Name the flags that were given of those that mean a load on a server."""
+    return getattr(flags, "load_flags", ())
+
+
+def _add_server_flags(group: argparse._ArgumentGroup, environ: Mapping[str, str]) -> None:
+    add = partial(group.add_argument, action=_Noted)
     add(
         "--url",
         type=_base_url,
@@ -69,11 +93,11 @@ def _add_server_flags(parser: argparse.ArgumentParser, environ: Mapping[str, str
     )
 
 
-def _add_load_flags(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+def _add_load_flags(group: argparse._ArgumentGroup) -> None:
+    add = partial(group.add_argument, action=_Noted)
     add(
         "--calls",
-        type=_call_numbers,
+        type=numbers("calls can be held", _MAX_CALLS),
         default="1",
         metavar="N,…",
         help="calls at once; several numbers are a sweep (unit: calls; default: %(default)s)",
@@ -108,8 +132,8 @@ def _add_load_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_turn_flags(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+def _add_turn_flags(group: argparse._ArgumentGroup) -> None:
+    add = partial(group.add_argument, action=_Noted)
     add(
         "--texts",
         type=_texts,
@@ -171,14 +195,19 @@ def _number(low: float, high: float) -> Callable[[str], float]:
     return read
 
 
-def _call_numbers(text: str) -> tuple[int, ...]:
-    numbers = text.split(",")
-    if not all(number.isascii() and number.isdecimal() for number in numbers):
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers, like 1,8,64")
-    calls = tuple(int(number[:9]) for number in numbers)
-    if not all(1 <= number <= _MAX_CALLS for number in calls):
-        raise argparse.ArgumentTypeError(f"from 1 to {_MAX_CALLS} calls can be held")
-    return calls
+def numbers(what: str, most: int) -> Callable[[str], tuple[int, ...]]:
+    """Return what reads a list like 1,8,64 of numbers from 1 to `most`, of which `what` is said."""
+
+    def read(text: str) -> tuple[int, ...]:
+        items = text.split(",")
+        if not all(item.isascii() and item.isdecimal() for item in items):
+            raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers, like 1,8,64")
+        values = tuple(int(item[:9]) for item in items)
+        if not all(1 <= value <= most for value in values):
+            raise argparse.ArgumentTypeError(f"from 1 to {most} {what}")
+        return values
+
+    return read
 
 
 def _formats(text: str) -> tuple[AudioFormat, ...]:
@@ -208,7 +237,7 @@ def _texts(text: str) -> tuple[str, ...]:
     return texts
 
 
-def _new_file(text: str) -> Path:
+def new_file(text: str) -> Path:
     """Read the path of a file to write; found wanting before the sweep, not after it."""
     path = Path(text)
     if path.is_dir() or not path.absolute().parent.is_dir():
@@ -221,7 +250,7 @@ def _new_file(text: str) -> Path:
 def _svg_file(text: str) -> Path:
     if not text.lower().endswith(".svg"):
         raise argparse.ArgumentTypeError(f"{text!r} does not end in .svg, the one kind drawn")
-    return _new_file(text)
+    return new_file(text)
 
 
 def _header_value(text: str) -> str:

@@ -14,6 +14,13 @@ import torch
 
 from csm_trio.config import EngineConfig
 from csm_trio.engine.eager import ReadingHead
+from csm_trio.engine.memory import (
+    check_weights_fit,
+    dtype_name,
+    plan_slots,
+    slot_bytes,
+    weight_bytes,
+)
 from csm_trio.engine.reading import find_reading_head
 from csm_trio.engine.runner import Placement, TorchRunner
 from csm_trio.engine.utterance import Sampling, Utterance
@@ -21,8 +28,10 @@ from csm_trio.errors import StartupError
 from csm_trio.model.checkpoint import CheckpointFiles, locate_checkpoint
 from csm_trio.model.config import CSMConfig
 from csm_trio.model.csm import CSM
+from csm_trio.model.kernels.cache import KeptKernels
 from csm_trio.model.mimi import MimiDecoder
 from csm_trio.model.mimi_encoder import ClipEncoder
+from csm_trio.model.progress import Progress
 from csm_trio.model.prompt import TextTokenizer, Turn
 from csm_trio.model.random_weights import random_weights
 from csm_trio.model.read_config import csm_1b_config, read_config
@@ -34,8 +43,6 @@ logger = logging.getLogger(__name__)
 MAX_AUTO_SLOTS = 64
 EMBEDDED_CPU_SLOTS = 4
 OTHER_CPU_SLOTS = 1
-_MEMORY_SHARE = 0.85
-"""Of the free device memory: what slots may take; the rest is for activations."""
 _WARM_UP_FRAMES = 3
 _SMALL_HIDDEN_SIZE = 512
 _DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
@@ -69,7 +76,7 @@ def load_runner(config: EngineConfig, voices: VoiceCatalog | None = None) -> Tor
     runner = warm_runner(loaded, config.pool_size, clips)
     logger.info(
         "%s on %s in %s: %d slots",
-        loaded.name, loaded.placement.device, loaded.placement.weights, runner.slots,
+        loaded.name, loaded.placement.device, dtype_name(loaded.placement.weights), runner.slots,
     )  # fmt: skip
     return runner
 
@@ -82,6 +89,8 @@ def load_model(config: EngineConfig) -> LoadedModel:
     )
     sizes, name = _sizes(config, files)
     _set_threads(placement, sizes)
+    check_weights_fit(name, sizes, placement)
+    logger.info("loading %s onto %s in %s", name, placement.device, dtype_name(placement.weights))
     tokenizer = TextTokenizer.from_file(files.tokenizer, text_vocab_size=sizes.text_vocab_size)
     _set_threads(placement, sizes)
     model, codec = _build(config, files, sizes, placement)
@@ -117,8 +126,16 @@ def warm_runner(
     clips: Mapping[str, Sequence[Turn]] | None = None,
 ) -> TorchRunner:
     """Give the model its slots, as many as fit without a `pool_size`, and make first frames."""
+    slots = plan_slots(
+        pool_size,
+        usual_slots(loaded),
+        weights=weight_bytes(loaded.model, loaded.codec),
+        per_slot=slot_bytes(loaded.config, loaded.codec, loaded.placement.dtype),
+        device=loaded.placement.device,
+    )
+    logger.info("making %d slots and warming them up", slots)
     started_s = time.perf_counter()
-    slots = _plan_slots(pool_size, loaded.config, loaded.placement, embedded=loaded.embedded)
+    kernels = KeptKernels.found() if loaded.placement.device.type == "cuda" else None
     runner = TorchRunner(
         loaded.config,
         loaded.model,
@@ -135,6 +152,8 @@ def warm_runner(
     gc.collect()
     gc.freeze()
     logger.info("warm after %.1f s", time.perf_counter() - started_s)
+    if kernels is not None:
+        kernels.tell()
     return runner
 
 
@@ -216,40 +235,26 @@ def _best_device() -> str:
     return next((name for name, there in available.items() if there()), "cpu")
 
 
-def slot_bytes(config: CSMConfig, dtype: torch.dtype) -> int:
-    """Return the device memory that one slot takes: keys and values of backbone and codec."""
-    backbone, codec = config.backbone, config.codec
-    per_position = 2 * backbone.layers * backbone.kv_heads * backbone.head_dim
-    per_codec_position = 2 * codec.layers * codec.kv_heads * codec.head_dim
-    floats = per_position * backbone.max_positions + per_codec_position * (codec.sliding_window + 8)
-    return floats * dtype.itemsize
-
-
-def _plan_slots(
-    wanted: int | None, config: CSMConfig, placement: Placement, *, embedded: bool
-) -> int:
-    if placement.device.type != "cuda":
-        return wanted or (EMBEDDED_CPU_SLOTS if embedded else OTHER_CPU_SLOTS)
-    free_bytes, _ = torch.cuda.mem_get_info(placement.device)
-    # One slot more than the pool is the dummy.
-    fitting = int(free_bytes * _MEMORY_SHARE) // slot_bytes(config, placement.dtype) - 1
-    if fitting < 1:
-        raise StartupError(f"{placement.device} has no memory left for a single slot.")
-    if wanted is not None and wanted > fitting:
-        raise StartupError(
-            f"--pool-size {wanted} does not fit on {placement.device}: at most {fitting} slots do."
-        )
-    return wanted or min(fitting, MAX_AUTO_SLOTS)
+def usual_slots(loaded: LoadedModel) -> int:
+    """Return how many slots a pool has that nobody gave a size, where they fit."""
+    if loaded.placement.device.type == "cuda":
+        return MAX_AUTO_SLOTS
+    return EMBEDDED_CPU_SLOTS if loaded.embedded else OTHER_CPU_SLOTS
 
 
 def _warm_up(runner: TorchRunner) -> None:
     """Make a few frames in every slot, so that the first caller pays for no first time."""
     utterance = Utterance("Hello.", 0, _WARM_UP_FRAMES, Sampling(seed=0))
     slots = range(runner.slots)
+    opened = Progress(logger, "warm-up, prompts", runner.slots, "slots")
     for first in range(0, runner.slots, runner.opens_per_step):
-        runner.open([(slot, utterance) for slot in slots[first : first + runner.opens_per_step]])
+        batch = slots[first : first + runner.opens_per_step]
+        runner.open([(slot, utterance) for slot in batch])
         runner.fill()
-    for _ in range(_WARM_UP_FRAMES):
+        opened.note(batch[-1] + 1)
+    stepped = Progress(logger, "warm-up, first frames", _WARM_UP_FRAMES, "frames")
+    for frame in range(_WARM_UP_FRAMES):
         runner.step(slots)
+        stepped.note(frame + 1)
     for slot in slots:
         runner.close(slot)

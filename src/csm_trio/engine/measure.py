@@ -1,77 +1,142 @@
 """Time the engine alone: no sockets, no scheduler, the host waiting for every step.
 
-In: engine settings and numbers of rows. Out: an `EngineTiming`. It knows how to make the device
-work and how to wait for it; who would listen, it must not know.
+In: engine settings and numbers of rows. Out: an `EngineTiming`, and log lines meanwhile. It knows
+how to make the device work and how to wait for it; who would listen, it must not know.
 """
 
+import gc
+import logging
+import os
+import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from csm_trio.config import EngineConfig
 from csm_trio.engine.eager import CODEC_ROWS
-from csm_trio.engine.load import LoadedModel, load_model, warm_runner
-from csm_trio.engine.runner import TorchRunner
-from csm_trio.engine.timing import BatchTiming, EngineTiming, PeerTiming, PrefillTiming
+from csm_trio.engine.load import LoadedModel, load_model, usual_slots, warm_runner
+from csm_trio.engine.memory import (
+    available_bytes,
+    checkpoint_bytes,
+    dtype_name,
+    fitting_slots,
+    slot_bytes,
+    weight_bytes,
+)
+from csm_trio.engine.runner import Placement, TorchRunner
+from csm_trio.engine.timing import BatchTiming, EngineTiming, PeerTiming, PrefillTiming, sized
 from csm_trio.engine.utterance import Sampling, Utterance
+from csm_trio.errors import SpeechError, StartupError
+from csm_trio.model.progress import Progress
 from csm_trio.model.prompt import Turn
 from csm_trio.model.transformers_peer import TransformersPeer
 
-_TEXT = "The quick brown fox jumps over the lazy dog, and nobody minds."
+logger = logging.getLogger(__name__)
+
+_TEXT = "The quick brown fox jumps over the lazy dog."
 _UNTIMED_STEPS = 5
 _CODEC_ROUNDS = 10
 _PREFILL_ROUNDS = 7
+_ENOUGH_S = 5.0
 _PREFILL_POSITIONS = (64, 256, 1024)
 _COPIED_BYTES = {"cuda": 1 << 30, "cpu": 1 << 27}
+_CUDA_BATCHES = (1, 8, 64, 256, 512)
+_OTHER_BATCHES = (1, 2, 4, 8)
+_PEER_SHARE = 1.25
+"""Of the engine's weights: what transformers, which has the codec's encoder too, holds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to measure: numbers of rows, timed steps for each, and rows for transformers."""
+    """What to measure: numbers of rows, timed steps for each, and rows for transformers.
 
-    batches: tuple[int, ...] = (1,)
-    steps: int = 100
-    peer_batches: tuple[int, ...] = ()
+    Without `batches` they are some that fit into the pool, or into the one that would be served;
+    without `peer_batches` the smallest and the largest of them.
+    """
+
+    batches: tuple[int, ...] | None = None
+    steps: int = 50
+    peer_batches: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Peer:
+    """What is to be kept of a model so that transformers can be measured without it."""
+
+    folder: Path | None
+    placement: Placement
+    needed_bytes: int
 
 
 def measure_engine(config: EngineConfig, plan: Plan) -> EngineTiming:
     """Load what the settings name and time it; the pool is as large as the largest batch.
 
-    Raises StartupError where the model cannot be had or the slots do not fit.
+    transformers comes last, when the engine has left the device. Raises StartupError where the
+    model cannot be had or the slots do not fit.
     """
-    pool_size = config.pool_size or max(plan.batches)
+    timing, peer = _measure_alone(config, plan)
+    # Frozen by the warm-up: what of the engine holds itself would stay beside the peer.
+    gc.unfreeze()
+    gc.collect()
+    batches = [row.batch for row in timing.batches]
+    wanted = plan.peer_batches
+    if wanted is None:
+        wanted = tuple(sorted({min(batches), max(batches)}))
+    try:
+        return replace(timing, peers=_time_peers(peer, wanted))
+    except StartupError as error:
+        return replace(timing, notes=(f"transformers generate: not measured. {error}",))
+
+
+def _measure_alone(config: EngineConfig, plan: Plan) -> tuple[EngineTiming, _Peer]:
     started_s = time.perf_counter()
     loaded = load_model(config)
-    wait_for(loaded.placement.device)
+    device, dtype = loaded.placement.device, loaded.placement.dtype
+    wait_for(device)
     loaded_s = time.perf_counter()
+    weights = weight_bytes(loaded.model, loaded.codec)
+    per_slot = slot_bytes(loaded.config, loaded.codec, dtype)
+    batches = plan.batches or _usual_batches(config, loaded, per_slot)
+    pool_size = config.pool_size or max(batches)
+    if max(batches) > pool_size:
+        raise StartupError(f"--pool-size {pool_size}: no batch of {max(batches)} fits into it.")
     runner = warm_runner(loaded, pool_size)
-    wait_for(loaded.placement.device)
+    wait_for(device)
     warm_s = time.perf_counter()
-    batches = tuple(_time_batch(loaded, runner, batch, plan.steps) for batch in plan.batches)
-    prefills = tuple(_time_prefills(loaded, runner))
-    allocated, peak = _memory(loaded.placement.device)
-    del runner
-    return EngineTiming(
-        device=_device_name(loaded.placement.device),
-        dtype=str(loaded.placement.weights).removeprefix("torch."),
+    timing = EngineTiming(
+        device=_device_name(device),
+        dtype=dtype_name(loaded.placement.weights),
         model=loaded.name,
         torch=torch.__version__,
         slots=pool_size,
         load_s=loaded_s - started_s,
         warm_up_s=warm_s - loaded_s,
-        allocated_bytes=allocated,
-        peak_bytes=peak,
+        weight_bytes=weights,
+        slot_bytes=per_slot,
+        batches=tuple(_time_batch(loaded, runner, batch, plan.steps) for batch in batches),
+        prefills=tuple(_time_prefills(loaded, runner)),
+        peak_bytes=_peak_bytes(device),
         frame_bytes=frame_bytes(loaded),
-        copy_bytes_per_s=_copy_bytes_per_s(loaded.placement.device),
-        batches=batches,
-        prefills=prefills,
-        peers=tuple(_time_peer(loaded, batch) for batch in plan.peer_batches),
+        copy_bytes_per_s=_copy_bytes_per_s(device),
     )
+    needed = round(_PEER_SHARE * checkpoint_bytes(loaded.config, dtype))
+    return timing, _Peer(loaded.folder, loaded.placement, needed)
+
+
+def _usual_batches(config: EngineConfig, loaded: LoadedModel, per_slot: int) -> tuple[int, ...]:
+    """Choose numbers of rows up to the pool's, or up to what the device holds."""
+    device = loaded.placement.device
+    on_cuda = device.type == "cuda"
+    fitting = fitting_slots(per_slot, device) if on_cuda else None
+    most = config.pool_size or (usual_slots(loaded) if fitting is None else max(1, fitting))
+    return tuple(size for size in (_CUDA_BATCHES if on_cuda else _OTHER_BATCHES) if size <= most)
 
 
 def frame_bytes(loaded: LoadedModel) -> int:
@@ -101,19 +166,44 @@ def _time_batch(loaded: LoadedModel, runner: TorchRunner, batch: int, steps: int
     utterance = Utterance(_TEXT, 0, room, Sampling(temperature=0.9, top_k=50, seed=1))
     slots = range(batch)
     for first in range(0, batch, runner.opens_per_step):
-        runner.open([(slot, utterance) for slot in slots[first : first + runner.opens_per_step]])
-        runner.fill()
+        opened = slots[first : first + runner.opens_per_step]
+        _open(loaded, runner, [(slot, utterance) for slot in opened])
     timed = min(steps, room - _UNTIMED_STEPS)
-    took_ms = [_took_ms(partial(runner.step, slots)) for _ in range(_UNTIMED_STEPS + timed)]
+    progress = Progress(logger, f"batch of {batch}", _UNTIMED_STEPS + timed, "steps")
+    took_ms = []
+    for step in range(_UNTIMED_STEPS + timed):
+        took_ms.append(_took_ms(partial(runner.step, slots)))
+        progress.note(step + 1)
     for slot in slots:
         runner.close(slot)
     kept = took_ms[_UNTIMED_STEPS:]
+    median_ms = statistics.median(kept)
+    logger.info("batch of %d: %.2f ms a frame, median of %d", batch, median_ms, timed)
     return BatchTiming(
         batch=batch,
-        median_ms=statistics.median(kept),
+        steps=timed,
+        median_ms=median_ms,
         p99_ms=float(np.percentile(kept, 99)),
         codec_ms=_codec_ms(loaded, batch),
     )
+
+
+def _open(loaded: LoadedModel, runner: TorchRunner, batch: list[tuple[int, Utterance]]) -> None:
+    for outcome in runner.open(batch):
+        if isinstance(outcome, SpeechError):
+            positions = loaded.config.backbone.max_positions
+            raise StartupError(
+                f"--max-positions {positions}: no room for the sentence that is timed."
+            )
+    runner.fill()
+
+
+def _median_ms(work: Callable[[], object], rounds: int) -> float:
+    """Time so many rounds of `work`, or fewer where they take long."""
+    took_ms: list[float] = []
+    while len(took_ms) < rounds and sum(took_ms) < 1e3 * _ENOUGH_S:
+        took_ms.append(_took_ms(work))
+    return statistics.median(took_ms)
 
 
 def _took_ms(work: Callable[[], object]) -> float:
@@ -145,7 +235,7 @@ def _codec_ms(loaded: LoadedModel, batch: int) -> float:
         work()
         wait_for(device)
 
-    return statistics.median(_took_ms(once) for _ in range(_CODEC_ROUNDS))
+    return _median_ms(once, _CODEC_ROUNDS)
 
 
 def _time_prefills(loaded: LoadedModel, runner: TorchRunner) -> list[PrefillTiming]:
@@ -156,12 +246,11 @@ def _time_prefills(loaded: LoadedModel, runner: TorchRunner) -> list[PrefillTimi
             batch = [(slot, _prompted(loaded, positions)) for slot in range(prompts)]
 
             def once(batch: list[tuple[int, Utterance]] = batch) -> None:
-                runner.open(batch)
-                runner.fill()
+                _open(loaded, runner, batch)
                 wait_for(loaded.placement.device)
 
-            took_ms = [_took_ms(once) for _ in range(_PREFILL_ROUNDS)]
-            timings.append(PrefillTiming(prompts, positions, statistics.median(took_ms)))
+            timings.append(PrefillTiming(prompts, positions, _median_ms(once, _PREFILL_ROUNDS)))
+            logger.info("prefill of %d x %d: %.1f ms", prompts, positions, timings[-1].median_ms)
             for slot in range(prompts):
                 runner.close(slot)
     return timings
@@ -176,16 +265,19 @@ def _prompted(loaded: LoadedModel, positions: int) -> Utterance:
     return Utterance("B.", 0, 8, Sampling(seed=1), (Turn(0, "A.", codes),))
 
 
-def _memory(device: torch.device) -> tuple[int, int]:
-    if device.type != "cuda":
-        return 0, 0
-    return torch.cuda.memory_allocated(device), torch.cuda.max_memory_reserved(device)
+def _peak_bytes(device: torch.device) -> int:
+    """Return the most that was taken: on CUDA by torch, elsewhere by the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2)
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{device.type} ({torch.get_num_threads()} threads)"
+    threads = torch.get_num_threads()
+    return f"{device.type} ({threads} thread{'s' if threads > 1 else ''} on {os.cpu_count()} cores)"
 
 
 def _copy_bytes_per_s(device: torch.device) -> float:
@@ -202,8 +294,21 @@ def _copy_bytes_per_s(device: torch.device) -> float:
     return 2e3 * size / min(_took_ms(once) for _ in range(10))
 
 
-def _time_peer(loaded: LoadedModel, batch: int) -> PeerTiming:
-    peer = TransformersPeer(
-        loaded.folder, device=loaded.placement.device, dtype=loaded.placement.dtype
-    )
-    return PeerTiming("transformers generate", batch, peer.frame_ms(batch))
+def _time_peers(peer: _Peer, batches: Sequence[int]) -> tuple[PeerTiming, ...]:
+    """Time transformers on the same weights; StartupError where it cannot have them."""
+    if not batches:
+        return ()
+    placement = peer.placement
+    free = available_bytes(placement.device)
+    if free is not None and peer.needed_bytes > free:
+        raise StartupError(
+            f"It would take {sized(peer.needed_bytes)}, and {placement.device} has "
+            f"{sized(free)} left."
+        )
+    logger.info("loading the same weights with transformers")
+    model = TransformersPeer(peer.folder, device=placement.device, dtype=placement.dtype)
+    timings = []
+    for batch in batches:
+        timings.append(PeerTiming("transformers generate", batch, model.frame_ms(batch)))
+        logger.info("transformers, %d rows: %.1f ms a frame", batch, timings[-1].frame_ms)
+    return tuple(timings)

@@ -1,16 +1,20 @@
-"""What measuring the engine alone gives: frozen numbers, as JSON and as a table. No torch."""
+"""What measuring the engine alone gives: frozen numbers, for JSON and as a table. No torch."""
 
-import json
 from dataclasses import asdict, dataclass
+from typing import Any
 
 _FRAME_MS = 80.0
 
 
 @dataclass(frozen=True, slots=True)
 class BatchTiming:
-    """Steps of `batch` rows, each waited for by the host; `codec_ms` is what the codec takes."""
+    """So many `steps` of `batch` rows, each waited for by the host, the codec's time in them.
+
+    `codec_ms` is what the codec takes by itself, with its rings full.
+    """
 
     batch: int
+    steps: int
     median_ms: float
     p99_ms: float
     codec_ms: float
@@ -27,7 +31,7 @@ class PrefillTiming:
 
 @dataclass(frozen=True, slots=True)
 class PeerTiming:
-    """A frame of `batch` rows by another implementation on the same device."""
+    """A frame of `batch` rows by another implementation on the same device, without audio."""
 
     name: str
     batch: int
@@ -40,7 +44,9 @@ class EngineTiming:
 
     frame_bytes: the weights that one frame must read, every use counted; copy_bytes_per_s: what
     the device copied, bytes read and written counted. No step is faster than their quotient
-    unless weights stay in a cache.
+    unless weights stay in a cache. slots: rows of the batch; a CPU always computes them all.
+    slot_bytes: what each of them (and one more, for padding) takes. peak_bytes: the most that was
+    taken at any time, by the whole process on a CPU. notes: what was not measured, and why.
     """
 
     device: str
@@ -50,31 +56,35 @@ class EngineTiming:
     slots: int
     load_s: float
     warm_up_s: float
-    allocated_bytes: int
+    weight_bytes: int
+    slot_bytes: int
     peak_bytes: int
     frame_bytes: int
     copy_bytes_per_s: float
     batches: tuple[BatchTiming, ...]
     prefills: tuple[PrefillTiming, ...]
-    peers: tuple[PeerTiming, ...]
+    peers: tuple[PeerTiming, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def floor_ms(self) -> float:
         """The least time in which the device can read a frame's weights."""
         return 1e3 * self.frame_bytes / self.copy_bytes_per_s
 
-    def to_json(self) -> str:
-        """Return everything as one JSON object."""
-        return json.dumps(asdict(self) | {"floor_ms": self.floor_ms}, indent=2)
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON has it."""
+        return asdict(self) | {"floor_ms": self.floor_ms}
 
     def table(self) -> str:
         """Return everything as text for a terminal."""
+        slots_bytes = (self.slots + 1) * self.slot_bytes
         lines = [
             f"{self.model} on {self.device}, {self.dtype}, torch {self.torch}, {self.slots} slots",
-            f"loaded in {self.load_s:.1f} s, warm after {self.warm_up_s:.1f} s more; "
-            f"memory {_gib(self.allocated_bytes)}, at most {_gib(self.peak_bytes)}",
-            f"floor {self.floor_ms:.2f} ms a frame: {self.frame_bytes / 1e9:.2f} GB of weights "
-            f"at {self.copy_bytes_per_s / 1e12:.2f} TB/s",
+            f"loaded in {self.load_s:.1f} s, warm after {self.warm_up_s:.1f} s more",
+            f"memory: weights {sized(self.weight_bytes)}, slots {sized(slots_bytes)} "
+            f"({sized(self.slot_bytes)} each), at most {sized(self.peak_bytes)} in all",
+            f"floor: {self.floor_ms:.2f} ms a frame, to read {self.frame_bytes / 1e9:.3g} GB of "
+            f"weights at {self.copy_bytes_per_s / 1e9:.0f} GB/s",
             "",
             "batch   median ms   p99 ms   codec ms   x floor   real-time factor",
         ]
@@ -87,11 +97,32 @@ class EngineTiming:
         lines += [
             f"{row.prompts:5d} x {row.positions:5d}   {row.median_ms:8.2f}" for row in self.prefills
         ]
+        lines += [""] if self.peers or self.notes else []
         lines += [
-            f"{row.name}: {row.batch} rows, {row.frame_ms:.1f} ms a frame" for row in self.peers
+            f"{row.name}, {row.batch} {_rows(row.batch)}, no audio: {row.frame_ms:.1f} ms a frame"
+            f"{self._beside(row)}"
+            for row in self.peers
         ]
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.notes])
+
+    def _beside(self, peer: PeerTiming) -> str:
+        """Compare a peer with the step of as many rows, with Mimi in it and without."""
+        for row in self.batches:
+            if row.batch == peer.batch:
+                beside = f", {peer.frame_ms / row.median_ms:.1f} x the step with audio"
+                silent_ms = row.median_ms - row.codec_ms
+                # Timed apart: on a busy machine the part may come out longer than the whole.
+                ratio = f", {peer.frame_ms / silent_ms:.1f} x without" if silent_ms > 0 else ""
+                return beside + ratio
+        return ""
 
 
-def _gib(count: int) -> str:
-    return f"{count / (1 << 30):.2f} GiB"
+def sized(count: int) -> str:
+    """Write a number of bytes for people."""
+    if count >= 1 << 30:
+        return f"{count / (1 << 30):.2f} GiB"
+    return f"{count / (1 << 20):.1f} MiB"
+
+
+def _rows(count: int) -> str:
+    return "row" if count == 1 else "rows"

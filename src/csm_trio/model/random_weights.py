@@ -4,16 +4,20 @@ In: sizes. Out: tensors by canonical name, as `weights.load_weights` gives them.
 noise; how long it takes to say it is what a trained model of its sizes takes.
 """
 
+import logging
 from math import prod
 
 import torch
 from torch import Tensor
 
 from csm_trio.model.config import CSMConfig
+from csm_trio.model.progress import Progress
 from csm_trio.model.shapes import expected_shapes
 from csm_trio.model.weights import QUANTIZER_PREFIX, kept_as
 
 _LAYER_SCALE = 0.3
+
+_logger = logging.getLogger(__name__)
 
 
 def random_weights(
@@ -26,7 +30,9 @@ def random_weights(
     generator = torch.Generator(device).manual_seed(seed)
     weights: dict[str, Tensor] = {}
     int8 = dtype == torch.int8  # filled as floats, then rounded
-    for name, shape in expected_shapes(config).items():
+    shapes = expected_shapes(config)
+    progress = Progress(_logger, "filling with noise", len(shapes), "tensors")
+    for name, shape in shapes.items():
         filled = torch.float32 if name.startswith(QUANTIZER_PREFIX) or int8 else dtype
         if len(shape) > 1:
             tensor = torch.empty(shape, device=device, dtype=filled)
@@ -34,6 +40,7 @@ def random_weights(
         else:
             tensor = torch.full(shape, _constant(name), device=device, dtype=filled)
         weights[name] = kept_as(name, tensor, dtype)
+        progress.note(len(weights))
     return weights
 
 

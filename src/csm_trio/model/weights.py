@@ -23,6 +23,7 @@ from csm_trio.model.naming import (
     CanonicalName,
     canonical_name,
 )
+from csm_trio.model.progress import Progress
 from csm_trio.model.shapes import expected_shapes
 from csm_trio.model.tensor_files import StoredTensor, open_tensors, tensor_names
 
@@ -54,6 +55,7 @@ def load_weights(
     shapes = expected_shapes(config)
     weights: dict[str, torch.Tensor] = {}
     unknown: list[str] = []
+    progress = Progress(_logger, f"loading {files.name}", len(shapes), "tensors")
     for target, stored in _walk(files):
         shape = shapes.get(target.name)
         if shape is None:
@@ -68,6 +70,7 @@ def load_weights(
             _check_tied(files.name, weights[target.name], tensor)
         else:
             weights[target.name] = tensor
+        progress.note(len(weights))
     _check_complete(files.name, shapes, weights, unknown)
     parameters = sum(tensor.numel() for tensor in weights.values())
     elapsed_s = time.perf_counter() - started_s

@@ -21,6 +21,7 @@ from csm_trio.errors import (
     TooManyContexts,
     Unauthorized,
     UnknownFormat,
+    UnknownModel,
     UnknownVoice,
     UnsupportedModel,
 )
@@ -117,6 +118,7 @@ _REST_FAULTS: dict[type[SpeechError], _RestKind] = {
     UnknownFormat: _RestKind(
         403, "validation_error", "invalid_output_format", "invalid_output_format"
     ),
+    UnknownModel: _RestKind(404, "not_found", "model_not_found", "model_not_found"),
     UnsupportedModel: _RestKind(400, "validation_error", "unsupported_model", "unsupported_model"),
     TextTooLong: _RestKind(
         413, "validation_error", "text_too_long", "max_character_limit_exceeded"
@@ -136,11 +138,9 @@ def rest_fault(error: SpeechError, *, request_id: str) -> RestFault:
 
     A wrong field is answered as FastAPI does, with a list; everything else with one object.
     """
-    if isinstance(error, InvalidRequest) and not isinstance(
-        error, UnknownVoice | UnknownFormat | UnsupportedModel | TextTooLong
-    ):
-        return RestFault(422, {"detail": [_field_detail(error)]})
     kind = _nearest(_REST_FAULTS, error)
+    if isinstance(error, InvalidRequest) and kind is _INTERNAL:
+        return RestFault(422, {"detail": [_field_detail(error)]})
     detail: dict[str, object] = {
         "type": kind.type,
         "code": kind.code,

@@ -7,17 +7,14 @@ from dataclasses import dataclass
 
 from csm_trio.errors import InvalidRequest, TooManyContexts
 from csm_trio.protocol.events import (
-    AddText,
     Authenticate,
     CloseContext,
     CloseSession,
     ContextFailed,
-    Flush,
     InEvent,
     KeepAlive,
     OpenContext,
     OutEvent,
-    SpeechSettings,
 )
 from csm_trio.protocol.faults import socket_fault
 from csm_trio.protocol.fields import JsonFields
@@ -81,7 +78,7 @@ class MultiStreamInputProtocol:
         if context is None:
             return self._first_words(context_id, said) or [KeepAlive()]
         check_unchanged(context.voice_settings, said.voice_settings)
-        return self._text_events(context_id, context, said, said.text or "") or [KeepAlive()]
+        return self._say(context_id, context, said, opening=False) or [KeepAlive()]
 
     def _close(self, context_id: str, *, flush: bool) -> list[InEvent]:
         context = self._contexts.pop(context_id, None)
@@ -98,32 +95,14 @@ class MultiStreamInputProtocol:
         context = self._contexts[context_id] = _Context(said.voice_settings)
         lengths = () if self._auto_mode else said.chunk_lengths or CHUNK_LENGTHS
         events.append(OpenContext(context_id, said.settings, lengths))
-        # The opener's space only opens; any later one stands between two words.
-        text = (said.text or "") if said.speaks else ""
-        return [*events, *self._text_events(context_id, context, said, text, opening=True)]
+        return [*events, *self._say(context_id, context, said, opening=True)]
 
-    def _text_events(
-        self,
-        context_id: str,
-        context: _Context,
-        said: SpeechMessage,
-        text: str,
-        *,
-        opening: bool = False,
+    def _say(
+        self, context_id: str, context: _Context, said: SpeechMessage, *, opening: bool
     ) -> list[InEvent]:
-        settings = SpeechSettings() if opening else said.settings
-        events: list[InEvent] = []
-        if text or settings != SpeechSettings():
-            events.append(AddText(context_id, text, settings))
-        if said.speaks:
-            context.flushed = False
-        elif said.flush:
-            context.flushed = True
-        if said.flush or (self._auto_mode and said.speaks):
-            events.append(Flush(context_id))
-        elif said.try_trigger:
-            events.append(Flush(context_id, hint=True))
-        return events
+        if said.speaks or said.flush:
+            context.flushed = not said.speaks
+        return said.text_events(context_id, opening=opening, auto_mode=self._auto_mode)
 
     def send(self, event: OutEvent) -> str:
         """Return the message that tells the client of `event`, and of which context."""

@@ -1,12 +1,12 @@
 """What the messages of all text-to-speech sockets have in common, each field checked.
 
-It must not know what a message does: that depends on the socket and on what was said before.
+It must not know what opens and what ends a context: that depends on the socket.
 """
 
 from dataclasses import dataclass
 
 from csm_trio.errors import InvalidMessage, InvalidRequest
-from csm_trio.protocol.events import SpeechSettings
+from csm_trio.protocol.events import AddText, Flush, InEvent, SpeechSettings
 from csm_trio.protocol.fields import (
     JsonFields,
     parse_object,
@@ -49,6 +49,23 @@ class SpeechMessage:
     def speaks(self) -> bool:
         """Whether it holds text other than whitespace."""
         return bool(self.text and not self.text.isspace())
+
+    def text_events(self, context_id: str, *, opening: bool, auto_mode: bool) -> list[InEvent]:
+        """Return what it adds to an open context, or to the one that it is `opening`.
+
+        With `auto_mode` its text is said at once.
+        """
+        # The opener's space only opens [recorded]; any later one stands between two words.
+        text = "" if self.text is None or (opening and not self.speaks) else self.text
+        settings = SpeechSettings() if opening else self.settings
+        events: list[InEvent] = []
+        if text or settings != SpeechSettings():
+            events.append(AddText(context_id, text, settings))
+        if self.flush or (auto_mode and self.speaks):
+            events.append(Flush(context_id))
+        elif self.try_trigger:
+            events.append(Flush(context_id, hint=True))
+        return events
 
 
 def read_message(message: str | bytes) -> JsonFields:

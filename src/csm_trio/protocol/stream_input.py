@@ -6,13 +6,11 @@ authenticates nothing; it only says what a message means.
 
 from csm_trio.errors import InvalidRequest
 from csm_trio.protocol.events import (
-    AddText,
     Authenticate,
     ClearContext,
     CloseContext,
     CloseSession,
     ContextFailed,
-    Flush,
     InEvent,
     KeepAlive,
     OpenContext,
@@ -78,7 +76,7 @@ class StreamInputProtocol:
             self._ended = True
             events += [CloseContext(SINGLE_CONTEXT), CloseSession()]
         else:
-            events += self._text_events(said, opening=opening)
+            events += said.text_events(SINGLE_CONTEXT, opening=opening, auto_mode=self._auto_mode)
         return events or [KeepAlive()]
 
     def _opening_events(self, said: SpeechMessage) -> list[InEvent]:
@@ -92,21 +90,6 @@ class StreamInputProtocol:
 
     def _open(self) -> OpenContext:
         return OpenContext(SINGLE_CONTEXT, self._settings, self._chunk_lengths)
-
-    def _text_events(self, said: SpeechMessage, *, opening: bool) -> list[InEvent]:
-        text = said.text or ""
-        # The opener's space only opens [recorded]; any later one stands between two words.
-        if opening and text.isspace():
-            text = ""
-        settings = SpeechSettings() if opening else said.settings
-        events: list[InEvent] = []
-        if text or settings != SpeechSettings():
-            events.append(AddText(SINGLE_CONTEXT, text, settings))
-        if said.flush or (self._auto_mode and said.speaks):
-            events.append(Flush(SINGLE_CONTEXT))
-        elif said.try_trigger:
-            events.append(Flush(SINGLE_CONTEXT, hint=True))
-        return events
 
     def send(self, event: OutEvent) -> str:
         """Return the message that tells the client of `event`."""

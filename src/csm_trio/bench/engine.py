@@ -1,0 +1,162 @@
+"""`csm-trio bench --engine`: flags in; a table, a JSON file and an exit code out.
+
+No server, no socket: the engine runs in this process. torch is imported when it is measured.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TextIO
+
+from csm_trio.bench.command import provenance
+from csm_trio.bench.flags import given_load_flags, numbers
+from csm_trio.config import SETTINGS, EngineConfig, add_flags, load_config
+from csm_trio.errors import StartupError
+
+_EXIT_FAILED = 1
+_MAX_ROWS = 1024
+_MAX_STEPS = 100_000
+_STEPS = 50
+
+_SCHEDULING = ("target_lead_s", "max_lead_s")
+_MODEL_SETTINGS = tuple(
+    setting
+    for setting in SETTINGS
+    if setting.section == "engine" and setting.field not in _SCHEDULING
+)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineBenchOptions:
+    """What `bench --engine` is asked to do; None leaves the choice to the measuring.
+
+    `transformers_batches` () leaves transformers out.
+    """
+
+    engine: EngineConfig
+    batches: tuple[int, ...] | None = None
+    steps: int = _STEPS
+    transformers_batches: tuple[int, ...] | None = None
+    json_file: Path | None = None
+    log_level: str = "info"
+
+
+def add_engine_bench_flags(parser: argparse.ArgumentParser) -> None:
+    """Add `--engine` and its flags: the model's, as `serve` has them, and what to time."""
+    group = parser.add_argument_group("the engine alone")
+    add = group.add_argument
+    add(
+        "--engine",
+        action="store_true",
+        default=None,
+        help="time the engine itself, in this process",
+    )
+    add(
+        "--batches",
+        type=numbers("rows make a batch", _MAX_ROWS),
+        metavar="N,…",
+        help="numbers of rows to time (unit: utterances at once; default: some that fit)",
+    )
+    add(
+        "--steps",
+        type=_steps,
+        metavar="N",
+        help=f"steps timed for each of them (unit: frames of 80 ms; default: {_STEPS})",
+    )
+    add(
+        "--transformers-batches",
+        type=_rows_or_none,
+        metavar="N,…",
+        help="numbers of rows to time transformers' generate with on the same weights; none "
+        "leaves it out (unit: utterances at once; default: the smallest and the largest batch)",
+    )
+    add_flags(group, _MODEL_SETTINGS)
+
+
+def check_for_load(flags: argparse.Namespace) -> None:
+    """Raise StartupError where a flag was given that only `--engine` knows."""
+    own = ("batches", "steps", "transformers_batches", "config")
+    names = [*own, *(setting.key for setting in _MODEL_SETTINGS)]
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(flags, name) is not None]
+    if given:
+        raise StartupError(
+            f"{_listed(given)}: for bench --engine; a server under load has its model already."
+        )
+
+
+def read_engine_bench_options(
+    flags: argparse.Namespace, environ: Mapping[str, str]
+) -> EngineBenchOptions:
+    """Return what the parsed flags ask for; settings come from `environ` and `--config` too.
+
+    Raises StartupError for a setting that cannot be, and for a flag that needs a server.
+    """
+    strays = given_load_flags(flags)
+    if strays:
+        raise StartupError(f"{_listed(strays)}: for a load on a server; bench --engine has none.")
+    given = {setting.key: getattr(flags, setting.key) for setting in _MODEL_SETTINGS}
+    config = load_config(given | {"config": flags.config}, environ)
+    return EngineBenchOptions(
+        engine=config.engine,
+        batches=flags.batches,
+        steps=_STEPS if flags.steps is None else flags.steps,
+        transformers_batches=flags.transformers_batches,
+        json_file=flags.json,
+        log_level=config.log_level,
+    )
+
+
+def bench_engine(options: EngineBenchOptions, *, out: TextIO | None = None) -> int:
+    """Measure, print the table on `out`, write the JSON file; return the exit code.
+
+    Raises StartupError where the model cannot be had or does not fit.
+    """
+    out = sys.stdout if out is None else out
+    from csm_trio.engine.measure import Plan, measure_engine
+
+    plan = Plan(options.batches, options.steps, options.transformers_batches)
+    timing = measure_engine(options.engine, plan)
+    print(timing.table(), file=out, flush=True)
+    if options.json_file is None:
+        return 0
+    document = provenance("csm-trio bench --engine") | {
+        "config": _settings(options.engine) | {"steps": options.steps},
+        "engine": timing.to_dict(),
+    }
+    try:
+        text = json.dumps(document, indent=2, allow_nan=False)
+        options.json_file.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        reason = f"cannot write {error.filename}: {error.strerror}"
+        print(f"csm-trio bench: {reason}", file=sys.stderr)
+        return _EXIT_FAILED
+    return 0
+
+
+def _settings(config: EngineConfig) -> dict[str, object]:
+    values = {field.name: getattr(config, field.name) for field in fields(config)}
+    return {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in values.items()
+        if name not in _SCHEDULING
+    }
+
+
+def _steps(text: str) -> int:
+    steps = numbers("steps can be timed", _MAX_STEPS)(text)
+    if len(steps) > 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no single number")
+    return steps[0]
+
+
+def _rows_or_none(text: str) -> tuple[int, ...]:
+    if text.lower() in ("none", "0"):
+        return ()
+    return numbers("rows make a batch", _MAX_ROWS)(text)
+
+
+def _listed(flags: tuple[str, ...] | list[str]) -> str:
+    return ", ".join(dict.fromkeys(flags))

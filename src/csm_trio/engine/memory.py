@@ -1,0 +1,150 @@
+"""The plan of memory: what weights and slots take, what is there, how many slots fit.
+
+In: sizes, a device. Out: bytes, a number of slots. It must not know who will use them. Raises
+StartupError where something does not fit: before the first call, not during one.
+"""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from csm_trio.engine.runner import Placement
+from csm_trio.engine.slots import Slots
+from csm_trio.engine.timing import sized
+from csm_trio.errors import StartupError
+from csm_trio.model.attention import SlotKV
+from csm_trio.model.config import CSMConfig
+from csm_trio.model.mimi import MimiDecoder
+from csm_trio.model.shapes import expected_shapes
+from csm_trio.model.weights import kept_as
+
+_logger = logging.getLogger(__name__)
+
+_SLOTS_SHARE = 0.85
+"""Of the free memory: what slots may take; the rest is for activations."""
+
+_MEMINFO = Path("/proc/meminfo")
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def slot_bytes(config: CSMConfig, codec: MimiDecoder, dtype: torch.dtype) -> int:
+    """Return the device memory that one slot takes: everything that `Slots` has per row."""
+    one, two = (
+        Slots(config, count, codec, device=torch.device("meta"), dtype=dtype) for count in (1, 2)
+    )
+    return _held_bytes(two) - _held_bytes(one)
+
+
+def weight_bytes(*modules: nn.Module) -> int:
+    """Return the memory of the modules' parameters and buffers, shared ones counted once."""
+    tensors = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
+    return sum({id(tensor): tensor.nbytes for tensor in tensors}.values())
+
+
+def checkpoint_bytes(config: CSMConfig, dtype: torch.dtype) -> int:
+    """Return what a checkpoint of these sizes takes once it is loaded in `dtype` (`kept_as`)."""
+    return sum(
+        kept_as(name, torch.empty(shape, device="meta"), dtype).nbytes
+        for name, shape in expected_shapes(config).items()
+    )
+
+
+def available_bytes(device: torch.device) -> int | None:
+    """Return how much memory may still be taken on a device; None where nobody tells.
+
+    On a CPU that is what Linux calls available, or less where the process' control group has a
+    lower limit: a container's.
+    """
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    known = [count for count in (_system_available(), _group_available()) if count is not None]
+    return min(known, default=None)
+
+
+def check_weights_fit(name: str, config: CSMConfig, placement: Placement) -> None:
+    """Raise StartupError where the device has no room for the weights, before they are read."""
+    needed, free = checkpoint_bytes(config, placement.weights), available_bytes(placement.device)
+    if free is not None and needed > free:
+        raise StartupError(
+            f"{name} takes {sized(needed)} in {dtype_name(placement.weights)}, "
+            f"and {placement.device} has {sized(free)} left."
+        )
+
+
+def plan_slots(
+    wanted: int | None, usual: int, *, weights: int, per_slot: int, device: torch.device
+) -> int:
+    """Return how many slots to make: those wanted, else the `usual` ones or fewer, if they fit.
+
+    weights, per_slot: bytes; the weights are on the device already.
+    """
+    fitting = fitting_slots(per_slot, device)
+    if fitting is not None and fitting < 1:
+        raise StartupError(f"{device} has no memory left for a single slot of {sized(per_slot)}.")
+    if fitting is not None and wanted is not None and wanted > fitting:
+        raise StartupError(
+            f"--pool-size {wanted} does not fit on {device}: at most {fitting} slots do, of "
+            f"{sized(per_slot)} each (less with a lower --max-positions)."
+        )
+    slots = wanted or (usual if fitting is None else min(fitting, usual))
+    _logger.info(
+        "memory on %s: %s of weights + (%d slots + 1) x %s = %s%s",
+        device, sized(weights), slots, sized(per_slot), sized(weights + (slots + 1) * per_slot),
+        "" if fitting is None else f"; at most {fitting} slots would fit",
+    )  # fmt: skip
+    return slots
+
+
+def fitting_slots(per_slot: int, device: torch.device) -> int | None:
+    """Return how many slots of so many bytes a device has room for; None where nobody tells."""
+    free = available_bytes(device)
+    # One slot more than the pool is the dummy.
+    return None if free is None else int(free * _SLOTS_SHARE) // per_slot - 1
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return a type's name as torch's users write it: bfloat16."""
+    return str(dtype).removeprefix("torch.")
+
+
+def _held_bytes(owner: object) -> int:
+    return sum(tensor.nbytes for tensor in _tensors(owner))
+
+
+def _tensors(owner: object) -> Iterator[Tensor]:
+    names = [field.name for field in fields(owner)] if is_dataclass(owner) else list(vars(owner))
+    for value in (getattr(owner, name) for name in names):
+        if isinstance(value, Tensor):
+            yield value
+        elif is_dataclass(value) or isinstance(value, SlotKV):
+            yield from _tensors(value)
+
+
+def _system_available() -> int | None:
+    try:
+        lines = _MEMINFO.read_text(encoding="ascii").splitlines()
+    except OSError:  # not Linux
+        return None
+    found = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
+    return next((1024 * int(kib) for kib in found), None)
+
+
+def _group_available() -> int | None:
+    """Return what the control group (version 2) has left; cached file pages count as left."""
+    try:
+        limit = (_CGROUP / "memory.max").read_text(encoding="ascii").strip()
+        used = int((_CGROUP / "memory.current").read_text(encoding="ascii"))
+        lines = (_CGROUP / "memory.stat").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    if limit == "max":
+        return None
+    counts = dict(line.split() for line in lines)
+    return max(0, int(limit) - used + int(counts["inactive_file"]))

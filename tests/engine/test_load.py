@@ -1,0 +1,107 @@
+"""Loading: how much of the host it takes, and what whoever waits for it gets to read."""
+
+import json
+import logging
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from csm_trio.config import EngineConfig
+from csm_trio.engine.load import load_runner
+from csm_trio.model.random_weights import random_weights
+from csm_trio.model.read_config import read_config
+from tiny_csm import tiny_config, write_generation_config, write_tiny_checkpoint, write_tokenizer
+
+SHARDS = 3
+
+MEASURE = """
+import json, sys
+from pathlib import Path
+import torch
+from csm_trio.config import EngineConfig
+from csm_trio.engine.load import load_model
+from csm_trio.engine.memory import weight_bytes
+from csm_trio.model.tensor_files import open_tensors
+
+def peak():  # of this program: ru_maxrss begins with that of the process it was started by
+    status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    return 1024 * int(status["VmHWM"].split()[0])
+
+tiny, large = map(Path, sys.argv[1:])
+load_model(EngineConfig(device="cpu", weights_path=tiny))  # what is paid once: libraries
+before = peak()
+for shard in sorted(large.glob("*.safetensors")):
+    for stored in open_tensors(shard):
+        stored.load(torch.device("cpu"))  # and let go, as a copy on the way to a device is
+passed_through = peak() - before
+loaded = load_model(EngineConfig(device="cpu", weights_path=large))
+print(json.dumps([passed_through, peak() - before, weight_bytes(loaded.model, loaded.codec)]))
+"""
+
+
+def write_large_checkpoint(folder: Path) -> int:
+    """Write a few hundred megabytes of noise in shards; return the largest one's bytes."""
+    tiny_config(
+        hidden_size=1024, intermediate_size=3072, num_hidden_layers=8, head_dim=64,
+        num_attention_heads=16, num_key_value_heads=4,
+    ).save_pretrained(folder)  # fmt: skip
+    write_generation_config(folder)
+    write_tokenizer(folder)
+    config = read_config(folder / "config.json", None)
+    tensors = random_weights(config, device=torch.device("cpu"), dtype=torch.float32)
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    shards: list[dict[str, torch.Tensor]] = [{}]
+    for name, tensor in tensors.items():
+        if sum(held.nbytes for held in shards[-1].values()) > total / SHARDS:
+            shards.append({})
+        shards[-1][name] = tensor
+    weight_map: dict[str, str] = {}
+    for number, held in enumerate(shards):
+        save_file(held, folder / f"model-{number}.safetensors")
+        weight_map |= dict.fromkeys(held, f"model-{number}.safetensors")
+    index = {"metadata": {}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return max(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_loading_takes_no_more_of_the_host_than_half_again_its_largest_shard(
+    tmp_path: Path,
+) -> None:
+    """On a CPU that is beside the model itself, which is held once."""
+    tiny = write_tiny_checkpoint(tmp_path / "tiny")
+    largest = write_large_checkpoint(tmp_path / "large")
+    ended = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(tiny), str(tmp_path / "large")],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    passed_through, whole, weights = json.loads(ended.stdout)
+    assert weights > 2.5 * largest  # else the bound below would hold a second copy
+    assert passed_through < 1.5 * largest
+    assert whole < weights + 1.5 * largest
+
+
+def test_an_operator_reads_what_is_loaded_where_and_how_much_it_takes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.INFO, logger="csm_trio"):
+        load_runner(EngineConfig(device="cpu", pool_size=2))
+    expected = [
+        r"loading the embedded voice onto cpu in float32",
+        r"Loaded the embedded voice: [\d.]+ M values in \d+\.\d s\.",
+        r"speaking with the embedded demonstration voice; .*",
+        r"memory on cpu: [\d.]+ MiB of weights \+ \(2 slots \+ 1\) x [\d.]+ MiB = .*",
+        r"making 2 slots and warming them up",
+        r"warm after \d+\.\d s",
+        r"the embedded voice on cpu in float32: 2 slots",
+    ]
+    said = [message for message in caplog.messages if " of 2 slots" not in message]
+    assert len(said) == len(expected)
+    for pattern, message in zip(expected, said, strict=True):
+        assert re.fullmatch(pattern, message), message

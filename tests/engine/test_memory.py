@@ -1,0 +1,190 @@
+"""The plan of memory: what a slot takes is what is allocated; what does not fit is refused."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from csm_trio.config import EngineConfig
+from csm_trio.engine import memory
+from csm_trio.engine.load import load_model, warm_runner
+from csm_trio.engine.runner import Placement
+from csm_trio.engine.slots import Slots
+from csm_trio.errors import StartupError
+from csm_trio.model.config import CSMConfig
+from csm_trio.model.mimi import MimiDecoder
+from csm_trio.model.random_weights import random_weights
+from csm_trio.model.read_config import csm_1b_config, read_config
+from tiny_csm import write_tiny_checkpoint
+
+CPU = torch.device("cpu")
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("tiny"))
+
+
+class Allocations(TorchDispatchMode):
+    """Counts the bytes of every storage that an operation made."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._storages: dict[int, torch.UntypedStorage] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                storage = leaf.untyped_storage()
+                self._storages[storage._cdata] = storage
+        return result
+
+    @property
+    def allocated(self) -> int:
+        return sum(storage.nbytes() for storage in self._storages.values())
+
+
+def allocated(config: CSMConfig, codec: MimiDecoder, count: int, dtype: torch.dtype) -> int:
+    allocations = Allocations()
+    with allocations:
+        Slots(config, count, codec, device=CPU, dtype=dtype)
+    return allocations.allocated
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_slot_takes_what_slots_allocate(tiny: Path, dtype: torch.dtype) -> None:
+    config = read_config(tiny / "config.json", None)
+    codec = MimiDecoder(config.codec)
+    per_slot = memory.slot_bytes(config, codec, dtype)
+    # Three slots are four rows: the dummy's is one.
+    assert allocated(config, codec, 3, dtype) == 4 * per_slot
+
+
+def test_a_slot_of_full_size_takes_what_its_parts_add_up_to() -> None:
+    config = csm_1b_config()
+    with torch.device("meta"):
+        codec = MimiDecoder(config.codec)
+    keys_values = 2 * 16 * 8 * 64 * 2048 * 2  # layers, heads, head_dim, positions, bf16
+    ring = 8 * 2 * 8 * 64 * 256 * 2  # layers, keys and values, heads, head_dim, 250 + 2 up to 8
+    contexts = 2 * sum(
+        taps * channels
+        for taps, channels in [
+            (1, 512),  # upsample
+            (6, 512),
+            *[(1, 1024), (2, 512), (1, 512), (2, 256), (1, 256), (2, 128), (1, 128), (2, 64)],
+            (2, 64),
+        ]
+    )
+    row = 2048 * 2 + 3 * 8 + 2 * 4 + 2 * 8 + 8  # input, clocks and seed, sampling, codec's clock
+    assert memory.slot_bytes(config, codec, torch.bfloat16) == keys_values + ring + contexts + row
+
+
+def test_weights_are_counted_once_in_the_type_they_have() -> None:
+    layer = torch.nn.Linear(4, 3)
+    tied = torch.nn.Linear(4, 3)
+    tied.weight = layer.weight
+    assert memory.weight_bytes(layer, tied) == 4 * (12 + 3 + 3)
+    assert memory.weight_bytes(layer.to(torch.bfloat16)) == 2 * (12 + 3)
+
+
+def test_a_checkpoints_bytes_are_those_of_its_tensors(tiny: Path) -> None:
+    config = read_config(tiny / "config.json", None)
+    for dtype in (torch.float32, torch.bfloat16, torch.int8):
+        tensors = random_weights(config, device=CPU, dtype=dtype).values()
+        assert memory.checkpoint_bytes(config, dtype) == sum(tensor.nbytes for tensor in tensors)
+
+
+def free(monkeypatch: pytest.MonkeyPatch, count: int | None) -> None:
+    monkeypatch.setattr(memory, "available_bytes", lambda device: count)
+
+
+def planned(wanted: int | None, usual: int) -> int:
+    return memory.plan_slots(wanted, usual, weights=50 * MIB, per_slot=10 * MIB, device=CPU)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "usual", "slots"), [(None, 4, 4), (7, 4, 7), (None, 99, 7), (1, 4, 1)]
+)
+def test_a_pool_is_as_large_as_asked_or_as_usual_where_it_fits(
+    wanted: int | None, usual: int, slots: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free(monkeypatch, 100 * MIB)  # 85 of them for 8 rows, of which one is the dummy
+    assert planned(wanted, usual) == slots
+
+
+def test_a_pool_that_does_not_fit_is_refused_with_the_largest_that_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    free(monkeypatch, 100 * MIB)
+    with pytest.raises(StartupError, match=r"--pool-size 8 .* on cpu: at most 7 slots do, of 10\."):
+        planned(8, 4)
+    free(monkeypatch, 20 * MIB)
+    with pytest.raises(StartupError, match=r"no memory left for a single slot of 10\.0 MiB"):
+        planned(None, 4)
+
+
+def test_where_nobody_tells_what_is_free_everything_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    free(monkeypatch, None)
+    assert planned(1000, 4) == 1000
+    assert planned(None, 4) == 4
+
+
+def test_the_plan_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    free(monkeypatch, 100 * MIB)
+    with caplog.at_level(logging.INFO, logger=memory.__name__):
+        planned(2, 4)
+    assert caplog.messages == [
+        "memory on cpu: 50.0 MiB of weights + (2 slots + 1) x 10.0 MiB = 80.0 MiB; "
+        "at most 7 slots would fit"
+    ]
+
+
+def test_weights_that_do_not_fit_are_refused_before_they_are_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    free(monkeypatch, 1 << 30)
+    placement = Placement(CPU, torch.float32)
+    with pytest.raises(StartupError, match=r"noise takes 6\.\d+ GiB in float32, and cpu has 1\.00"):
+        memory.check_weights_fit("noise", csm_1b_config(), placement)
+    with pytest.raises(StartupError, match="takes"):
+        load_model(EngineConfig(device="cpu", random_weights="sesame/csm-1b-size"))
+
+
+def test_a_pool_too_large_for_this_machine_is_refused(tiny: Path) -> None:
+    loaded = load_model(EngineConfig(device="cpu", weights_path=tiny))
+    with pytest.raises(StartupError, match=r"--pool-size 1000000000 does not fit on cpu"):
+        warm_runner(loaded, 1_000_000_000)
+
+
+MEMINFO = "MemTotal:       24683520 kB\nMemAvailable:       2048 kB\n"
+
+
+@pytest.mark.parametrize(
+    ("limit", "available"), [("max", 2048 << 10), (str(1 << 20), (1 << 20) - 300 + 100)]
+)
+def test_a_containers_limit_counts_where_it_is_lower(
+    limit: str, available: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "meminfo").write_text(MEMINFO)
+    (tmp_path / "memory.max").write_text(f"{limit}\n")
+    (tmp_path / "memory.current").write_text("300\n")
+    (tmp_path / "memory.stat").write_text("anon 200\ninactive_file 100\n")
+    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    assert memory.available_bytes(CPU) == available
+
+
+def test_without_linux_files_nobody_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "none")
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    assert memory.available_bytes(CPU) is None
