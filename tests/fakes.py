@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import trio
 
-from csm_trio.engine.utterance import EndReason, Frame, Utterance
+from csm_trio.engine.utterance import BUNCH_FRAMES, Bunch, EndReason, Frame, Utterance
 from csm_trio.errors import SpeechError, TextTooLong
 
 FRAME_SAMPLES = 1_920
@@ -199,29 +199,34 @@ class FakeStream:
     def __aiter__(self) -> "FakeStream":
         return self
 
-    async def __anext__(self) -> Frame:
+    async def __anext__(self) -> Bunch:
         await trio.sleep(self._engine.frame_delay_s)
         error = self._engine.error_for(self.utterance.text)
         if error is not None:
             raise error
-        if self.taken == min(frame_count(self.utterance.text), self.utterance.max_frames):
+        frames = min(frame_count(self.utterance.text), self.utterance.max_frames)
+        if self.taken == frames:
             spoken = self.taken < self.utterance.max_frames
             self.end = EndReason.SPOKEN if spoken else EndReason.CAPPED
             raise StopAsyncIteration
-        self.taken += 1
-        return sine_frame(self.utterance, self.taken - 1)
+        # One at a time until the listener would be ahead, as the engine's are.
+        wanted = 1 if self.taken < self._engine.frames_alone else BUNCH_FRAMES
+        first, self.taken = self.taken, min(self.taken + wanted, frames)
+        return tuple(sine_frame(self.utterance, index) for index in range(first, self.taken))
 
 
 @dataclass(slots=True)
 class FakeEngine:
     """An Engine without a thread, whose time is Trio's: each frame takes `frame_delay_s`.
 
+    After `frames_alone` frames of an utterance, a bunch takes that time, too.
     `errors` maps a piece of text to what an utterance with it fails with. `closed_at_s` says, on
     Trio's clock, when each utterance gave its slot back.
     """
 
     slots: int = 4
     frame_delay_s: float = 0.0
+    frames_alone: float = math.inf
     errors: dict[str, SpeechError] = field(default_factory=dict)
     utterances: list[Utterance] = field(default_factory=list)
     streams: list[FakeStream] = field(default_factory=list)

@@ -15,6 +15,7 @@ SOURCE = Path(csm_trio.__file__).parent
 FLOORS: dict[str, tuple[float, set[str], set[str]]] = {
     "errors": (1, set(), set()),
     "kinds": (1, set(), set()),
+    "collector": (1, set(), set()),
     "config": (1, {"errors", "kinds"}, set()),
     "telemetry": (1, set(), {"prometheus_client"}),
     "text": (1, set(), set()),
@@ -49,7 +50,7 @@ NARROWED: dict[str, set[str]] = {
     "engine": {"errors", "config", "telemetry", "model", "voices"},
     "client": {"errors", "audio", "protocol"},
     "say": {"errors", "audio", "client"},
-    "bench": {"errors", "audio", "client", "config", "engine"},
+    "bench": {"errors", "audio", "client", "collector", "config", "engine"},
 }
 
 # Only these files of the engine know Trio; the scheduler knows neither Trio nor torch.

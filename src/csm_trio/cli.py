@@ -25,6 +25,7 @@ from csm_trio.bench.engine import (
     read_engine_bench_options,
 )
 from csm_trio.bench.flags import add_bench_flags, read_bench_options
+from csm_trio.collector import calm_collector
 from csm_trio.config import Config, ServerConfig, add_flags, load_config
 from csm_trio.engine.scheduler import Leads, Runner
 from csm_trio.engine.service import open_engine
@@ -126,7 +127,8 @@ def _serve_command(options: argparse.Namespace) -> int:
 
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     try:
-        trio.run(serve, config, partial(load_runner, config.engine))
+        with calm_collector():
+            trio.run(serve, config, partial(load_runner, config.engine))
     except* StartupError as group:
         raise first_leaf(group) from None
     except* KeyboardInterrupt:

@@ -330,3 +330,14 @@ async def test_eight_callers_of_three_slots_hear_themselves_and_nobody_else() ->
 
 def sentences_of(caller_id: int) -> list[str]:
     return [f"This is sentence {at} of caller {caller_id}." for at in range(1 + caller_id % 3, 5)]
+
+
+async def test_no_message_is_compressed_though_the_client_would_have_it() -> None:
+    offer = {"sec-websocket-extensions": "permessage-deflate; client_max_window_bits"}
+    with trio.fail_after(GUARD_S):
+        async with serving(SineRunner) as server, server.dial(headers=offer) as ws:
+            assert b"sec-websocket-extensions" not in dict(ws.handshake_headers)
+            await tell(ws, {"text": TEXT}, EOS)
+            heard, code = await hear_all(ws)
+    assert code == 1000
+    assert_wire_form(heard)

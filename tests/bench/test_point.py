@@ -1,6 +1,5 @@
 """What is read of a server's own figures."""
 
-import gc
 import math
 
 import pytest
@@ -8,7 +7,6 @@ from trio_websocket import WebSocketRequest
 
 from csm_trio.bench.point import (
     buckets_between,
-    calm_collector,
     parse_metrics,
     read_metrics,
     settle,
@@ -79,11 +77,3 @@ async def test_a_server_without_metrics_has_none() -> None:
 
     async with scripted_server(script) as url:
         assert await read_metrics(url) is None
-
-
-def test_the_collector_is_left_as_it_was() -> None:
-    before = gc.get_threshold(), gc.isenabled(), gc.get_freeze_count()
-    with calm_collector():
-        assert gc.get_threshold()[0] > before[0][0]
-        assert gc.isenabled()
-    assert (gc.get_threshold(), gc.isenabled(), gc.get_freeze_count()) == before

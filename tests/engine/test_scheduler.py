@@ -10,8 +10,8 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from csm_trio.engine.scheduler import CREDIT_FRAMES, Scheduler, StepPlan
-from csm_trio.engine.utterance import EndReason, Frame
+from csm_trio.engine.scheduler import CREDIT_FRAMES, HandOver, Scheduler, StepPlan
+from csm_trio.engine.utterance import BUNCH_FRAMES, EndReason, Frame
 
 LONG = 10_000
 
@@ -104,7 +104,7 @@ def test_a_row_stops_at_its_credit_and_each_frame_taken_buys_one_more() -> None:
         scheduler.account("a", frame(index), 0.0)
     assert scheduler.idle
     assert running(scheduler.next(0.0)) == []
-    scheduler.taken("a")
+    scheduler.taken("a", 1)
     assert not scheduler.idle
     assert running(scheduler.next(0.0)) == ["a"]
     scheduler.account("a", frame(CREDIT_FRAMES), 0.0)
@@ -118,7 +118,7 @@ def test_a_row_without_credit_stops_nobody_else() -> None:
     for index in range(5):
         assert running(scheduler.next(0.0)) == ["keen"]
         scheduler.account("keen", frame(index), 0.0)
-        scheduler.taken("keen")
+        scheduler.taken("keen", 1)
 
 
 def test_rows_run_in_the_order_of_their_slots() -> None:
@@ -153,7 +153,7 @@ def test_a_listener_may_take_frames_of_a_row_that_has_ended() -> None:
     opened(scheduler, "a")
     scheduler.account("a", frame(), 0.0)
     scheduler.release("a")
-    scheduler.taken("a")
+    scheduler.taken("a", 1)
     assert scheduler.idle
 
 
@@ -164,10 +164,11 @@ def test_no_frame_means_spoken_and_the_room_is_the_cap() -> None:
     ((slot, _),) = scheduler.next(0.0).open
     scheduler.opened("b", 2)
     scheduler.filled(slot)
-    assert scheduler.account("a", frame(), 0.0) is None
-    assert scheduler.account("a", None, 0.0) is EndReason.SPOKEN
-    assert scheduler.account("b", frame(0), 0.0) is None
-    assert scheduler.account("b", frame(1), 0.0) is EndReason.CAPPED
+    made = [frame(index) for index in range(3)]
+    assert scheduler.account("a", made[0], 0.0) == HandOver((made[0],))
+    assert scheduler.account("a", None, 0.0) == HandOver((), EndReason.SPOKEN)
+    assert scheduler.account("b", made[1], 0.0) == HandOver((made[1],))
+    assert scheduler.account("b", made[2], 0.0) == HandOver((made[2],), EndReason.CAPPED)
 
 
 @dataclass
@@ -175,7 +176,12 @@ class Row:
     slot: int
     unread: int = 0
     frames: int = 0
+    handed: int = 0
     filling: bool = True
+
+    @property
+    def held(self) -> int:
+        return self.frames - self.handed
 
 
 class SchedulerLaws(RuleBasedStateMachine):
@@ -189,6 +195,7 @@ class SchedulerLaws(RuleBasedStateMachine):
         self.rows: dict[int, Row] = {}
         self.gone: list[int] = []
         self.admitted = 0
+        self.now_s = 0.0
 
     @property
     def live(self) -> list[int]:
@@ -212,7 +219,8 @@ class SchedulerLaws(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def step(self, data: st.DataObject) -> None:
-        plan = self.scheduler.next(0.0)
+        self.now_s += data.draw(st.floats(0.0, 0.2), label="took")
+        plan = self.scheduler.next(self.now_s)
         assert len(plan.open) <= self.opens_per_step
         if self.waiting and len(self.rows) < self.slots:
             assert plan.open, "a free slot and one who waits"
@@ -251,28 +259,38 @@ class SchedulerLaws(RuleBasedStateMachine):
         return filled
 
     def run_row(self, key: int, *, ends: bool) -> None:
+        """Make a frame: whatever is handed over is the next there is, and all of what was held."""
         row = self.rows[key]
-        row.frames += 1
-        end = self.scheduler.account(key, None if ends else frame(row.frames), 0.0)
-        assert end is (EndReason.SPOKEN if ends else None)
+        made = None if ends else frame(row.frames)
+        row.frames += not ends
+        row.unread += not ends
+        handed = self.scheduler.account(key, made, self.now_s)
+        if handed is not None:
+            order = [int(each.codes[0]) for each in handed.frames]
+            assert order == list(range(row.handed, row.frames))
+            assert handed.end is (EndReason.SPOKEN if ends else None)
+            row.handed = row.frames
+        assert row.held < BUNCH_FRAMES
+        assert not row.held or row.unread < self.credit, "held, and never to run again"
         if ends:
+            assert not row.held, "the end of it was lost"
             self.drop(key)
-        else:
-            row.unread += 1
 
-    @precondition(lambda self: any(row.unread for row in self.rows.values()))
+    @precondition(lambda self: any(row.unread > row.held for row in self.rows.values()))
     @rule(data=st.data())
     def take(self, data: st.DataObject) -> None:
-        behind = [key for key, row in self.rows.items() if row.unread]
+        behind = [key for key, row in self.rows.items() if row.unread > row.held]
         key = data.draw(st.sampled_from(behind))
-        self.scheduler.taken(key)
-        self.rows[key].unread -= 1
+        row = self.rows[key]
+        frames = data.draw(st.integers(1, row.unread - row.held), label="taken")
+        self.scheduler.taken(key, frames)
+        row.unread -= frames
 
     @precondition(lambda self: self.gone)
     @rule(data=st.data())
     def take_or_release_what_is_gone(self, data: st.DataObject) -> None:
         key = data.draw(st.sampled_from(self.gone))
-        self.scheduler.taken(key)
+        self.scheduler.taken(key, 1)
         assert self.scheduler.release(key) is None
 
     @precondition(lambda self: self.live)
@@ -286,7 +304,7 @@ class SchedulerLaws(RuleBasedStateMachine):
 
     @invariant()
     def idle_means_that_the_next_plan_is_empty(self) -> None:
-        plan = copy.deepcopy(self.scheduler).next(0.0)
+        plan = copy.deepcopy(self.scheduler).next(self.now_s)
         nothing = plan == StepPlan((), ()) and not self.scheduler.filling
         assert self.scheduler.idle == nothing
 
@@ -299,7 +317,7 @@ class SchedulerLaws(RuleBasedStateMachine):
             self.drop(key)
         for key in range(self.admitted, self.admitted + self.slots - len(self.rows)):
             self.scheduler.admit(key)
-        while plan := self.scheduler.next(0.0).open:
+        while plan := self.scheduler.next(self.now_s).open:
             assert found.isdisjoint(slot for slot, _ in plan)
             found |= {slot for slot, _ in plan}
         assert found == set(range(self.slots))

@@ -1,9 +1,11 @@
 """The engine on a real thread: what is heard, how slots come back, and how it all ends."""
 
 import logging
+import math
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from csm_trio.engine.scheduler import CREDIT_FRAMES, Runner
 from csm_trio.engine.service import Engine, FrameStream, open_engine
-from csm_trio.engine.utterance import EndReason, Frame, Utterance
+from csm_trio.engine.utterance import BUNCH_FRAMES, EndReason, Frame, Utterance
 from csm_trio.errors import EngineFailed, StartupError, TextTooLong
 from csm_trio.telemetry import Metrics
 from fakes import RunnerCall, SineRunner, StepGate, sine_frames
@@ -46,7 +48,7 @@ async def engine_of(runner: Runner, metrics: Metrics | None = None) -> AsyncIter
 
 async def speak(engine: Engine, said: Utterance) -> tuple[list[Frame], EndReason | None]:
     async with engine.generate(said) as stream:
-        frames = [frame async for frame in stream]
+        frames = [frame async for bunch in stream for frame in bunch]
     return frames, stream.end
 
 
@@ -221,13 +223,13 @@ async def test_a_listener_who_takes_nothing_costs_no_steps_past_the_credit() -> 
             await gate.held()
         await nothing_more_happens(engine)
         assert len(runner.steps) == CREDIT_FRAMES
-        frames = [await anext(stream)]
+        frames = list(await anext(stream))
         await gate.held()
         gate.let_go()
         await nothing_more_happens(engine)
         assert len(runner.steps) == CREDIT_FRAMES + 1
         gate.open()
-        frames += [frame async for frame in stream]
+        frames += [frame async for bunch in stream for frame in bunch]
         assert_heard(frames, sine_frames(stream.utterance))
 
 
@@ -259,10 +261,10 @@ async def test_a_refused_utterance_fails_alone() -> None:
 
     async with engine_of(runner, metrics) as engine:
         async with engine.generate(said) as stream:
-            frames = [await anext(stream)]
+            frames = list(await anext(stream))
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(be_refused, engine)
-            frames += [frame async for frame in stream]
+            frames += [frame async for bunch in stream for frame in bunch]
         assert engine.borrowed_slots == 0
     assert len(refusals) == 1
     assert_heard(frames, sine_frames(said))
@@ -421,7 +423,7 @@ async def test_a_failure_leaves_those_alone_who_have_been_heard_out() -> None:
             task_status.started(stream)
             with trio.CancelScope(shield=True):
                 await go.wait()
-                heard.extend([frame async for frame in stream])
+                heard.extend([frame async for bunch in stream for frame in bunch])
 
     with (
         trio.fail_after(GUARD_S),
@@ -544,7 +546,7 @@ async def test_a_burst_is_opened_by_one_call_and_a_refusal_stops_no_other() -> N
         await gate.held()  # what arrives now waits for the step's end together
         for text in texts:
             nursery.start_soon(say, text)
-        await wait_all_tasks_blocked()
+            await wait_all_tasks_blocked()
         gate.open()
     names = [call.name for call in runner.calls]
     first_step = names.index("step")
@@ -553,3 +555,29 @@ async def test_a_burst_is_opened_by_one_call_and_a_refusal_stops_no_other() -> N
     for text in texts:
         expected = [] if text == "REFUSE" else sine_frames(utterance(text))
         assert_heard(heard[text], expected)
+
+
+async def test_the_first_frame_comes_alone_and_later_ones_together() -> None:
+    """A step that takes no time puts every listener ahead at once."""
+    said = utterance("FRAMES=40")
+    async with engine_of(SineRunner(1)) as engine, engine.generate(said) as stream:
+        sizes = [len(bunch) async for bunch in stream]
+    assert sizes[0] == 1
+    assert max(sizes) == BUNCH_FRAMES
+    assert sum(sizes) == 40
+
+
+async def test_a_cancel_drops_what_is_held_and_the_next_in_the_slot_hears_only_its_own() -> None:
+    gate = StepGate()
+    runner = SineRunner(1, step_gate=gate)
+    ahead = replace(utterance("FRAMES=50"), plays_at_s=math.inf)
+    after = utterance("And now something else.")
+    async with engine_of(runner) as engine:
+        async with engine.generate(ahead):
+            gate.let_go(2)
+            for _ in range(3):
+                await gate.held()
+            gate.open()
+        frames, end = await speak(engine, after)
+    assert_heard(frames, sine_frames(after))
+    assert end is EndReason.SPOKEN

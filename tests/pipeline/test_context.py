@@ -15,10 +15,10 @@ from csm_trio.audio.encoders import make_encoder
 from csm_trio.audio.formats import AudioFormat
 from csm_trio.config import SpeechConfig
 from csm_trio.engine.service import Engine
-from csm_trio.engine.utterance import Utterance
+from csm_trio.engine.utterance import BUNCH_FRAMES, Utterance
 from csm_trio.errors import EngineFailed, ListenerStalled, TextTooLong
 from csm_trio.model.prompt import Turn
-from csm_trio.pipeline.context import MAX_CHUNK_FRAMES, Backlog, Speaker, SpeechOrder
+from csm_trio.pipeline.context import Backlog, Speaker, SpeechOrder
 from csm_trio.protocol.events import (
     AddText,
     Audio,
@@ -214,10 +214,11 @@ async def test_the_engine_knows_how_long_a_fast_frame_plays() -> None:
 
 @pytest.mark.parametrize("pace_s", [0.0, 0.05, 0.3, 2.0])
 @pytest.mark.parametrize("frame_delay_s", [0.0, 0.02, 0.2])
+@pytest.mark.parametrize("frames_alone", [0, 5, 1_000])
 async def test_no_pace_of_either_side_changes_the_bytes(
-    autojump_clock: MockClock, pace_s: float, frame_delay_s: float
+    autojump_clock: MockClock, pace_s: float, frame_delay_s: float, frames_alone: int
 ) -> None:
-    call = Call(FakeEngine(frame_delay_s=frame_delay_s))
+    call = Call(FakeEngine(frame_delay_s=frame_delay_s, frames_alone=frames_alone))
     events = await call.run(ONE, TWO, THREE, pace_s=pace_s)
     assert sound(events) == encoded(call.engine.utterances)
     assert events[-1] == ContextDone("a")
@@ -241,7 +242,7 @@ async def test_a_listener_who_is_behind_gets_a_few_frames_a_chunk(
         for event in await call.run("FRAMES=40", pace_s=1.0)
         if isinstance(event, Audio)
     ]
-    assert max(sizes) == MAX_CHUNK_FRAMES
+    assert max(sizes) == BUNCH_FRAMES
     assert sum(sizes) == 40
     assert len(sizes) < 20
 
@@ -268,6 +269,28 @@ async def test_the_buffer_holds_back_the_first_chunk_and_no_other(
     assert heard[0][0] == waits_for
     assert sum(first) == waits_for
     assert heard[len(first) :] == [(at_s, 1) for at_s in range(waits_for + 1, 21)]
+
+
+async def test_frames_that_come_together_leave_together(autojump_clock: MockClock) -> None:
+    call = Call(FakeEngine(frame_delay_s=FRAME_S, frames_alone=4))
+    events = await call.run("FRAMES=12")
+    sizes = [len(event.data) // FRAME_BYTES for event in events if isinstance(event, Audio)]
+    assert sizes == [1, 1, 1, 1, 3, 3, 2]
+    assert sound(events) == encoded(call.engine.utterances)
+    assert call.order.spoken_frames == 12
+
+
+@pytest.mark.parametrize(
+    ("buffer_size", "sizes"), [(2, [2, 3, 3]), (3, [3, 2, 3]), (5, [3, 2, 3]), (6, [3, 3, 2])]
+)
+async def test_the_buffer_counts_frames_however_they_come(
+    autojump_clock: MockClock, buffer_size: int, sizes: list[int]
+) -> None:
+    order = make_order(SpeechSettings(buffer_size=buffer_size))
+    call = Call(FakeEngine(frame_delay_s=FRAME_S, frames_alone=2), order)
+    events = await call.run("FRAMES=8")
+    assert [len(event.data) // FRAME_BYTES for event in events if isinstance(event, Audio)] == sizes
+    assert sound(events) == encoded(call.engine.utterances)
 
 
 @pytest.mark.parametrize("text", ["", " ", "— ... 🙂 ", "\n\n", "***"])

@@ -63,9 +63,9 @@ class Aligner:
             self._spoken.reach(*leg)
 
     @property
-    def spoken_out(self) -> bool:
-        """Whether a sentence is under way and its last word seems to be over."""
-        return self._listener is not None and self._listener.spoken_out
+    def chars_left(self) -> float | None:
+        """How many spoken characters the sentence under way seems to have left; None without."""
+        return None if self._listener is None else self._listener.chars_left
 
     def end(self) -> None:
         """Note that the sentence is over: what has not begun begins now."""
@@ -113,8 +113,8 @@ class _Listener:
         self._offset_ms: float | None = None
 
     @property
-    def spoken_out(self) -> bool:
-        return self._offset_ms is not None
+    def chars_left(self) -> float:
+        return max(0.0, self._last_place - self._at[1])
 
     def hear(self, pcm: NDArray[np.int16], glance: float | None, time_scale: float) -> list[Leg]:
         """Return the way that the speaker went meanwhile."""

@@ -15,7 +15,7 @@ from csm_trio.api.openai import KEYLESS, openai_blueprint, speaks_openai
 from csm_trio.api.ops import ops_blueprint
 from csm_trio.api.requests import refusal, sign
 from csm_trio.api.sockets import sockets_blueprint
-from csm_trio.api.streaming import SpeechConnection, body_has_ended
+from csm_trio.api.streaming import SpeechConnection, SpeechSocketConnection, body_has_ended
 from csm_trio.errors import SpeechError, Unauthorized
 from csm_trio.protocol.openai import error_body, openai_fault
 from csm_trio.telemetry import session_id
@@ -30,6 +30,7 @@ class SpeechApp(QuartTrio):
     """Quart on Trio, with request nurseries that speech can live in."""
 
     asgi_http_class = SpeechConnection
+    asgi_websocket_class = SpeechSocketConnection
 
 
 def create_app(house: House) -> SpeechApp:

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 import trio
+from hypercorn.protocol.ws_stream import WSStream
 from hypercorn.typing import (
     ASGIReceiveCallable,
     ASGIReceiveEvent,
@@ -18,7 +19,7 @@ from hypercorn.typing import (
 )
 from quart import Response, request
 from quart.wrappers.response import ResponseBody
-from quart_trio.asgi import TrioASGIHTTPConnection
+from quart_trio.asgi import TrioASGIHTTPConnection, TrioASGIWebsocketConnection
 
 from csm_trio.alignment.timing import joined
 from csm_trio.api.admission import Admission, Place
@@ -64,6 +65,22 @@ class SpeechConnection(TrioASGIHTTPConnection):
             self.scope[_BODY_ENDED] = body_ended  # type: ignore[literal-required]
             nursery.start_soon(self.handle_messages, nursery, http_request, receive_noting_the_end)
             nursery.start_soon(self.handle_request, nursery, http_request, send_the_end_whole)
+
+
+class SpeechSocketConnection(TrioASGIWebsocketConnection):
+    """A socket whose messages are not compressed, whatever the client offers (RFC 7692, 5.1).
+
+    Most clients offer it. To deflate a frame of base64 takes more of the event loop than all
+    else that is done for it, and saves no more than base64 had cost.
+    """
+
+    async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        """Serve one socket."""
+        # hypercorn has no setting for it; what it agrees to is settled when the app accepts.
+        stream = getattr(send, "__self__", None)
+        if isinstance(stream, WSStream):
+            stream.handshake.extensions = None
+        await super().__call__(receive, send)
 
 
 async def body_has_ended(*, within_s: float) -> bool:

@@ -18,9 +18,10 @@ import trio
 
 from csm_trio.bench.flags import BenchOptions
 from csm_trio.bench.plot import svg
-from csm_trio.bench.point import Point, calm_collector, run_point, settle
+from csm_trio.bench.point import Point, run_point, settle
 from csm_trio.bench.report import Figures, points_json, sum_up, table
 from csm_trio.bench.schedule import TEXTS
+from csm_trio.collector import calm_collector
 
 _EXIT_FAILED = 1
 _EXIT_INTERRUPTED = 128 + signal.SIGINT

@@ -3,12 +3,10 @@
 A workload and a number of calls in, a `Point` of raw notes out; sums up and prints nothing.
 """
 
-import gc
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from urllib.error import URLError
@@ -23,9 +21,6 @@ TAIL_S = 20.0
 """How long turns that count may run on after the point's time, while others keep the load up."""
 
 _LAG_PERIOD_S = 0.02
-# Python's own default is 700; half a thousand calls reach that in a few milliseconds.
-_NEW_OBJECTS_A_COLLECTION = 50_000
-
 _SETTLE_S = 5.0
 _SETTLE_POLL_S = 0.2
 
@@ -53,23 +48,6 @@ class Point:
     seconds: float = 0.0
     busy: float = 0.0
     cancels: dict[float, float] | None = None
-
-
-@contextmanager
-def calm_collector() -> Iterator[None]:
-    """Keep Python's garbage collector from pausing the lines: it would look like the server.
-
-    What is there already is left alone, and what comes is looked through less often.
-    """
-    thresholds = gc.get_threshold()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_NEW_OBJECTS_A_COLLECTION, *thresholds[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*thresholds)
-        gc.unfreeze()
 
 
 async def run_point(workload: Workload, point: Point, duration_s: float) -> None:

@@ -19,6 +19,8 @@ SILENCE_WINDOW_FRAMES = 25
 SILENCE_FLOOR = 100
 """Peak of 16-bit samples under which a frame counts as silent: about -50 dBFS."""
 
+_NO_RUNS = [0] * (LONGEST_PERIOD_FRAMES + 1)
+
 
 class RunawayGuard:
     """Watches one utterance; a new one is made with every slot that opens."""
@@ -26,7 +28,7 @@ class RunawayGuard:
     def __init__(self, max_frames: int) -> None:
         self._frames_left = max_frames
         self._recent: deque[bytes] = deque(maxlen=LONGEST_PERIOD_FRAMES)
-        self._run_lengths = [0] * (LONGEST_PERIOD_FRAMES + 1)
+        self._run_lengths = _NO_RUNS.copy()
         self._silent_frames = 0
 
     def observe(self, frame: Frame) -> EndReason | None:
@@ -42,7 +44,11 @@ class RunawayGuard:
         return None
 
     def _repeats(self, codes: bytes) -> bool:
-        for period in range(1, min(LONGEST_PERIOD_FRAMES, len(self._recent)) + 1):
+        if codes not in self._recent:  # nearly always; this runs for every row of every step
+            self._recent.append(codes)
+            self._run_lengths = _NO_RUNS.copy()
+            return False
+        for period in range(1, len(self._recent) + 1):
             same = self._recent[-period] == codes
             self._run_lengths[period] = self._run_lengths[period] + 1 if same else 0
         self._recent.append(codes)

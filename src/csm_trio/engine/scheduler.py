@@ -1,4 +1,6 @@
-"""Which slots open and which run the next step. Pure: no clock, no thread, no torch, no trio.
+"""Which slots open, which run the next step, and when frames are handed over.
+
+Pure: no clock, no thread, no torch, no trio.
 
 A row is known by a key of its owner's choosing. Only the device loop calls this, so it has no
 lock. The owner's promise: at most `slots` keys are admitted and not yet released.
@@ -6,17 +8,28 @@ lock. The owner's promise: at most `slots` keys are admitted and not yet release
 A row's lead is the time until its listener's player runs dry: the audio made less the time since
 playback began. It matters only under load, when somebody is short of it: a step is faster the
 fewer rows it has, so those who are far ahead, and those nobody waits for, sit it out.
+
+A row whose listener is not short hands its frames over a few at a time, since what an event loop
+does for a frame it does for a bunch at the same price.
 """
 
 import math
 from collections import deque
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Generic, Protocol, TypeVar
 
 from csm_trio.engine.runaway import RunawayGuard
-from csm_trio.engine.utterance import FRAME_S, EndReason, Frame, Utterance, plays_out_after
+from csm_trio.engine.utterance import (
+    BUNCH_FRAMES,
+    FRAME_S,
+    Bunch,
+    EndReason,
+    Frame,
+    Utterance,
+    plays_out_after,
+)
 from csm_trio.errors import SpeechError
 
 CREDIT_FRAMES = 25
@@ -68,6 +81,14 @@ class StepPlan(Generic[Key]):
 
 
 @dataclass(frozen=True, slots=True)
+class HandOver:
+    """What a row's listener is to be given now; with `end`, nothing comes after it."""
+
+    frames: Bunch
+    end: EndReason | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Leads:
     """When a row is short (`target_s`), and when it is far enough ahead to wait (`max_s`)."""
 
@@ -96,21 +117,36 @@ MAX_SITTING_OUT = 8
 
 @dataclass(slots=True)
 class _Row:
+    """`due_s` is when the player runs dry of what was handed over; `held` comes on top of it."""
+
     slot: int
     batch: bool
     due_s: float | None
     frame_s: float
     filling: bool = True
     guard: RunawayGuard | None = None
+    held: list[Frame] = field(default_factory=list)
     unread: int = 0
     passed_over: int = 0
 
-    def lead_s(self, now_s: float) -> float:
+    def handed_lead_s(self, now_s: float) -> float:
         """Tell how long the listener's player will not run dry; less than nothing before it began.
 
         First frames come first.
         """
         return -math.inf if self.due_s is None else self.due_s - now_s
+
+    def lead_s(self, now_s: float) -> float:
+        """Tell the same for when it has been given what is held, too."""
+        return self.handed_lead_s(now_s) + len(self.held) * self.frame_s
+
+    def hand_over(self, now_s: float, end: EndReason | None) -> HandOver:
+        """Let go of what is held."""
+        frames = tuple(self.held)
+        self.held.clear()
+        if frames:
+            self.due_s = plays_out_after(self.due_s, now_s, len(frames) * self.frame_s)
+        return HandOver(frames, end)
 
 
 class Scheduler(Generic[Key]):
@@ -154,14 +190,14 @@ class Scheduler(Generic[Key]):
         assert key not in self._rows, "a row was admitted twice"
         self._waiting[key] = claim
 
-    def taken(self, key: Key) -> None:
-        """Note that the listener took one frame of this row."""
+    def taken(self, key: Key, frames: int) -> None:
+        """Note that the listener took so many frames of this row."""
         row = self._rows.get(key)
         if row is not None:
-            row.unread -= 1
+            row.unread -= frames
 
     def release(self, key: Key) -> int | None:
-        """Let a row go, wherever it is; return the slot that it frees, if it held one."""
+        """Let a row go, wherever it is, and what it holds; return the slot it frees, if any."""
         row = self._rows.pop(key, None)
         if row is not None:
             self._filling.pop(row.slot, None)
@@ -216,15 +252,29 @@ class Scheduler(Generic[Key]):
         self._rows[key].filling = False
         return key
 
-    def account(self, key: Key, frame: Frame | None, now_s: float) -> EndReason | None:
-        """Take note of a row's new frame; say why it must end with it, or None to go on."""
-        if frame is None:
-            return EndReason.SPOKEN
+    def account(self, key: Key, frame: Frame | None, now_s: float) -> HandOver | None:
+        """Take note of a row's new frame; say what to hand over now, or None to go on.
+
+        A frame is held back while its listener has `target_s` of audio without it and the bunch
+        is not full; never in a row that stops here, by its end or for want of credit.
+        """
         row = self._rows[key]
+        if frame is None:
+            return row.hand_over(now_s, EndReason.SPOKEN)
         row.unread += 1
-        row.due_s = plays_out_after(row.due_s, now_s, row.frame_s)
+        row.held.append(frame)
         assert row.guard is not None, "a row ran before it was opened"
-        return row.guard.observe(frame)
+        end = row.guard.observe(frame)
+        if end is None and self._may_hold(row, now_s):
+            return None
+        return row.hand_over(now_s, end)
+
+    def _may_hold(self, row: _Row, now_s: float) -> bool:
+        return (
+            len(row.held) < BUNCH_FRAMES
+            and row.handed_lead_s(now_s) >= self._leads.target_s
+            and self._may_run(row)
+        )
 
     def _may_run(self, row: _Row) -> bool:
         return not row.filling and row.unread < self._credit

@@ -16,8 +16,8 @@ from operator import itemgetter
 
 import trio
 
-from csm_trio.engine.scheduler import CREDIT_FRAMES, Claim, Leads, Runner, Scheduler
-from csm_trio.engine.utterance import EndReason, Frame, Utterance
+from csm_trio.engine.scheduler import CREDIT_FRAMES, Claim, HandOver, Leads, Runner, Scheduler
+from csm_trio.engine.utterance import Bunch, EndReason, Utterance
 from csm_trio.errors import EngineFailed, SpeechError
 from csm_trio.telemetry import Metrics
 
@@ -25,7 +25,9 @@ _Inbox = queue.SimpleQueue["_Command"]
 
 
 class FrameStream:
-    """The frames of one utterance, in order; `end` says why they ended, once they have.
+    """The frames of one utterance, in order, a bunch at a time.
+
+    A bunch is one frame until the listener is ahead. `end` says why they ended, once they have.
 
     Raises the SpeechError that stopped the utterance, if one did.
     """
@@ -37,24 +39,24 @@ class FrameStream:
         self._error: SpeechError | None = None
         self._released = trio.Event()
         # Credit bounds what is inside: the scheduler stops a row that far ahead.
-        self._send, self._receive = trio.open_memory_channel[Frame](CREDIT_FRAMES)
+        self._send, self._receive = trio.open_memory_channel[Bunch](CREDIT_FRAMES)
 
     def __aiter__(self) -> "FrameStream":
         return self
 
-    async def __anext__(self) -> Frame:
+    async def __anext__(self) -> Bunch:
         try:
-            frame = await self._receive.receive()
+            bunch = await self._receive.receive()
         except trio.EndOfChannel:
             if self._error is not None:
                 raise self._error from None
             raise StopAsyncIteration from None
-        self._inbox.put(_Taken(self))
-        return frame
+        self._inbox.put(_Taken(self, len(bunch)))
+        return bunch
 
-    def _deliver(self, frame: Frame) -> None:
+    def _deliver(self, bunch: Bunch) -> None:
         if not self._released.is_set():
-            self._send.send_nowait(frame)
+            self._send.send_nowait(bunch)
 
     def _finish(self, end: EndReason | None, error: SpeechError | None) -> None:
         self.end, self._error = end, error
@@ -74,6 +76,7 @@ class _Admit:
 @dataclass(frozen=True, slots=True)
 class _Taken:
     stream: FrameStream
+    frames: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,16 +134,18 @@ class _StepLoop:
         """
         while True:
             try:
-                command = self._inbox.get(block=self._scheduler.idle)
+                command = self._inbox.get_nowait()
             except queue.Empty:
-                return True
+                if not self._scheduler.idle:
+                    return True
+                command = self._inbox.get()
             match command:
                 case _Admit(stream):
                     asked = stream.utterance
                     claim = Claim(asked.plays_at_s, asked.batch, asked.frame_s)
                     self._scheduler.admit(stream, claim)
-                case _Taken(stream):
-                    self._scheduler.taken(stream)
+                case _Taken(stream, frames):
+                    self._scheduler.taken(stream, frames)
                 case _Release(stream):
                     self._free(stream)
                     self._metrics.slots_used.set(self._scheduler.busy_slots)
@@ -172,15 +177,18 @@ class _StepLoop:
         frames = self._runner.step([slot for slot, _ in running])
         self._metrics.step_s.observe(time.perf_counter() - start_s)
         made_at_s = time.monotonic()
-        made: list[tuple[FrameStream, Frame | None, EndReason | None]] = []
+        due: list[tuple[FrameStream, HandOver]] = []
         for (_, stream), frame in zip(running, frames, strict=True):
-            end = self._scheduler.account(stream, frame, made_at_s)
-            made.append((stream, frame, end))
-            if end is not None:
+            handed = self._scheduler.account(stream, frame, made_at_s)
+            if handed is None:
+                continue
+            due.append((stream, handed))
+            if handed.end is not None:
                 self._free(stream)
-                self._metrics.utterance_ends.labels(end).inc()
+                self._metrics.utterance_ends.labels(handed.end).inc()
         self._metrics.frames.inc(sum(frame is not None for frame in frames))
-        self._call_soon(_hand_out, made)
+        if due:
+            self._call_soon(_hand_out, due)
 
     def _free(self, stream: FrameStream) -> None:
         slot = self._scheduler.release(stream)
@@ -188,13 +196,13 @@ class _StepLoop:
             self._runner.close(slot)
 
 
-def _hand_out(made: Sequence[tuple[FrameStream, Frame | None, EndReason | None]]) -> None:
-    """Give one step's frames to their streams; runs on the Trio thread."""
-    for stream, frame, end in made:
-        if frame is not None:
-            stream._deliver(frame)
-        if end is not None:
-            stream._finish(end, None)
+def _hand_out(due: Sequence[tuple[FrameStream, HandOver]]) -> None:
+    """Give streams what a step made for them; runs on the Trio thread."""
+    for stream, handed in due:
+        if handed.frames:
+            stream._deliver(handed.frames)
+        if handed.end is not None:
+            stream._finish(handed.end, None)
 
 
 class Engine:

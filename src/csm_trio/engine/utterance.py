@@ -10,6 +10,9 @@ from csm_trio.model.prompt import Turn
 
 FRAME_S = 0.08
 
+BUNCH_FRAMES = 3
+"""Frames that may travel together once the listener is ahead: 240 ms, a message's worth."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -60,13 +63,17 @@ class Frame:
     glance: float | None = None
 
 
-def plays_out_after(plays_out_s: float | None, now_s: float, frame_s: float) -> float:
-    """Return when a player runs dry that gets one more frame, of `frame_s`, at `now_s`.
+Bunch = tuple[Frame, ...]
+"""Frames of one utterance that are handed over together, in order; at least one."""
+
+
+def plays_out_after(plays_out_s: float | None, now_s: float, audio_s: float) -> float:
+    """Return when a player runs dry that gets `audio_s` more of sound at `now_s`.
 
     `plays_out_s` is when it would have without, None where it has not begun. One that ran dry
     already goes on when there is something to play.
     """
-    return (now_s if plays_out_s is None else max(now_s, plays_out_s)) + frame_s
+    return (now_s if plays_out_s is None else max(now_s, plays_out_s)) + audio_s
 
 
 class EndReason(StrEnum):

@@ -25,9 +25,9 @@ from csm_trio.audio.formats import AudioFormat
 from csm_trio.config import SpeechConfig
 from csm_trio.engine.service import Engine
 from csm_trio.engine.utterance import (
+    BUNCH_FRAMES,
     FRAME_S,
     EndReason,
-    Frame,
     Sampling,
     Utterance,
     plays_out_after,
@@ -38,6 +38,7 @@ from csm_trio.pipeline.history import History
 from csm_trio.pipeline.narration import (
     Narrator,
     Piece,
+    Pieces,
     SentenceBegin,
     SentenceEnd,
     chunks_of,
@@ -63,11 +64,8 @@ logger = logging.getLogger(__name__)
 
 FRAME_MS = 80
 FRAME_SAMPLES = SOURCE_HZ * FRAME_MS // 1000
-MAX_CHUNK_FRAMES = 3
-"""Frames that may share a chunk once the listener is ahead: 240 ms, well under a message limit."""
-
 SENTENCES_AHEAD = 4
-FRAMES_IN_HAND = 2
+BUNCHES_IN_HAND = 2
 CODEC_THREADS = 2
 
 
@@ -172,7 +170,7 @@ class Speaker:
             try:
                 async with trio.open_nursery() as nursery:
                     to_generate, sentences = trio.open_memory_channel[Sentence](SENTENCES_AHEAD)
-                    to_encode, pieces = trio.open_memory_channel[Piece](FRAMES_IN_HAND)
+                    to_encode, pieces = trio.open_memory_channel[Pieces](BUNCHES_IN_HAND)
                     nursery.start_soon(self._segment, order, deltas, to_generate)
                     nursery.start_soon(self._generate, order, sentences, to_encode)
                     nursery.start_soon(self._encode, order, pieces, outbox.clone())
@@ -228,7 +226,7 @@ class Speaker:
         self,
         order: SpeechOrder,
         sentences: trio.MemoryReceiveChannel[Sentence],
-        pieces: trio.MemorySendChannel[Piece],
+        pieces: trio.MemorySendChannel[Pieces],
     ) -> None:
         """Have each sentence spoken; hold a slot only while its frames are being made."""
         history = History(self._config.history_turns, before=order.history)
@@ -239,17 +237,16 @@ class Speaker:
                 async with self._engine.generate(utterance) as stream:
                     begun_s = trio.current_time()
                     order.timeline.mark("admitted")
-                    async for frame in stream:
+                    async for bunch in stream:
                         order.timeline.mark("first_frame")
-                        if not codes:
-                            voice = f"{utterance.voice_id} {utterance.speaker_id}"
-                            await self._hand_over(SentenceBegin(sentence.spoken, voice), pieces)
-                        await self._hand_over(frame, pieces)
-                        codes.append(frame.codes)
+                        begin = () if codes else (_begin(sentence, utterance),)
+                        await self._hand_over((*begin, *bunch), pieces)
+                        codes += [frame.codes for frame in bunch]
                         now_s = time.monotonic()
-                        order.plays_out_s = plays_out_after(order.plays_out_s, now_s, order.frame_s)
+                        audio_s = len(bunch) * order.frame_s
+                        order.plays_out_s = plays_out_after(order.plays_out_s, now_s, audio_s)
                 if codes:
-                    await self._hand_over(SentenceEnd(), pieces)
+                    await self._hand_over((SentenceEnd(),), pieces)
                     taken_s = trio.current_time() - begun_s
                     audio_s = len(codes) * order.frame_s
                     self._metrics.real_time_factor.observe(taken_s / audio_s)
@@ -261,17 +258,20 @@ class Speaker:
                 elif stream.end is not EndReason.SPOKEN:
                     logger.warning("utterance cut (%s): %d frames", stream.end, len(codes))
 
-    async def _hand_over(self, piece: Piece, pieces: trio.MemorySendChannel[Piece]) -> None:
-        """Pass a piece on to be encoded, or raise ListenerStalled.
+    async def _hand_over(self, made: Pieces, pieces: trio.MemorySendChannel[Pieces]) -> None:
+        """Pass pieces on to be encoded, or raise ListenerStalled.
 
         hypercorn shields its socket writes, so no deadline can sit on them: a listener who
         does not listen is noticed here.
         """
         try:
-            with trio.fail_after(self._config.stall_timeout_s):
-                await pieces.send(piece)
-        except trio.TooSlowError:
-            raise ListenerStalled(self._config.stall_timeout_s) from None
+            pieces.send_nowait(made)
+        except trio.WouldBlock:
+            try:
+                with trio.fail_after(self._config.stall_timeout_s):
+                    await pieces.send(made)
+            except trio.TooSlowError:
+                raise ListenerStalled(self._config.stall_timeout_s) from None
 
     def _utterance(self, order: SpeechOrder, sentence: Sentence, history: History) -> Utterance:
         settings = sentence.settings
@@ -304,30 +304,29 @@ class Speaker:
     async def _encode(
         self,
         order: SpeechOrder,
-        pieces: trio.MemoryReceiveChannel[Piece],
+        pieces: trio.MemoryReceiveChannel[Pieces],
         outbox: trio.MemorySendChannel[OutEvent],
     ) -> None:
         """Turn frames into chunks in the context's format, until the frames end.
 
-        The first chunk waits for `buffer_size` frames. Later ones take what there is: one
-        frame while the listener keeps up with the engine, a few once it is ahead.
+        The first chunk waits for `buffer_size` frames. Later ones take what there is: a bunch,
+        or more where the client is slower than the engine.
         """
         encoder = make_encoder(order.audio_format, speed=order.speed)
         narrator = self._narrator(order)
         waiting_for = order.settings.buffer_size or self._config.buffer_size
         held: list[Piece] = []
         with pieces, outbox:
-            async for piece in pieces:
-                held.append(piece)
-                while len(held) < MAX_CHUNK_FRAMES and (more := _piece_at_hand(pieces)):
-                    held.append(more)
+            async for made in pieces:
+                held += made
+                while len(held) < BUNCH_FRAMES and (more := _at_hand(pieces)):
+                    held += more
                 if len(frames_of(held)) < waiting_for:
                     continue
                 waiting_for = 0
-                kept = held[-1:] if narrator.awaits_end and isinstance(held[-1], Frame) else []
-                ready = held[: len(held) - len(kept)]
-                await self._send_chunks(order, ready, encoder, narrator, outbox)
-                held = kept
+                ready = narrator.ready(held)
+                await self._send_chunks(order, held[:ready], encoder, narrator, outbox)
+                held = held[ready:]
             await self._send_chunks(order, held, encoder, narrator, outbox)
             tail = await self._run_codec(encoder, None)
             aligned = narrator.narrate((), heard=True)
@@ -347,14 +346,14 @@ class Speaker:
         narrator: Narrator,
         outbox: trio.MemorySendChannel[OutEvent],
     ) -> None:
-        for chunk in chunks_of(held, MAX_CHUNK_FRAMES):
+        for chunk in chunks_of(held, BUNCH_FRAMES):
             pcm = [frame.pcm for frame in frames_of(chunk)]
             data = await self._run_codec(encoder, np.concatenate(pcm)) if pcm else b""
             order.spoken_frames += len(pcm)
             aligned = narrator.narrate(chunk, heard=bool(data))
             gap_s = order.timeline.lap("chunk") if data else None
             if data or aligned:
-                await outbox.send(Audio(order.context_id, data, aligned))
+                await _send_soon(outbox, Audio(order.context_id, data, aligned))
             if data and order.timeline.mark("first_chunk"):
                 first_audio_s = order.timeline.since("segmented", "first_chunk")
                 self._metrics.first_audio_s.observe(first_audio_s or 0.0)
@@ -406,7 +405,24 @@ def _spoken(written: str) -> SpokenText:
     return SpokenText(text, written, (Run(0, len(text), 0, len(written)),))
 
 
-def _piece_at_hand(pieces: trio.MemoryReceiveChannel[Piece]) -> Piece | None:
+def _begin(sentence: Sentence, utterance: Utterance) -> SentenceBegin:
+    """Return what goes before the first frames of a sentence."""
+    return SentenceBegin(sentence.spoken, f"{utterance.voice_id} {utterance.speaker_id}")
+
+
+async def _send_soon(outbox: trio.MemorySendChannel[OutEvent], event: OutEvent) -> None:
+    """Send an event, without giving way to other tasks where its receiver waits for it.
+
+    The sender must have waited for something before; a cancelled one says nothing.
+    """
+    await trio.lowlevel.checkpoint_if_cancelled()
+    try:
+        outbox.send_nowait(event)
+    except trio.WouldBlock:
+        await outbox.send(event)
+
+
+def _at_hand(pieces: trio.MemoryReceiveChannel[Pieces]) -> Pieces | None:
     try:
         return pieces.receive_nowait()
     except (trio.WouldBlock, trio.EndOfChannel):

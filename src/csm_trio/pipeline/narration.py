@@ -25,7 +25,10 @@ class SentenceEnd:
     """The sentence has no more frames."""
 
 
+_NEAR_CHARS = 8  # as many as may pass in the frames that come at once, and some
+
 Piece = SentenceBegin | Frame | SentenceEnd
+Pieces = tuple[Piece, ...]
 
 
 def frames_of(pieces: Iterable[Piece]) -> list[Frame]:
@@ -53,13 +56,17 @@ class Narrator:
     def __init__(self, aligner: Aligner | None) -> None:
         self._aligner = aligner
 
-    @property
-    def awaits_end(self) -> bool:
-        """Whether the sentence's last frame may be next, so that its end should go with it.
+    def ready(self, held: list[Piece]) -> int:
+        """Return how many of `held` to send now: a sentence's end should go with its last frame.
 
-        What is held back for that is silence: a player that runs dry of it is not heard to.
+        So where the end may be next, the last frame waits for it. That is silence, which nobody
+        hears a player run dry of; or near the end one of several, which come to those who are
+        ahead.
         """
-        return self._aligner is not None and self._aligner.spoken_out
+        left = None if self._aligner is None else self._aligner.chars_left
+        near_chars = _NEAR_CHARS if len(frames_of(held)) > 1 else 0
+        waits = left is not None and left <= near_chars and isinstance(held[-1], Frame)
+        return len(held) - waits
 
     def narrate(self, chunk: Iterable[Piece], *, heard: bool) -> Aligned | None:
         """Follow one more chunk; return what has begun in it and since the last that told.

@@ -1,0 +1,198 @@
+"""What a frame costs the event loop: a real server, paced calls, a runner without a model.
+
+Not a test. The server runs in a process of its own over real sockets; its runner's step sleeps, as
+long as an H100 takes, with the interpreter lock released. `csm-trio bench` makes the calls from
+another process. Several `--source` directories are measured one after the other, so that a change
+can be compared with what was there before it in one run:
+
+    python tests/bench_event_loop.py --calls 128 --source ../before/src --source src
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SAMPLES = 1_920
+CODEBOOKS = 32
+ROWS_TOGETHER = 16
+"""As the CUDA step does: frames copied at once share their memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What an H100 was measured to take: a step of n rows, a prefill of up to eight prompts."""
+
+    step_ms: float = 4.9
+    row_ms: float = 0.027
+    prefill_ms: float = 2.0
+
+
+class PacedRunner:
+    """A Runner that takes a device's time, and next to none of the processor's."""
+
+    opens_per_step = 8
+
+    def __init__(self, slots: int, device: Device) -> None:
+        self.slots = slots
+        self._device = device
+        self._frames_left: dict[int, int] = {}
+        self._filling: list[int] = []
+        noise = np.random.default_rng(1).normal(0, 3_000, (slots, CODEBOOKS + SAMPLES))
+        self._made = noise.astype(np.int16)  # [slots, codebooks + samples]
+
+    def open(self, batch: Sequence[tuple[int, Any]]) -> list[int]:
+        for slot, utterance in batch:
+            self._frames_left[slot] = utterance.max_frames  # as noise for weights: to the cap
+            self._filling.append(slot)
+        return [utterance.max_frames for _, utterance in batch]
+
+    def prefill(self) -> list[int]:
+        time.sleep(self._device.prefill_ms / 1_000)
+        done, self._filling = self._filling, []
+        return done
+
+    def step(self, slots: Sequence[int]) -> list[Any]:
+        from csm_trio.engine.utterance import Frame
+
+        time.sleep((self._device.step_ms + self._device.row_ms * len(slots)) / 1_000)
+        frames: list[Any] = []
+        self._made[:, 0] += 1  # no two frames have equal codes
+        for first in range(0, len(slots), ROWS_TOGETHER):
+            rows = self._made[first : first + len(slots[first : first + ROWS_TOGETHER])].copy()
+            frames += [Frame(row[CODEBOOKS:], row[:CODEBOOKS]) for row in rows]
+        for index, slot in enumerate(slots):
+            self._frames_left[slot] -= 1
+            if self._frames_left[slot] < 0:
+                frames[index] = None
+        return frames
+
+    def close(self, slot: int) -> None:
+        del self._frames_left[slot]
+        self._filling = [other for other in self._filling if other != slot]
+
+
+def serve_paced(slots: int, switch_interval_s: float | None) -> None:
+    """Run `csm-trio serve` with this runner in the model's place, until told to end."""
+    from csm_trio import cli
+    from csm_trio.engine import load
+
+    def load_paced(*settings: object, **more: object) -> Any:
+        return PacedRunner(slots, Device())
+
+    load.load_runner = load_paced
+    if switch_interval_s is not None:
+        cli._SWITCH_INTERVAL_S = switch_interval_s
+    cli.main(["serve", "--host", "127.0.0.1", "--port", "0", "--drain-s", "0"])
+
+
+@contextmanager
+def served(source: Path, options: argparse.Namespace) -> Iterator[tuple[int, int]]:
+    """Run a server of this source; yield its process id and port."""
+    command = [sys.executable, __file__, "--serve", "--slots", str(options.slots)]
+    if options.switch_interval_s:
+        command += ["--switch-interval-s", str(options.switch_interval_s)]
+    environ = os.environ | {"PYTHONPATH": str(source.resolve())}
+    with tempfile.NamedTemporaryFile("w+") as log:
+        server = subprocess.Popen(command, env=environ, stderr=log)
+        try:
+            yield server.pid, port_in(Path(log.name), server)
+        finally:
+            server.terminate()
+            server.wait(timeout=30)
+
+
+def port_in(log: Path, server: subprocess.Popen[bytes]) -> int:
+    """Wait for the server to say where it listens."""
+    while server.poll() is None:
+        if found := re.search(r"listening on http://[^:]+:(\d+)", log.read_text()):
+            return int(found.group(1))
+        time.sleep(0.05)
+    raise SystemExit(f"the server did not start:\n{log.read_text()}")
+
+
+def thread_cpu_s(pid: int) -> dict[str, float]:
+    """Return the processor time of a process's event loop and of its device thread, by Linux."""
+    times = {"event loop": 0.0, "device thread": 0.0}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        name = "event loop" if task.name == str(pid) else "device thread"
+        if name == "event loop" or (task / "comm").read_text().strip() == "csm-device":
+            times[name] = int((task / "schedstat").read_text().split()[0]) / 1e9
+    return times
+
+
+def metrics_of(port: int) -> dict[str, float]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        lines = answer.read().decode().splitlines()
+    pairs = (line.rpartition(" ") for line in lines if not line.startswith("#"))
+    return {name: float(value) for name, _, value in pairs}
+
+
+def put_under_load(source: Path, port: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Run `csm-trio bench`; return its figures of the one point."""
+    with tempfile.NamedTemporaryFile("r") as figures:
+        command = [sys.executable, "-m", "csm_trio", "bench", "--json", figures.name]
+        command += ["--url", f"ws://127.0.0.1:{port}", "--calls", str(options.calls)]
+        command += ["--duration-s", str(options.duration_s), *options.bench]
+        environ = os.environ | {"PYTHONPATH": str(source.resolve())}
+        subprocess.run(command, env=environ, capture_output=True, check=True)
+        (point,) = json.loads(Path(figures.name).read_text())["points"]
+    assert isinstance(point, dict)
+    return point
+
+
+def measure(source: Path, options: argparse.Namespace) -> str:
+    """Put one server under load; return its line of the table."""
+    with served(source, options) as (pid, port):
+        before, cpu_before, from_s = metrics_of(port), thread_cpu_s(pid), time.monotonic()
+        point = put_under_load(source, port, options)
+        after, cpu, took_s = metrics_of(port), thread_cpu_s(pid), time.monotonic() - from_s
+    frames, steps, step_s = (
+        after[name] - before[name]
+        for name in ("csm_frames_total", "csm_step_seconds_count", "csm_step_seconds_sum")
+    )
+    loop_s, device_s = (cpu[name] - cpu_before[name] for name in cpu)
+    first = point["first_audio_ms"]
+    return (
+        f"{source}: event loop {1e6 * loop_s / frames:.0f} us a frame "
+        f"({100 * loop_s / took_s:.0f} % of a core), "
+        f"device thread {1e6 * device_s / frames:.0f} us; "
+        f"{frames / took_s:.0f} frames/s, step {1e3 * step_s / steps:.1f} ms, "
+        f"{frames / steps:.0f} rows; first audio p50/p95 {first['p50']:.0f}/{first['p95']:.0f} ms, "
+        f"C100 {100 * point['c100']:.1f} %; bench {100 * point['busy']:.0f} % of a core"
+    )
+
+
+def main() -> None:
+    """Measure every source in turn."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add = parser.add_argument
+    add("--source", type=Path, action="append", help="a src directory; may be given several times")
+    add("--calls", type=int, default=64)
+    add("--slots", type=int, default=512)
+    add("--duration-s", type=float, default=10.0)
+    add("--switch-interval-s", type=float)
+    add("--serve", action="store_true", help=argparse.SUPPRESS)
+    options, bench_flags = parser.parse_known_args()
+    options.bench = bench_flags
+    if options.serve:
+        serve_paced(options.slots, options.switch_interval_s)
+        return
+    for source in options.source or [Path(__file__).parents[1] / "src"]:
+        print(measure(source, options), flush=True)
+
+
+if __name__ == "__main__":
+    main()
