@@ -20,6 +20,7 @@ FLOORS: dict[str, tuple[float, set[str], set[str]]] = {
     "telemetry": (1, set(), {"prometheus_client"}),
     "text": (1, {"errors"}, set()),
     "audio": (2, set(), {"numpy", "soxr", "lameenc", "av"}),
+    "alignment": (2, set(), {"numpy"}),
     "voices": (2, {"audio"}, {"numpy"}),
     "model": (
         2,
@@ -42,9 +43,10 @@ FLOORS: dict[str, tuple[float, set[str], set[str]]] = {
 NARROWED: dict[str, set[str]] = {
     "text": {"errors"},
     "audio": {"errors"},
+    "alignment": {"text"},
     "voices": {"errors", "audio"},
     "model": {"errors"},
-    "protocol": {"errors", "audio", "voices"},
+    "protocol": {"errors", "audio", "voices", "alignment"},
     "engine": {"errors", "config", "telemetry", "model", "voices"},
     "client": {"errors", "audio", "protocol"},
     "say": {"errors", "audio", "client"},

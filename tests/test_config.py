@@ -48,6 +48,7 @@ EXAMPLES = [
     ("--ws-max-audio-len-ms", "600000", "speech", "ws_max_audio_len_ms", 600_000),
     ("--buffer-size", "4", "speech", "buffer_size", 4),
     ("--history-turns", "0", "speech", "history_turns", 0),
+    ("--alignment", "OFF", "speech", "alignment", "off"),
     ("--max-text-chars", "500", "speech", "max_text_chars", 500),
     ("--max-pending-chars", "900", "speech", "max_pending_chars", 900),
     ("--target-lead-s", "0.25", "engine", "target_lead_s", 0.25),

@@ -63,6 +63,7 @@ class SpeechConfig:
     ws_max_audio_len_ms: int = 30_000
     buffer_size: int = 1
     history_turns: int = 1
+    alignment: str = "on"
     max_text_chars: int = 10_000
     max_pending_chars: int = 20_000
     stall_timeout_s: float = 10.0
@@ -209,6 +210,10 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "--history-turns", "speech", "history_turns", whole(0, 64), "sentences",
         "sentences of its own that a voice hears before the next",
+    ),
+    Setting(
+        "--alignment", "speech", "alignment", choice("on", "off"), "on or off",
+        "tell clients which character is spoken when, by estimate; off sends null",
     ),
     Setting(
         "--max-text-chars", "speech", "max_text_chars", whole(1, 80_000), "characters",

@@ -67,6 +67,19 @@ async def test_every_context_is_one_stream_of_its_own_with_one_end() -> None:
         assert all(frame.keys() == final.keys() for frame in spoken)
 
 
+async def test_synced_alignments_count_from_the_contexts_start() -> None:
+    text = "Hello there. How are you? Quite well, thank you."
+    async with house() as server, server.dial(door=DOOR, sync_alignment="true") as ws:
+        await tell(ws, of("a", text=text), of("a", flush=True))
+        await tell(ws, of("a", close_context=True), END)
+        heard, _ = await hear_all(ws)
+    told = [frame["normalizedAlignment"] for frame in heard if frame["normalizedAlignment"]]
+    starts = [ms for one in told for ms in one["charStartTimesMs"]]
+    assert "".join(char for one in told for char in one["chars"]).split() == text.split()
+    assert starts == sorted(starts)
+    assert starts[-1] + told[-1]["charDurationsMs"][-1] == len(joined_audio(heard)) / 48
+
+
 async def test_signs_of_life_and_flushes_of_nothing_are_not_answered() -> None:
     async with house() as server, server.dial(door=DOOR) as ws:
         await tell(ws, {"text": ""}, {}, of("x", text=""), of("x", flush=True))

@@ -231,14 +231,27 @@ async def test_the_whole_with_timestamps_is_one_object(name: str) -> None:
     assert read_line(answer.content) == plain.content
 
 
+async def test_timestamps_tell_every_character_from_the_answers_start() -> None:
+    streamed, _ = await speak(
+        f"{TIMESTAMPS}?output_format=pcm_24000", headers={"accept": "application/x-ndjson"}
+    )
+    whole, _ = await speak(f"{SPEECH}/with-timestamps?output_format=pcm_24000")
+    lines = [json.loads(line)["alignment"] for line in streamed.content.splitlines()]
+    told = [line for line in lines if line is not None]
+    joined = {name: [value for line in told for value in line[name]] for name in told[0]}
+    for one in (joined, whole.json()["alignment"]):
+        starts, ends = one["character_start_times_seconds"], one["character_end_times_seconds"]
+        assert "".join(one["characters"]).split() == TEXT.split()
+        assert starts == sorted(starts)
+        assert [0.0, *ends[:-1]] == starts
+        assert ends[-1] == pytest.approx(FRAMES * 0.08)
+    assert whole.json()["normalized_alignment"] == whole.json()["alignment"]
+
+
 def read_line(line: bytes) -> bytes:
-    """Return the audio of one object, which must be whole and have no alignment."""
+    """Return the audio of one object, which must be whole."""
     said = json.loads(line)
-    assert said == {
-        "audio_base64": said["audio_base64"],
-        "alignment": None,
-        "normalized_alignment": None,
-    }
+    assert said.keys() == {"audio_base64", "alignment", "normalized_alignment"}
     return base64.b64decode(said["audio_base64"], validate=True)
 
 

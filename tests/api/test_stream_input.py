@@ -10,8 +10,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from calling import hear_all, joined_audio, sine_speech, tell, until
-from csm_trio.config import Config
+from calling import hear_all, house, joined_audio, sine_speech, tell, until
+from csm_trio.config import Config, SpeechConfig
 from csm_trio.text.normalize import normalize
 from fakes import FRAME_SAMPLES, SineRunner, StepGate, sine_frames
 from serving import TEST_SERVER, serving
@@ -52,9 +52,11 @@ def assert_wire_form(heard: Messages) -> None:
         "alignment": None,
     }
     for frame in spoken:
-        audio = frame["audio"]
-        assert base64.b64decode(audio, validate=True)
-        assert frame == {**final, "audio": audio, "isFinal": False}
+        alignments = {name: frame[name] for name in ("alignment", "normalizedAlignment")}
+        assert frame == {**final, "isFinal": False, "audio": frame["audio"], **alignments}
+        # Only a sentence's end may come without audio.
+        audio = base64.b64decode(frame["audio"], validate=True)
+        assert audio or alignments["alignment"]["chars"][-1] == " "
 
 
 @pytest.mark.parametrize(
@@ -152,9 +154,11 @@ async def test_a_flush_is_heard_before_anything_more_is_sent() -> None:
             for text in ("No stop yet", "nor here"):
                 await tell(ws, {"text": text, "flush": True})
                 frames = 2 * len(text.split())
-                sound = b""
-                while len(sound) < frames * FRAME_SAMPLES * 2:
-                    sound += joined_audio([json.loads(await ws.get_message())])
+                sound, chars = b"", ""
+                while len(sound) < frames * FRAME_SAMPLES * 2 or chars != f"{text} ":
+                    message = json.loads(await ws.get_message())
+                    sound += joined_audio([message])
+                    chars += "".join((message["alignment"] or {"chars": ""})["chars"])
             await tell(ws, EOS)
             heard, code = await hear_all(ws)
     assert_wire_form(heard)
@@ -221,6 +225,25 @@ async def test_the_query_says_how_all_of_it_is_said() -> None:
     seeds = [one.sampling.seed for one in runner.opened]
     assert seeds[0] == 8
     assert len(set(seeds)) == len(seeds)
+
+
+async def test_characters_come_with_their_audio_and_their_times_add_up() -> None:
+    heard, _ = await converse([{"text": TEXT}, EOS])
+    told = [frame["alignment"] for frame in heard if frame["alignment"]]
+    assert len(told) > len(SENTENCES)
+    assert "".join(char for one in told for char in one["chars"]).split() == TEXT.split()
+    spans = [one["charStartTimesMs"][-1] + one["charDurationsMs"][-1] for one in told]
+    assert sum(spans) == len(joined_audio(heard)) / 48
+    assert all(sum(one["charDurationsMs"]) == span for one, span in zip(told, spans, strict=True))
+
+
+async def test_alignment_can_be_switched_off() -> None:
+    async with house(speech=SpeechConfig(alignment="off")) as server, server.dial() as ws:
+        await tell(ws, {"text": TEXT}, EOS)
+        heard, _ = await hear_all(ws)
+    assert joined_audio(heard)
+    assert all(frame["audio"] for frame in heard[:-1])
+    assert {frame["alignment"] for frame in heard} == {None}
 
 
 async def test_unknown_parameters_of_the_vendor_change_nothing() -> None:

@@ -53,6 +53,15 @@ def _build(
     )
 
 
+def test_tokens_of_the_text_know_their_places(tokenizer: TextTokenizer) -> None:
+    ids, places = tokenizer.encode_placed("Hé, 好.", speaker_id=12)
+    assert ids == tokenizer.encode("Hé, 好.", speaker_id=12)
+    assert places == [0.5, 1.5, 1.5, 2.5, 3.5, 4.5, 4.5, 4.5, 5.5]
+    prompt = _build(tokenizer, _turn("before", 3), text="ab")
+    assert prompt.places == [0.5, 1.5]
+    assert prompt.tokens[-3:-1, -1].tolist() == tokenizer.encode("ab", speaker_id=0)[-3:-1]
+
+
 def test_text_stands_between_one_bos_and_one_eos(tokenizer: TextTokenizer, tiny: Path) -> None:
     ids = tokenizer.encode("Hi there.", speaker_id=7)
     plain = Tokenizer.from_file(str(tiny / "tokenizer.json"))

@@ -10,6 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from csm_trio.alignment.timing import Aligned
 from csm_trio.audio.encoders import make_encoder
 from csm_trio.audio.formats import AudioFormat
 from csm_trio.config import SpeechConfig
@@ -135,6 +136,55 @@ async def test_the_stream_is_one_encoder_over_all_frames(name: str, buffer_size:
     assert sound(events) == encoded(call.engine.utterances, name)
     assert events[-1] == ContextDone("a")
     assert all(isinstance(event, Audio) and event.context_id == "a" for event in events[:-1])
+
+
+def pieces(events: Sequence[OutEvent]) -> list[Aligned]:
+    return [event.aligned for event in events if isinstance(event, Audio) and event.aligned]
+
+
+# On the real clock, as above.
+@pytest.mark.parametrize("buffer_size", [1, 5, 500])
+@pytest.mark.parametrize("name", ["pcm_24000", "mp3_44100_64", "opus_48000_32"])
+@pytest.mark.parametrize("speed", [1.0, 1.2])
+async def test_alignments_cover_all_that_is_said_and_no_other_audio(
+    name: str, buffer_size: int, speed: float
+) -> None:
+    settings = SpeechSettings(buffer_size=buffer_size, speed=speed)
+    call = Call(FakeEngine(), make_order(settings, audio_format=name))
+    call.order.aligned = True
+    events = await call.run(ONE, "*Really* \N{EM DASH} here. ", THREE)
+    told = pieces(events)
+    assert sound(events) == encoded(call.engine.utterances, name, speed=speed)
+    written = "".join(char for piece in told for char in piece.written.chars)
+    assert written == f"{ONE}*Really* \N{EM DASH} here. {THREE} "
+    spoken = "".join(char for piece in told for char in piece.spoken.chars)
+    assert spoken == "".join(f"{text} " for text in texts(call.engine))
+    ends = [piece.from_ms + piece.written.end_ms for piece in told]
+    assert [0, *ends[:-1]] == [piece.from_ms for piece in told]
+    assert ends[-1] == round(call.order.spoken_frames * 80 / speed)
+
+
+async def test_a_sentence_is_closed_when_it_is_over_though_no_other_follows() -> None:
+    call = Call(FakeEngine())
+    call.order.aligned = True
+    events: list[OutEvent] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(call.speak)
+        call.add(ONE, Flush("a"))
+        while not (events and pieces(events[-1:]) and pieces(events)[-1].written.chars[-1] == " "):
+            events.append(await call.outbox.receive())
+        assert "".join(char for piece in pieces(events) for char in piece.written.chars) == ONE
+        assert len(sound(events)) == len(encoded(call.engine.utterances))
+        nursery.cancel_scope.cancel()
+
+
+async def test_nothing_is_aligned_unless_somebody_asks_and_it_is_on() -> None:
+    assert pieces(await Call(FakeEngine()).run(ONE, TWO)) == []
+    call = Call(FakeEngine(), config=SpeechConfig(alignment="off"))
+    call.order.aligned = True
+    events = await call.run(ONE, TWO)
+    assert pieces(events) == []
+    assert all(event.data for event in events if isinstance(event, Audio))
 
 
 # On the real clock, as above: the tempo is changed in a thread.

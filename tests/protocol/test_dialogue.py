@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from csm_trio.alignment.timing import Aligned, Alignment
 from csm_trio.errors import InvalidRequest, SpeechError, TextTooLong, TooManyContexts, UnknownVoice
 from csm_trio.protocol.dialogue import DialogueProtocol
 from csm_trio.protocol.events import (
@@ -165,6 +166,12 @@ def test_answers_are_in_snake_case() -> None:
     }
     assert told(Audio("a", b"\x01\x02"), named=True) == {**audio, "context_id": "a"}
     assert told(Audio("", b"\x01\x02"), named=False) == audio
+    one = Alignment(("h",), (0,), (80,))
+    assert told(Audio("", b"", Aligned(one, one, 0)), named=False)["alignment"] == {
+        "chars": ["h"],
+        "char_start_times_ms": [0],
+        "char_durations_ms": [80],
+    }
     assert told(ContextDone("a"), named=True) == {"is_final": True, "context_id": "a"}
     assert told(ContextDone(""), named=False) == {"is_final": True}
     assert told(ContextFailed("a", TextTooLong(9)), named=True) == {

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from csm_trio.alignment.timing import Aligned, Alignment
 from csm_trio.errors import (
     InvalidMessage,
     InvalidRequest,
@@ -269,6 +270,28 @@ def test_frames_carry_the_four_keys_and_every_name_in_both_spellings() -> None:
     assert (final["audio"], final["isFinal"], final["is_final"]) == (None, True, True)
     assert final["contextId"] is final["context_id"] is None
     assert final.keys() >= {"normalizedAlignment", "alignment"}
+
+
+def test_alignments_count_from_the_piece_before_or_from_the_start() -> None:
+    written = Alignment(("h", "i", " "), (0, 30, 90), (30, 60, 10))
+    spoken = Alignment(("H", "i", " "), (0, 40, 90), (40, 50, 10))
+    audio = Audio("a", b"\x01\x02", Aligned(written, spoken, from_ms=240))
+    assert told(audio)["alignment"] == {
+        "chars": ["h", "i", " "],
+        "charStartTimesMs": [0, 30, 90],
+        "charDurationsMs": [30, 60, 10],
+    }
+    assert told(audio)["normalizedAlignment"]["charStartTimesMs"] == [0, 40, 90]
+    synced = json.loads(MultiStreamInputProtocol(sync_alignment=True).send(audio))
+    assert synced["alignment"]["charStartTimesMs"] == [240, 270, 330]
+    assert synced["normalizedAlignment"]["charDurationsMs"] == [40, 50, 10]
+
+
+def test_the_end_of_a_sentence_may_come_without_audio() -> None:
+    end = Alignment((" ",), (0,), (160,))
+    frame = told(Audio("a", b"", Aligned(end, end, from_ms=80)))
+    assert frame["audio"] == ""
+    assert frame["isFinal"] is False
 
 
 def test_a_failed_context_is_told_by_name() -> None:

@@ -14,6 +14,7 @@ def test_an_empty_query_has_the_defaults() -> None:
     assert query.audio_format.name == "pcm_24000"
     assert query.settings == SpeechSettings()
     assert (query.inactivity_timeout_s, query.auto_mode) == (20, False)
+    assert not query.sync_alignment
 
 
 def test_every_query_parameter_is_read() -> None:
@@ -31,6 +32,7 @@ def test_every_query_parameter_is_read() -> None:
             "apply_text_normalization": "on",
             "enable_ssml_parsing": "1",
             "language_code": "en-GB",
+            "sync_alignment": "true",
             "model_id": "eleven_flash_v2_5",
             "optimize_streaming_latency": "9",
         }
@@ -40,6 +42,7 @@ def test_every_query_parameter_is_read() -> None:
         2**32 - 1, 0.1, 2**31, 0, 600_000, 4, normalization="on", ssml=True
     )
     assert (query.inactivity_timeout_s, query.auto_mode) == (180, True)
+    assert query.sync_alignment
 
 
 @pytest.mark.parametrize(
@@ -67,6 +70,7 @@ def test_every_query_parameter_is_read() -> None:
         ("enable_ssml_parsing", "yes"),
         ("language_code", "de"),
         ("language_code", "english"),
+        ("sync_alignment", "2"),
     ],
     ids=lambda value: value[:20],
 )

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from csm_trio.alignment.timing import Aligned, Alignment
 from csm_trio.protocol.events import Audio
 from csm_trio.protocol.timestamps import timestamp_object, timestamp_style
 
@@ -19,6 +20,17 @@ def test_a_piece_of_audio_is_one_line_of_json(data: bytes) -> None:
         "audio_base64": base64.b64encode(data).decode(),
         "alignment": None,
         "normalized_alignment": None,
+    }
+
+
+def test_its_characters_are_timed_from_the_answers_start() -> None:
+    one = Alignment(("h", "i"), (0, 25), (25, 55))
+    said = json.loads(timestamp_object(Audio("", b"", Aligned(one, one, from_ms=1_000))))
+    assert said["alignment"] == said["normalized_alignment"]
+    assert said["alignment"] == {
+        "characters": ["h", "i"],
+        "character_start_times_seconds": [1.0, 1.025],
+        "character_end_times_seconds": [1.025, 1.08],
     }
 
 

@@ -36,7 +36,7 @@ def elevenlabs_blueprint(house: House) -> Blueprint:
     @blueprint.post(f"{_ROUTE}/with-timestamps")
     async def convert_with_timestamps(voice_id: str) -> Response:
         """Speak the whole text, then answer with one JSON object."""
-        speech, _ = await _begin_speech(house, voice_id, BATCH)
+        speech, _ = await _begin_speech(house, voice_id, BATCH, aligned=True)
         whole = await speech.whole()
         return Response(timestamp_object(whole), content_type="application/json")
 
@@ -46,7 +46,7 @@ def elevenlabs_blueprint(house: House) -> Blueprint:
         style = timestamp_style(
             request.headers.get("accept"), has_api_key_header="xi-api-key" in request.headers
         )
-        speech, _ = await _begin_speech(house, voice_id, LIVE)
+        speech, _ = await _begin_speech(house, voice_id, LIVE, aligned=True)
         if style == "sse":
             return speech.response("text/event-stream", dress=_sse_event)
         return speech.response("application/x-ndjson", dress=_json_line)
@@ -60,7 +60,7 @@ def fault_response(house: House, error: SpeechError) -> Response:
 
 
 async def _begin_speech(
-    house: House, voice_id: str, usual: SpeechSettings
+    house: House, voice_id: str, usual: SpeechSettings, *, aligned: bool = False
 ) -> tuple[Speech, SpeechOrder]:
     asked = parse_speech_request(
         await read_body(),
@@ -68,7 +68,8 @@ async def _begin_speech(
         voice_id=voice_id,
         max_chars=house.speech.max_text_chars,
     )
-    return await begin_speech(house, house.voices.get(voice_id), asked, usual)
+    voice = house.voices.get(voice_id)
+    return await begin_speech(house, voice, asked, usual, aligned=aligned)
 
 
 def _sse_event(audio: Audio) -> bytes:

@@ -45,9 +45,16 @@ async def read_body() -> bytes:
 
 
 async def begin_speech(
-    house: House, voice: Voice, asked: SpeechRequest, usual: SpeechSettings
+    house: House,
+    voice: Voice,
+    asked: SpeechRequest,
+    usual: SpeechSettings,
+    *,
+    aligned: bool = False,
 ) -> tuple[Speech, SpeechOrder]:
     """Admit the call and start speaking; `usual` is what the request may replace.
+
+    `aligned` says whether the answer tells which character is spoken when.
 
     Raises EngineBusy where the house is full, or the SpeechError that came instead of audio.
     """
@@ -66,6 +73,7 @@ async def begin_speech(
         history=history,
         on_turn=record if asked.kept else None,
     )
+    order.aligned = aligned
     text = [AddText(order.context_id, asked.text)]
     return await start_speech(house, order, text, chars=len(asked.text)), order
 

@@ -43,9 +43,7 @@ def sockets_blueprint(house: House) -> Blueprint:
     @blueprint.websocket(f"{_SPEECH}/multi-stream-input")
     async def multi_stream_input(voice_id: str) -> ResponseReturnValue | None:
         """Converse in several contexts, so that one may end while the next begins."""
-        return await _answer(
-            house, voice_id, lambda query: MultiStreamInputProtocol(auto_mode=query.auto_mode)
-        )
+        return await _answer(house, voice_id, _multi_stream_input_protocol)
 
     @blueprint.websocket(f"{_DIALOGUE}/stream-input")
     async def dialogue() -> ResponseReturnValue | None:
@@ -58,6 +56,10 @@ def sockets_blueprint(house: House) -> Blueprint:
         return await _answer(house, None, partial(_dialogue_protocol, house, named=True))
 
     return blueprint
+
+
+def _multi_stream_input_protocol(query: SocketQuery) -> SocketProtocol:
+    return MultiStreamInputProtocol(auto_mode=query.auto_mode, sync_alignment=query.sync_alignment)
 
 
 def _dialogue_protocol(house: House, query: SocketQuery, *, named: bool) -> SocketProtocol:
@@ -121,6 +123,7 @@ async def _run_session(
         )
         order.chunk_lengths = opened.chunk_lengths
         order.hears_others = voice_id is None
+        order.aligned = True
         return order
 
     def authorize(key: str) -> bool:

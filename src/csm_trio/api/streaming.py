@@ -21,6 +21,7 @@ from quart import Response, request
 from quart.wrappers.response import ResponseBody
 from quart_trio.asgi import TrioASGIHTTPConnection, TrioASGIWebsocketConnection
 
+from csm_trio.alignment.timing import joined
 from csm_trio.api.admission import Admission, Place
 from csm_trio.audio.wav import with_true_lengths
 from csm_trio.pipeline.context import Speaker, SpeechOrder
@@ -189,14 +190,15 @@ class Speech(ResponseBody):
 
     async def whole(self) -> Audio:
         """Return everything in one piece, once it has been said; raise what ends it early."""
-        pieces = []
+        pieces: list[Audio] = []
         async with self:
             while audio := await self._next_audio():
-                pieces.append(audio.data)
-        data = b"".join(pieces)
+                pieces.append(audio)
+        data = b"".join(piece.data for piece in pieces)
         if self._order.audio_format.codec == "wav":
             data = with_true_lengths(data)
-        return Audio(self._order.context_id, data)
+        aligned = joined([piece.aligned for piece in pieces if piece.aligned is not None])
+        return Audio(self._order.context_id, data, aligned)
 
     async def _next_audio(self) -> Audio | None:
         """Return the next piece, None after the last.

@@ -5,7 +5,8 @@ included), attention goes row by row over exactly that row's past, and the codec
 a fixed size: so a row's audio is the same, to the bit, whoever else is speaking.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,19 +24,37 @@ from csm_trio.model.mimi import MimiDecoder
 CODEC_ROWS = 4
 """Of a CPU's codec groups: four rows take it about as long as one and a half."""
 
+Watch = Callable[[int, Tensor], None]
+"""Is shown every layer's queries [batch, heads, dim] of a step, once the layer's keys are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingHead:
+    """The query head, in one of the backbone's layers, that looks at the text it is saying."""
+
+    layer: int
+    head: int
+
 
 class EagerStep:
-    """The step without a graph."""
+    """The step without a graph; with a `head` that reads along, frames say where it looked."""
 
-    def __init__(self, model: CSM, codec: MimiDecoder, slots: Slots) -> None:
-        self._model, self._codec, self._slots = model, codec, slots
+    def __init__(
+        self, model: CSM, codec: MimiDecoder, slots: Slots, *, head: ReadingHead | None = None
+    ) -> None:
+        self._model, self._codec, self._slots, self._head = model, codec, slots, head
+        backbone = model.config.backbone
+        self._shared = backbone.heads // backbone.kv_heads
         self._device = slots.state.inputs.device
         self._on_cpu = self._device.type == "cpu"
 
     @torch.inference_mode()
-    def run(self, slots: Sequence[int]) -> list[Frame | None]:
+    def run(self, slots: Sequence[int], watch: Watch | None = None) -> list[Frame | None]:
         """Make one frame for each open slot; None where its speech has ended."""
         running = list(slots)
+        glances: list[float | None] = [None] * len(running)
+        if watch is None and self._head is not None:
+            watch = self._reading(self._head, running, glances)
         rows = self._padded(running)
         state = self._slots.state
         positions = state.positions[rows]
@@ -43,7 +62,7 @@ class EagerStep:
             state.inputs[rows],
             positions,
             self._slots.draw(running, rows),
-            self._attend(running, rows, positions),
+            _watched(self._attend(running, rows, positions), watch),
         )
         self._slots.advance(running, rows, self._model.embed_frames(codes))
         spoken = codes.to("cpu", torch.int16).numpy()[: len(running)]  # [running, codebooks]
@@ -52,8 +71,20 @@ class EagerStep:
         pcm = self._decode(codes, rows, alive)
         frames: list[Frame | None] = [None] * len(running)
         for row, samples in zip(alive, pcm, strict=True):
-            frames[row] = Frame(samples, spoken[row])
+            frames[row] = Frame(samples, spoken[row], glances[row])
         return frames
+
+    def _reading(self, head: ReadingHead, slots: list[int], glances: list[float | None]) -> Watch:
+        """Note in `glances` where each row looks."""
+
+        def watch(layer: int, queries: Tensor) -> None:
+            if layer == head.layer:
+                for row, slot in enumerate(slots):
+                    glances[row] = self._slots.glance(
+                        layer, head.head // self._shared, slot, queries[row, head.head]
+                    )
+
+        return watch
 
     def _padded(self, slots: list[int]) -> Tensor:
         count = self._slots.count
@@ -83,3 +114,15 @@ class EagerStep:
         ]
         whole = torch.cat(pcm)[: len(alive)]
         return (whole.clamp(-1, 1) * 32767).round().to("cpu", torch.int16).numpy()
+
+
+def _watched(attend: Attend, watch: Watch | None) -> Attend:
+    if watch is None:
+        return attend
+
+    def attend_watched(layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        mixed = attend(layer, queries, keys, values)
+        watch(layer, queries[:, 0])
+        return mixed
+
+    return attend_watched

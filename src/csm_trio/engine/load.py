@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from csm_trio.config import EngineConfig
+from csm_trio.engine.eager import ReadingHead
 from csm_trio.engine.memory import (
     check_weights_fit,
     dtype_name,
@@ -20,6 +21,7 @@ from csm_trio.engine.memory import (
     slot_bytes,
     weight_bytes,
 )
+from csm_trio.engine.reading import find_reading_head
 from csm_trio.engine.runner import Placement, TorchRunner
 from csm_trio.engine.utterance import Sampling, Utterance
 from csm_trio.errors import StartupError
@@ -142,6 +144,7 @@ def warm_runner(
         slots=slots,
         placement=loaded.placement,
         clips=clips,
+        head=_reading_head(loaded),
     )
     _warm_up(runner)
     # What is loaded stays: collecting garbage need not walk through it again, which would hold
@@ -152,6 +155,13 @@ def warm_runner(
     if kernels is not None:
         kernels.tell()
     return runner
+
+
+def _reading_head(loaded: LoadedModel) -> ReadingHead | None:
+    """Look for the head that reads along, where frames can tell of it: not in a CUDA graph yet."""
+    if loaded.placement.device.type == "cuda":
+        return None
+    return find_reading_head(loaded.model, loaded.codec, loaded.tokenizer, loaded.placement.dtype)
 
 
 def _sizes(config: EngineConfig, files: CheckpointFiles) -> tuple[CSMConfig, str]:

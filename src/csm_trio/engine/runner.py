@@ -11,7 +11,7 @@ from typing import Protocol
 
 import torch
 
-from csm_trio.engine.eager import EagerStep
+from csm_trio.engine.eager import EagerStep, ReadingHead
 from csm_trio.engine.pieces import Filling
 from csm_trio.engine.prefill import EagerPrefill, Prefill, embed_rows, fill_rows
 from csm_trio.engine.slots import Opening, Slots, resolve_sampling
@@ -63,6 +63,7 @@ class TorchRunner:
         slots: int,
         placement: Placement,
         clips: Mapping[str, Sequence[Turn]] | None = None,
+        head: ReadingHead | None = None,
     ) -> None:
         """Make the slots' tensors, the prefixes of voices with `clips` (by voice id), the step.
 
@@ -77,7 +78,7 @@ class TorchRunner:
             voice_id: self._prefix(voice_id, turns) for voice_id, turns in (clips or {}).items()
         }
         self._waiting: dict[int, Filling] = {}
-        self._prefill, self._step = self._make_steps(codec)
+        self._prefill, self._step = self._make_steps(codec, head)
 
     @torch.inference_mode()
     def _prefix(self, voice_id: str, turns: Sequence[Turn]) -> Prefix:
@@ -93,9 +94,11 @@ class TorchRunner:
         fill_rows(self._model, self._slots, self._slots.dummy, 0, embedded)
         return self._slots.kv.copy_out(self._slots.dummy, prompt.positions)
 
-    def _make_steps(self, codec: MimiDecoder) -> tuple[Prefill, FrameStep]:
+    def _make_steps(
+        self, codec: MimiDecoder, head: ReadingHead | None
+    ) -> tuple[Prefill, FrameStep]:
         if self._device.type != "cuda":
-            eager = EagerStep(self._model, codec, self._slots)
+            eager = EagerStep(self._model, codec, self._slots, head=head)
             return EagerPrefill(self._model, self._slots), eager
         # Imported here: its kernels need Triton, which only CUDA builds of torch bring.
         from csm_trio.engine.graphed_prefill import GraphedPrefill
@@ -153,6 +156,7 @@ class TorchRunner:
             position=behind + prompt.positions - 1,
             draws=resolve_sampling(sampling, self._config.sampling),
             seed=random.getrandbits(62) if sampling.seed is None else sampling.seed,
+            places=prompt.places,
         )
         if prefix is not None:
             self._slots.kv.copy_in(slot, prefix)

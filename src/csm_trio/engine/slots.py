@@ -22,12 +22,16 @@ _USUAL_TOP_K = 50
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """A row that begins: where its next input goes, how it draws (backbone, depth), its seed."""
+    """A row that begins: where its next input goes, how it draws (backbone, depth), its seed.
+
+    `places` are those of its text (see `Prompt`), which ends before `position`.
+    """
 
     slot: int
     position: int
     draws: tuple[Draw, Draw]
     seed: int
+    places: Sequence[float] = ()
 
 
 @dataclass(slots=True)
@@ -37,6 +41,8 @@ class _Row:
     position: int
     backbone: Draw
     depth: Draw
+    places: Sequence[float]
+    text_from: int
 
 
 def resolve_sampling(sampling: Sampling, defaults: SamplingDefaults) -> tuple[Draw, Draw]:
@@ -112,7 +118,10 @@ class Slots:
     def note_open(self, openings: Sequence[Opening]) -> None:
         """Note on the host that rows have begun, whose tensors are written already."""
         for opening in openings:
-            self._open[opening.slot] = _Row(opening.position, *opening.draws)
+            text_from = opening.position - len(opening.places)
+            self._open[opening.slot] = _Row(
+                opening.position, *opening.draws, opening.places, text_from
+            )
 
     def close(self, slot: int) -> None:
         """Forget a row. Its tensors are overwritten when the slot opens anew."""
@@ -124,6 +133,12 @@ class Slots:
         Where a captured graph moves the clocks, the host does not follow them.
         """
         return self._open[slot].position
+
+    def glance(self, layer: int, head: int, slot: int, query: Tensor) -> float:
+        """Return where in its text the slot's row looks most, by one key head; query [dim]."""
+        row = self._open[slot]
+        keys = self.kv.keys[layer, slot, head, row.text_from : row.text_from + len(row.places)]
+        return row.places[int((keys @ query).argmax())]
 
     def draw(self, slots: list[int], rows: Tensor) -> FrameDraw:
         """Return how `rows` (the slots, padded) draw their next frame."""

@@ -52,10 +52,15 @@ class Utterance:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """80 ms of speech: 1,920 samples at 24 kHz and the codes [codebooks] they were made of."""
+    """80 ms of speech: 1,920 samples at 24 kHz and the codes [codebooks] they were made of.
+
+    `glance` is where in the utterance's text the model looked meanwhile, in characters; None
+    where that is not known.
+    """
 
     pcm: NDArray[np.int16]
     codes: NDArray[np.int16]
+    glance: float | None = None
 
 
 Bunch = tuple[Frame, ...]

@@ -6,7 +6,7 @@ must not know torch, nor how anything is embedded.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +63,21 @@ class TextTokenizer:
 
     def encode(self, text: str, *, speaker_id: int) -> list[int]:
         """Encode BOS, `[speaker_id]text` (no space between), EOS."""
-        encoding = self._tokenizer.encode(f"[{speaker_id}]{text}", add_special_tokens=False)
-        return [self._bos_id, *encoding.ids, self._eos_id]
+        return self.encode_placed(text, speaker_id=speaker_id)[0]
+
+    def encode_placed(self, text: str, *, speaker_id: int) -> tuple[list[int], list[float]]:
+        """Encode, and say of each token of `text` where its middle lies, in characters.
+
+        Those are the last tokens before EOS.
+        """
+        tag = f"[{speaker_id}]"
+        encoding = self._tokenizer.encode(tag + text, add_special_tokens=False)
+        places = [
+            (max(start, len(tag)) + end) / 2 - len(tag)
+            for start, end in encoding.offsets
+            if end > len(tag)
+        ]
+        return [self._bos_id, *encoding.ids, self._eos_id], places
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +94,13 @@ class Prompt:
     """Rows for the backbone: `tokens` int64 and `mask` bool, both [positions, codebooks + 1].
 
     The last column is text, the others are codebooks; a row's embedding is the sum over the
-    columns whose mask is true (SesameAILabs/csm, models.py).
+    columns whose mask is true (SesameAILabs/csm, models.py). The rows before the last are
+    the text to say; `places` tells where in it each of them lies, in characters.
     """
 
     tokens: npt.NDArray[np.int64]
     mask: npt.NDArray[np.bool_]
+    places: Sequence[float] = ()
 
     @property
     def positions(self) -> int:
@@ -106,7 +121,7 @@ def build_prompt(
     Each turn is its text, its frames, and one end-of-speech frame of zeros. Turns are dropped
     whole, oldest first. Raises `TextTooLong` if the text alone does not fit.
     """
-    target = tokenizer.encode(text, speaker_id=speaker_id)
+    target, places = tokenizer.encode_placed(text, speaker_id=speaker_id)
     if len(target) > max_positions:
         # Fewer characters than the text has, whatever its script: the sentence stays true.
         raise TextTooLong(len(text) * max(0, max_positions) // len(target))
@@ -122,7 +137,7 @@ def build_prompt(
             break
         blocks += [_audio_rows(turn.codes, codebooks), _text_rows(ids, codebooks)]
     blocks.reverse()
-    return _stacked(blocks)
+    return replace(_stacked(blocks), places=places)
 
 
 def build_context(tokenizer: TextTokenizer, turns: Sequence[Turn], *, codebooks: int) -> Prompt:

@@ -18,6 +18,8 @@ import numpy as np
 import trio
 from numpy.typing import NDArray
 
+from csm_trio.alignment.aligner import Aligner
+from csm_trio.alignment.manners import Manners
 from csm_trio.audio.encoders import SOURCE_HZ, Encoder, make_encoder
 from csm_trio.audio.formats import AudioFormat
 from csm_trio.config import SpeechConfig
@@ -25,7 +27,6 @@ from csm_trio.engine.service import Engine
 from csm_trio.engine.utterance import (
     BUNCH_FRAMES,
     FRAME_S,
-    Bunch,
     EndReason,
     Frame,
     Sampling,
@@ -35,6 +36,15 @@ from csm_trio.engine.utterance import (
 from csm_trio.errors import ListenerStalled, SpeechError, TextTooLong, first_leaf
 from csm_trio.model.prompt import Turn
 from csm_trio.pipeline.history import History
+from csm_trio.pipeline.narration import (
+    Narrator,
+    Piece,
+    Pieces,
+    SentenceBegin,
+    SentenceEnd,
+    chunks_of,
+    frames_of,
+)
 from csm_trio.protocol.events import (
     AddText,
     Audio,
@@ -47,6 +57,7 @@ from csm_trio.protocol.events import (
 from csm_trio.telemetry import Metrics, Timeline
 from csm_trio.text.duration import longest_speech_s
 from csm_trio.text.script import Line, Script
+from csm_trio.text.spans import SpokenText
 from csm_trio.text.ssml import Break
 from csm_trio.voices import Voice
 
@@ -64,11 +75,16 @@ CODEC_THREADS = 2
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """What `segment` lets go of: text as it is to be spoken, and the settings it came under."""
+    """What `segment` lets go of: what is to be said, and the settings it came under."""
 
     index: int
-    text: str
+    spoken: SpokenText
     settings: SpeechSettings
+
+    @property
+    def text(self) -> str:
+        """As it is to be spoken."""
+        return self.spoken.text
 
 
 @dataclass(slots=True)
@@ -100,7 +116,8 @@ class SpeechOrder:
     `cancel_reason` says what a cancel of it is to be counted as. `chunk_lengths` are the
     segmenter's. With `hears_others` every speaker hears what the others said before, as in a
     dialogue. `history` was said before it began, and `on_turn` is told each sentence that a
-    later order may have as its own history.
+    later order may have as its own history. `aligned` says whether the client is told which
+    character is spoken when.
     """
 
     context_id: str
@@ -114,6 +131,7 @@ class SpeechOrder:
     hears_others: bool = False
     history: tuple[Turn, ...] = ()
     on_turn: Callable[[Turn], None] | None = None
+    aligned: bool = False
     timeline: Timeline = field(default_factory=Timeline)
     spoken_frames: int = 0
     plays_out_s: float | None = None
@@ -138,6 +156,7 @@ class Speaker:
         self._engine = engine
         self._config = config
         self._metrics = metrics
+        self._manners = Manners()
         self._codec_limiter = trio.CapacityLimiter(CODEC_THREADS)
 
     async def speak(
@@ -157,10 +176,10 @@ class Speaker:
                     to_generate, sentences = trio.open_memory_channel[Sentence | Break](
                         SENTENCES_AHEAD
                     )
-                    to_encode, frames = trio.open_memory_channel[Bunch](BUNCHES_IN_HAND)
+                    to_encode, pieces = trio.open_memory_channel[Pieces](BUNCHES_IN_HAND)
                     nursery.start_soon(self._segment, order, deltas, to_generate)
                     nursery.start_soon(self._generate, order, sentences, to_encode)
-                    nursery.start_soon(self._encode, order, frames, outbox.clone())
+                    nursery.start_soon(self._encode, order, pieces, outbox.clone())
                 last = ContextDone(order.context_id)
             except* trio.BrokenResourceError:
                 # The break goes up: whoever it started with says why, or nobody listens.
@@ -192,7 +211,7 @@ class Speaker:
                     if isinstance(line, Break):
                         await sentences.send(line)
                         continue
-                    await sentences.send(Sentence(index, line.text, settings))
+                    await sentences.send(Sentence(index, line, settings))
                     index += 1
 
             async for delta in deltas:
@@ -218,17 +237,17 @@ class Speaker:
         self,
         order: SpeechOrder,
         sentences: trio.MemoryReceiveChannel[Sentence | Break],
-        frames: trio.MemorySendChannel[Bunch],
+        pieces: trio.MemorySendChannel[Pieces],
     ) -> None:
         """Have each sentence spoken; hold a slot only while its frames are being made."""
         history = History(self._config.history_turns, before=order.history)
-        with sentences, frames:
+        with sentences, pieces:
             async for sentence in sentences:
                 if isinstance(sentence, Break):
                     silence = (SILENCE,) * round(sentence.duration_ms / 1000 / order.frame_s)
                     for start in range(0, len(silence), BUNCH_FRAMES):
                         bunch = silence[start : start + BUNCH_FRAMES]
-                        await self._hand_over(order, bunch, frames)
+                        await self._hand_over(order, bunch, pieces)
                     continue
                 utterance = self._utterance(order, sentence, history)
                 codes: list[NDArray[np.int16]] = []
@@ -236,9 +255,11 @@ class Speaker:
                     begun_s = trio.current_time()
                     order.timeline.mark("admitted")
                     async for bunch in stream:
-                        await self._hand_over(order, bunch, frames)
+                        begin = () if codes else (_begin(sentence, utterance),)
+                        await self._hand_over(order, (*begin, *bunch), pieces)
                         codes += [frame.codes for frame in bunch]
                 if codes:
+                    await self._hand_over(order, (SentenceEnd(),), pieces)
                     taken_s = trio.current_time() - begun_s
                     audio_s = len(codes) * order.frame_s
                     self._metrics.real_time_factor.observe(taken_s / audio_s)
@@ -251,25 +272,25 @@ class Speaker:
                     logger.warning("utterance cut (%s): %d frames", stream.end, len(codes))
 
     async def _hand_over(
-        self, order: SpeechOrder, bunch: Bunch, frames: trio.MemorySendChannel[Bunch]
+        self, order: SpeechOrder, made: Pieces, pieces: trio.MemorySendChannel[Pieces]
     ) -> None:
-        """Pass frames on to be encoded, or raise ListenerStalled.
+        """Pass pieces on to be encoded, or raise ListenerStalled.
 
         hypercorn shields its socket writes, so no deadline can sit on them: a listener who
         does not listen is noticed here.
         """
         order.timeline.mark("first_frame")
         try:
-            frames.send_nowait(bunch)
+            pieces.send_nowait(made)
         except trio.WouldBlock:
             try:
                 with trio.fail_after(self._config.stall_timeout_s):
-                    await frames.send(bunch)
+                    await pieces.send(made)
             except trio.TooSlowError:
                 raise ListenerStalled(self._config.stall_timeout_s) from None
-        now_s = time.monotonic()
-        audio_s = len(bunch) * order.frame_s
-        order.plays_out_s = plays_out_after(order.plays_out_s, now_s, audio_s)
+        if frames := frames_of(made):
+            now_s, audio_s = time.monotonic(), len(frames) * order.frame_s
+            order.plays_out_s = plays_out_after(order.plays_out_s, now_s, audio_s)
 
     def _utterance(self, order: SpeechOrder, sentence: Sentence, history: History) -> Utterance:
         settings = sentence.settings
@@ -302,7 +323,7 @@ class Speaker:
     async def _encode(
         self,
         order: SpeechOrder,
-        frames: trio.MemoryReceiveChannel[Bunch],
+        pieces: trio.MemoryReceiveChannel[Pieces],
         outbox: trio.MemorySendChannel[OutEvent],
     ) -> None:
         """Turn frames into chunks in the context's format, until the frames end.
@@ -311,42 +332,52 @@ class Speaker:
         or more where the client is slower than the engine.
         """
         encoder = make_encoder(order.audio_format, speed=order.speed)
+        narrator = self._narrator(order)
         waiting_for = order.settings.buffer_size or self._config.buffer_size
-        held: list[NDArray[np.int16]] = []
-        with frames, outbox:
-            async for bunch in frames:
-                held += [frame.pcm for frame in bunch]
-                while len(held) < BUNCH_FRAMES and (more := _at_hand(frames)):
-                    held += [frame.pcm for frame in more]
-                if len(held) < waiting_for:
+        held: list[Piece] = []
+        with pieces, outbox:
+            async for made in pieces:
+                held += made
+                while len(held) < BUNCH_FRAMES and (more := _at_hand(pieces)):
+                    held += more
+                if len(frames_of(held)) < waiting_for:
                     continue
-                waiting_for = 1
-                await self._send_chunks(order, held, encoder, outbox)
-                held = []
-            await self._send_chunks(order, held, encoder, outbox)
+                waiting_for = 0
+                ready = narrator.ready(held)
+                await self._send_chunks(order, held[:ready], encoder, narrator, outbox)
+                held = held[ready:]
+            await self._send_chunks(order, held, encoder, narrator, outbox)
             tail = await self._run_codec(encoder, None)
-            if tail:
-                await outbox.send(Audio(order.context_id, tail))
+            aligned = narrator.narrate((), heard=True)
+            if tail or aligned:
+                await outbox.send(Audio(order.context_id, tail, aligned))
+
+    def _narrator(self, order: SpeechOrder) -> Narrator:
+        if not order.aligned or self._config.alignment == "off":
+            return Narrator(None)
+        return Narrator(Aligner(self._manners, time_scale=1 / order.speed))
 
     async def _send_chunks(
         self,
         order: SpeechOrder,
-        held: list[NDArray[np.int16]],
+        held: Sequence[Piece],
         encoder: Encoder,
+        narrator: Narrator,
         outbox: trio.MemorySendChannel[OutEvent],
     ) -> None:
-        for start in range(0, len(held), BUNCH_FRAMES):
-            pcm = np.concatenate(held[start : start + BUNCH_FRAMES])
-            data = await self._run_codec(encoder, pcm)
-            order.spoken_frames += len(pcm) // FRAME_SAMPLES
-            if data:
-                gap_s = order.timeline.lap("chunk")
-                await _send_soon(outbox, Audio(order.context_id, data))
-                if order.timeline.mark("first_chunk"):
-                    first_audio_s = order.timeline.since("segmented", "first_chunk")
-                    self._metrics.first_audio_s.observe(first_audio_s or 0.0)
-                elif gap_s is not None:
-                    self._metrics.chunk_gap_s.observe(gap_s)
+        for chunk in chunks_of(held, BUNCH_FRAMES):
+            pcm = [frame.pcm for frame in frames_of(chunk)]
+            data = await self._run_codec(encoder, np.concatenate(pcm)) if pcm else b""
+            order.spoken_frames += len(pcm)
+            aligned = narrator.narrate(chunk, heard=bool(data))
+            gap_s = order.timeline.lap("chunk") if data else None
+            if data or aligned:
+                await _send_soon(outbox, Audio(order.context_id, data, aligned))
+            if data and order.timeline.mark("first_chunk"):
+                first_audio_s = order.timeline.since("segmented", "first_chunk")
+                self._metrics.first_audio_s.observe(first_audio_s or 0.0)
+            elif gap_s is not None:
+                self._metrics.chunk_gap_s.observe(gap_s)
 
     async def _run_codec(self, encoder: Encoder, pcm: NDArray[np.int16] | None) -> bytes:
         """Encode samples, or finish the stream (None); heavy codecs go to a thread."""
@@ -397,6 +428,11 @@ def _reads_alike(one: SpeechSettings, other: SpeechSettings) -> bool:
     return (one.normalization, one.ssml) == (other.normalization, other.ssml)
 
 
+def _begin(sentence: Sentence, utterance: Utterance) -> SentenceBegin:
+    """Return what goes before the first frames of a sentence."""
+    return SentenceBegin(sentence.spoken, f"{utterance.voice_id} {utterance.speaker_id}")
+
+
 async def _send_soon(outbox: trio.MemorySendChannel[OutEvent], event: OutEvent) -> None:
     """Send an event, without giving way to other tasks where its receiver waits for it.
 
@@ -409,8 +445,8 @@ async def _send_soon(outbox: trio.MemorySendChannel[OutEvent], event: OutEvent) 
         await outbox.send(event)
 
 
-def _at_hand(frames: trio.MemoryReceiveChannel[Bunch]) -> Bunch | None:
+def _at_hand(pieces: trio.MemoryReceiveChannel[Pieces]) -> Pieces | None:
     try:
-        return frames.receive_nowait()
+        return pieces.receive_nowait()
     except (trio.WouldBlock, trio.EndOfChannel):
         return None

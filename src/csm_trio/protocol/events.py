@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Literal
 
+from csm_trio.alignment.timing import Aligned
 from csm_trio.errors import SpeechError
 
 
@@ -107,10 +108,15 @@ class KeepAlive:
 
 @dataclass(frozen=True, slots=True)
 class Audio:
-    """Encoded bytes of one context, the next piece of one continuous stream."""
+    """Encoded bytes of one context, the next piece of one continuous stream.
+
+    `aligned` are the characters that begin in it, where any do and someone asked. The one that
+    closes a sentence may come without bytes, where its sound has all gone before.
+    """
 
     context_id: str
     data: bytes
+    aligned: Aligned | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,20 +4,28 @@ import base64
 import json
 from typing import assert_never
 
+from csm_trio.protocol.alignments import dialogue_alignment, socket_alignment
 from csm_trio.protocol.events import Audio, ContextCleared, ContextDone
 
 Frame = dict[str, object]
 Spoken = Audio | ContextDone | ContextCleared
 
 
-def speech_frame(event: Spoken) -> Frame:
+def speech_frame(event: Spoken, *, from_start: bool = False) -> Frame:
     """Return what a text-to-speech socket says of an event.
 
-    All four keys always: Vocode skips whatever lacks `audio`, the last frame included.
+    All four keys always: Vocode skips whatever lacks `audio`, the last frame included. Times count
+    from where the frame before with an alignment ended, as clients like Pipecat add them up; or
+    `from_start` of the context, as LiveKit reads them.
     """
     match event:
-        case Audio():
-            return _speech_frame(_audio_base64(event), final=False)
+        case Audio(aligned=aligned):
+            frame = _speech_frame(_audio_base64(event), final=False)
+            if aligned is not None:
+                by_ms = aligned.from_ms if from_start else 0
+                frame["normalizedAlignment"] = socket_alignment(aligned.spoken.shifted(by_ms))
+                frame["alignment"] = socket_alignment(aligned.written.shifted(by_ms))
+            return frame
         case ContextDone():
             return _speech_frame(None, final=True)
         case ContextCleared():
@@ -52,10 +60,11 @@ def dialogue_frame(event: Spoken) -> Frame:
     """Return what a text-to-dialogue socket says of an event: the same things in snake_case."""
     match event:
         case Audio():
+            aligned = event.aligned
             return {
                 "audio": _audio_base64(event),
-                "alignment": None,
-                "normalized_alignment": None,
+                "alignment": aligned and dialogue_alignment(aligned.written),
+                "normalized_alignment": aligned and dialogue_alignment(aligned.spoken),
             }
         case ContextDone() | ContextCleared():
             return {"is_final": True}

@@ -53,8 +53,9 @@ class MultiStreamInputProtocol:
 
     contexts_fail_alone = True
 
-    def __init__(self, *, auto_mode: bool = False) -> None:
+    def __init__(self, *, auto_mode: bool = False, sync_alignment: bool = False) -> None:
         self._auto_mode = auto_mode
+        self._sync_alignment = sync_alignment
         self._contexts: dict[str, _Context] = {}
         self._ended = False
 
@@ -108,7 +109,7 @@ class MultiStreamInputProtocol:
         if isinstance(event, ContextFailed):
             frame = socket_fault(event.error).body()
         else:
-            frame = speech_frame(event)
+            frame = speech_frame(event, from_start=self._sync_alignment)
         return frame_text(named_frame(frame, event.context_id))
 
 

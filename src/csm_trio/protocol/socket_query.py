@@ -23,12 +23,14 @@ class SocketQuery:
     settings: SpeechSettings = field(default_factory=SpeechSettings)
     inactivity_timeout_s: int = DEFAULT_INACTIVITY_TIMEOUT_S
     auto_mode: bool = False
+    sync_alignment: bool = False
 
 
 def parse_socket_query(query: Mapping[str, str], *, dialogue: bool = False) -> SocketQuery:
     """Parse a socket's query string; unknown parameters are ignored, as the vendor does.
 
-    A `dialogue` socket knows no `auto_mode`, and its `inactivity_timeout` is fixed. Raises
+    A `dialogue` socket knows neither `auto_mode` nor
+    `sync_alignment`, and its `inactivity_timeout` is fixed. Raises
     `UnknownFormat`, `UnsupportedModel` for a dialogue model on any other socket, or
     `InvalidRequest` naming the parameter that is wrong.
     """
@@ -44,6 +46,7 @@ def parse_socket_query(query: Mapping[str, str], *, dialogue: bool = False) -> S
         settings=read_settings(fields),
         inactivity_timeout_s=DEFAULT_INACTIVITY_TIMEOUT_S if timeout_s is None else timeout_s,
         auto_mode=own.flag("auto_mode") or False,
+        sync_alignment=own.flag("sync_alignment") or False,
     )
 
 

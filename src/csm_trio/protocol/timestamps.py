@@ -7,6 +7,7 @@ import base64
 import json
 from typing import Literal
 
+from csm_trio.protocol.alignments import rest_alignment
 from csm_trio.protocol.events import Audio
 
 TimestampStyle = Literal["sse", "ndjson"]
@@ -19,12 +20,18 @@ _STYLES: dict[str, TimestampStyle] = {
 
 
 def timestamp_object(audio: Audio) -> str:
-    """Return one piece of audio as a JSON object on one line, without framing or line end."""
+    """Return one piece of audio as a JSON object on one line, without framing or line end.
+
+    Times count from the start of the answer.
+    """
+    aligned = audio.aligned
     return json.dumps(
         {
             "audio_base64": base64.b64encode(audio.data).decode("ascii"),
-            "alignment": None,
-            "normalized_alignment": None,
+            "alignment": aligned and rest_alignment(aligned.written.shifted(aligned.from_ms)),
+            "normalized_alignment": (
+                aligned and rest_alignment(aligned.spoken.shifted(aligned.from_ms))
+            ),
         }
     )
 

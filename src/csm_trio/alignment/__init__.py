@@ -1,0 +1,1 @@
+"""Which character is being spoken when: text and its audio in, characters with times out."""

@@ -1,0 +1,138 @@
+"""Sentences and their audio in, characters with times out, as the audio passes.
+
+An estimate: it hears kinds of sound, not words. It must not know what the audio is encoded to
+nor how it is sent.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from csm_trio.alignment.follow import Follower
+from csm_trio.alignment.hearing import SAMPLE_RATE_HZ, Ear
+from csm_trio.alignment.manners import Manners
+from csm_trio.alignment.script import Script
+from csm_trio.alignment.spelling import Sound, units_of
+from csm_trio.alignment.timing import Aligned, tiled
+from csm_trio.text.spans import SpokenText
+
+_SAMPLES_PER_MS = SAMPLE_RATE_HZ // 1000
+_MEASURED = 0.86
+"""Gaps and late notice are in what is measured: of this share of it, a usual voice has pace 1."""
+_LEAST_MEASURED_MS = 600.0
+"""Shorter sentences say little of a voice's pace."""
+
+
+class Aligner:
+    """Aligns one stream of audio, sentence after sentence.
+
+    `begin`, `feed` its frames, `end`; `take` at any time returns what has begun since. Over a
+    sentence that is every character of it, once and in order, and the space after it.
+
+    `time_scale` is how much longer the stream lasts than what is fed, where a tempo stage follows.
+    """
+
+    def __init__(self, manners: Manners, *, time_scale: float = 1.0) -> None:
+        self._manners = manners
+        self._time_scale = time_scale
+        self._fed_samples = 0
+        self._taken_ms = 0
+        self._listener: _Listener | None = None
+        self._written, self._spoken = Script(), Script()
+
+    @property
+    def _now_ms(self) -> float:
+        return self._fed_samples / _SAMPLES_PER_MS * self._time_scale
+
+    def begin(self, spoken: SpokenText, voice: str) -> None:
+        """Take the next sentence, and whose voice says it."""
+        assert self._listener is None, "a sentence begins before the last one ended"
+        self._listener = _Listener(spoken.text, voice, self._manners, self._now_ms)
+        self._written.begin(spoken.written, spoken.spoken_positions())
+        self._spoken.begin(spoken.text, range(len(spoken.text)))
+
+    def feed(self, pcm: NDArray[np.int16], glance: float | None = None) -> None:
+        """Hear more of the stream, at 24 kHz; between two sentences it is a pause.
+
+        `glance` is the spoken character that the model looked at while it made `pcm`, if known.
+        """
+        self._fed_samples += len(pcm)
+        if self._listener is None:
+            return
+        for leg in self._listener.hear(pcm, glance, self._time_scale):
+            self._written.reach(*leg)
+            self._spoken.reach(*leg)
+
+    @property
+    def chars_left(self) -> float | None:
+        """How many spoken characters the sentence under way seems to have left; None without."""
+        return None if self._listener is None else self._listener.chars_left
+
+    def end(self) -> None:
+        """Note that the sentence is over: what has not begun begins now."""
+        assert self._listener is not None, "a sentence ends that never began"
+        self._listener.remember(self._manners)
+        self._listener = None
+        self._written.close(self._now_ms)
+        self._spoken.close(self._now_ms)
+
+    def take(self) -> Aligned | None:
+        """Return what has begun since the last time, over all audio since then; None if nothing.
+
+        White space waits for the character after it, so that no word's start is moved to where a
+        piece begins; the last of a sentence waits for the sentence's end.
+        """
+        over = self._listener is None
+        written, spoken = self._written.ready(over=over), self._spoken.ready(over=over)
+        if not written or not spoken:
+            return None
+        from_ms, self._taken_ms = self._taken_ms, round(self._now_ms)
+        return Aligned(
+            tiled(*self._written.take(written), from_ms, self._taken_ms),
+            tiled(*self._spoken.take(spoken), from_ms, self._taken_ms),
+            from_ms,
+        )
+
+
+Leg = tuple[float, float, float, float]
+"""From a time and a place to a time and a place: ms of the stream, spoken characters."""
+
+
+class _Listener:
+    """Follows one sentence from when it begins in the stream."""
+
+    def __init__(self, text: str, voice: str, manners: Manners, begun_ms: float) -> None:
+        self._voice, self._manner = voice, manners.of(voice)
+        units = units_of(text)
+        self._usual_ms = sum(unit.duration_ms for unit in units if unit.sound is not Sound.PAUSE)
+        self._last_place = units[-1].start
+        self._ear = Ear(self._manner.loudest_db)
+        self._follower = Follower(units, self._manner.pace)
+        self._begun_ms = begun_ms
+        self._at = (begun_ms, 0.0)
+        self._onset_ms: float | None = None
+        self._offset_ms: float | None = None
+
+    @property
+    def chars_left(self) -> float:
+        return max(0.0, self._last_place - self._at[1])
+
+    def hear(self, pcm: NDArray[np.int16], glance: float | None, time_scale: float) -> list[Leg]:
+        """Return the way that the speaker went meanwhile."""
+        legs: list[Leg] = []
+        for ms, place in self._follower.hear(self._ear.feed(pcm), glance):
+            if place and self._onset_ms is None:
+                self._onset_ms = ms
+            if place >= self._last_place and self._offset_ms is None:
+                self._offset_ms = ms
+            to = (self._begun_ms + ms * time_scale, place)
+            legs.append((*self._at, *to))
+            self._at = to
+        return legs
+
+    def remember(self, manners: Manners) -> None:
+        """Keep what this sentence said of its voice."""
+        pace = None
+        if self._onset_ms is not None and self._offset_ms is not None:
+            took_ms = self._offset_ms - self._onset_ms
+            pace = _MEASURED * took_ms / self._usual_ms if took_ms >= _LEAST_MEASURED_MS else None
+        manners.keep(self._voice, self._manner.after(pace, self._ear.loudest_db))

@@ -1,0 +1,182 @@
+"""English spelling in, the sounds to expect out: which kind, of which characters, how long.
+
+It must not know the audio. The milliseconds are least squares over forced alignments of 160
+sentences of the embedded voice's four speakers, rounded; a voice's own pace scales them.
+"""
+
+import enum
+import unicodedata
+from dataclasses import dataclass
+
+
+class Sound(enum.IntEnum):
+    """Kinds of sound that loudness and brightness tell apart."""
+
+    PAUSE = 0
+    STOP = 1
+    """A closure and its burst: p, t, k, b, d, g."""
+    HISS = 2
+    """s, z, sh, ch, j."""
+    BREATH = 3
+    """f, v, th, h."""
+    HUM = 4
+    """Nasals, liquids and glides."""
+    VOWEL = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Characters [start, end) that make one sound, for `duration_ms` as a rule.
+
+    `skipped` is the chance that it is not heard at all, as a space between two words.
+    """
+
+    start: float
+    end: float
+    sound: Sound
+    duration_ms: float
+    skipped: float = 0.0
+
+
+_VOWELS = frozenset("aeiouy")
+_MARKS = frozenset(".,;:!?")
+_SPOKEN_MARKS = frozenset("%&@#*/")
+_PAIRS = {
+    **dict.fromkeys(("th", "ph"), Sound.BREATH),
+    **dict.fromkeys(("sh", "ch"), Sound.HISS),
+    **dict.fromkeys(("ck", "qu"), Sound.STOP),
+    **dict.fromkeys(("gh", "wh", "kn", "wr", "ng"), Sound.HUM),
+}
+_SINGLES = {
+    **dict.fromkeys("bpdtkgcqx", Sound.STOP),
+    **dict.fromkeys("szj", Sound.HISS),
+    **dict.fromkeys("fvh", Sound.BREATH),
+    **dict.fromkeys("lmnrwy", Sound.HUM),
+}
+_SOFT_C = frozenset("eiy")
+_CONSONANT_MS = {Sound.STOP: 74.0, Sound.HISS: 90.0, Sound.BREATH: 70.0, Sound.HUM: 66.0}
+_SHORT_VOWEL_MS, _LONG_VOWEL_MS = 72.0, 88.0
+_SILENT_E_MS = 55.0  # what a final e that is not heard adds to the vowel and consonant before it
+_NAMED_LETTER_MS, _DIGIT_MS, _SYMBOL_MS, _OTHER_SCRIPT_MS = 180.0, 300.0, 400.0, 160.0
+_WORD_END_MS = 8.0  # the last sound of a word is longer
+_PHRASE_END_MS = 50.0  # the last two before a pause are longer still
+_SPACE_MS, _PAUSE_MS, _LEAD_MS, _TAIL_MS = 60.0, 120.0, 50.0, 4000.0
+_SKIPPED_SPACE, _SKIPPED_PAUSE = 0.93, 0.3
+_LONGEST_SPELLED_WORD = 5
+
+
+def units_of(text: str) -> list[Unit]:
+    """Return the sounds of `text`, between a silence before and one after it.
+
+    Together they cover its characters in order. Linear in the length of `text`.
+    """
+    units = [Unit(0, 0, Sound.PAUSE, _LEAD_MS)]
+    at = 0
+    while at < len(text):
+        end = at + 1
+        kind = _kind(text[at])
+        while end < len(text) and _kind(text[end]) == kind and kind != "other":
+            end += 1
+        match kind:
+            case "letter":
+                units += _word(text, at, end)
+            case "silent":
+                units.append(_gap(text, at, end))
+            case _:
+                units += [_spoken_symbol(text[i], i) for i in range(at, end)]
+        at = end
+    units = _lengthened(units)
+    if units[-1].sound is Sound.PAUSE and len(units) > 1:
+        last = units.pop()
+        return [*units, Unit(last.start, len(text), Sound.PAUSE, _TAIL_MS)]
+    return [*units, Unit(len(text), len(text), Sound.PAUSE, _TAIL_MS)]
+
+
+def _kind(char: str) -> str:
+    if char.isalpha():
+        return "letter"
+    if unicodedata.category(char)[0] in "PCMZ" and char not in _SPOKEN_MARKS:
+        return "silent"
+    return "other"
+
+
+def _gap(text: str, start: int, end: int) -> Unit:
+    if _MARKS.isdisjoint(text[start:end]):
+        return Unit(start, end, Sound.PAUSE, _SPACE_MS, _SKIPPED_SPACE)
+    return Unit(start, end, Sound.PAUSE, _PAUSE_MS, _SKIPPED_PAUSE)
+
+
+def _spoken_symbol(char: str, at: int) -> Unit:
+    return Unit(at, at + 1, Sound.VOWEL, _DIGIT_MS if char.isdigit() else _SYMBOL_MS)
+
+
+def _word(text: str, start: int, end: int) -> list[Unit]:
+    word = text[start:end]
+    if word.isupper() and word not in ("I", "A") and len(word) <= _LONGEST_SPELLED_WORD:
+        return [Unit(i, i + 1, Sound.VOWEL, _NAMED_LETTER_MS) for i in range(start, end)]
+    letters = "".join(map(_base_letter, word))
+    units: list[Unit] = []
+    at = 0
+    while at < len(letters):
+        stop = _vowels_end(letters, at)
+        if stop == at:
+            stop, sound, ms = _consonant(letters, at)
+            units.append(Unit(start + at, start + stop, sound, ms))
+        elif letters[at:] == "e" and any(unit.sound is Sound.VOWEL for unit in units):
+            units[-1] = _longer(units[-1], _SILENT_E_MS, to=end)
+        else:
+            ms = _SHORT_VOWEL_MS if stop == at + 1 else _LONG_VOWEL_MS
+            units.append(Unit(start + at, start + stop, Sound.VOWEL, ms))
+        at = stop
+    return units
+
+
+def _vowels_end(letters: str, at: int) -> int:
+    """Return where the vowels that begin at `at` end; a `y` before others is none."""
+    if letters[at] == "y" and at == 0 and len(letters) > 1:
+        return at
+    stop = at
+    while stop < len(letters) and letters[stop] in _VOWELS:
+        stop += 1
+    return stop
+
+
+def _base_letter(char: str) -> str:
+    """Return one lower-case letter that sounds most like `char`; itself in another script."""
+    return unicodedata.normalize("NFD", char.lower())[0]
+
+
+def _consonant(letters: str, at: int) -> tuple[int, Sound, float]:
+    """Return where the consonant at `at` ends, its sound and its duration."""
+    pair, letter = letters[at : at + 2], letters[at]
+    if pair in _PAIRS:
+        return at + 2, _PAIRS[pair], _CONSONANT_MS[_PAIRS[pair]]
+    if letter not in _SINGLES:
+        return at + 1, Sound.VOWEL, _OTHER_SCRIPT_MS
+    soft = letter == "c" and letters[at + 1 : at + 2] in _SOFT_C
+    sound = Sound.HISS if soft else _SINGLES[letter]
+    return at + (2 if pair == letter * 2 else 1), sound, _CONSONANT_MS[sound]
+
+
+def _longer(unit: Unit, by_ms: float, *, to: float | None = None) -> Unit:
+    end = unit.end if to is None else to
+    return Unit(unit.start, end, unit.sound, unit.duration_ms + by_ms, unit.skipped)
+
+
+def _lengthened(units: list[Unit]) -> list[Unit]:
+    """Lengthen what stands before gaps, as speakers do."""
+    stretched = list(units)
+    for i, unit in enumerate(units):
+        if unit.sound is Sound.PAUSE:
+            continue
+        following = units[i + 1 : i + 3]
+        if len(following) < 2 or any(_is_pause(after) for after in following):
+            if unit.sound is not Sound.STOP:
+                stretched[i] = _longer(unit, _PHRASE_END_MS)
+        elif following[0].sound is Sound.PAUSE:
+            stretched[i] = _longer(unit, _WORD_END_MS)
+    return stretched
+
+
+def _is_pause(unit: Unit) -> bool:
+    return unit.sound is Sound.PAUSE and unit.duration_ms >= _PAUSE_MS

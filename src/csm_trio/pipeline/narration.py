@@ -1,0 +1,89 @@
+"""Frames with the sentences they are of, on their way to be encoded; and what is being said when.
+
+It must not know how frames are made, nor what they are encoded to.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from csm_trio.alignment.aligner import Aligner
+from csm_trio.alignment.timing import Aligned
+from csm_trio.engine.utterance import Frame
+from csm_trio.text.spans import SpokenText
+
+
+@dataclass(frozen=True, slots=True)
+class SentenceBegin:
+    """The frames after it say this; `voice` names whose they are."""
+
+    spoken: SpokenText
+    voice: str
+
+
+@dataclass(frozen=True, slots=True)
+class SentenceEnd:
+    """The sentence has no more frames."""
+
+
+_NEAR_CHARS = 8  # as many as may pass in the frames that come at once, and some
+
+Piece = SentenceBegin | Frame | SentenceEnd
+Pieces = tuple[Piece, ...]
+
+
+def frames_of(pieces: Iterable[Piece]) -> list[Frame]:
+    """Return the frames among `pieces`."""
+    return [piece for piece in pieces if isinstance(piece, Frame)]
+
+
+def chunks_of(pieces: Iterable[Piece], most_frames: int) -> Iterator[list[Piece]]:
+    """Part pieces into chunks of at most so many frames; an end stays with the frame before it."""
+    chunk: list[Piece] = []
+    frames = 0
+    for piece in pieces:
+        if frames == most_frames and not isinstance(piece, SentenceEnd):
+            yield chunk
+            chunk, frames = [], 0
+        chunk.append(piece)
+        frames += isinstance(piece, Frame)
+    if chunk:
+        yield chunk
+
+
+class Narrator:
+    """Tells which characters begin in each chunk; without an aligner it never does."""
+
+    def __init__(self, aligner: Aligner | None) -> None:
+        self._aligner = aligner
+
+    def ready(self, held: list[Piece]) -> int:
+        """Return how many of `held` to send now: a sentence's end should go with its last frame.
+
+        So where the end may be next, the last frame waits for it. That is silence, which nobody
+        hears a player run dry of; or near the end one of several, which come to those who are
+        ahead.
+        """
+        left = None if self._aligner is None else self._aligner.chars_left
+        near_chars = _NEAR_CHARS if len(frames_of(held)) > 1 else 0
+        waits = left is not None and left <= near_chars and isinstance(held[-1], Frame)
+        return len(held) - waits
+
+    def narrate(self, chunk: Iterable[Piece], *, heard: bool) -> Aligned | None:
+        """Follow one more chunk; return what has begun in it and since the last that told.
+
+        `heard` says whether the client gets bytes with it: without, only a sentence's end is worth
+        a message.
+        """
+        if self._aligner is None:
+            return None
+        ended = False
+        for piece in chunk:
+            match piece:
+                case SentenceBegin(spoken=spoken, voice=voice):
+                    self._aligner.begin(spoken, voice)
+                case Frame(pcm=pcm, glance=glance):
+                    self._aligner.feed(pcm, glance)
+                case SentenceEnd():
+                    self._aligner.end()
+                    ended = True
+        return self._aligner.take() if heard or ended else None

@@ -1,0 +1,222 @@
+"""How far alignments are off: word starts against a forced alignment of the same audio.
+
+As a script it has the embedded voice say fifty sentences and prints, for each way of aligning,
+the mean and the 95th percentile of the absolute error. The reference is PocketSphinx's forced
+alignment, whose own errors count too.
+"""
+
+import argparse
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pocketsphinx import Decoder  # type: ignore[import-untyped]
+
+from csm_trio.alignment.aligner import Aligner
+from csm_trio.alignment.follow import Follower
+from csm_trio.alignment.hearing import WINDOW_MS, Ear
+from csm_trio.alignment.manners import Manners
+from csm_trio.alignment.spelling import units_of
+from csm_trio.audio.resample import Resampler
+from csm_trio.config import EngineConfig
+from csm_trio.engine.load import load_runner
+from csm_trio.engine.runner import TorchRunner
+from csm_trio.engine.utterance import Frame, Sampling, Utterance
+from csm_trio.text.duration import longest_speech_s
+from csm_trio.text.spans import TracedText
+from sentences import VARIED_SENTENCES
+
+_RATE_HZ = 16_000
+_SILENCE_MS = 300
+_FRAME_MS = 80
+_WORD = re.compile(r"[a-z]+(?:'[a-z]+)*")
+_SILENCE_CHANCE = 0.5
+"""That words have silence between them: PocketSphinx's own 0.005 overlooks most commas' pauses."""
+
+Starts = list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Speech:
+    """One sentence as it was spoken; `word_starts_ms` is the reference."""
+
+    text: str
+    speaker: str
+    frames: list[Frame]
+    word_starts_ms: Starts
+
+    @property
+    def pcm(self) -> NDArray[np.int16]:
+        return np.concatenate([frame.pcm for frame in self.frames])
+
+    @property
+    def length_ms(self) -> int:
+        return _FRAME_MS * len(self.frames)
+
+
+def word_starts_ms(text: str, pcm: NDArray[np.int16]) -> Starts | None:
+    """Return where each word of `text` starts in `pcm` at 24 kHz; None if it cannot be aligned."""
+    words = _WORD.findall(text.lower())
+    resampler = Resampler(24_000, _RATE_HZ)
+    # Not digital silence, in which PocketSphinx hears things.
+    noise = np.random.default_rng(0).normal(0, 3, _SILENCE_MS * _RATE_HZ // 1000).astype(np.int16)
+    sound = np.concatenate([noise, resampler.feed(pcm), resampler.finish(), noise]).tobytes()
+    decoder = Decoder(
+        samprate=_RATE_HZ, loglevel="FATAL", lm=None, bestpath=False, silprob=_SILENCE_CHANCE
+    )
+    decoder.set_align_text(" ".join(words))
+    _decode(decoder, sound)
+    if decoder.hyp() is None:
+        return None
+    decoder.set_alignment()  # words first, then their sounds within them
+    _decode(decoder, sound)
+    aligned = [
+        (re.sub(r"\(\d+\)$", "", word.name), float(word.start * 10 - _SILENCE_MS))
+        for word in decoder.get_alignment()
+        if word.name[0] not in "<["
+    ]
+    if [name for name, _ in aligned] != words:
+        return None
+    return [start for _, start in aligned]
+
+
+def _decode(decoder: Decoder, sound: bytes) -> None:
+    decoder.start_utt()
+    decoder.process_raw(sound, full_utt=True)
+    decoder.end_utt()
+
+
+def speak(runner: TorchRunner, text: str, *, speaker_id: int, seed: int) -> list[Frame]:
+    """Have the engine say `text`."""
+    most = round(longest_speech_s(text) * 1000) // _FRAME_MS
+    runner.open([(0, Utterance(text, speaker_id, most, Sampling(seed=seed)))])
+    runner.fill()
+    frames: list[Frame] = []
+    while len(frames) < most and (frame := runner.step([0])[0]) is not None:
+        frames.append(frame)
+    runner.close(0)
+    return frames
+
+
+def uniform(speech: Speech) -> Starts:
+    """Every character lasts as long as every other: the least one could do, at the end."""
+    return [at * speech.length_ms / len(speech.text) for at in range(len(speech.text))]
+
+
+def attention_alone(speech: Speech) -> Starts:
+    """Where the model looked, without listening."""
+    glances = [frame.glance or 0.0 for frame in speech.frames]
+    places = np.maximum.accumulate(glances) + np.arange(len(glances)) * 1e-6
+    times = np.arange(len(glances)) * _FRAME_MS + _FRAME_MS / 2
+    return list(np.interp(np.arange(len(speech.text)) + 0.5, places, times))
+
+
+class Delivered:
+    """As a client gets it, frame by frame; with `glances` or by ear alone."""
+
+    def __init__(self, *, glances: bool) -> None:
+        self._glances = glances
+        self._manners = Manners()
+
+    def __call__(self, speech: Speech) -> Starts:
+        aligner, starts = Aligner(self._manners), Starts()
+
+        def take() -> None:
+            if (piece := aligner.take()) is not None:
+                starts.extend(piece.written.shifted(piece.from_ms).starts_ms)
+
+        aligner.begin(TracedText(speech.text).finish(), speech.speaker)
+        for frame in speech.frames:
+            aligner.feed(frame.pcm, frame.glance if self._glances else None)
+            take()
+        aligner.end()
+        take()
+        return starts
+
+
+class Smoothed(Follower):
+    """By ear alone, but after the end: the same model run back as well as forward."""
+
+    @classmethod
+    def starts(cls, speech: Speech) -> Starts:
+        model = cls(units_of(speech.text), 1.0)
+        evidence = Ear(60.0).feed(np.append(speech.pcm, np.int16(0)))[:, model._sounds]
+        forward = np.empty_like(evidence)
+        chance = model._chance
+        for row, likely in zip(forward, evidence, strict=True):
+            moved = chance * model._staying
+            moved[1:] += chance[:-1] * model._stepping
+            moved[2:] += chance[:-2] * model._leaping
+            row[:] = chance = moved * likely / (moved @ likely)
+        back = np.zeros(evidence.shape[1])
+        back[-1] = 1.0
+        for row, likely in zip(forward[::-1], evidence[::-1], strict=True):
+            row *= back
+            row /= row.sum()
+            ahead = back * likely
+            back = ahead * model._staying
+            back[:-1] += model._stepping * ahead[1:]
+            back[:-2] += model._leaping * ahead[2:]
+            back /= back.max()
+        legs = [model._noted(sums)[1] for sums in forward.cumsum(axis=1)]
+        places = np.array(legs) + np.arange(len(legs)) * 1e-6
+        times = np.arange(len(legs)) * WINDOW_MS + WINDOW_MS / 2
+        return list(np.interp(np.arange(len(speech.text)), places, times))
+
+
+Align = Callable[[Speech], Starts]
+
+
+def errors_ms(speech: Speech, align: Align) -> list[float]:
+    """Return how far each word's start is off; positive is late."""
+    starts = align(speech)
+    words = [match.start() for match in _WORD.finditer(speech.text.lower())]
+    return [starts[at] - ms for at, ms in zip(words, speech.word_starts_ms, strict=True)]
+
+
+def spoken_sentences(
+    runner: TorchRunner, texts: Sequence[str], *, speaker_id: int, seed: int
+) -> list[Speech]:
+    """Have the sentences said, and keep those that the reference could align."""
+    speeches = []
+    for index, text in enumerate(texts):
+        frames = speak(runner, text, speaker_id=speaker_id, seed=seed + index)
+        reference = word_starts_ms(text, np.concatenate([frame.pcm for frame in frames]))
+        if reference is not None:
+            speeches.append(Speech(text, str(speaker_id), frames, reference))
+    return speeches
+
+
+def main() -> None:
+    """Print a row for each way of aligning."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--speaker", type=int, action="append", help="default: 1; may be repeated")
+    parser.add_argument("--seed", type=int, default=1000)
+    flags = parser.parse_args()
+    runner = load_runner(EngineConfig(device="cpu", pool_size=1))
+    for speaker_id in flags.speaker or [1]:
+        speeches = spoken_sentences(
+            runner, VARIED_SENTENCES, speaker_id=speaker_id, seed=flags.seed
+        )
+        words = sum(len(speech.word_starts_ms) for speech in speeches)
+        print(f"speaker {speaker_id}: {len(speeches)} sentences, {words} words")
+        ways: dict[str, Align] = {
+            "every character alike": uniform,
+            "by ear, as delivered": Delivered(glances=False),
+            "by ear, after the end": Smoothed.starts,
+            "attention alone": attention_alone,
+            "by ear and attention, as delivered": Delivered(glances=True),
+        }
+        for name, align in ways.items():
+            off = np.array([ms for speech in speeches for ms in errors_ms(speech, align)])
+            wrong = np.abs(off)
+            print(
+                f"  {name:36} mean {wrong.mean():4.0f} ms   p95 {np.percentile(wrong, 95):4.0f} ms"
+                f"   median offset {np.median(off):+4.0f} ms"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""What sounds a spelling makes one expect."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from csm_trio.alignment.spelling import Sound, units_of
+
+
+@given(st.text(max_size=200))
+def test_units_cover_the_text_in_order(text: str) -> None:
+    units = units_of(text)
+    assert (units[0].start, units[-1].end) == (0, len(text))
+    assert all(before.end == after.start for before, after in pairwise(units))
+    assert all(unit.duration_ms > 0 and 0 <= unit.skipped < 1 for unit in units)
+    assert units[0].sound is units[-1].sound is Sound.PAUSE
+
+
+@pytest.mark.parametrize(
+    ("text", "sounds"),
+    [
+        ("sheep", "HISS VOWEL STOP"),
+        ("though", "BREATH VOWEL HUM"),
+        ("make", "HUM VOWEL STOP"),
+        ("the", "BREATH VOWEL"),
+        ("city", "HISS VOWEL STOP VOWEL"),
+        ("yes", "HUM VOWEL HISS"),
+        ("é", "VOWEL"),
+        ("a b", "VOWEL PAUSE STOP"),
+        ("USB", "VOWEL VOWEL VOWEL"),
+        ("42", "VOWEL VOWEL"),
+        ("好", "VOWEL"),
+        ("", ""),
+    ],
+)
+def test_sounds_of_a_spelling(text: str, sounds: str) -> None:
+    assert [unit.sound.name for unit in units_of(text)[1:-1]] == sounds.split()
+
+
+def test_a_pause_is_expected_at_a_comma_and_not_at_a_space() -> None:
+    spaced, paused = (units_of(text)[2] for text in ("a b", "a, b"))
+    assert spaced.skipped > 0.5 > paused.skipped
+
+
+def test_the_end_of_a_phrase_is_longer() -> None:
+    inside, last = (units_of(text)[2].duration_ms for text in ("no one knows", "no, one knows"))
+    assert last > inside
