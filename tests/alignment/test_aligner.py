@@ -47,9 +47,11 @@ class Heard:
         if piece is None:
             return
         assert piece.from_ms == self.clock_ms
+        assert 0 <= piece.late_ms <= piece.written.end_ms
         for alignment in (piece.written, piece.spoken):
             assert_tiles(alignment)
-            assert alignment.end_ms == piece.written.end_ms
+            assert_tiles(alignment.since(piece.late_ms))
+            assert alignment.end_ms == alignment.since(piece.late_ms).end_ms == piece.written.end_ms
         self.written += "".join(piece.written.chars)
         self.spoken += "".join(piece.spoken.chars)
         self.starts_ms += piece.written.shifted(piece.from_ms).starts_ms
@@ -250,6 +252,30 @@ def test_a_pause_between_sentences_belongs_to_what_comes_next() -> None:
     assert heard.clock_ms == 1_960
     assert heard.starts_ms[5] == 480  # tiles leave no gap
     assert heard.starts_ms[6] > 1_400
+
+
+def test_what_begins_after_messages_without_is_counted_from_its_own_message() -> None:
+    aligner = Aligner(Manners())
+    aligner.begin(as_written("One. "), "a voice")
+    aligner.feed(voice(480))
+    aligner.end()
+    assert aligner.take() is not None
+    aligner.begin(as_written("Two."), "a voice")
+    for _ in range(3):
+        aligner.feed(silence(80))
+        aligner.take()
+    aligner.feed(voice(80))
+    aligner.end()
+    piece = aligner.take()
+    assert piece is not None
+    assert piece.late_ms == 800 - 80 - piece.from_ms
+    assert piece.written.since(piece.late_ms).starts_ms[-1] <= 80
+
+
+def test_counted_later_the_last_character_makes_up_for_what_is_left_out() -> None:
+    whole = Alignment(("a", "b", "c"), (0, 50, 120), (50, 70, 40))
+    assert whole.since(0) == whole
+    assert whole.since(100) == Alignment(("a", "b", "c"), (0, 0, 20), (0, 20, 140))
 
 
 def test_pieces_joined_are_one_piece() -> None:

@@ -35,7 +35,7 @@ class Aligner:
         self._manners = manners
         self._time_scale = time_scale
         self._fed_samples = 0
-        self._taken_ms = 0
+        self._taken_ms = self._asked_ms = 0
         self._listener: _Listener | None = None
         self._written, self._spoken = Script(), Script()
 
@@ -81,15 +81,18 @@ class Aligner:
         White space waits for the character after it, so that no word's start is moved to where a
         piece begins; the last of a sentence waits for the sentence's end.
         """
+        now_ms = round(self._now_ms)
+        asked_ms, self._asked_ms = self._asked_ms, now_ms
         over = self._listener is None
         written, spoken = self._written.ready(over=over), self._spoken.ready(over=over)
         if not written or not spoken:
             return None
-        from_ms, self._taken_ms = self._taken_ms, round(self._now_ms)
+        from_ms, self._taken_ms = self._taken_ms, now_ms
         return Aligned(
-            tiled(*self._written.take(written), from_ms, self._taken_ms),
-            tiled(*self._spoken.take(spoken), from_ms, self._taken_ms),
+            tiled(*self._written.take(written), from_ms, now_ms),
+            tiled(*self._spoken.take(spoken), from_ms, now_ms),
             from_ms,
+            late_ms=asked_ms - from_ms,
         )
 
 

@@ -28,18 +28,29 @@ class Alignment:
             self.chars, tuple(start + by_ms for start in self.starts_ms), self.durations_ms
         )
 
+    def since(self, from_ms: int) -> "Alignment":
+        """Return the same, counted from `from_ms`: what began before begins there.
+
+        They still end at `end_ms`: the last lasts `from_ms` longer.
+        """
+        starts = tuple(max(start - from_ms, 0) for start in self.starts_ms)
+        ends = (*starts[1:], self.end_ms)
+        durations = tuple(end - start for start, end in zip(starts, ends, strict=True))
+        return Alignment(self.chars, starts, durations)
+
 
 @dataclass(frozen=True, slots=True)
 class Aligned:
     """One piece of a stream, in the characters as they were written and as they are spoken.
 
     Times count from `from_ms` of the stream: the end of the piece before, which is earlier than
-    the audio it comes with where that brought no new character.
+    the audio it comes with, by `late_ms`, where that before brought no new character.
     """
 
     written: Alignment
     spoken: Alignment
     from_ms: int
+    late_ms: int = 0
 
 
 def tiled(chars: Sequence[str], starts_ms: Sequence[float], from_ms: int, to_ms: int) -> Alignment:
