@@ -1,10 +1,13 @@
 """Two voices by turns, on both sockets and over REST: each line by its own, hearing the other."""
 
+import json
 from collections.abc import Sequence
-from typing import Any
+from itertools import pairwise
+from typing import Any, Literal
 
 import pytest
 import trio
+from trio_websocket import WebSocketConnection
 
 from calling import (
     KEY,
@@ -17,10 +20,11 @@ from calling import (
     locked,
     sine_speech,
     tell,
+    until,
 )
 from csm_trio.config import Config, SpeechConfig
 from csm_trio.engine.utterance import Utterance
-from fakes import SineRunner
+from fakes import SineRunner, StepGate
 from serving import TEST_SERVER, serving
 
 SINGLE = "text-to-dialogue/stream-input"
@@ -28,6 +32,7 @@ MULTI = "text-to-dialogue/multi-stream-input"
 REST = "/v1/text-to-dialogue"
 GUARD_S = 30.0
 ANN, BOB = "speaker_2", "speaker_3"
+TURN_DONE = {"is_final_audio_for_turn": True}
 LINES = [
     (ANN, "Hello, how are you?"),
     (BOB, "Quite well. And yourself?"),
@@ -79,9 +84,110 @@ async def test_the_plain_socket_says_every_line_by_its_voice_and_hears_both() ->
     assert_said(runner.opened)
     assert joined_audio(heard) == sine_speech(runner.opened, "pcm_16000")
     assert (heard[-1], code) == ({"is_final": True}, 1000)
+    assert heard.count(TURN_DONE) == len(LINES)
     assert all(
-        frame.keys() == {"audio", "alignment", "normalized_alignment"} for frame in heard[:-1]
+        frame.keys() == {"audio", "alignment", "normalized_alignment"}
+        for frame in heard[:-1]
+        if frame != TURN_DONE
     )
+
+
+def by_turns(heard: Sequence[dict[str, Any]]) -> list[bytes]:
+    """Return the audio of every turn that is said to be over, and then what came after."""
+    ends = [at for at, frame in enumerate(heard) if "is_final_audio_for_turn" in frame]
+    assert all(heard[at]["is_final_audio_for_turn"] is True for at in ends)
+    return [joined_audio(heard[begin:end]) for begin, end in pairwise([0, *ends, len(heard)])]
+
+
+@pytest.mark.parametrize("door", [SINGLE, MULTI])
+@pytest.mark.parametrize("alignment", ["on", "off"])
+async def test_a_turn_ends_where_another_voice_begins_or_the_client_says_so(
+    door: str, alignment: Literal["on", "off"]
+) -> None:
+    runner = SineRunner()
+    config = Config(server=TEST_SERVER, speech=SpeechConfig(alignment=alignment))
+    with trio.fail_after(GUARD_S):
+        async with (
+            serving(lambda: runner, config) as server,
+            server.dial(door=door, buffer_size=3) as ws,
+        ):
+            await tell(ws, {"context_id": "a", "voices": [ANN, BOB]})
+            await tell(ws, {"context_id": "a", "inputs": inputs()})
+            await tell(ws, {"context_id": "a", "inputs": [{"text": "Go?", "voice_id": BOB}]})
+            last = {"text": "Go.", "voice_id": BOB, "new_turn": True}
+            await tell(ws, {"context_id": "a", "inputs": [last]}, {"close_socket": True})
+            heard, _ = await hear_all(ws)
+    said = [one.text for one in runner.opened]
+    assert said == [*(text for _, text in SPOKEN[:3]), "Fine.Shall we go", "Let us.Go?", "Go."]
+    turns = [runner.opened[begin:end] for begin, end in pairwise([0, 1, 3, 4, 5, 6])]
+    assert by_turns(heard) == [*(sine_speech(turn, "pcm_24000") for turn in turns), b""]
+    named = {"context_id": "a"} if door == MULTI else {}
+    assert heard[-2:] == [{**TURN_DONE, **named}, {"is_final": True, **named}]
+
+
+async def test_a_client_can_wait_for_the_end_of_each_turn_that_it_flushes() -> None:
+    silent = {"inputs": [{"text": "...", "voice_id": ANN}], "flush": True}
+    with trio.fail_after(GUARD_S):
+        async with house() as server, server.dial(door=SINGLE, buffer_size=25) as ws:
+            await tell(ws, {"voices": [ANN]}, {"flush": True})
+            for text in ("One", "Two. ", "Three"):
+                await tell(ws, {"inputs": [{"text": text, "voice_id": ANN}]}, {"flush": True})
+                heard = await hear_turn(ws)
+                assert joined_audio(heard) == sine_speech([heard_alone(text)], "pcm_24000")
+            await tell(ws, silent)
+            assert await hear_turn(ws) == [TURN_DONE]
+            await tell(ws, {"flush": True}, {"close_socket": True})
+            assert (await hear_all(ws))[0] == [{"is_final": True}]
+
+
+async def hear_turn(ws: WebSocketConnection) -> list[dict[str, Any]]:
+    """Return the messages up to the end of a turn."""
+    heard: list[dict[str, Any]] = []
+    while TURN_DONE not in heard:
+        heard.append(json.loads(await ws.get_message()))
+    return heard
+
+
+def heard_alone(text: str) -> Utterance:
+    return Utterance(text.strip(), speaker_id=2, max_frames=100)
+
+
+async def test_what_a_codec_held_back_belongs_to_the_last_turn() -> None:
+    runner = SineRunner()
+    with trio.fail_after(GUARD_S):
+        async with (
+            serving(lambda: runner) as server,
+            server.dial(door=SINGLE, output_format="mp3_44100_64") as ws,
+        ):
+            await tell(ws, {"voices": [ANN, BOB]}, {"inputs": inputs()}, {"close_socket": True})
+            heard, _ = await hear_all(ws)
+    assert joined_audio(heard) == sine_speech(runner.opened, "mp3_44100_64")
+    assert by_turns(heard)[-1] == b""
+    assert heard[-2:] == [TURN_DONE, {"is_final": True}]
+
+
+async def test_a_turn_that_is_cut_is_not_said_to_be_over() -> None:
+    gate = StepGate()
+    text = "Hello FRAMES=200 there."
+    close = {"context_id": "a", "close_context": True}
+    with trio.fail_after(GUARD_S):
+        async with (
+            serving(lambda: SineRunner(step_gate=gate)) as server,
+            server.dial(door=MULTI) as ws,
+        ):
+            await tell(ws, {"context_id": "a", "voices": [ANN]})
+            await tell(ws, {"context_id": "a", "inputs": [{"text": text}]}, close)
+            gate.let_go(2)
+            json.loads(await ws.get_message())
+            await tell(ws, close, {"context_id": "b", "voices": [BOB], "inputs": [{"text": "Hm."}]})
+            await until(lambda: server.metric("csm_characters_total") == len(text) + len("Hm."))
+            gate.open()
+            await tell(ws, {"close_socket": True})
+            heard, code = await hear_all(ws)
+    assert code == 1000
+    of_a = [frame for frame in heard if frame["context_id"] == "a"]
+    assert of_a[-1] == {"is_final": True, "context_id": "a"}
+    assert all("is_final_audio_for_turn" not in frame for frame in of_a)
 
 
 async def test_contexts_are_dialogues_of_their_own_and_end_by_saying_what_is_left() -> None:

@@ -26,6 +26,7 @@ from csm_trio.protocol.events import (
     OpenContext,
     OutEvent,
     SpeechSettings,
+    TurnDone,
 )
 from csm_trio.protocol.multi_stream_input import MAX_CONTEXTS
 
@@ -172,6 +173,9 @@ def test_answers_are_in_snake_case() -> None:
         "char_start_times_ms": [0],
         "char_durations_ms": [80],
     }
+    turn_done = {"is_final_audio_for_turn": True}
+    assert told(TurnDone("a"), named=True) == {**turn_done, "context_id": "a"}
+    assert told(TurnDone(""), named=False) == turn_done
     assert told(ContextDone("a"), named=True) == {"is_final": True, "context_id": "a"}
     assert told(ContextDone(""), named=False) == {"is_final": True}
     assert told(ContextFailed("a", TextTooLong(9)), named=True) == {

@@ -44,7 +44,7 @@ async def _begin_speech(house: House, usual: SpeechSettings) -> tuple[Speech, st
         usual.overridden_by(asked.settings),
         max_audio_len_ms=house.speech.rest_max_audio_len_ms,
     )
-    order.hears_others = True
+    order.dialogue = True
     deltas: list[AddText | Flush] = []
     for line in asked.lines:
         speaker_id = voices[line.voice_id].speaker_id

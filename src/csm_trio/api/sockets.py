@@ -122,7 +122,7 @@ async def _run_session(
             max_audio_len_ms=house.speech.ws_max_audio_len_ms,
         )
         order.chunk_lengths = opened.chunk_lengths
-        order.hears_others = voice_id is None
+        order.dialogue = voice_id is None
         order.aligned = True
         return order
 

@@ -25,7 +25,7 @@ from csm_trio.alignment.timing import joined
 from csm_trio.api.admission import Admission, Place
 from csm_trio.audio.wav import with_true_lengths
 from csm_trio.pipeline.context import Speaker, SpeechOrder
-from csm_trio.protocol.events import AddText, Audio, ContextFailed, Flush, OutEvent
+from csm_trio.protocol.events import AddText, Audio, ContextFailed, Flush, OutEvent, TurnDone
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +137,8 @@ class Speech(ResponseBody):
         to_client, outbox = trio.open_memory_channel[OutEvent](0)
         nursery: trio.Nursery = request.scope[_NURSERY]  # type: ignore[literal-required]
         nursery.start_soon(_speak, speaker, order, waiting, to_client, admission.admit())
-        first = await outbox.receive()
+        while isinstance(first := await outbox.receive(), TurnDone):
+            pass  # a line of which there was nothing to say
         if isinstance(first, ContextFailed):
             raise first.error
         return cls(order, first, outbox, nursery.cancel_scope)
@@ -190,10 +191,18 @@ class Speech(ResponseBody):
 
     async def whole(self) -> Audio:
         """Return everything in one piece, once it has been said; raise what ends it early."""
+        return self.joined(await self.pieces())
+
+    async def pieces(self) -> list[Audio]:
+        """Return everything as it was made, once it has been said; raise what ends it early."""
         pieces: list[Audio] = []
         async with self:
             while audio := await self._next_audio():
                 pieces.append(audio)
+        return pieces
+
+    def joined(self, pieces: Sequence[Audio]) -> Audio:
+        """Return all pieces as one."""
         data = b"".join(piece.data for piece in pieces)
         if self._order.audio_format.codec == "wav":
             data = with_true_lengths(data)
@@ -207,7 +216,7 @@ class Speech(ResponseBody):
         client sees it is not whole.
         """
         event, self._at_hand = self._at_hand, None
-        if event is None:
+        while event is None or isinstance(event, TurnDone):
             event = await self._outbox.receive()
         match event:
             case Audio():

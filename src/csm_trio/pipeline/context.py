@@ -42,8 +42,10 @@ from csm_trio.pipeline.narration import (
     Pieces,
     SentenceBegin,
     SentenceEnd,
+    TurnEnd,
     chunks_of,
     frames_of,
+    has_turn_end,
 )
 from csm_trio.protocol.events import (
     AddText,
@@ -53,6 +55,7 @@ from csm_trio.protocol.events import (
     Flush,
     OutEvent,
     SpeechSettings,
+    TurnDone,
 )
 from csm_trio.telemetry import Metrics, Timeline
 from csm_trio.text.duration import longest_speech_s
@@ -87,6 +90,10 @@ class Sentence:
         return self.spoken.text
 
 
+Heard = Sentence | Break | TurnEnd
+"""What there is to hear, in order."""
+
+
 @dataclass(slots=True)
 class Backlog:
     """Characters that a context has been sent and not yet begun to work on.
@@ -114,10 +121,10 @@ class SpeechOrder:
     """Everything `speak` must know of one context before its text comes.
 
     `cancel_reason` says what a cancel of it is to be counted as. `chunk_lengths` are the
-    segmenter's. With `hears_others` every speaker hears what the others said before, as in a
-    dialogue. `history` was said before it began, and `on_turn` is told each sentence that a
-    later order may have as its own history. `aligned` says whether the client is told which
-    character is spoken when.
+    segmenter's. In a `dialogue` every speaker hears what the others said before, and the client
+    is told where turns end: at a flush, and where `voice_id` changes. `history` was said before
+    it began, and `on_turn` is told each sentence that a later order may have as its own history.
+    `aligned` says whether the client is told which character is spoken when.
     """
 
     context_id: str
@@ -128,12 +135,13 @@ class SpeechOrder:
     backlog: Backlog
     cancel_reason: Callable[[], str]
     chunk_lengths: tuple[int, ...] = ()
-    hears_others: bool = False
+    dialogue: bool = False
     history: tuple[Turn, ...] = ()
     on_turn: Callable[[Turn], None] | None = None
     aligned: bool = False
     timeline: Timeline = field(default_factory=Timeline)
     spoken_frames: int = 0
+    turns_done: int = 0
     plays_out_s: float | None = None
     """When the listener's player runs dry, on the monotonic clock: what was made so far plays on
     from its first frame."""
@@ -173,9 +181,7 @@ class Speaker:
         with deltas, outbox:
             try:
                 async with trio.open_nursery() as nursery:
-                    to_generate, sentences = trio.open_memory_channel[Sentence | Break](
-                        SENTENCES_AHEAD
-                    )
+                    to_generate, sentences = trio.open_memory_channel[Heard](SENTENCES_AHEAD)
                     to_encode, pieces = trio.open_memory_channel[Pieces](BUNCHES_IN_HAND)
                     nursery.start_soon(self._segment, order, deltas, to_generate)
                     nursery.start_soon(self._generate, order, sentences, to_encode)
@@ -196,12 +202,13 @@ class Speaker:
         self,
         order: SpeechOrder,
         deltas: trio.MemoryReceiveChannel[AddText | Flush],
-        sentences: trio.MemorySendChannel[Sentence | Break],
+        sentences: trio.MemorySendChannel[Heard],
     ) -> None:
         """Cut deltas into sentences, until the deltas end."""
         settings = order.settings
         script = _script(settings, order.chunk_lengths)
         index = 0
+        turn_begun = False
         with deltas, sentences:
 
             async def let_go(lines: list[Line]) -> None:
@@ -214,6 +221,12 @@ class Speaker:
                     await sentences.send(Sentence(index, line, settings))
                     index += 1
 
+            async def end_turn() -> None:
+                nonlocal turn_begun
+                if order.dialogue and turn_begun:
+                    await sentences.send(TurnEnd())
+                turn_begun = False
+
             async for delta in deltas:
                 match delta:
                     case AddText(text=text, settings=changes):
@@ -225,24 +238,31 @@ class Speaker:
                             else:
                                 await let_go(script.finish())
                                 script = _script(changed, order.chunk_lengths)
+                            if changed.voice_id != settings.voice_id:
+                                await end_turn()
                             settings = changed
+                        turn_begun = True
                         await let_go(script.feed(text))
                         order.backlog.remove(len(text))
                     case Flush(hint=hint):
                         await let_go(script.trigger() if hint else script.flush())
+                        await end_turn()
                         order.backlog.remove(0)
             await let_go(script.finish())
 
     async def _generate(
         self,
         order: SpeechOrder,
-        sentences: trio.MemoryReceiveChannel[Sentence | Break],
+        sentences: trio.MemoryReceiveChannel[Heard],
         pieces: trio.MemorySendChannel[Pieces],
     ) -> None:
         """Have each sentence spoken; hold a slot only while its frames are being made."""
         history = History(self._config.history_turns, before=order.history)
         with sentences, pieces:
             async for sentence in sentences:
+                if isinstance(sentence, TurnEnd):
+                    await self._hand_over(order, (sentence,), pieces)
+                    continue
                 if isinstance(sentence, Break):
                     silence = (SILENCE,) * round(sentence.duration_ms / 1000 / order.frame_s)
                     for start in range(0, len(silence), BUNCH_FRAMES):
@@ -279,7 +299,9 @@ class Speaker:
         hypercorn shields its socket writes, so no deadline can sit on them: a listener who
         does not listen is noticed here.
         """
-        order.timeline.mark("first_frame")
+        frames = frames_of(made)
+        if frames:
+            order.timeline.mark("first_frame")
         try:
             pieces.send_nowait(made)
         except trio.WouldBlock:
@@ -288,7 +310,7 @@ class Speaker:
                     await pieces.send(made)
             except trio.TooSlowError:
                 raise ListenerStalled(self._config.stall_timeout_s) from None
-        if frames := frames_of(made):
+        if frames:
             now_s, audio_s = time.monotonic(), len(frames) * order.frame_s
             order.plays_out_s = plays_out_after(order.plays_out_s, now_s, audio_s)
 
@@ -313,7 +335,7 @@ class Speaker:
                     1.0 if settings.temperature_scale is None else settings.temperature_scale
                 ),
             ),
-            turns=history.heard_by(speaker_id, others=order.hears_others),
+            turns=history.heard_by(speaker_id, others=order.dialogue),
             plays_at_s=order.plays_out_s,
             frame_s=order.frame_s,
             batch=settings.batch or False,
@@ -335,12 +357,14 @@ class Speaker:
         narrator = self._narrator(order)
         waiting_for = order.settings.buffer_size or self._config.buffer_size
         held: list[Piece] = []
+        turn_begun = False
         with pieces, outbox:
             async for made in pieces:
                 held += made
                 while len(held) < BUNCH_FRAMES and (more := _at_hand(pieces)):
                     held += more
-                if len(frames_of(held)) < waiting_for:
+                turn_begun = not isinstance(held[-1], TurnEnd)
+                if len(frames_of(held)) < waiting_for and not has_turn_end(held):
                     continue
                 waiting_for = 0
                 ready = narrator.ready(held)
@@ -350,7 +374,9 @@ class Speaker:
             tail = await self._run_codec(encoder, None)
             aligned = narrator.narrate((), heard=True)
             if tail or aligned:
-                await outbox.send(Audio(order.context_id, tail, aligned))
+                await outbox.send(Audio(order.context_id, tail, aligned, order.turns_done))
+            if order.dialogue and turn_begun:
+                await outbox.send(TurnDone(order.context_id))
 
     def _narrator(self, order: SpeechOrder) -> Narrator:
         if not order.aligned or self._config.alignment == "off":
@@ -372,12 +398,16 @@ class Speaker:
             aligned = narrator.narrate(chunk, heard=bool(data))
             gap_s = order.timeline.lap("chunk") if data else None
             if data or aligned:
-                await _send_soon(outbox, Audio(order.context_id, data, aligned))
+                audio = Audio(order.context_id, data, aligned, order.turns_done)
+                await _send_soon(outbox, audio)
             if data and order.timeline.mark("first_chunk"):
                 first_audio_s = order.timeline.since("segmented", "first_chunk")
                 self._metrics.first_audio_s.observe(first_audio_s or 0.0)
             elif gap_s is not None:
                 self._metrics.chunk_gap_s.observe(gap_s)
+            if isinstance(chunk[-1], TurnEnd):
+                order.turns_done += 1
+                await outbox.send(TurnDone(order.context_id))
 
     async def _run_codec(self, encoder: Encoder, pcm: NDArray[np.int16] | None) -> bytes:
         """Encode samples, or finish the stream (None); heavy codecs go to a thread."""

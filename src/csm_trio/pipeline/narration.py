@@ -25,9 +25,14 @@ class SentenceEnd:
     """The sentence has no more frames."""
 
 
+@dataclass(frozen=True, slots=True)
+class TurnEnd:
+    """What one voice of a dialogue was to say before another's turn has all been said."""
+
+
 _NEAR_CHARS = 8  # as many as may pass in the frames that come at once, and some
 
-Piece = SentenceBegin | Frame | SentenceEnd
+Piece = SentenceBegin | Frame | SentenceEnd | TurnEnd
 Pieces = tuple[Piece, ...]
 
 
@@ -36,16 +41,27 @@ def frames_of(pieces: Iterable[Piece]) -> list[Frame]:
     return [piece for piece in pieces if isinstance(piece, Frame)]
 
 
+def has_turn_end(pieces: Iterable[Piece]) -> bool:
+    """Tell whether a turn ends among `pieces`."""
+    return any(isinstance(piece, TurnEnd) for piece in pieces)
+
+
 def chunks_of(pieces: Iterable[Piece], most_frames: int) -> Iterator[list[Piece]]:
-    """Part pieces into chunks of at most so many frames; an end stays with the frame before it."""
+    """Part pieces into chunks of at most so many frames, none of two turns.
+
+    An end stays with the frame before it.
+    """
     chunk: list[Piece] = []
     frames = 0
     for piece in pieces:
-        if frames == most_frames and not isinstance(piece, SentenceEnd):
+        if frames == most_frames and not isinstance(piece, SentenceEnd | TurnEnd):
             yield chunk
             chunk, frames = [], 0
         chunk.append(piece)
         frames += isinstance(piece, Frame)
+        if isinstance(piece, TurnEnd):
+            yield chunk
+            chunk, frames = [], 0
     if chunk:
         yield chunk
 

@@ -111,12 +111,21 @@ class Audio:
     """Encoded bytes of one context, the next piece of one continuous stream.
 
     `aligned` are the characters that begin in it, where any do and someone asked. The one that
-    closes a sentence may come without bytes, where its sound has all gone before.
+    closes a sentence may come without bytes, where its sound has all gone before. In a dialogue,
+    `turn` says how many turns were over before it.
     """
 
     context_id: str
     data: bytes
     aligned: Aligned | None = None
+    turn: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TurnDone:
+    """One voice's turn in a dialogue has been heard; no chunk has sound of two turns' sentences."""
+
+    context_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,4 +160,4 @@ InEvent = (
     | Authenticate
     | KeepAlive
 )
-OutEvent = Audio | ContextDone | ContextCleared | ContextFailed
+OutEvent = Audio | TurnDone | ContextDone | ContextCleared | ContextFailed

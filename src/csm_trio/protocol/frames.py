@@ -5,10 +5,10 @@ import json
 from typing import assert_never
 
 from csm_trio.protocol.alignments import dialogue_alignment, socket_alignment
-from csm_trio.protocol.events import Audio, ContextCleared, ContextDone
+from csm_trio.protocol.events import Audio, ContextCleared, ContextDone, TurnDone
 
 Frame = dict[str, object]
-Spoken = Audio | ContextDone | ContextCleared
+Spoken = Audio | TurnDone | ContextDone | ContextCleared
 
 
 def speech_frame(event: Spoken, *, from_start: bool = False) -> Frame:
@@ -30,6 +30,8 @@ def speech_frame(event: Spoken, *, from_start: bool = False) -> Frame:
             return _speech_frame(None, final=True)
         case ContextCleared():
             return {**_speech_frame(None, final=False), "cleared": True}
+        case TurnDone():
+            raise AssertionError("only dialogues have turns")
         case _:
             assert_never(event)
 
@@ -57,15 +59,27 @@ def named_frame(frame: Frame, context_id: str) -> Frame:
 
 
 def dialogue_frame(event: Spoken) -> Frame:
-    """Return what a text-to-dialogue socket says of an event: the same things in snake_case."""
+    """Return what a text-to-dialogue socket says of an event: the same things in snake_case.
+
+    Characters start as late in their message as they are heard in it, as LiveKit reads them. The
+    last one's duration makes up for messages before it that had none: so spans add up to the
+    audio's length, as Pipecat reads them. A turn's end is a message of its own, as recorded from
+    the vendor: some clients look for audio first and for nothing after it.
+    """
     match event:
-        case Audio():
-            aligned = event.aligned
-            return {
+        case Audio(aligned=aligned):
+            frame: Frame = {
                 "audio": _audio_base64(event),
-                "alignment": aligned and dialogue_alignment(aligned.written),
-                "normalized_alignment": aligned and dialogue_alignment(aligned.spoken),
+                "alignment": None,
+                "normalized_alignment": None,
             }
+            if aligned is not None:
+                late_ms = aligned.late_ms
+                frame["alignment"] = dialogue_alignment(aligned.written.since(late_ms))
+                frame["normalized_alignment"] = dialogue_alignment(aligned.spoken.since(late_ms))
+            return frame
+        case TurnDone():
+            return {"is_final_audio_for_turn": True}
         case ContextDone() | ContextCleared():
             return {"is_final": True}
         case _:
