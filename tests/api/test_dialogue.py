@@ -1,7 +1,10 @@
 """Two voices by turns, on both sockets and over REST: each line by its own, hearing the other."""
 
+import base64
 import json
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -272,6 +275,65 @@ async def test_over_rest_every_line_is_said_by_its_voice_and_hears_both(door: st
     assert_said(runner.opened)
     assert all(one.sampling.temperature_scale == 0.5 for one in runner.opened)
     assert runner.opened[0].sampling.seed == 7
+
+
+@pytest.mark.parametrize("door", [f"{REST}/with-timestamps", f"{REST}/stream/with-timestamps"])
+async def test_with_timestamps_each_line_has_its_place_in_text_and_time(door: str) -> None:
+    runner = SineRunner()
+    lines = [*inputs(), {"text": "...", "voice_id": ANN}, {"text": "So be it.", "voice_id": ANN}]
+    with trio.fail_after(GUARD_S):
+        async with serving(lambda: runner) as server, caller(server) as client:
+            answer = await client.post(
+                f"{door}?output_format=pcm_24000",
+                json={"inputs": lines},
+                headers={"accept": "application/json"},
+            )
+    assert answer.status_code == 200
+    objects = [json.loads(line) for line in answer.content.splitlines()]
+    assert joined_objects(objects) == sine_speech(runner.opened, "pcm_24000")
+    said = [Segment("", math.inf, 0.0) for _ in lines]
+    for one in objects:
+        characters = one["alignment"]["characters"] if one["alignment"] else []
+        for part in one["voice_segments"]:
+            index = part["dialogue_input_index"]
+            assert part["voice_id"] == lines[index]["voice_id"]
+            said[index].extend(part, characters)
+    silent = said.pop(5)
+    del lines[5]
+    assert silent == Segment("", math.inf, 0.0)
+    assert [one.text for one in said] == [f"{line['text']} " for line in lines]
+    starts_s = [0.0]
+    for begin, end in pairwise([0, 1, 3, 4, 5, 6, 7]):
+        bytes_of_line = len(sine_speech(runner.opened[begin:end], "pcm_24000"))
+        starts_s.append(starts_s[-1] + bytes_of_line / 48_000)
+    assert [one.start_s for one in said] == pytest.approx(starts_s[:-1])
+    assert [one.end_s for one in said] == pytest.approx(starts_s[1:])
+
+
+@dataclass
+class Segment:
+    """What the voice segments of one input tell together."""
+
+    text: str
+    start_s: float
+    end_s: float
+
+    def extend(self, part: dict[str, Any], characters: list[str]) -> None:
+        begin, end = part["character_start_index"], part["character_end_index"]
+        self.text += "".join(characters[begin:end])
+        self.start_s = min(self.start_s, part["start_time_seconds"])
+        self.end_s = part["end_time_seconds"]
+
+
+def joined_objects(objects: Sequence[dict[str, Any]]) -> bytes:
+    for one in objects:
+        assert one.keys() == {
+            "audio_base64",
+            "alignment",
+            "normalized_alignment",
+            "voice_segments",
+        }
+    return b"".join(base64.b64decode(one["audio_base64"]) for one in objects)
 
 
 def one_line(**fields: Any) -> dict[str, Any]:

@@ -72,6 +72,28 @@ def speech(client: ElevenLabs) -> dict[str, object]:
     }  # fmt: skip
 
 
+def dialogue(client: ElevenLabs) -> dict[str, object]:
+    lines = [{"text": "How are you?", "voice_id": "speaker_1"}]
+    lines.append({"text": "Fine, thanks.", "voice_id": "speaker_2"})
+    speak = client.text_to_dialogue
+    asked: dict[str, Any] = {"inputs": lines, "seed": 7}
+    whole = speak.convert_with_timestamps(**asked)
+    pieces = list(speak.stream_with_timestamps(**asked))
+    segments = [part for one in pieces for part in one.voice_segments]
+    return {
+        "convert": text(speak.convert(**asked)),
+        "with_timestamps": whole.audio_base_64,
+        "stream_with_timestamps": text(base64.b64decode(one.audio_base_64) for one in pieces),
+        "chars": "".join(whole.alignment.characters if whole.alignment else []),
+        "segments": [
+            [one.dialogue_input_index, one.voice_id, one.character_start_index,
+             one.character_end_index]
+            for one in whole.voice_segments
+        ],
+        "streamed_inputs": sorted({one.dialogue_input_index for one in segments}),
+    }  # fmt: skip
+
+
 def lists(client: ElevenLabs) -> dict[str, object]:
     settings = client.voices.settings
     page = client.voices.search(page_size=2, search="speaker", include_total_count=True)
@@ -151,6 +173,7 @@ def main(base_url: str, api_key: str) -> dict[str, object]:
         "errors": errors(client, connect(base_url, "wrong")),
     }
     if not OLD:
+        told["dialogue"] = dialogue(client)
         told["token"] = client.tokens.single_use.create("tts_websocket").token
     if base_url.startswith("https"):
         told["realtime"] = realtime(client)

@@ -56,6 +56,32 @@ async function speech(client) {
   };
 }
 
+async function dialogue(client) {
+  const speak = client.textToDialogue;
+  const inputs = [
+    { text: "How are you?", voiceId: "speaker_1" },
+    { text: "Fine, thanks.", voiceId: "speaker_2" },
+  ];
+  const whole = await speak.convertWithTimestamps({ inputs, seed: 7 });
+  const pieces = [];
+  for await (const one of await speak.streamWithTimestamps({ inputs, seed: 7 })) pieces.push(one);
+  return {
+    convert: await drained(await speak.convert({ inputs, seed: 7 })),
+    with_timestamps: whole.audioBase64,
+    stream_with_timestamps: base64(Buffer.concat(pieces.map((one) => Buffer.from(one.audioBase64, "base64")))),
+    chars: whole.alignment.characters.join(""),
+    segments: whole.voiceSegments.map((one) => [
+      one.dialogueInputIndex,
+      one.voiceId,
+      one.characterStartIndex,
+      one.characterEndIndex,
+    ]),
+    streamed_inputs: [
+      ...new Set(pieces.flatMap((one) => one.voiceSegments.map((part) => part.dialogueInputIndex))),
+    ],
+  };
+}
+
 async function lists(client) {
   const page = await client.voices.search({ pageSize: 2, search: "speaker", includeTotalCount: true });
   const next = await client.voices.search({
@@ -122,6 +148,7 @@ const stranger = new ElevenLabsClient({ baseUrl, apiKey: "wrong" });
 console.log(
   JSON.stringify({
     speech: await speech(client),
+    dialogue: await dialogue(client),
     lists: await lists(client),
     errors: await errors(client, stranger),
     token: (await client.tokens.singleUse.create("tts_websocket")).token,

@@ -63,6 +63,17 @@ def test_every_way_to_speak_gives_the_same_sound(told: Told, server: Served) -> 
     assert speech["timestamp_pieces"] > 3
 
 
+def test_a_dialogue_tells_who_says_what_and_when(told: Told, sdk: str) -> None:
+    if sdk == "python-2.3.0":
+        pytest.skip("that SDK knows no such dialogues yet")
+    dialogue = told["dialogue"]
+    for way in ("with_timestamps", "stream_with_timestamps"):
+        assert dialogue[way] == dialogue["convert"], way
+    assert dialogue["chars"] == "How are you? Fine, thanks. "
+    assert dialogue["segments"] == [[0, "speaker_1", 0, 13], [1, "speaker_2", 13, 27]]
+    assert dialogue["streamed_inputs"] == [0, 1]
+
+
 def test_other_settings_give_other_sound(told: Told) -> None:
     speech = told["speech"]
     pcm = np.frombuffer(base64.b64decode(speech["convert_pcm"]), dtype="<i2")

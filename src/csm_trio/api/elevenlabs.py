@@ -3,14 +3,21 @@
 from quart import Blueprint, Response, request
 
 from csm_trio.api.doors import House
-from csm_trio.api.requests import BATCH, LIVE, begin_speech, read_body, refusal
+from csm_trio.api.requests import (
+    BATCH,
+    LIVE,
+    begin_speech,
+    read_body,
+    refusal,
+    timestamp_response,
+)
 from csm_trio.api.streaming import Speech
 from csm_trio.errors import SpeechError
 from csm_trio.pipeline.context import SpeechOrder
-from csm_trio.protocol.events import Audio, SpeechSettings
+from csm_trio.protocol.events import SpeechSettings
 from csm_trio.protocol.faults import rest_fault
 from csm_trio.protocol.speech_request import parse_speech_request
-from csm_trio.protocol.timestamps import timestamp_object, timestamp_style
+from csm_trio.protocol.timestamps import timestamp_object
 from csm_trio.telemetry import session_id
 
 _ROUTE = "/v1/text-to-speech/<voice_id>"
@@ -43,13 +50,8 @@ def elevenlabs_blueprint(house: House) -> Blueprint:
     @blueprint.post(f"{_ROUTE}/stream/with-timestamps")
     async def stream_with_timestamps(voice_id: str) -> Response:
         """Answer with JSON objects as they are made, one a line or one an SSE event."""
-        style = timestamp_style(
-            request.headers.get("accept"), has_api_key_header="xi-api-key" in request.headers
-        )
         speech, _ = await _begin_speech(house, voice_id, LIVE, aligned=True)
-        if style == "sse":
-            return speech.response("text/event-stream", dress=_sse_event)
-        return speech.response("application/x-ndjson", dress=_json_line)
+        return timestamp_response(speech, timestamp_object)
 
     return blueprint
 
@@ -70,11 +72,3 @@ async def _begin_speech(
     )
     voice = house.voices.get(voice_id)
     return await begin_speech(house, voice, asked, usual, aligned=aligned)
-
-
-def _sse_event(audio: Audio) -> bytes:
-    return f"data: {timestamp_object(audio)}\n\n".encode()
-
-
-def _json_line(audio: Audio) -> bytes:
-    return f"{timestamp_object(audio)}\n".encode()

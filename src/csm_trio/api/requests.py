@@ -4,7 +4,7 @@ Also the headers of every answer, which say what it cost and let a browser's pag
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from quart import Response, g, request
@@ -13,9 +13,10 @@ from csm_trio.api.doors import House
 from csm_trio.api.streaming import Speech
 from csm_trio.errors import SpeechError
 from csm_trio.pipeline.context import SpeechOrder
-from csm_trio.protocol.events import AddText, Flush, SpeechSettings
+from csm_trio.protocol.events import AddText, Audio, Flush, SpeechSettings
 from csm_trio.protocol.faults import RestFault
 from csm_trio.protocol.speech_request import SpeechRequest
+from csm_trio.protocol.timestamps import timestamp_style
 from csm_trio.telemetry import session_id
 from csm_trio.voices import Voice
 
@@ -91,6 +92,18 @@ async def start_speech(
     values = (session_id.get(), str(chars), inside, limit, inside)
     g.speech_headers = dict(zip(_SPEECH_HEADERS, values, strict=True))
     return speech
+
+
+def timestamp_response(speech: Speech, write: Callable[[Audio], str]) -> Response:
+    """Answer with the JSON objects that `write` makes, as speech is: one a line or an SSE event."""
+    style = timestamp_style(
+        request.headers.get("accept"), has_api_key_header="xi-api-key" in request.headers
+    )
+    if style == "sse":
+        return speech.response(
+            "text/event-stream", dress=lambda audio: f"data: {write(audio)}\n\n".encode()
+        )
+    return speech.response("application/x-ndjson", dress=lambda audio: f"{write(audio)}\n".encode())
 
 
 def refusal(house: House, error: SpeechError, fault: RestFault) -> Response:

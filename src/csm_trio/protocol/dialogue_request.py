@@ -39,6 +39,11 @@ class DialogueRequest:
         """How much text there is."""
         return sum(len(line.text) for line in self.lines)
 
+    @property
+    def voice_ids(self) -> list[str]:
+        """Who says each line."""
+        return [line.voice_id for line in self.lines]
+
 
 def parse_dialogue_request(
     body: bytes, query: Mapping[str, str], *, max_chars: int

@@ -1,13 +1,14 @@
-"""The bodies of the two `with-timestamps` doors: one object, and which of two framings of many.
+"""The bodies of the `with-timestamps` doors: one object, and which of two framings of many.
 
 The vendor streams newline-delimited JSON; others read the same objects as server-sent events.
 """
 
 import base64
 import json
+from collections.abc import Sequence
 from typing import Literal
 
-from csm_trio.protocol.alignments import rest_alignment
+from csm_trio.protocol.alignments import Json, rest_alignment
 from csm_trio.protocol.events import Audio
 
 TimestampStyle = Literal["sse", "ndjson"]
@@ -19,10 +20,10 @@ _STYLES: dict[str, TimestampStyle] = {
 }
 
 
-def timestamp_object(audio: Audio) -> str:
+def timestamp_object(audio: Audio, **more: object) -> str:
     """Return one piece of audio as a JSON object on one line, without framing or line end.
 
-    Times count from the start of the answer.
+    Times count from the start of the answer. `more` are members that a door adds.
     """
     aligned = audio.aligned
     return json.dumps(
@@ -32,8 +33,36 @@ def timestamp_object(audio: Audio) -> str:
             "normalized_alignment": (
                 aligned and rest_alignment(aligned.spoken.shifted(aligned.from_ms))
             ),
+            **more,
         }
     )
+
+
+def voice_segments(pieces: Sequence[Audio], voice_ids: Sequence[str]) -> list[Json]:
+    """Return which of a dialogue's inputs is heard when in `pieces`, one segment each, in order.
+
+    `voice_ids` says who says each input. Indices are those of `alignment.characters` over all
+    pieces, the end exclusive. An input of which there is nothing to say has no segment.
+    """
+    segments: dict[int, Json] = {}
+    at = 0
+    for piece in pieces:
+        if piece.aligned is None:
+            continue
+        written, from_ms = piece.aligned.written, piece.aligned.from_ms
+        begun: Json = {
+            "voice_id": voice_ids[piece.turn],
+            "start_time_seconds": from_ms / 1000,
+            "character_start_index": at,
+            "dialogue_input_index": piece.turn,
+        }
+        at += len(written.chars)
+        end: Json = {
+            "end_time_seconds": (from_ms + written.end_ms) / 1000,
+            "character_end_index": at,
+        }
+        segments[piece.turn] = segments.get(piece.turn, begun) | end
+    return list(segments.values())
 
 
 def timestamp_style(accept: str | None, *, has_api_key_header: bool) -> TimestampStyle:
