@@ -18,6 +18,7 @@ from csm_trio.errors import SpeechError
 from recognizer import WordErrors, recognize
 from sentences import SENTENCES
 from serving import TEST_SERVER, Server, serving
+from told import BREAK_MS, DOORS, SPOKEN, WRITTEN, hear
 
 SEED = 7
 PARAGRAPH = SENTENCES[10:14]
@@ -148,6 +149,17 @@ async def test_a_paragraph_over_a_socket_is_one_clean_stream(
     with capsys.disabled():
         print(f"\nparagraph WER {errors.rate:.1%} ({errors.errors} errors in {errors.words} words)")
     assert errors.rate < 0.5
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_all_that_a_voice_says_is_told_of_as_it_is_heard(door: str) -> None:
+    runner = Stenographer(embedded_runner())
+    with trio.fail_after(GUARD_S):
+        async with serving(lambda: runner) as server:
+            heard = await hear(server, door)
+    assert (heard.written.text, heard.spoken.text) == (WRITTEN, SPOKEN)
+    said_ms = 80 * sum(runner.frames) + BREAK_MS
+    assert heard.written.clock_ms == heard.spoken.clock_ms == len(heard.audio) / 48 == said_ms
 
 
 def assert_no_click(sound: Pcm, *, joints: NDArray[np.int64]) -> None:
