@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from csm_trio.config import EngineConfig
-from csm_trio.engine.load import load_runner
+from csm_trio.engine.load import load_model, load_runner
+from csm_trio.errors import StartupError
 from csm_trio.model.random_weights import random_weights
 from csm_trio.model.read_config import read_config
 from tiny_csm import tiny_config, write_generation_config, write_tiny_checkpoint, write_tokenizer
@@ -106,3 +107,16 @@ def test_an_operator_reads_what_is_loaded_where_and_how_much_it_takes(
     assert len(said) == len(expected)
     for pattern, message in zip(expected, said, strict=True):
         assert re.fullmatch(pattern, message), message
+
+
+def test_a_numbered_device_is_the_threads_own_before_anything_is_put_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", asked.append)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (0, 1 << 30))
+    with pytest.raises(StartupError, match=r"cuda:1 has 0.0 MiB left"):
+        load_model(EngineConfig(device="cuda:1"))
+    assert asked == [torch.device("cuda:1")]

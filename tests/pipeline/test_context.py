@@ -383,6 +383,21 @@ async def test_the_frame_budget_is_the_limit_or_what_the_text_can_need(
     assert [said.max_frames for said in call.engine.utterances] == [max_frames]
 
 
+@pytest.mark.parametrize(
+    ("of_settings_ms", "of_order_ms", "parts"),
+    [(None, 10_000, 3), (None, 30_000, 1), (None, 4_999, 1), (10_000, 10_000, 1)],
+)
+async def test_a_sentence_that_would_outlast_the_servers_cap_is_said_in_parts(
+    of_settings_ms: int | None, of_order_ms: int, parts: int
+) -> None:
+    settings = SpeechSettings(max_audio_len_ms=of_settings_ms)
+    call = Call(FakeEngine(), make_order(settings, max_audio_len_ms=of_order_ms))
+    text = "one two three four, " * 13
+    await call.run(text)
+    assert len(call.engine.utterances) == parts
+    assert " ".join(texts(call.engine)) == text.strip()
+
+
 async def seeds(settings: SpeechSettings) -> list[int | None]:
     call = Call(FakeEngine(), make_order(settings))
     await call.run(ONE, ONE, ONE)

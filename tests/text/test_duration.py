@@ -1,10 +1,13 @@
 """The bound on how long a text can take to say."""
 
+import math
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from csm_trio.text.duration import longest_speech_s
+from csm_trio.text.duration import longest_speech_s, split_points
 
 ORDINARY_CHARS_PER_S = 15
 
@@ -53,3 +56,35 @@ def test_what_is_longer_aloud_than_written_has_time_to_be_said(written: str, alo
 def test_whitespace_takes_no_time_and_marks_take_less_than_words() -> None:
     assert longest_speech_s(" \n\t" * 100) == longest_speech_s("") == 1.5
     assert longest_speech_s("'quoted'") < longest_speech_s("quoted.")
+
+
+def spaces_of(text: str) -> set[int]:
+    return {at for at, char in enumerate(text) if char == " "}
+
+
+@given(st.text(max_size=300), st.floats(0.5, 30))
+def test_parts_are_all_of_the_text_and_each_fits(text: str, limit_s: float) -> None:
+    parts = split_points(text, limit_s, spaces_of(text))
+    assert (parts[0][0], parts[-1][1]) == (0, len(text))
+    for (start, end), (later, _) in pairwise(parts):
+        assert start < end
+        assert later == end or (later == end + 1 and text[end] == " ")
+    for start, end in parts:
+        needs_s = 0.75 * (longest_speech_s(text[start:end]) - 1.5)
+        assert needs_s <= limit_s + 1e-9 or end - start == 1
+
+
+def test_a_long_sentence_is_parted_at_a_clause_and_a_short_one_not_at_all() -> None:
+    clauses = [
+        "When you call us about the order that you placed last Tuesday,",
+        "please have your number ready,",
+        "so that we can find it at once,",
+        "and remember that our lines open at nine.",
+    ]
+    text = " ".join(clauses)
+    said = [text[start:end] for start, end in split_points(text, 10, spaces_of(text))]
+    assert said == [" ".join(clauses[:2]), " ".join(clauses[2:])]
+    assert split_points(text, 30, spaces_of(text)) == [(0, len(text))]
+    assert split_points(text, math.inf, ()) == [(0, len(text))]
+    unbroken = "word " * 60
+    assert all(len(unbroken[start:end]) > 80 for start, end in split_points(unbroken, 10, ())[:-1])

@@ -4,6 +4,7 @@ import pytest
 
 from csm_trio.text.script import Script
 from csm_trio.text.ssml import MAX_BREAK_MS, Break
+from tracing import assert_tiles
 
 WHOLE = [
     "It costs $5.20. Thanks.",
@@ -72,3 +73,15 @@ def test_an_unfinished_tag_waits_through_a_flush() -> None:
     assert script.feed("Hold <brea") == []
     assert [line.text for line in script.flush() if not isinstance(line, Break)] == ["Hold"]
     assert lines(script, 'k time="1s"/> on') == [1000, "on"]
+
+
+def test_what_would_outlast_the_limit_comes_in_parts_with_what_they_stand_for() -> None:
+    text = f"Your number is {'(555) 123-4567 and ' * 4}that is all, thank you. Bye."
+    script = Script(limit_s=10)
+    found = [*script.feed(text), *script.finish()]
+    parts = [line for line in found if not isinstance(line, Break)]
+    assert " ".join(part.text for part in parts) == " ".join(map(str, lines(Script(), text)))
+    assert " ".join(part.written for part in parts).split() == text.split()
+    assert len(parts) > 3
+    for part in parts:
+        assert_tiles(part, part.written)

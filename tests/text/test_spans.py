@@ -95,3 +95,42 @@ def test_a_long_text_comes_through(said: str) -> None:
     traced = TracedText(written)
     traced.sub(WORD, said)
     assert_tiles(traced.finish(), written)
+
+
+def test_a_part_within_a_run_that_is_whole_has_none_of_what_it_stands_for() -> None:
+    traced = TracedText("now $5 *or* 6")
+    traced.sub(re.compile(r"\$5"), "five dollars")
+    traced.sub(re.compile(r"\*"), "")
+    spoken = traced.finish()
+    assert spoken.text == "now five dollars or 6"
+    one, two = spoken.part(0, 8), spoken.part(9, 21)
+    assert (one.text, one.written) == ("now five", "now $5")
+    assert (two.text, two.written) == ("dollars or 6", " *or* 6")
+    assert_tiles(one, one.written)
+    assert_tiles(two, two.written)
+
+
+@given(
+    st.text("ab $5*,. ", min_size=1, max_size=40),
+    st.lists(st.integers(0, 60), max_size=4),
+    st.booleans(),
+)
+def test_parts_have_all_that_was_written_but_the_spaces_between_them(
+    written: str, cuts: list[int], changed: bool
+) -> None:
+    traced = TracedText(written)
+    if changed:
+        traced.sub(re.compile(r"\$5"), "five dollars")
+        traced.sub(re.compile(r"\*"), "")
+    spoken = traced.finish()
+    at, parts = 0, []
+    for cut in sorted({cut for cut in cuts if cut < len(spoken.text)}):
+        if cut > at:
+            parts.append(spoken.part(at, cut))
+            at = cut + (spoken.text[cut] == " ")
+    parts.append(spoken.part(at, len(spoken.text)))
+    for part in parts:
+        assert_tiles(part, part.written)
+    assert "".join(part.text for part in parts).replace(" ", "") == spoken.text.replace(" ", "")
+    joined = "".join(part.written for part in parts)
+    assert joined.replace(" ", "") == written.replace(" ", "")

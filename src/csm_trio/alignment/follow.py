@@ -58,16 +58,17 @@ class Follower:
             moved[1:] += chance[:-1] * self._stepping
             moved[2:] += chance[:-2] * self._leaping
             row *= moved
-            row /= row.sum()
             chance = row
-        self._chance = chance
+        self._chance = chance / chance.sum()
         return [self._noted(sums) for sums in evidence.cumsum(axis=1)]
 
     def _noted(self, sums: NDArray[np.float64]) -> tuple[int, float]:
-        """Return the median of where the speaker is."""
-        state = min(int(sums.searchsorted(0.5)), len(sums) - 1)
+        """Return the median of where the speaker is; `sums` are of weights of any scale."""
+        half = sums[-1] / 2
+        state = min(int(sums.searchsorted(half)), len(sums) - 1)
         below = sums[state - 1] if state else 0.0
-        share = (0.5 - below) / max(sums[state] - below, 1e-9)
+        inside = sums[state] - below
+        share = (half - below) / inside if inside else 0.0
         place = self._starts[state] + self._widths[state] * min(max(share, 0.0), 1.0)
         self._place = max(self._place, float(place))
         self._now_ms += WINDOW_MS

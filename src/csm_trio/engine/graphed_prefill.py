@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from csm_trio.engine.graphs import captured
+from csm_trio.engine.capture import captured
 from csm_trio.engine.pieces import MAX_PROMPTS, Filling, Piece, Shape, next_pieces, shapes
 from csm_trio.engine.slots import Slots
 from csm_trio.model.csm import CSM

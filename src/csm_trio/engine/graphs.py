@@ -7,12 +7,13 @@ costs one copy in, one launch, one copy out, and one wait.
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
 import torch
 
+from csm_trio.engine.capture import captured
 from csm_trio.engine.slots import Slots
 from csm_trio.engine.utterance import Frame
 from csm_trio.model.config import FRAME_SAMPLES, CSMConfig
@@ -47,25 +48,6 @@ def codec_kernels(
         partial(attending_rings, config=config.codec, space=space),
         partial(FusedConvolutions, space=space),
     )
-
-
-def captured(
-    work: Callable[[], object], *, beside: torch.cuda.CUDAGraph | None = None
-) -> torch.cuda.CUDAGraph:
-    """Capture what `work` does, after doing it once: that compiles, which capture could not.
-
-    The graph works in the memory of the one `beside` it, if there is one: never run both at once.
-    """
-    pool = None if beside is None else beside.pool()
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        work()
-    stream.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
-        work()
-    return graph
 
 
 class GraphedStep:

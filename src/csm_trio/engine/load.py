@@ -206,6 +206,9 @@ def _place(config: EngineConfig) -> Placement:
         raise StartupError(
             f"--device {device}: there are only {torch.cuda.device_count()} CUDA devices here."
         )
+    if device.type == "cuda" and device.index is not None:
+        # Streams, and with them captures, and Triton's launches are the current device's.
+        torch.cuda.set_device(device)
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise StartupError("--device mps: torch finds no Metal device here.")
     if config.dtype == "int8":

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from csm_trio.config import EngineConfig
+from csm_trio.engine.capture import captured
 from csm_trio.engine.eager import CODEC_ROWS
 from csm_trio.engine.load import LoadedModel, load_model, usual_slots, warm_runner
 from csm_trio.engine.memory import (
@@ -221,7 +222,7 @@ def _codec_ms(loaded: LoadedModel, batch: int) -> float:
     codes = torch.zeros(batch, loaded.config.codebooks, dtype=torch.int64, device=device)
     rows = torch.arange(batch, device=device)
     if device.type == "cuda":
-        from csm_trio.engine.graphs import captured, codec_kernels
+        from csm_trio.engine.graphs import codec_kernels
 
         kernels = codec_kernels(loaded.config, device)
         work = captured(lambda: codec.decode(codes, rows, state, kernels=kernels)).replay

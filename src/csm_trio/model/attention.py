@@ -9,9 +9,14 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from csm_trio.model.config import LlamaConfig
 from csm_trio.model.llama import Attend
+
+_NOT_CUDNN = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""cuDNN's kernels, which torch prefers on Hopper, fail there on some masks and lengths
+(sglang-omni#800, NVIDIA-NeMo/Automodel#2659)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +79,15 @@ class SlotKV:
             if start:
                 visible = torch.ones(end - start, end, dtype=torch.bool, device=queries.device)
                 visible = visible.tril(diagonal=start)
-            mixed = F.scaled_dot_product_attention(
-                queries.transpose(1, 2),
-                self.keys[layer, slot, None, :, :end],
-                self.values[layer, slot, None, :, :end],
-                attn_mask=visible,
-                is_causal=visible is None,
-                enable_gqa=True,
-            )
+            with sdpa_kernel(_NOT_CUDNN):
+                mixed = F.scaled_dot_product_attention(
+                    queries.transpose(1, 2),
+                    self.keys[layer, slot, None, :, :end],
+                    self.values[layer, slot, None, :, :end],
+                    attn_mask=visible,
+                    is_causal=visible is None,
+                    enable_gqa=True,
+                )
             return mixed.transpose(1, 2)
 
         return attend
@@ -101,12 +107,13 @@ class SlotKV:
             self.keys[layer][rows, :, positions] = keys
             self.values[layer][rows, :, positions] = values
             shared = queries.shape[2] // keys.shape[2]
-            mixed = F.scaled_dot_product_attention(
-                queries.transpose(1, 2),
-                self.keys[layer][slots].repeat_interleave(shared, dim=1),
-                self.values[layer][slots].repeat_interleave(shared, dim=1),
-                attn_mask=visible,
-            )
+            with sdpa_kernel(_NOT_CUDNN):
+                mixed = F.scaled_dot_product_attention(
+                    queries.transpose(1, 2),
+                    self.keys[layer][slots].repeat_interleave(shared, dim=1),
+                    self.values[layer][slots].repeat_interleave(shared, dim=1),
+                    attn_mask=visible,
+                )
             return mixed.transpose(1, 2)
 
         return attend

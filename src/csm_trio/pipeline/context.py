@@ -9,6 +9,7 @@ It must not know sockets, HTTP or any vendor's JSON, nor how frames are made.
 
 import contextlib
 import logging
+import math
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -70,6 +71,9 @@ FRAME_MS = 80
 FRAME_SAMPLES = SOURCE_HZ * FRAME_MS // 1000
 SILENCE = Frame(np.zeros(FRAME_SAMPLES, dtype=np.int16), np.zeros(0, dtype=np.int16))
 """What a `<break>` is made of: it holds no slot, and no history knows it."""
+
+LEAST_PART_S = 5.0
+"""Sentences are not cut into shorter parts than this for the sake of a cap."""
 
 SENTENCES_AHEAD = 4
 BUNCHES_IN_HAND = 2
@@ -206,7 +210,7 @@ class Speaker:
     ) -> None:
         """Cut deltas into sentences, until the deltas end."""
         settings = order.settings
-        script = _script(settings, order.chunk_lengths)
+        script = _script(settings, order)
         index = 0
         turn_begun = False
         with deltas, sentences:
@@ -237,7 +241,7 @@ class Speaker:
                                 await let_go(script.flush())
                             else:
                                 await let_go(script.finish())
-                                script = _script(changed, order.chunk_lengths)
+                                script = _script(changed, order)
                             if changed.voice_id != settings.voice_id:
                                 await end_turn()
                             settings = changed
@@ -446,16 +450,24 @@ def first_error(group: BaseExceptionGroup[SpeechError]) -> SpeechError:
     return error
 
 
-def _script(settings: SpeechSettings, chunk_lengths: Sequence[int]) -> Script:
+def _script(settings: SpeechSettings, order: SpeechOrder) -> Script:
+    # The server's usual caps must not cut a word off; a caller's, or a very short one, is meant to.
+    cap_s = order.max_audio_len_ms / 1000
+    in_parts = settings.max_audio_len_ms is None and cap_s >= LEAST_PART_S
     return Script(
         normalization=settings.normalization or "auto",
         ssml=settings.ssml or False,
-        chunk_lengths=chunk_lengths,
+        chunk_lengths=order.chunk_lengths,
+        limit_s=cap_s if in_parts else math.inf,
     )
 
 
 def _reads_alike(one: SpeechSettings, other: SpeechSettings) -> bool:
-    return (one.normalization, one.ssml) == (other.normalization, other.ssml)
+    return (one.normalization, one.ssml, one.max_audio_len_ms) == (
+        other.normalization,
+        other.ssml,
+        other.max_audio_len_ms,
+    )
 
 
 def _begin(sentence: Sentence, utterance: Utterance) -> SentenceBegin:

@@ -1,4 +1,6 @@
-"""A text in, an upper bound of its speaking time out; no voice, no model, no frames."""
+"""A text in, how long speaking it takes at most out; no voice, no model, no frames."""
+
+from collections.abc import Collection
 
 _REST_MS = 1500  # silence around the words, and words of one sound
 _LETTER_MS = 150
@@ -9,6 +11,9 @@ _SYMBOL_MS = 600  # "$" is "dollars"
 _PAUSE_MS = 400
 _SILENT_MS = 50
 
+_SLOW_SHARE = 0.75
+"""Of the time after which speech has run away: what a voice half as slow again needs."""
+_CLAUSE_ENDS = frozenset(",;:.!?)")
 _SYMBOLS = frozenset("$%&@#+=/\\*^<>|~_°§")
 _SILENT = frozenset("\"'()[]{}-`")
 
@@ -21,6 +26,36 @@ def longest_speech_s(text: str) -> float:
     (SesameAILabs/csm#122). Text appended never lowers it. Linear in the length of `text`.
     """
     return (_REST_MS + sum(map(_longest_ms, text))) / 1000
+
+
+def split_points(text: str, limit_s: float, word_spaces: Collection[int]) -> list[tuple[int, int]]:
+    """Return the [start, end) of parts that a slow voice says in `limit_s` each; often just one.
+
+    A slow voice takes half as long again as an ordinary one. Parts end at the last clause within
+    their second half, else at the last of `word_spaces`, else at the last space, else anywhere;
+    the space belongs to none of them. Linear in the length of `text`.
+    """
+    limit_ms = limit_s * 1000 / _SLOW_SHARE
+    parts: list[tuple[int, int]] = []
+    start, at, spent_ms = 0, 0, 0
+    half_way = clause_at = word_at = space_at = 0
+    while at < len(text):
+        spent_ms += _longest_ms(text[at])
+        if spent_ms > limit_ms and at > start:
+            end = clause_at if clause_at > half_way else word_at or space_at or at
+            parts.append((start, end))
+            start = at = end + (text[end] == " ")
+            spent_ms = half_way = clause_at = word_at = space_at = 0
+            continue
+        if spent_ms <= limit_ms / 2:
+            half_way = at
+        if text[at] == " " and at > start:
+            space_at = at
+            if at in word_spaces:
+                word_at = at
+                clause_at = at if text[at - 1] in _CLAUSE_ENDS else clause_at
+        at += 1
+    return [*parts, (start, len(text))]
 
 
 def _longest_ms(char: str) -> int:

@@ -1,7 +1,9 @@
 """Deltas of text as people write it in; what to say, and where to be silent, out, in order."""
 
+import math
 from collections.abc import Iterable, Sequence
 
+from csm_trio.text.duration import split_points
 from csm_trio.text.normalize import Normalization, verbalize
 from csm_trio.text.segment import Segmenter
 from csm_trio.text.spans import SpokenText
@@ -15,7 +17,8 @@ class Script:
 
     A pause ends a sentence. Pauses with nothing said between them are no longer together than the
     longest may be: silence costs no slot, so text must pay for it. `chunk_lengths` are the
-    `Segmenter`'s. Raises what `TagReader` does.
+    `Segmenter`'s. What a slow voice cannot say in `limit_s` comes in parts. Raises what
+    `TagReader` does.
     """
 
     def __init__(
@@ -24,8 +27,10 @@ class Script:
         normalization: Normalization = "auto",
         ssml: bool = False,
         chunk_lengths: Sequence[int] = (),
+        limit_s: float = math.inf,
     ) -> None:
         self._normalization = normalization
+        self._limit_s = limit_s
         self._tags = TagReader(ssml=ssml)
         self._sentences = Segmenter(chunk_lengths=chunk_lengths)
         self._silence_left_ms = MAX_BREAK_MS
@@ -60,7 +65,12 @@ class Script:
 
     def _say(self, sentences: Iterable[str]) -> list[Line]:
         spoken = [verbalize(sentence, self._normalization) for sentence in sentences]
-        lines: list[Line] = [line for line in spoken if line.text]
+        lines: list[Line] = [
+            line.part(start, end)
+            for line in spoken
+            for start, end in split_points(line.text, self._limit_s, line.word_spaces())
+            if start < end
+        ]
         if lines:
             self._silence_left_ms = MAX_BREAK_MS
         return lines

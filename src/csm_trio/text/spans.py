@@ -48,6 +48,46 @@ class SpokenText:
             positions += [run.spoken_start + step * i for i in range(chars)]
         return [*positions, len(self.text)]
 
+    def word_spaces(self) -> set[int]:
+        """Return where in `text` a space stands that was written."""
+        return {
+            run.spoken_start + i
+            for run in self.runs
+            if _one_to_one(run)
+            for i, char in enumerate(self.text[run.spoken_start : run.spoken_end])
+            if char == " " and self.written[run.written_start + i].isspace()
+        }
+
+    def part(self, start: int, end: int) -> "SpokenText":
+        """Return what is said from `start` to `end`, with what it stands for.
+
+        Of written characters that one run stands for as a whole, the part that begins the run
+        has all, and one that goes on with it none. Parts that leave out the space between them
+        have between them all else that was written.
+        """
+        ends_at_space = self.text[end : end + 1] in ("", " ")
+        runs: list[Run] = []
+        for run in self.runs:
+            begins, ends = max(run.spoken_start, start), min(run.spoken_end, end)
+            if begins == ends and run.spoken_start == run.spoken_end:
+                if begins < end or ends_at_space:
+                    runs.append(run)
+            elif begins < ends and _one_to_one(run):
+                shift = run.written_start - run.spoken_start
+                runs.append(Run(begins, ends, begins + shift, ends + shift))
+            elif begins < ends:
+                first = run.written_start if begins == run.spoken_start else run.written_end
+                runs.append(Run(begins, ends, first, run.written_end))
+        first, last = (runs[0].written_start, runs[-1].written_end) if runs else (0, 0)
+        moved = (
+            Run(
+                run.spoken_start - start, run.spoken_end - start,
+                run.written_start - first, run.written_end - first,
+            )
+            for run in runs
+        )  # fmt: skip
+        return SpokenText(self.text[start:end], self.written[first:last], tuple(moved))
+
 
 class TracedText:
     """A text under change that remembers what each of its characters stands for.
