@@ -50,6 +50,19 @@ async def test_every_character_and_all_the_audio_is_told_of_in_order(
         assert len(heard.audio) / 48 == pytest.approx(heard.written.clock_ms, abs=1)
 
 
+@pytest.mark.parametrize("door", DOORS)
+async def test_a_sentence_that_is_said_in_parts_loses_no_character(door: str) -> None:
+    written = f"{'they paid $5.20 for it and ' * 30}left. "
+    runner = SineRunner()
+    with trio.fail_after(GUARD_S):
+        async with serving(lambda: runner) as server:
+            heard = await hear(server, door, written)
+    assert len(runner.opened) > 2
+    assert heard.written.text == written
+    assert heard.spoken.text == written.replace("$5.20", "five dollars and twenty cents")
+    assert heard.written.clock_ms == heard.spoken.clock_ms == len(heard.audio) / 48
+
+
 async def test_with_sync_alignment_times_count_from_the_contexts_start() -> None:
     runner = SineRunner()
     with trio.fail_after(GUARD_S):
