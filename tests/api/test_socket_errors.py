@@ -4,6 +4,7 @@ After every refusal of the tables below the same server serves a REST call and a
 """
 
 import json
+import logging
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from calling import (
     tell,
     until,
 )
+from csm_trio.api.app import create_app
 from csm_trio.config import SpeechConfig
 
 # query, HTTP status, what the answer names
@@ -247,4 +249,53 @@ async def test_a_client_that_falls_silent_is_told_what_it_should_have_done() -> 
             }
         ]
         assert code == 1008
+        await assert_it_still_serves(server)
+
+
+@pytest.mark.parametrize("path", ["/nowhere", "/v1/audio/speech", SPEECH, f"{SPEECH}/stream"])
+async def test_an_upgrade_where_no_socket_is_is_answered_in_json_and_logged_as_nothing(
+    path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with house() as server:
+        answer = await dial_refused(server, path)
+        assert 400 <= answer.status_code < 500
+        detail_of(answer)
+        assert [one for one in caplog.records if one.levelno > logging.INFO] == []
+        await assert_it_still_serves(server)
+
+
+async def test_both_sides_closing_at_once_is_no_error() -> None:
+    async with house() as server:
+        app = create_app(server.house)
+        query = b"output_format=pcm_24000"
+        scope: Any = {
+            "type": "websocket",
+            "asgi": {"spec_version": "2.3", "version": "3.0"},
+            "scheme": "ws",
+            "http_version": "1.1",
+            "path": SOCKET,
+            "raw_path": SOCKET.encode(),
+            "query_string": query,
+            "root_path": "",
+            "headers": [(b"host", b"test")],
+            "client": None,
+            "server": None,
+            "state": {},
+            "subprotocols": [],
+            "extensions": {"websocket.http.response": {}},
+        }
+        to_app, receive = trio.open_memory_channel[Any](2)
+        to_app.send_nowait({"type": "websocket.connect"})
+        to_app.send_nowait({"type": "websocket.receive", "text": '{"text": ""}', "bytes": None})
+        sent = []
+
+        async def send_over_a_stream_that_is_shut_down(event: Any) -> None:
+            await trio.lowlevel.checkpoint()
+            sent.append(event["type"])
+            if event["type"] == "websocket.close":
+                raise trio.BusyResourceError("another task is using this stream")
+
+        with to_app:
+            await app(scope, receive.receive, send_over_a_stream_that_is_shut_down)
+        assert sent == ["websocket.accept", "websocket.send", "websocket.close"]
         await assert_it_still_serves(server)

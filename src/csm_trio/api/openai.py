@@ -1,6 +1,6 @@
 """OpenAI's doors: `POST /v1/audio/speech` and its lists."""
 
-from quart import Blueprint, Response, request
+from quart import Blueprint, Response, has_request_context, request
 
 from csm_trio.api.doors import House
 from csm_trio.api.requests import LIVE, begin_speech, read_body
@@ -24,6 +24,8 @@ def speaks_openai() -> bool:
 
     `/v1/models` belongs to both: whoever sends `xi-api-key` means the other.
     """
+    if not has_request_context():
+        return False  # A socket that no route takes: OpenAI's convention has none here.
     if request.path.startswith("/v1/audio/"):
         return True
     is_model = request.path == "/v1/models" or request.path.startswith("/v1/models/")

@@ -4,6 +4,7 @@ The status line goes out before a body is entered, so whatever can fail at the s
 before: the first event of the speech is awaited before there is a response.
 """
 
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -80,7 +81,14 @@ class SpeechSocketConnection(TrioASGIWebsocketConnection):
         stream = getattr(send, "__self__", None)
         if isinstance(stream, WSStream):
             stream.handshake.extensions = None
-        await super().__call__(receive, send)
+
+        async def send_while_open(event: ASGISendEvent) -> None:
+            # Where both sides close at once, hypercorn may be shutting the stream down as our
+            # close frame goes out; it has told us of the disconnect by then.
+            with contextlib.suppress(trio.BusyResourceError):
+                await send(event)
+
+        await super().__call__(receive, send_while_open)
 
 
 async def body_has_ended(*, within_s: float) -> bool:

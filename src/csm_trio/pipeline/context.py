@@ -293,7 +293,9 @@ class Speaker:
                     if order.on_turn is not None:
                         order.on_turn(turn)
                 elif stream.end is not EndReason.SPOKEN:
-                    logger.warning("utterance cut (%s): %d frames", stream.end, len(codes))
+                    # The cap is the caller's to set, and a text may be such that it is met.
+                    level = logging.INFO if stream.end is EndReason.CAPPED else logging.WARNING
+                    logger.log(level, "utterance cut (%s): %d frames", stream.end, len(codes))
 
     async def _hand_over(
         self, order: SpeechOrder, made: Pieces, pieces: trio.MemorySendChannel[Pieces]
