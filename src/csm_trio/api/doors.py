@@ -12,7 +12,8 @@ from csm_trio.audio.formats import AudioFormat
 from csm_trio.config import ServerConfig, SpeechConfig
 from csm_trio.engine.service import Engine
 from csm_trio.model.prompt import Turn
-from csm_trio.pipeline.context import Backlog, Speaker, SpeechOrder
+from csm_trio.pipeline.context import Speaker
+from csm_trio.pipeline.order import Backlog, SpeechOrder
 from csm_trio.pipeline.recent import RecentSpeech
 from csm_trio.protocol.events import SpeechSettings
 from csm_trio.protocol.fields import bearer_token

@@ -12,7 +12,7 @@ from quart import Response, g, request
 from csm_trio.api.doors import House
 from csm_trio.api.streaming import Speech
 from csm_trio.errors import SpeechError
-from csm_trio.pipeline.context import SpeechOrder
+from csm_trio.pipeline.order import SpeechOrder
 from csm_trio.protocol.events import AddText, Audio, Flush, SpeechSettings
 from csm_trio.protocol.faults import RestFault
 from csm_trio.protocol.speech_request import SpeechRequest

@@ -10,7 +10,7 @@ from quart import Blueprint, ResponseReturnValue, websocket
 from csm_trio.api.doors import House
 from csm_trio.api.elevenlabs import fault_response
 from csm_trio.errors import EngineFailed, SpeechError, Unauthorized
-from csm_trio.pipeline.context import SpeechOrder
+from csm_trio.pipeline.order import SpeechOrder
 from csm_trio.pipeline.session import Session, SessionTerms, SocketProtocol
 from csm_trio.protocol.dialogue import DialogueProtocol
 from csm_trio.protocol.events import OpenContext

@@ -25,7 +25,8 @@ from quart_trio.asgi import TrioASGIHTTPConnection, TrioASGIWebsocketConnection
 from csm_trio.alignment.timing import joined
 from csm_trio.api.admission import Admission, Place
 from csm_trio.audio.wav import with_true_lengths
-from csm_trio.pipeline.context import Speaker, SpeechOrder
+from csm_trio.pipeline.context import Speaker
+from csm_trio.pipeline.order import SpeechOrder
 from csm_trio.protocol.events import AddText, Audio, ContextFailed, Flush, OutEvent, TurnDone
 
 logger = logging.getLogger(__name__)

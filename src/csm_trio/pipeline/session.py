@@ -21,7 +21,8 @@ from csm_trio.errors import (
     TooManyContexts,
     Unauthorized,
 )
-from csm_trio.pipeline.context import Speaker, SpeechOrder, first_error
+from csm_trio.pipeline.context import Speaker, first_error
+from csm_trio.pipeline.order import SpeechOrder
 from csm_trio.protocol.events import (
     AddText,
     Authenticate,

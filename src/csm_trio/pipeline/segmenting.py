@@ -1,0 +1,86 @@
+"""The first stage of a context: deltas in, sentences as they are to be spoken out."""
+
+import math
+
+import trio
+
+from csm_trio.pipeline.narration import TurnEnd
+from csm_trio.pipeline.order import Heard, Sentence, SpeechOrder
+from csm_trio.protocol.events import AddText, Flush, SpeechSettings
+from csm_trio.text.script import Line, Script
+from csm_trio.text.ssml import Break
+
+LEAST_PART_S = 5.0
+"""Sentences are not cut into shorter parts than this for the sake of a cap."""
+
+
+async def segment(
+    order: SpeechOrder,
+    deltas: trio.MemoryReceiveChannel[AddText | Flush],
+    sentences: trio.MemorySendChannel[Heard],
+) -> None:
+    """Cut deltas into sentences, until the deltas end."""
+    settings = order.settings
+    script = _script(settings, order)
+    index = 0
+    turn_begun = False
+    with deltas, sentences:
+
+        async def let_go(lines: list[Line]) -> None:
+            nonlocal index
+            for line in lines:
+                order.timeline.mark("segmented")
+                if isinstance(line, Break):
+                    await sentences.send(line)
+                    continue
+                await sentences.send(Sentence(index, line, settings))
+                index += 1
+
+        async def end_turn() -> None:
+            nonlocal turn_begun
+            if order.dialogue and turn_begun:
+                await sentences.send(TurnEnd())
+            turn_begun = False
+
+        async for delta in deltas:
+            match delta:
+                case AddText(text=text, settings=changes):
+                    changed = settings.overridden_by(changes)
+                    if changed != settings:
+                        # What is buffered was sent under the old settings.
+                        if _reads_alike(settings, changed):
+                            await let_go(script.flush())
+                        else:
+                            await let_go(script.finish())
+                            script = _script(changed, order)
+                        if changed.voice_id != settings.voice_id:
+                            await end_turn()
+                        settings = changed
+                    turn_begun = True
+                    await let_go(script.feed(text))
+                    order.backlog.remove(len(text))
+                case Flush(hint=hint):
+                    await let_go(script.trigger() if hint else script.flush())
+                    await end_turn()
+                    order.backlog.remove(0)
+        await let_go(script.finish())
+
+
+def _script(settings: SpeechSettings, order: SpeechOrder) -> Script:
+    # The server's usual caps must not cut a word off; a caller's, or a very short one, is meant to.
+    cap_s = order.max_audio_len_ms / 1000
+    in_parts = settings.max_audio_len_ms is None and cap_s >= LEAST_PART_S
+    return Script(
+        normalization=settings.normalization or "auto",
+        ssml=settings.ssml or False,
+        chunk_lengths=order.chunk_lengths,
+        limit_s=cap_s if in_parts else math.inf,
+    )
+
+
+def _reads_alike(one: SpeechSettings, other: SpeechSettings) -> bool:
+    return (one.normalization, one.ssml, one.max_audio_len_ms) == (
+        other.normalization,
+        other.ssml,
+        other.max_audio_len_ms,
+    )
