@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from csm_trio.alignment.aligner import Aligner
 from csm_trio.alignment.manners import Manner, Manners
-from csm_trio.alignment.timing import Aligned, Alignment, joined
+from csm_trio.alignment.timing import Aligned, Alignment, joined, whole_words
 from csm_trio.text.spans import Run, SpokenText, TracedText
 
 FRAME = 1_920
@@ -293,3 +293,49 @@ def test_pieces_joined_are_one_piece() -> None:
     assert_tiles(whole.written)
     assert whole.spoken.end_ms == 720
     assert joined([]) is None
+
+
+@settings(deadline=None, max_examples=100)
+@given(TEXTS, sounds(), st.lists(st.integers(1, 7_000), min_size=1, max_size=5))
+def test_whole_words_are_the_same_characters_at_the_same_times(
+    text: str, pcm: Pcm, messages: list[int]
+) -> None:
+    aligner = Aligner(Manners())
+    aligner.begin(as_written(text), "a voice")
+    said: list[Aligned] = []
+    words: list[Aligned] = []
+    begun: Aligned | None = None
+
+    def note() -> None:
+        nonlocal begun
+        piece = aligner.take()
+        said.extend([piece] if piece else [])
+        whole, begun = whole_words([one for one in (begun, piece) if one])
+        words.extend([whole] if whole else [])
+
+    at = turn = 0
+    while at < len(pcm):
+        size = messages[turn % len(messages)]
+        aligner.feed(pcm[at : at + size])
+        note()
+        at, turn = at + size, turn + 1
+    aligner.end()
+    note()
+    assert begun is None
+    assert all(piece.written.chars[-1].isspace() for piece in words)
+    for piece in words:
+        assert_tiles(piece.written)
+        assert_tiles(piece.spoken)
+    assert joined(words) == joined(said)
+
+
+def test_a_word_that_may_go_on_is_kept_back() -> None:
+    def piece(text: str, from_ms: int) -> Aligned:
+        alignment = Alignment(tuple(text), tuple(range(0, 10 * len(text), 10)), (10,) * len(text))
+        return Aligned(alignment, alignment, from_ms)
+
+    whole, begun = whole_words([piece("Than", 0), piece("k y", 40)])
+    assert (whole, begun) == (piece("Thank ", 0), piece("y", 60))
+    assert whole_words([piece("y", 60)]) == (None, piece("y", 60))
+    assert whole_words([piece("y", 60), piece("ou. ", 70)]) == (piece("you. ", 60), None)
+    assert whole_words([]) == (None, None)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from csm_trio.alignment.timing import Aligned, Alignment
 from csm_trio.errors import EngineBusy, InvalidMessage, InvalidRequest
 from csm_trio.protocol.events import (
     AddText,
@@ -393,6 +394,28 @@ def test_the_last_frame_is_the_vendors() -> None:
     assert StreamInputProtocol().send(ContextDone("")) == (
         '{"audio": null, "isFinal": true, "normalizedAlignment": null, "alignment": null}'
     )
+
+
+def aligned_audio(text: str, from_ms: int) -> Audio:
+    alignment = Alignment(tuple(text), tuple(range(0, 10 * len(text), 10)), (10,) * len(text))
+    return Audio("", b"sound", Aligned(alignment, alignment, from_ms))
+
+
+def test_alignments_are_whole_words_for_who_joins_them_with_spaces_as_vocode_does() -> None:
+    protocol = StreamInputProtocol()
+    events = [aligned_audio("Than", 0), aligned_audio("k y", 40), aligned_audio("ou. ", 70)]
+    told = [json.loads(protocol.send(event))["alignment"] for event in events]
+    assert [one and "".join(one["chars"]) for one in told] == [None, "Thank ", "you. "]
+    assert told[1]["charStartTimesMs"] == [0, 10, 20, 30, 40, 50]
+    assert told[2]["charStartTimesMs"] == [0, 10, 20, 30, 40]
+
+
+def test_a_word_that_was_cleared_is_never_told() -> None:
+    protocol = StreamInputProtocol()
+    protocol.send(aligned_audio("Than", 0))
+    protocol.send(ContextCleared(""))
+    alignment = json.loads(protocol.send(aligned_audio("No. ", 0)))["alignment"]
+    assert "".join(alignment["chars"]) == "No. "
 
 
 def test_a_clear_is_answered_with_the_four_keys_and_its_own() -> None:

@@ -1,5 +1,6 @@
 """Characters with times, as doors send them; no audio, no estimate of its own."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -38,6 +39,16 @@ class Alignment:
         durations = tuple(end - start for start, end in zip(starts, ends, strict=True))
         return Alignment(self.chars, starts, durations)
 
+    def parted(self, count: int, at_ms: int) -> tuple["Alignment", "Alignment"]:
+        """Return the first `count` characters, up to `at_ms`, and the others, counted from there.
+
+        Neither may be none.
+        """
+        return (
+            tiled(self.chars[:count], self.starts_ms[:count], 0, at_ms),
+            tiled(self.chars[count:], self.starts_ms[count:], at_ms, self.end_ms),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Aligned:
@@ -74,6 +85,36 @@ def joined(pieces: Sequence[Aligned]) -> Aligned | None:
         _joined([piece.spoken.shifted(piece.from_ms - from_ms) for piece in pieces]),
         from_ms,
     )
+
+
+def whole_words(pieces: Sequence[Aligned]) -> tuple[Aligned | None, Aligned | None]:
+    """Join consecutive pieces; return the words that are over, and the one that may not be.
+
+    White space ends a word. The rest begins where what is over ends.
+    """
+    piece = joined(pieces)
+    if piece is None:
+        return None, None
+    written, spoken = piece.written, piece.spoken
+    count = _words_chars(written.chars)
+    if count == len(written.chars):
+        return piece, None
+    at_ms = written.starts_ms[count]
+    near = bisect_right(spoken.starts_ms, at_ms)
+    spoken_count = _words_chars(spoken.chars[:near])
+    if not count or not spoken_count or spoken_count == len(spoken.chars):
+        return None, piece
+    written_over, written_rest = written.parted(count, at_ms)
+    spoken_over, spoken_rest = spoken.parted(spoken_count, at_ms)
+    return (
+        Aligned(written_over, spoken_over, piece.from_ms, piece.late_ms),
+        Aligned(written_rest, spoken_rest, piece.from_ms + at_ms),
+    )
+
+
+def _words_chars(chars: Sequence[str]) -> int:
+    """Return how many characters there are up to the last white space, that included."""
+    return next((i for i in range(len(chars), 0, -1) if chars[i - 1].isspace()), 0)
 
 
 def _joined(parts: Sequence[Alignment]) -> Alignment:

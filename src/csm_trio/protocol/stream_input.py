@@ -4,8 +4,12 @@ Sans I/O: knows neither the socket nor what becomes of the events. Times out, co
 authenticates nothing; it only says what a message means.
 """
 
+from dataclasses import replace
+
+from csm_trio.alignment.timing import Aligned, whole_words
 from csm_trio.errors import InvalidRequest
 from csm_trio.protocol.events import (
+    Audio,
     Authenticate,
     ClearContext,
     CloseContext,
@@ -50,6 +54,7 @@ class StreamInputProtocol:
         self._settings = SpeechSettings()
         self._voice_settings = VoiceSettings()
         self._chunk_lengths: tuple[int, ...] = () if auto_mode else CHUNK_LENGTHS
+        self._word_begun: Aligned | None = None
 
     def receive(self, message: str | bytes) -> list[InEvent]:
         """Return what `message` means, in order; after the end of input, only a clear is heard.
@@ -92,10 +97,22 @@ class StreamInputProtocol:
         return OpenContext(SINGLE_CONTEXT, self._settings, self._chunk_lengths)
 
     def send(self, event: OutEvent) -> str:
-        """Return the message that tells the client of `event`."""
+        """Return the message that tells the client of `event`.
+
+        Its alignment is whole words: Vocode joins the messages' characters with spaces between.
+        """
         if isinstance(event, ContextFailed):
             return socket_fault(event.error).frame()
+        if isinstance(event, Audio):
+            event = replace(event, aligned=self._whole_words(event.aligned))
+        else:
+            self._word_begun = None
         return frame_text(speech_frame(event))
+
+    def _whole_words(self, aligned: Aligned | None) -> Aligned | None:
+        pieces = [piece for piece in (self._word_begun, aligned) if piece is not None]
+        whole, self._word_begun = whole_words(pieces)
+        return whole
 
 
 def _asks_for_silence(message: str | bytes) -> bool:
