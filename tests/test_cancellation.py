@@ -285,6 +285,51 @@ async def test_shutdown_with_calls_open(drain_s: float) -> None:
             assert server.house.engine.borrowed_slots == 0
 
 
+@pytest.mark.parametrize("before", ["nothing", "a turn", "a turn that is going on"])
+async def test_at_shutdown_a_socket_is_closed_once_all_is_said(before: str) -> None:
+    gate = StepGate()
+    door = "text-to-speech/{voice}/multi-stream-input"
+    turn = {"text": LONG, "context_id": "a", "flush": True}
+    end = {"context_id": "a", "close_context": True, "flush": True}
+    with trio.fail_after(GUARD_S):
+        async with serving(lambda: SineRunner(step_gate=gate)) as server:
+            async with server.dial(door=door) as ws:
+                if before != "nothing":
+                    await ws.send_message(json.dumps(turn))
+                    await ws.send_message(json.dumps(end))
+                    await gate.held()
+                if before == "a turn":
+                    gate.open()
+                    while not json.loads(await ws.get_message())["isFinal"]:
+                        pass
+                signal.raise_signal(signal.SIGTERM)
+                await until(lambda: server.house.admission.draining)
+                gate.open()
+                heard, code = await hear_to_the_end(ws)
+            assert [message["isFinal"] for message in heard[-1:]] == (
+                [True] if before == "a turn that is going on" else []
+            )
+            assert code == 1001
+            await until(lambda: not server.nursery.child_tasks)
+
+
+async def test_a_call_that_outlasts_the_drain_is_told_that_the_server_goes() -> None:
+    gate = StepGate()
+    config = Config(server=replace(TEST_SERVER, drain_s=0.0))
+    with trio.fail_after(GUARD_S):
+        async with serving(lambda: SineRunner(step_gate=gate), config) as server:
+            async with server.dial() as ws:
+                await send_text(ws, LONG)
+                await hear_through(ws, gate, 1)
+                signal.raise_signal(signal.SIGTERM)
+                await until(lambda: server.house.admission.draining)
+                gate.open()
+                _, code = await hear_to_the_end(ws)
+            assert code == 1001
+            await until(lambda: not server.nursery.child_tasks)
+            assert server.metric("csm_cancels_total", reason="shutdown") == 1
+
+
 async def test_a_dead_device_ends_every_call_and_the_server() -> None:
     with pytest.raises(BaseExceptionGroup) as died:
         await call_a_server_that_explodes()

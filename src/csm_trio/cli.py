@@ -12,10 +12,10 @@ from functools import partial
 
 import trio
 from hypercorn.config import Config as HypercornConfig
-from hypercorn.trio import serve as serve_asgi
 
 from csm_trio.api.admission import Admission
 from csm_trio.api.app import create_app
+from csm_trio.api.connections import serve_connections
 from csm_trio.api.doors import House
 from csm_trio.bench.command import bench
 from csm_trio.bench.engine import (
@@ -45,6 +45,8 @@ _GRACE_S = 3.0
 _SWITCH_INTERVAL_S = 0.0005
 """How long the event loop may keep the interpreter lock from the device thread (Python: 5 ms)."""
 _KEEPALIVE_S = 20
+_SILENCE_S = 7200
+"""How long a client may send nothing: longer than the longest text takes to be heard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,13 +175,11 @@ async def serve(
             )
             async with trio.open_nursery() as nursery:
                 await nursery.start(
-                    partial(
-                        serve_asgi,
-                        create_app(house),
-                        _hypercorn_config(config.server, bound),
-                        shutdown_trigger=partial(_leave_when_told, admission, config.server),
-                        mode="asgi",
-                    )
+                    serve_connections,
+                    create_app(house),
+                    _hypercorn_config(config.server),
+                    bound,
+                    partial(_leave_when_told, admission, config.server),
                 )
                 task_status.started(Serving(port, house))
 
@@ -212,10 +212,11 @@ def _bound_socket(config: ServerConfig) -> socket.socket:
     return bound
 
 
-def _hypercorn_config(config: ServerConfig, bound: socket.socket) -> HypercornConfig:
+def _hypercorn_config(config: ServerConfig) -> HypercornConfig:
     settings = HypercornConfig()
-    # hypercorn takes the descriptor over, and closes it.
-    settings.bind = [f"fd://{os.dup(bound.fileno())}"]
+    # Its default is none at all, and there are connections that it neither ends nor calls idle:
+    # one whose upgrade it refused, HTTP/2's before the first request.
+    settings.read_timeout = _SILENCE_S
     settings.graceful_timeout = _GRACE_S
     settings.websocket_max_message_size = config.max_message_bytes
     settings.loglevel = "WARNING"

@@ -149,6 +149,13 @@ class EngineFailed(SpeechError):
         super().__init__(message)
 
 
+class ServerLeaving(SpeechError):
+    """The server is shutting down, and this call is over or out of time."""
+
+    def __init__(self) -> None:
+        super().__init__("The server is shutting down.")
+
+
 def first_leaf(error: BaseException) -> BaseException:
     """Return the first leaf of an exception group: the one that brought the others down."""
     while isinstance(error, BaseExceptionGroup):

@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import socket
 import struct
 from typing import Any
 
@@ -365,8 +364,8 @@ async def test_a_connection_that_asks_for_no_more_is_closed_after_a_while(
 ) -> None:
     settings = cli._hypercorn_config
 
-    def impatient(config: ServerConfig, bound: socket.socket) -> HypercornConfig:
-        patient = settings(config, bound)
+    def impatient(config: ServerConfig) -> HypercornConfig:
+        patient = settings(config)
         patient.keep_alive_timeout = 0.05
         return patient
 

@@ -34,8 +34,13 @@ class Admission:
         self.inside = 0
         self._metrics = metrics
         self._emptied = trio.Event()
-        self.draining = False
+        self.drain_begun = trio.Event()
         metrics.sessions_limit.set(limit)
+
+    @property
+    def draining(self) -> bool:
+        """Tell whether nobody is admitted any more."""
+        return self.drain_begun.is_set()
 
     @property
     def cancel_reason(self) -> str:
@@ -54,7 +59,7 @@ class Admission:
 
     async def drain(self) -> None:
         """Admit nobody any more; return when the last call has left."""
-        self.draining = True
+        self.drain_begun.set()
         if self.inside:
             await self._emptied.wait()
 

@@ -9,12 +9,12 @@ from quart import Blueprint, ResponseReturnValue, websocket
 
 from csm_trio.api.doors import House
 from csm_trio.api.elevenlabs import fault_response
-from csm_trio.errors import EngineFailed, SpeechError, Unauthorized
+from csm_trio.errors import EngineFailed, ServerLeaving, SpeechError, Unauthorized
 from csm_trio.pipeline.order import SpeechOrder
 from csm_trio.pipeline.session import Session, SessionTerms, SocketProtocol
 from csm_trio.protocol.dialogue import DialogueProtocol
 from csm_trio.protocol.events import OpenContext
-from csm_trio.protocol.faults import socket_fault
+from csm_trio.protocol.faults import CLOSE_GOING_AWAY, socket_fault
 from csm_trio.protocol.multi_stream_input import MultiStreamInputProtocol
 from csm_trio.protocol.socket_query import SocketQuery, parse_socket_query
 from csm_trio.protocol.stream_input import StreamInputProtocol
@@ -93,6 +93,8 @@ async def _converse(
     """Run a session; if it ends in an error, say which, wait, and close with its code."""
     try:
         await _run_session(house, voice_id, query, protocol)
+    except ServerLeaving as error:
+        await websocket.close(CLOSE_GOING_AWAY, error.message)
     except SpeechError as error:
         house.metrics.refusals.labels(type(error).__name__).inc()
         await _say_goodbye(error)
@@ -129,7 +131,13 @@ async def _run_session(
     def authorize(key: str) -> bool:
         return house.accepts(key) or house.tokens.redeem(key)
 
-    terms = SessionTerms(open_order, query.inactivity_timeout_s, authorize if needs_key else None)
+    terms = SessionTerms(
+        open_order,
+        query.inactivity_timeout_s,
+        authorize if needs_key else None,
+        drain_begun=house.admission.drain_begun,
+        drain_s=house.server.drain_s,
+    )
     session = Session(protocol, house.speaker, terms, house.metrics)
     await session.run(_next_message, websocket.send)
 

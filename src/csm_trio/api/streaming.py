@@ -11,6 +11,8 @@ from types import TracebackType
 from typing import Self
 
 import trio
+from h11 import LocalProtocolError
+from hypercorn.protocol.events import StreamClosed
 from hypercorn.protocol.ws_stream import WSStream
 from hypercorn.typing import (
     ASGIReceiveCallable,
@@ -78,18 +80,32 @@ class SpeechSocketConnection(TrioASGIWebsocketConnection):
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """Serve one socket."""
-        # hypercorn has no setting for it; what it agrees to is settled when the app accepts.
-        stream = getattr(send, "__self__", None)
-        if isinstance(stream, WSStream):
+        sender = getattr(send, "__self__", None)
+        stream = sender if isinstance(sender, WSStream) else None
+        if stream is not None:
+            # hypercorn has no setting for it; what it agrees to is settled when the app accepts.
             stream.handshake.extensions = None
+        too_early = trio.CancelScope()
 
         async def send_while_open(event: ASGISendEvent) -> None:
+            if event["type"] == "websocket.http.response.start":
+                event["headers"] = [*event["headers"], (b"connection", b"close")]
             # Where both sides close at once, hypercorn may be shutting the stream down as our
             # close frame goes out; it has told us of the disconnect by then.
-            with contextlib.suppress(trio.BusyResourceError):
-                await send(event)
+            try:
+                with contextlib.suppress(trio.BusyResourceError):
+                    await send(event)
+            except LocalProtocolError:
+                too_early.cancel()
+            if stream is not None and stream.closed and not stream.handshake.accepted:
+                too_early.cancel()
 
-        await super().__call__(receive, send_while_open)
+        with too_early:
+            await super().__call__(receive, send_while_open)
+        if stream is not None and too_early.cancelled_caught:
+            # A client spoke before it was let in: hypercorn answers 400, in the middle of our
+            # own answer if need be, tells us nothing, and would leave the connection open.
+            await stream.send(StreamClosed(stream.stream_id))
 
 
 async def body_has_ended(*, within_s: float) -> bool:
@@ -231,7 +247,7 @@ class Speech(ResponseBody):
             case Audio():
                 return event
             case ContextFailed(error=error) if self._answering:
-                logger.warning("answer cut off: %s", error.message)
+                logger.info("answer cut off: %s", error.message)
                 self._request_scope.cancel()
                 await trio.lowlevel.checkpoint()
             case ContextFailed(error=error):

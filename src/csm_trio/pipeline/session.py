@@ -16,6 +16,7 @@ import trio
 from csm_trio.errors import (
     InputTimeout,
     InvalidRequest,
+    ServerLeaving,
     SpeechError,
     TextTooLong,
     TooManyContexts,
@@ -73,12 +74,15 @@ class SessionTerms:
     """What the door settled when it let the client in.
 
     `open_order` makes the order of a new context; `authorize` judges a key that comes in a
-    message, and is None where the client need not show one (any more).
+    message, and is None where the client need not show one (any more). From `drain_begun` on the
+    session ends as soon as no context is open or ending, after `drain_s` whatever there is.
     """
 
     open_order: Callable[[OpenContext], SpeechOrder]
     inactivity_timeout_s: float
     authorize: Callable[[str], bool] | None = None
+    drain_begun: trio.Event = field(default_factory=trio.Event)
+    drain_s: float = math.inf
 
 
 @dataclass(slots=True, eq=False)
@@ -136,6 +140,7 @@ class Session:
                 to_client, outbox = trio.open_memory_channel[OutEvent](0)
                 nursery.start_soon(self._ingest, receive, to_client, nursery)
                 nursery.start_soon(self._write, outbox, send, nursery.cancel_scope)
+                nursery.start_soon(self._leave, to_client)
         except* SpeechError as group:
             failure = first_error(group)
         if failure is not None:
@@ -157,6 +162,19 @@ class Session:
         except SpeechError as error:
             self._blame(error)
             raise
+
+    async def _leave(self, to_client: trio.MemorySendChannel[OutEvent]) -> NoReturn:
+        """Once the server is told to stop, end the session: when all is said, or out of time."""
+        await self._terms.drain_begun.wait()
+        with trio.move_on_after(self._terms.drain_s):
+            while contexts := [*self._open.values(), *self._closing]:
+                await contexts[0].ended.wait()
+            if not self._input_ended:
+                # By way of the writer, who may still be telling of the last that was said.
+                with to_client.clone() as outbox:
+                    await outbox.send(ContextFailed("", ServerLeaving()))
+            await trio.sleep_forever()
+        raise ServerLeaving
 
     async def _next_message(self, receive: Receive) -> str | bytes:
         timeout_s = self._terms.inactivity_timeout_s

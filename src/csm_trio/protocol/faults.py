@@ -29,6 +29,7 @@ from csm_trio.errors import (
 Entry = TypeVar("Entry")
 
 # RFC 6455 §7.4.1 and the IANA registry of close codes.
+CLOSE_GOING_AWAY = 1001
 CLOSE_POLICY_VIOLATION = 1008
 CLOSE_TOO_BIG = 1009
 CLOSE_INTERNAL_ERROR = 1011

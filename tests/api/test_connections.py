@@ -1,0 +1,114 @@
+"""Bare TCP connections: what a client does out of turn is its own loss, and nobody else's."""
+
+import json
+
+import pytest
+import trio
+
+from calling import HI, SOCKET, SPEECH, UPGRADE, assert_it_still_serves, dial_refused, house, until
+from csm_trio import cli
+
+PATIENCE_S = 5.0
+EMPTY_FRAME = b"\x81\x80\0\0\0\0"
+
+
+def request_head(method: str, path: str, **fields: str) -> bytes:
+    lines = "".join(
+        f"{name.replace('_', '-')}: {value}\r\n"
+        for name, value in {"host": "test", **fields}.items()
+    )
+    return f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode()
+
+
+async def read_to_the_end(stream: trio.SocketStream) -> bytes:
+    """Return what the server says until it closes the connection, which it must do soon."""
+    said = b""
+    with trio.move_on_after(PATIENCE_S) as patience:
+        try:
+            async for piece in stream:
+                said += piece
+        except trio.BrokenResourceError:
+            pass  # closed with frames of ours unread
+    assert not patience.cancelled_caught, "the connection stays open"
+    return said
+
+
+@pytest.mark.parametrize("query", ["", "?output_format=none_such"])
+@pytest.mark.parametrize("early", ["with the request", "before the answer", "after the answer"])
+async def test_who_sends_frames_before_being_let_in_harms_nobody(query: str, early: str) -> None:
+    upgrade = request_head("GET", f"{SOCKET}{query}", **UPGRADE)
+    async with house() as server:
+        for _ in range(10):
+            stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+            async with stream:
+                if early == "with the request":
+                    await stream.send_all(upgrade + EMPTY_FRAME)
+                    assert (await read_to_the_end(stream)).startswith(b"HTTP/1.1 400 ")
+                    continue
+                await stream.send_all(upgrade)
+                if early == "after the answer":
+                    await stream.receive_some()
+                try:
+                    await stream.send_all(EMPTY_FRAME)
+                    await stream.send_all(EMPTY_FRAME)
+                except trio.BrokenResourceError:
+                    continue
+                if query:
+                    await read_to_the_end(stream)
+        await until(lambda: server.metric("csm_sessions") == 0)
+        await assert_it_still_serves(server)
+
+
+async def test_a_refused_upgrade_says_that_the_connection_ends() -> None:
+    async with house() as server:
+        answer = await dial_refused(server, f"{SOCKET}?output_format=none_such")
+    assert (answer.status_code, answer.headers["connection"]) == (403, "close")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        request_head("GET", SOCKET, upgrade="websocket", connection="upgrade"),
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ],
+    ids=["an upgrade without a key", "HTTP/2 and no request"],
+)
+async def test_a_connection_on_which_nothing_comes_is_not_kept_for_ever(
+    said: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "_SILENCE_S", 0.05)
+    async with house() as server:
+        stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+        async with stream:
+            await stream.send_all(said)
+            await read_to_the_end(stream)
+
+
+# status, method, path, body
+ERRORS: list[tuple[int, str, str, object]] = [
+    (403, "POST", f"{SPEECH}?output_format=none_such", HI),
+    (403, "POST", "/v1/voices/add", {}),
+    (404, "POST", "/v1/text-to-speech/nobody", HI),
+    (404, "POST", "/v1/none-such", HI),
+    (405, "DELETE", "/v1/models", {}),
+    (413, "POST", SPEECH, {"text": "a" * 20_000}),
+    (413, "POST", SPEECH, {"text": "a" * (2 << 20)}),
+    (422, "POST", SPEECH, {"text": 5}),
+    (400, "POST", "/v1/audio/speech", {"input": 5}),
+]
+
+
+@pytest.mark.parametrize(("status", "method", "path", "body"), ERRORS)
+async def test_after_an_error_the_connection_takes_the_next_request(
+    status: int, method: str, path: str, body: object
+) -> None:
+    payload = json.dumps(body).encode()
+    async with house() as server:
+        stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+        async with stream:
+            length = str(len(payload))
+            await stream.send_all(request_head(method, path, content_length=length) + payload)
+            await stream.send_all(request_head("GET", "/healthz", connection="close"))
+            said = await read_to_the_end(stream)
+    assert said.startswith(f"HTTP/1.1 {status} ".encode())
+    assert said.endswith(b'{"status":"ok"}\n')
