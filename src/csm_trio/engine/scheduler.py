@@ -222,11 +222,8 @@ class Scheduler(Generic[Key]):
             self._filling[slot] = key
             opening.append((slot, key))
         able = [(key, row) for key, row in self._rows.items() if self._may_run(row)]
-        short = any(
-            not row.batch and row.lead_s(now_s) < self._leads.target_s
-            for row in self._rows.values()
-            if row.filling or self._may_run(row)
-        )
+        urgent = [row for _, row in able] + [self._rows[key] for key in self._filling.values()]
+        short = any(not row.batch and row.lead_s(now_s) < self._leads.target_s for row in urgent)
         running = [
             (row.slot, key) for key, row in able if not short or self._takes_part(row, now_s)
         ]

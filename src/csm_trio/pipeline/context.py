@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from csm_trio.alignment.aligner import Aligner
 from csm_trio.alignment.manners import Manners
-from csm_trio.audio.encoders import SOURCE_HZ
 from csm_trio.config import SpeechConfig
 from csm_trio.engine.service import Engine
 from csm_trio.engine.utterance import (
@@ -30,6 +29,7 @@ from csm_trio.engine.utterance import (
     plays_out_after,
 )
 from csm_trio.errors import ListenerStalled, SpeechError, first_leaf
+from csm_trio.model.config import FRAME_SAMPLES
 from csm_trio.model.prompt import Turn
 from csm_trio.pipeline.encoding import Encoding
 from csm_trio.pipeline.history import History
@@ -51,7 +51,6 @@ from csm_trio.text.ssml import Break
 logger = logging.getLogger(__name__)
 
 FRAME_MS = 80
-FRAME_SAMPLES = SOURCE_HZ * FRAME_MS // 1000
 SILENCE = Frame(np.zeros(FRAME_SAMPLES, dtype=np.int16), np.zeros(0, dtype=np.int16))
 """What a `<break>` is made of: it holds no slot, and no history knows it."""
 

@@ -71,7 +71,7 @@ class DialogueProtocol:
         events = self._registration(context_id, fields, needed=bool(inputs))
         events += self._inputs(context_id, inputs)
         known = context_id in self._casts
-        if known and (fields.flag("flush") or False):
+        if known and fields.flag("flush"):
             events.append(Flush(context_id))
         if closes:
             self._casts.pop(context_id, None)

@@ -109,10 +109,6 @@ class JsonFields:
             return float(value)
         raise self._wrong(name, f"a number from {low:g} to {high:g}")
 
-    def check_object(self, name: str) -> None:
-        """Raise `InvalidRequest` unless the member is an object, null or absent."""
-        self.members(name)
-
     def members(self, name: str) -> "JsonFields":
         """Return the members of an object; none where it is null or absent."""
         value = self.values.get(name)

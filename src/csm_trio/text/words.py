@@ -45,7 +45,7 @@ _NAMES = (
     "|Christian|Gustav|Carl|Harald|Haakon|Olav|Albert|Leopold|Wilhelm|Friedrich|Joseph|Maximilian"
 )
 _ROMAN_NAME = re.compile(
-    rf"\b((?:King|Queen|Pope|Emperor|Tsar|Czar|Saint|Empress)? ?)\b(?:{_NAMES}|Mary)(?: Paul)?"
+    rf"\b((?:King|Queen|Pope|Emperor|Tsar|Czar|Saint|Empress)? ?)\b(?:{_NAMES})(?: Paul)?"
     r" ([IVX]{1,6})(?![\w']|\.\w)"
 )
 _VERBS = re.compile(
