@@ -21,8 +21,8 @@ from trio_websocket import ConnectionClosed, WebSocketConnection
 
 from csm_trio.config import Config, SpeechConfig
 from csm_trio.engine.scheduler import CREDIT_FRAMES
-from fakes import SineRunner, StepGate
-from serving import TEST_SERVER, Server, http_post, serving
+from support.fakes import SineRunner, StepGate
+from support.serving import TEST_SERVER, Server, http_post, serving
 
 LONG = "This sentence goes on and on with words in it so that it takes a while to be said aloud. "
 ENDLESS = LONG * 20

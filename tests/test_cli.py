@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import trio
 
-from calling import sine_speech
 from csm_trio import cli
 from csm_trio.audio.wav import read_wav
 from csm_trio.cli import main
 from csm_trio.config import SETTINGS, Config
-from fakes import SineRunner
-from serving import TEST_SERVER, serving
+from support.client_calls import sine_speech
+from support.fakes import SineRunner
+from support.serving import TEST_SERVER, serving
 
 SAY_FLAGS = {
     "--url": "(unit: URL; default: ws://127.0.0.1:8080)",

@@ -13,7 +13,7 @@ from trio_websocket import WebSocketRequest
 from csm_trio.audio.formats import AudioFormat
 from csm_trio.audio.wav import wav_header
 from csm_trio.client import Arrivals, Call, Deltas, SpeechTarget, SpeechTiming
-from scripted_server import FINAL, all_text, close_code, scripted_server, spoken
+from support.scripted_server import FINAL, all_text, close_code, scripted_server, spoken
 
 PCM = AudioFormat.parse("pcm_24000")
 SECOND = bytes(48_000)

@@ -11,11 +11,11 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 from trio_websocket import WebSocketConnection
 
-from calling import GUARD_S, hear_all, joined_audio, sine_speech, tell, until
 from csm_trio.config import Config
 from csm_trio.text.normalize import normalize
-from fakes import SineRunner, StepGate
-from serving import TEST_SERVER, Server, serving
+from support.client_calls import GUARD_S, hear_all, joined_audio, sine_speech, tell, until
+from support.fakes import SineRunner, StepGate
+from support.serving import TEST_SERVER, Server, serving
 
 MULTI = "text-to-speech/{voice}/multi-stream-input"
 ENDLESS = "This sentence goes on and on so that it takes a while to be said aloud. " * 30

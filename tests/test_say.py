@@ -20,7 +20,7 @@ from csm_trio.client import SpeechTarget
 from csm_trio.errors import Unauthorized
 from csm_trio.protocol.faults import socket_fault
 from csm_trio.say import SayOptions, say
-from scripted_server import FINAL, all_text, close_code, next_text, scripted_server, spoken
+from support.scripted_server import FINAL, all_text, close_code, next_text, scripted_server, spoken
 
 SAMPLES = np.arange(-12_000, 12_000, dtype="<i2")
 WAV = wav_header(24_000, data_bytes=None) + SAMPLES.tobytes()

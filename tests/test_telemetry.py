@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pytest
 import trio
 
-from calling import SPEECH, caller, hear_all, tell
 from csm_trio import telemetry
 from csm_trio.telemetry import Metrics, Timeline, configure_logging, session_id
-from fakes import SineRunner
-from serving import serving
+from support.client_calls import SPEECH, caller, hear_all, tell
+from support.fakes import SineRunner
+from support.serving import serving
 
 
 class Clock:

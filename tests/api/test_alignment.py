@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import trio
 
-from calling import GUARD_S, hear_all, joined_audio, tell, until
 from csm_trio.config import Config, SpeechConfig
-from fakes import SineRunner, StepGate, sine_frames
-from serving import TEST_SERVER, serving
-from told import (
+from support.client_calls import GUARD_S, hear_all, joined_audio, tell, until
+from support.fakes import SineRunner, StepGate, sine_frames
+from support.serving import TEST_SERVER, serving
+from support.timestamp_client import (
     BREAK_MS,
     CAMEL,
     DIALOGUE,

@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 from trio.testing import MockClock
 
-from calling import (
+from csm_trio.api import tokens
+from csm_trio.api.tokens import TOKEN_LIFE_S, SingleUseTokens
+from csm_trio.config import SpeechConfig
+from support.client_calls import (
     HI,
     KEY,
     SPEECH,
@@ -20,11 +23,8 @@ from calling import (
     locked,
     tell,
 )
-from csm_trio.api import tokens
-from csm_trio.api.tokens import TOKEN_LIFE_S, SingleUseTokens
-from csm_trio.config import SpeechConfig
-from fakes import SineRunner
-from serving import TEST_SERVER, Server, serving
+from support.fakes import SineRunner
+from support.serving import TEST_SERVER, Server, serving
 
 VENDOR = {"xi-api-key": "any"}
 USUAL = {

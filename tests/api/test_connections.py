@@ -5,8 +5,17 @@ import json
 import pytest
 import trio
 
-from calling import HI, SOCKET, SPEECH, UPGRADE, assert_it_still_serves, dial_refused, house, until
 from csm_trio import cli
+from support.client_calls import (
+    HI,
+    SOCKET,
+    SPEECH,
+    UPGRADE,
+    assert_it_still_serves,
+    dial_refused,
+    house,
+    until,
+)
 
 PATIENCE_S = 5.0
 EMPTY_FRAME = b"\x81\x80\0\0\0\0"

@@ -12,7 +12,9 @@ import pytest
 import trio
 from trio_websocket import WebSocketConnection
 
-from calling import (
+from csm_trio.config import Config, SpeechConfig
+from csm_trio.engine.utterance import Utterance
+from support.client_calls import (
     KEY,
     assert_it_still_serves,
     caller,
@@ -25,10 +27,8 @@ from calling import (
     tell,
     until,
 )
-from csm_trio.config import Config, SpeechConfig
-from csm_trio.engine.utterance import Utterance
-from fakes import SineRunner, StepGate
-from serving import TEST_SERVER, serving
+from support.fakes import SineRunner, StepGate
+from support.serving import TEST_SERVER, serving
 
 SINGLE = "text-to-dialogue/stream-input"
 MULTI = "text-to-dialogue/multi-stream-input"

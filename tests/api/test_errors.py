@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 import trio
 
-from calling import (
+from csm_trio.api import app
+from csm_trio.config import SpeechConfig
+from support.client_calls import (
     GUARD_S,
     HI,
     KEY,
@@ -31,10 +33,8 @@ from calling import (
     tell,
     until,
 )
-from csm_trio.api import app
-from csm_trio.config import SpeechConfig
-from fakes import SineRunner, StepGate
-from serving import TEST_SERVER, serving
+from support.fakes import SineRunner, StepGate
+from support.serving import TEST_SERVER, serving
 
 # path after the voice, body, HTTP status, legacy status, param
 OBJECTS = [

@@ -8,7 +8,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from calling import (
+from csm_trio.config import Config, SpeechConfig
+from support.client_calls import (
     KEY,
     assert_it_still_serves,
     hear_all,
@@ -19,9 +20,8 @@ from calling import (
     tell,
     until,
 )
-from csm_trio.config import Config, SpeechConfig
-from fakes import SineRunner, StepGate
-from serving import TEST_SERVER, serving
+from support.fakes import SineRunner, StepGate
+from support.serving import TEST_SERVER, serving
 
 DOOR = "text-to-speech/{voice}/multi-stream-input"
 END: dict[str, Any] = {"close_socket": True}

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import trio
 
-from calling import KEY, caller, house, key_shown, locked
 from csm_trio.audio.encoders import make_encoder
 from csm_trio.audio.formats import OPENAI_FORMATS, AudioFormat
 from csm_trio.config import Config, SpeechConfig
 from csm_trio.protocol.openai import VOICE_NAMES
-from fakes import SineRunner, StepGate, sine_frames
-from serving import TEST_SERVER, serving
+from support.client_calls import KEY, caller, house, key_shown, locked
+from support.fakes import SineRunner, StepGate, sine_frames
+from support.serving import TEST_SERVER, serving
 
 PATH = "/v1/audio/speech"
 SPEECH: dict[str, Any] = {"model": "tts-1", "voice": "alloy", "input": "Hello there. How are you?"}

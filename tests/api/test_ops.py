@@ -6,10 +6,10 @@ import httpx
 import pytest
 import trio
 
-from calling import SPEECH, caller, dial_refused, hear_all, tell, until
 from csm_trio.telemetry import METRICS_CONTENT_TYPE, Metrics
-from fakes import SineRunner, StepGate
-from serving import serving
+from support.client_calls import SPEECH, caller, dial_refused, hear_all, tell, until
+from support.fakes import SineRunner, StepGate
+from support.serving import serving
 
 GUARD_S = 30.0
 

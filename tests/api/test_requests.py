@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import trio
 
-from calling import HI, KEY, SPEECH, caller, house, locked
-from fakes import SineRunner
-from serving import TEST_SERVER, serving
+from support.client_calls import HI, KEY, SPEECH, caller, house, locked
+from support.fakes import SineRunner
+from support.serving import TEST_SERVER, serving
 
 DOORS = [
     (f"{SPEECH}", HI),

@@ -12,13 +12,13 @@ import pytest
 import trio
 from hypercorn.config import Config as HypercornConfig
 
-from calling import SPEECH, caller, sine_speech, until
 from csm_trio import cli
 from csm_trio.audio.formats import FORMATS
 from csm_trio.config import ServerConfig
 from csm_trio.voices import VoiceCatalog
-from fakes import FRAME_SAMPLES, SAMPLE_RATE_HZ, SineRunner, StepGate, sine_frames
-from serving import http_post, serving
+from support.client_calls import SPEECH, caller, sine_speech, until
+from support.fakes import FRAME_SAMPLES, SAMPLE_RATE_HZ, SineRunner, StepGate, sine_frames
+from support.serving import http_post, serving
 
 TEXT = "Hello there, my friend. How are you today? I am quite well, thank you."
 SENTENCES = ["Hello there, my friend.", "How are you today?", "I am quite well, thank you."]

@@ -11,7 +11,9 @@ import pytest
 import trio
 from trio_websocket import WebSocketConnection
 
-from calling import (
+from csm_trio.api.app import create_app
+from csm_trio.config import SpeechConfig
+from support.client_calls import (
     HI,
     KEY,
     SOCKET,
@@ -27,8 +29,6 @@ from calling import (
     tell,
     until,
 )
-from csm_trio.api.app import create_app
-from csm_trio.config import SpeechConfig
 
 # query, HTTP status, what the answer names
 UPGRADES = [

@@ -10,11 +10,11 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from calling import hear_all, house, joined_audio, sine_speech, tell, until
 from csm_trio.config import Config, SpeechConfig
 from csm_trio.text.normalize import normalize
-from fakes import FRAME_SAMPLES, SineRunner, StepGate, sine_frames
-from serving import TEST_SERVER, serving
+from support.client_calls import hear_all, house, joined_audio, sine_speech, tell, until
+from support.fakes import FRAME_SAMPLES, SineRunner, StepGate, sine_frames
+from support.serving import TEST_SERVER, serving
 
 TEXT = "Hello there, my friend. How are you today? I am quite well, thank you. Good."
 SENTENCES = [

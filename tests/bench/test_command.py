@@ -16,9 +16,9 @@ from csm_trio.bench.command import bench
 from csm_trio.bench.flags import BenchOptions
 from csm_trio.bench.schedule import Workload
 from csm_trio.config import Config
-from fakes import SineRunner, StepGate
-from scripted_server import FINAL, all_text, scripted_server, spoken
-from serving import TEST_SERVER, Server, serving
+from support.fakes import SineRunner, StepGate
+from support.scripted_server import FINAL, all_text, scripted_server, spoken
+from support.serving import TEST_SERVER, Server, serving
 
 PCM, ULAW = AudioFormat.parse("pcm_24000"), AudioFormat.parse("ulaw_8000")
 GUARD_S = 30.0

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from gguf import GGMLQuantizationType
 
-from csm_flavors import write_gguf
 from csm_trio import cli
 from csm_trio.bench.engine import (
     EngineBenchOptions,
@@ -23,7 +22,8 @@ from csm_trio.bench.flags import add_bench_flags
 from csm_trio.cli import main
 from csm_trio.config import EngineConfig
 from csm_trio.errors import StartupError
-from tiny_csm import write_tiny_checkpoint
+from support.csm_flavors import write_gguf
+from support.tiny_csm import write_tiny_checkpoint
 
 
 @pytest.fixture(autouse=True)

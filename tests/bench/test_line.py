@@ -16,7 +16,7 @@ from csm_trio.bench.report import sum_up
 from csm_trio.bench.schedule import Turn, Workload
 from csm_trio.errors import EngineBusy
 from csm_trio.protocol.faults import socket_fault
-from scripted_server import (
+from support.scripted_server import (
     FINAL,
     Script,
     all_text,

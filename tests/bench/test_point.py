@@ -12,9 +12,9 @@ from csm_trio.bench.point import (
     settle,
 )
 from csm_trio.telemetry import Metrics
-from fakes import SineRunner
-from scripted_server import scripted_server
-from serving import serving
+from support.fakes import SineRunner
+from support.scripted_server import scripted_server
+from support.serving import serving
 
 NAME = "csm_cancel_to_free_seconds"
 

@@ -8,17 +8,17 @@ import pytest
 import trio
 from numpy.typing import NDArray
 
-from calling import SPEECH, caller, hear_all, joined_audio, tell
 from csm_trio.audio.wav import read_wav
 from csm_trio.config import Config, EngineConfig, SpeechConfig
 from csm_trio.engine.load import load_runner
 from csm_trio.engine.runner import TorchRunner
 from csm_trio.engine.utterance import Frame, Utterance
 from csm_trio.errors import SpeechError
-from recognizer import WordErrors, recognize
-from sentences import SENTENCES
-from serving import TEST_SERVER, Server, serving
-from told import BREAK_MS, DOORS, SPOKEN, WRITTEN, hear
+from data.sentences import SENTENCES
+from support.client_calls import SPEECH, caller, hear_all, joined_audio, tell
+from support.serving import TEST_SERVER, Server, serving
+from support.timestamp_client import BREAK_MS, DOORS, SPOKEN, WRITTEN, hear
+from tools.word_error_rate import WordErrors, recognize
 
 SEED = 7
 PARAGRAPH = SENTENCES[10:14]

@@ -24,7 +24,7 @@ from csm_trio.engine.slots import Opening, Slots
 from csm_trio.model.attention import Prefix
 from csm_trio.model.config import Draw
 from csm_trio.model.prompt import Prompt
-from tiny_csm import CODEBOOK_SIZE, CODEBOOKS, write_tiny_checkpoint
+from support.tiny_csm import CODEBOOK_SIZE, CODEBOOKS, write_tiny_checkpoint
 
 MAX_POSITIONS = 1024
 SLOTS = 6

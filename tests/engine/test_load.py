@@ -16,7 +16,12 @@ from csm_trio.engine.load import load_model, load_runner
 from csm_trio.errors import StartupError
 from csm_trio.model.random_weights import random_weights
 from csm_trio.model.read_config import read_config
-from tiny_csm import tiny_config, write_generation_config, write_tiny_checkpoint, write_tokenizer
+from support.tiny_csm import (
+    tiny_config,
+    write_generation_config,
+    write_tiny_checkpoint,
+    write_tokenizer,
+)
 
 SHARDS = 3
 

@@ -19,7 +19,7 @@ from csm_trio.model.config import CSMConfig
 from csm_trio.model.mimi import MimiDecoder
 from csm_trio.model.random_weights import random_weights
 from csm_trio.model.read_config import csm_1b_config, read_config
-from tiny_csm import write_tiny_checkpoint
+from support.tiny_csm import write_tiny_checkpoint
 
 CPU = torch.device("cpu")
 MIB = 1 << 20

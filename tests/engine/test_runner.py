@@ -17,7 +17,7 @@ from csm_trio.engine.utterance import Frame, Sampling, Utterance
 from csm_trio.errors import SpeechError, StartupError, TextTooLong
 from csm_trio.model.config import Draw, SamplingDefaults
 from csm_trio.model.prompt import TextTokenizer, Turn, build_prompt
-from tiny_csm import CODEBOOKS, load_reference, write_tiny_checkpoint
+from support.tiny_csm import CODEBOOKS, load_reference, write_tiny_checkpoint
 
 GREEDY = Sampling(temperature=0)
 TEXTS = ("Hello there, how are you?", "A", "Numbers: 1 2 3, and then some more of them.")

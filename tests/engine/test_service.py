@@ -17,7 +17,7 @@ from csm_trio.engine.service import Engine, FrameStream, open_engine
 from csm_trio.engine.utterance import BUNCH_FRAMES, EndReason, Frame, Utterance
 from csm_trio.errors import EngineFailed, StartupError, TextTooLong
 from csm_trio.telemetry import Metrics
-from fakes import RunnerCall, SineRunner, StepGate, sine_frames
+from support.fakes import RunnerCall, SineRunner, StepGate, sine_frames
 
 GUARD_S = 5
 

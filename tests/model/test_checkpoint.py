@@ -12,10 +12,16 @@ import pytest
 from gguf import GGMLQuantizationType
 from huggingface_hub import constants, errors
 
-from csm_flavors import BACKBONE_EMBEDDINGS, write_codec, write_gguf, write_sesame, write_sharded
 from csm_trio.errors import StartupError
 from csm_trio.model.checkpoint import CheckpointFiles, locate_checkpoint
-from tiny_csm import write_tiny_checkpoint
+from support.csm_flavors import (
+    BACKBONE_EMBEDDINGS,
+    write_codec,
+    write_gguf,
+    write_sesame,
+    write_sharded,
+)
+from support.tiny_csm import write_tiny_checkpoint
 
 COMMIT = "0" * 40
 

@@ -13,7 +13,7 @@ from csm_trio.engine.load import load_model
 from csm_trio.model.config import LlamaConfig
 from csm_trio.model.llama import RotaryTable, inverse_frequencies, rotate
 from csm_trio.model.read_config import csm_1b_config
-from tiny_csm import write_tiny_checkpoint
+from support.tiny_csm import write_tiny_checkpoint
 
 CPU = torch.device("cpu")
 LAST = 2047

@@ -10,11 +10,11 @@ import torch
 from gguf import GGMLQuantizationType
 from safetensors.torch import load_file, save_file
 
-from csm_flavors import write_codec, write_gguf, write_sesame
 from csm_trio.errors import StartupError
 from csm_trio.model.checkpoint import locate_checkpoint
 from csm_trio.model.mimi_encoder import ClipEncoder
-from tiny_csm import CODEBOOKS, load_reference, write_tiny_checkpoint
+from support.csm_flavors import write_codec, write_gguf, write_sesame
+from support.tiny_csm import CODEBOOKS, load_reference, write_tiny_checkpoint
 
 FRAMES = 7
 

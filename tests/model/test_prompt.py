@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, processors
 from csm_trio.errors import StartupError, TextTooLong
 from csm_trio.model.checkpoint import locate_checkpoint
 from csm_trio.model.prompt import Prompt, TextTokenizer, Turn, build_prompt
-from tiny_csm import (
+from support.tiny_csm import (
     AUDIO_EOS_ID,
     AUDIO_ID,
     BOS_ID,

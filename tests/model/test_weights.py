@@ -13,7 +13,15 @@ from gguf import GGMLQuantizationType
 from safetensors.torch import load_file, save_file
 from transformers import CsmConfig, CsmForConditionalGeneration
 
-from csm_flavors import (
+from csm_trio.errors import StartupError
+from csm_trio.model.checkpoint import CheckpointFiles, locate_checkpoint
+from csm_trio.model.config import CSMConfig
+from csm_trio.model.linear import Int8Matrix
+from csm_trio.model.naming import AUDIO_EMBEDDINGS, TEXT_EMBEDDINGS
+from csm_trio.model.read_config import csm_1b_config, read_config
+from csm_trio.model.shapes import expected_shapes
+from csm_trio.model.weights import load_weights
+from support.csm_flavors import (
     BACKBONE_EMBEDDINGS,
     DEPTH_EMBEDDINGS,
     read_tensors,
@@ -23,15 +31,7 @@ from csm_flavors import (
     write_sharded,
     write_single,
 )
-from csm_trio.errors import StartupError
-from csm_trio.model.checkpoint import CheckpointFiles, locate_checkpoint
-from csm_trio.model.config import CSMConfig
-from csm_trio.model.linear import Int8Matrix
-from csm_trio.model.naming import AUDIO_EMBEDDINGS, TEXT_EMBEDDINGS
-from csm_trio.model.read_config import csm_1b_config, read_config
-from csm_trio.model.shapes import expected_shapes
-from csm_trio.model.weights import load_weights
-from tiny_csm import load_reference, write_tiny_checkpoint
+from support.tiny_csm import load_reference, write_tiny_checkpoint
 
 CPU = torch.device("cpu")
 NEEDLESS = ("codec_model.encoder", "codec_model.downsample")

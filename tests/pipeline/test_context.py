@@ -32,7 +32,7 @@ from csm_trio.protocol.events import (
 from csm_trio.telemetry import Metrics
 from csm_trio.text.duration import longest_speech_s
 from csm_trio.voices import Voice
-from fakes import FRAME_SAMPLES, FakeEngine, sine_frames
+from support.fakes import FRAME_SAMPLES, FakeEngine, sine_frames
 
 GUARD_S = 3_600
 """Of the mock clock's seconds, which pass at once when nobody has anything to do."""

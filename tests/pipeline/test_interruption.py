@@ -14,8 +14,8 @@ from csm_trio.pipeline.session import MAX_CLOSING_CONTEXTS
 from csm_trio.protocol.multi_stream_input import MultiStreamInputProtocol
 from csm_trio.protocol.stream_input import StreamInputProtocol
 from csm_trio.text.normalize import normalize
-from fakes import FakeEngine, ScriptedSocket
-from session_calls import EOS, OPENER, Call, expected_sound, said, sound
+from support.fakes import FakeEngine, ScriptedSocket
+from support.session_calls import EOS, OPENER, Call, expected_sound, said, sound
 
 FRAME_S = 0.1
 LONG = "FRAMES=50. "

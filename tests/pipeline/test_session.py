@@ -24,8 +24,8 @@ from csm_trio.protocol.events import (
     OpenContext,
     OutEvent,
 )
-from fakes import FakeEngine, ScriptedSocket
-from session_calls import EOS, OPENER, Call, expected_sound, said, sound
+from support.fakes import FakeEngine, ScriptedSocket
+from support.session_calls import EOS, OPENER, Call, expected_sound, said, sound
 
 
 async def test_everything_is_said_then_the_end_then_nothing(autojump_clock: MockClock) -> None:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from csm_trio.text.lexicon import words
 from csm_trio.text.normalize import Normalization, normalize, verbalize
 from csm_trio.text.spans import Run
-from tracing import assert_tiles
-from written_and_said import WRITTEN_AND_SAID
+from data.normalization_pairs import WRITTEN_AND_SAID
+from support.span_checks import assert_tiles
 
 MODES = st.sampled_from(["auto", "on", "off"])
 WRITTEN = [written for cases in WRITTEN_AND_SAID.values() for written, _ in cases]

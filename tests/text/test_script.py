@@ -4,7 +4,7 @@ import pytest
 
 from csm_trio.text.script import Script
 from csm_trio.text.ssml import MAX_BREAK_MS, Break
-from tracing import assert_tiles
+from support.span_checks import assert_tiles
 
 WHOLE = [
     "It costs $5.20. Thanks.",

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from csm_trio.text.spans import Piece, Run, SpokenText, TracedText
-from tracing import assert_tiles
+from support.span_checks import assert_tiles
 
 WORD = re.compile(r"\w+")
 DIGIT = re.compile(r"\d")

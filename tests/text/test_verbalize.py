@@ -4,7 +4,7 @@ import pytest
 
 from csm_trio.text.duration import longest_speech_s
 from csm_trio.text.normalize import normalize
-from written_and_said import WRITTEN_AND_SAID
+from data.normalization_pairs import WRITTEN_AND_SAID
 
 CASES = [
     pytest.param(written, said, id=f"{kind}: {written}")

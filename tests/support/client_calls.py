@@ -16,8 +16,8 @@ from csm_trio.audio.encoders import make_encoder
 from csm_trio.audio.formats import AudioFormat
 from csm_trio.config import Config, ServerConfig, SpeechConfig
 from csm_trio.engine.utterance import Utterance
-from fakes import SineRunner, sine_frames
-from serving import TEST_SERVER, Server, serving
+from support.fakes import SineRunner, sine_frames
+from support.serving import TEST_SERVER, Server, serving
 
 SPEECH = "/v1/text-to-speech/default"
 SOCKET = f"{SPEECH}/stream-input"

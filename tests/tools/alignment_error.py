@@ -26,7 +26,7 @@ from csm_trio.engine.runner import TorchRunner
 from csm_trio.engine.utterance import Frame, Sampling, Utterance
 from csm_trio.text.duration import longest_speech_s
 from csm_trio.text.spans import TracedText
-from sentences import VARIED_SENTENCES
+from data.sentences import VARIED_SENTENCES
 
 _RATE_HZ = 16_000
 _SILENCE_MS = 300

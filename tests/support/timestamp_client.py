@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from calling import GUARD_S, SPEECH, caller, hear_all, joined_audio, tell
-from serving import Server
+from support.client_calls import GUARD_S, SPEECH, caller, hear_all, joined_audio, tell
+from support.serving import Server
 
 STREAM = "text-to-speech/{voice}/stream-input"
 MULTI = "text-to-speech/{voice}/multi-stream-input"

@@ -5,7 +5,7 @@ long as an H100 takes, with the interpreter lock released. `csm-trio bench` make
 another process. Several `--source` directories are measured one after the other, so that a change
 can be compared with what was there before it in one run:
 
-    python tests/bench_event_loop.py --calls 128 --source ../before/src --source src
+    PYTHONPATH=tests python -m tools.event_loop_cost --calls 128 --source ../before/src --source src
 """
 
 import argparse
@@ -190,7 +190,7 @@ def main() -> None:
     if options.serve:
         serve_paced(options.slots, options.switch_interval_s)
         return
-    for source in options.source or [Path(__file__).parents[1] / "src"]:
+    for source in options.source or [Path(__file__).parents[2] / "src"]:
         print(measure(source, options), flush=True)
 
 

@@ -19,7 +19,7 @@ from pocketsphinx import Decoder  # type: ignore[import-untyped]
 
 from csm_trio.audio.resample import Resampler
 from csm_trio.audio.wav import read_wav
-from sentences import SENTENCES
+from data.sentences import SENTENCES
 
 _RATE_HZ = 16_000
 _SILENCE_S = 0.3

@@ -21,7 +21,7 @@ from csm_trio.protocol.events import (
 from csm_trio.protocol.stream_input import StreamInputProtocol
 from csm_trio.telemetry import Metrics
 from csm_trio.voices import Voice
-from fakes import FakeEngine, ScriptedSocket, sine_frames
+from support.fakes import FakeEngine, ScriptedSocket, sine_frames
 
 GUARD_S = 3_600
 OPENER: dict[str, object] = {"text": " "}

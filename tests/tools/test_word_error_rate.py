@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recognizer import WordErrors, recognize, word_error_rate, words_of
-from sentences import SENTENCES
+from data.sentences import SENTENCES
+from tools.word_error_rate import WordErrors, recognize, word_error_rate, words_of
 
 # reference, heard, errors, words
 EXAMPLES = [

@@ -1,0 +1,48 @@
+"""The measure of alignments, and that alignments of real speech are worth having by it."""
+
+import numpy as np
+import pytest
+
+from csm_trio.config import EngineConfig
+from csm_trio.engine.load import load_runner
+from data.sentences import VARIED_SENTENCES
+from tools import alignment_error
+
+SPEAKER = 1
+
+
+@pytest.fixture(scope="module")
+def speeches() -> list[alignment_error.Speech]:
+    runner = load_runner(EngineConfig(device="cpu", pool_size=1))
+    texts = [text for text in VARIED_SENTENCES if len(text.split()) in (9, 10)][:6]
+    return alignment_error.spoken_sentences(runner, texts, speaker_id=SPEAKER, seed=7)
+
+
+def mean_error_ms(speeches: list[alignment_error.Speech], align: alignment_error.Align) -> float:
+    return float(
+        np.mean([abs(ms) for one in speeches for ms in alignment_error.errors_ms(one, align)])
+    )
+
+
+def test_the_reference_finds_every_word_in_order(speeches: list[alignment_error.Speech]) -> None:
+    assert len(speeches) >= 5
+    for one in speeches:
+        assert len(one.word_starts_ms) == len(one.text.split())
+        assert one.word_starts_ms == sorted(one.word_starts_ms)
+        assert 0 <= one.word_starts_ms[0] < one.word_starts_ms[-1] < one.length_ms
+
+
+def test_what_is_delivered_is_nearer_than_even_spacing(
+    speeches: list[alignment_error.Speech],
+) -> None:
+    uniform = mean_error_ms(speeches, alignment_error.uniform)
+    by_ear = mean_error_ms(speeches, alignment_error.Delivered(glances=False))
+    delivered = mean_error_ms(speeches, alignment_error.Delivered(glances=True))
+    assert by_ear < 0.75 * uniform
+    assert delivered < 0.5 * uniform
+    assert delivered < 100
+
+
+def test_an_error_is_late_if_positive() -> None:
+    speech = alignment_error.Speech("one two", "0", [], [0.0, 500.0])
+    assert alignment_error.errors_ms(speech, lambda _: [10.0 * at for at in range(7)]) == [0, -460]
