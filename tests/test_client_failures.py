@@ -11,7 +11,7 @@ from trio_websocket import WebSocketConnection, WebSocketRequest
 
 from csm_trio.client import Call, Deltas, SpeechTarget
 from csm_trio.errors import EngineBusy, InvalidRequest, MissingField, SpeechError, UnknownVoice
-from csm_trio.protocol.faults import rest_fault, socket_fault
+from csm_trio.protocol.elevenlabs.errors import rest_fault, socket_fault
 from support.scripted_server import Script, all_text, close_code, next_text, scripted_server, spoken
 
 

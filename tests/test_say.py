@@ -18,7 +18,7 @@ from csm_trio.audio.formats import AudioFormat
 from csm_trio.audio.wav import read_wav, wav_header
 from csm_trio.client import SpeechTarget
 from csm_trio.errors import Unauthorized
-from csm_trio.protocol.faults import socket_fault
+from csm_trio.protocol.elevenlabs.errors import socket_fault
 from csm_trio.say import SayOptions, say
 from support.scripted_server import FINAL, all_text, close_code, next_text, scripted_server, spoken
 

@@ -23,8 +23,11 @@ from trio_websocket import (
 
 from csm_trio.audio.formats import AudioFormat
 from csm_trio.errors import SpeechError
+from csm_trio.protocol.elevenlabs.socket_query import (
+    DEFAULT_SOCKET_FORMAT,
+    MAX_INACTIVITY_TIMEOUT_S,
+)
 from csm_trio.protocol.fields import parse_object
-from csm_trio.protocol.socket_query import DEFAULT_SOCKET_FORMAT, MAX_INACTIVITY_TIMEOUT_S
 
 DEFAULT_URL = "ws://127.0.0.1:8080"
 DEFAULT_FORMAT = DEFAULT_SOCKET_FORMAT

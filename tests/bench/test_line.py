@@ -15,7 +15,7 @@ from csm_trio.bench.point import Point
 from csm_trio.bench.report import sum_up
 from csm_trio.bench.schedule import Turn, Workload
 from csm_trio.errors import EngineBusy
-from csm_trio.protocol.faults import socket_fault
+from csm_trio.protocol.elevenlabs.errors import socket_fault
 from support.scripted_server import (
     FINAL,
     Script,

@@ -11,8 +11,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from csm_trio.errors import EngineFailed, SpeechError, TextTooLong, TooManyContexts
 from csm_trio.pipeline.session import MAX_CLOSING_CONTEXTS
-from csm_trio.protocol.multi_stream_input import MultiStreamInputProtocol
-from csm_trio.protocol.stream_input import StreamInputProtocol
+from csm_trio.protocol.elevenlabs.multi_stream_input import MultiStreamInputProtocol
+from csm_trio.protocol.elevenlabs.stream_input import StreamInputProtocol
 from csm_trio.text.normalize import normalize
 from support.fakes import FakeEngine, ScriptedSocket
 from support.session_calls import EOS, OPENER, Call, expected_sound, said, sound

@@ -9,8 +9,8 @@ import pytest
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest, serve_websocket
 
+from csm_trio.protocol.elevenlabs.socket_messages_out import speech_frame
 from csm_trio.protocol.events import Audio, ContextDone
-from csm_trio.protocol.frames import speech_frame
 
 FINAL = json.dumps(speech_frame(ContextDone("")))
 

@@ -15,10 +15,10 @@ from csm_trio.engine.utterance import Utterance
 from csm_trio.pipeline.context import Speaker
 from csm_trio.pipeline.order import Backlog, SpeechOrder
 from csm_trio.pipeline.session import Session, SessionTerms, SocketProtocol
+from csm_trio.protocol.elevenlabs.stream_input import StreamInputProtocol
 from csm_trio.protocol.events import (
     OpenContext,
 )
-from csm_trio.protocol.stream_input import StreamInputProtocol
 from csm_trio.telemetry import Metrics
 from csm_trio.voices import Voice
 from support.fakes import FakeEngine, ScriptedSocket, sine_frames

@@ -8,10 +8,11 @@ from csm_trio.api.doors import House
 from csm_trio.api.openai import speaks_openai
 from csm_trio.api.requests import read_body
 from csm_trio.errors import InvalidRequest, NotOffered
-from csm_trio.protocol import listing, openai
+from csm_trio.protocol import openai
+from csm_trio.protocol.elevenlabs import catalog as listing
+from csm_trio.protocol.elevenlabs.catalog import JsonObject
+from csm_trio.protocol.elevenlabs.speech_request import parse_body
 from csm_trio.protocol.fields import read_voice_settings
-from csm_trio.protocol.listing import JsonObject
-from csm_trio.protocol.speech_request import parse_body
 from csm_trio.protocol.voice_settings import USUAL_VOICE_SETTINGS, VoiceSettings
 from csm_trio.voices import Voice
 

@@ -5,9 +5,9 @@ from quart import Blueprint, Response, request
 from csm_trio.api.doors import House
 from csm_trio.api.requests import BATCH, LIVE, read_body, start_speech, timestamp_response
 from csm_trio.api.streaming import Speech
-from csm_trio.protocol.dialogue_request import DialogueRequest, parse_dialogue_request
+from csm_trio.protocol.elevenlabs.dialogue_request import DialogueRequest, parse_dialogue_request
+from csm_trio.protocol.elevenlabs.timestamps import timestamp_object, voice_segments
 from csm_trio.protocol.events import AddText, Audio, Flush, SpeechSettings
-from csm_trio.protocol.timestamps import timestamp_object, voice_segments
 
 _ROUTE = "/v1/text-to-dialogue"
 

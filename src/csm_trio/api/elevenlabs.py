@@ -14,10 +14,10 @@ from csm_trio.api.requests import (
 from csm_trio.api.streaming import Speech
 from csm_trio.errors import SpeechError
 from csm_trio.pipeline.order import SpeechOrder
+from csm_trio.protocol.elevenlabs.errors import rest_fault
+from csm_trio.protocol.elevenlabs.speech_request import parse_speech_request
+from csm_trio.protocol.elevenlabs.timestamps import timestamp_object
 from csm_trio.protocol.events import SpeechSettings
-from csm_trio.protocol.faults import rest_fault
-from csm_trio.protocol.speech_request import parse_speech_request
-from csm_trio.protocol.timestamps import timestamp_object
 from csm_trio.telemetry import session_id
 
 _ROUTE = "/v1/text-to-speech/<voice_id>"

@@ -13,10 +13,10 @@ from csm_trio.api.doors import House
 from csm_trio.api.streaming import Speech
 from csm_trio.errors import SpeechError
 from csm_trio.pipeline.order import SpeechOrder
+from csm_trio.protocol.elevenlabs.errors import RestFault
+from csm_trio.protocol.elevenlabs.speech_request import SpeechRequest
+from csm_trio.protocol.elevenlabs.timestamps import timestamp_style
 from csm_trio.protocol.events import AddText, Audio, Flush, SpeechSettings
-from csm_trio.protocol.faults import RestFault
-from csm_trio.protocol.speech_request import SpeechRequest
-from csm_trio.protocol.timestamps import timestamp_style
 from csm_trio.telemetry import session_id
 from csm_trio.voices import Voice
 

@@ -12,12 +12,12 @@ from csm_trio.api.elevenlabs import fault_response
 from csm_trio.errors import EngineFailed, ServerLeaving, SpeechError, Unauthorized
 from csm_trio.pipeline.order import SpeechOrder
 from csm_trio.pipeline.session import Session, SessionTerms, SocketProtocol
-from csm_trio.protocol.dialogue import DialogueProtocol
+from csm_trio.protocol.elevenlabs.dialogue_socket import DialogueProtocol
+from csm_trio.protocol.elevenlabs.errors import CLOSE_GOING_AWAY, socket_fault
+from csm_trio.protocol.elevenlabs.multi_stream_input import MultiStreamInputProtocol
+from csm_trio.protocol.elevenlabs.socket_query import SocketQuery, parse_socket_query
+from csm_trio.protocol.elevenlabs.stream_input import StreamInputProtocol
 from csm_trio.protocol.events import OpenContext
-from csm_trio.protocol.faults import CLOSE_GOING_AWAY, socket_fault
-from csm_trio.protocol.multi_stream_input import MultiStreamInputProtocol
-from csm_trio.protocol.socket_query import SocketQuery, parse_socket_query
-from csm_trio.protocol.stream_input import StreamInputProtocol
 
 logger = logging.getLogger(__name__)
 

@@ -20,10 +20,10 @@ from csm_trio.errors import (
     UnknownModel,
     UnknownVoice,
 )
+from csm_trio.protocol.elevenlabs.errors import RestFault
+from csm_trio.protocol.elevenlabs.speech_request import SpeechRequest, parse_body, read_text
 from csm_trio.protocol.events import Audio, SpeechSettings
-from csm_trio.protocol.faults import RestFault
 from csm_trio.protocol.fields import JsonFields, read_settings
-from csm_trio.protocol.speech_request import SpeechRequest, parse_body, read_text
 from csm_trio.voices import Voice
 
 JsonObject = dict[str, object]

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from csm_trio.alignment.timing import Aligned, Alignment
 from csm_trio.errors import EngineBusy, InvalidMessage, InvalidRequest
+from csm_trio.protocol.elevenlabs.socket_messages_in import CHUNK_LENGTHS
+from csm_trio.protocol.elevenlabs.stream_input import StreamInputProtocol
 from csm_trio.protocol.events import (
     AddText,
     Audio,
@@ -26,8 +28,6 @@ from csm_trio.protocol.events import (
     OpenContext,
     SpeechSettings,
 )
-from csm_trio.protocol.socket_message import CHUNK_LENGTHS
-from csm_trio.protocol.stream_input import StreamInputProtocol
 
 OPEN = OpenContext("", chunk_lengths=CHUNK_LENGTHS)
 AUTO = OpenContext("")

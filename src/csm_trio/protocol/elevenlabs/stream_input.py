@@ -8,6 +8,15 @@ from dataclasses import replace
 
 from csm_trio.alignment.timing import Aligned, whole_words
 from csm_trio.errors import InvalidRequest
+from csm_trio.protocol.elevenlabs.errors import socket_fault
+from csm_trio.protocol.elevenlabs.socket_messages_in import (
+    CHUNK_LENGTHS,
+    SpeechMessage,
+    check_unchanged,
+    read_message,
+    read_speech_message,
+)
+from csm_trio.protocol.elevenlabs.socket_messages_out import frame_text, speech_frame
 from csm_trio.protocol.events import (
     Audio,
     Authenticate,
@@ -20,15 +29,6 @@ from csm_trio.protocol.events import (
     OpenContext,
     OutEvent,
     SpeechSettings,
-)
-from csm_trio.protocol.faults import socket_fault
-from csm_trio.protocol.frames import frame_text, speech_frame
-from csm_trio.protocol.socket_message import (
-    CHUNK_LENGTHS,
-    SpeechMessage,
-    check_unchanged,
-    read_message,
-    read_speech_message,
 )
 from csm_trio.protocol.voice_settings import VoiceSettings
 

@@ -6,6 +6,11 @@ Sans I/O, like `stream_input`. A voice is a speaker id here: who it is, the door
 from collections.abc import Callable, Mapping
 
 from csm_trio.errors import InvalidRequest, TooManyContexts
+from csm_trio.protocol.elevenlabs.errors import socket_fault
+from csm_trio.protocol.elevenlabs.multi_stream_input import MAX_CONTEXTS, read_context_id
+from csm_trio.protocol.elevenlabs.socket_messages_in import read_message
+from csm_trio.protocol.elevenlabs.socket_messages_out import Frame, dialogue_frame, frame_text
+from csm_trio.protocol.elevenlabs.stream_input import SINGLE_CONTEXT
 from csm_trio.protocol.events import (
     AddText,
     Authenticate,
@@ -19,12 +24,7 @@ from csm_trio.protocol.events import (
     OutEvent,
     SpeechSettings,
 )
-from csm_trio.protocol.faults import socket_fault
 from csm_trio.protocol.fields import JsonFields, read_api_key, read_settings
-from csm_trio.protocol.frames import Frame, dialogue_frame, frame_text
-from csm_trio.protocol.multi_stream_input import MAX_CONTEXTS, read_context_id
-from csm_trio.protocol.socket_message import read_message
-from csm_trio.protocol.stream_input import SINGLE_CONTEXT
 
 MAX_VOICES = 10
 """The vendor's limit of voices in one dialogue."""

@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from typing import Literal
 
-from csm_trio.protocol.alignments import Json, rest_alignment
+from csm_trio.protocol.elevenlabs.alignment_json import Json, rest_alignment
 from csm_trio.protocol.events import Audio
 
 TimestampStyle = Literal["sse", "ndjson"]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from csm_trio.errors import InvalidRequest
-from csm_trio.protocol.listing import (
+from csm_trio.protocol.elevenlabs.catalog import (
     models_body,
     parse_voices_query,
     subscription_body,

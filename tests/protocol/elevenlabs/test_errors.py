@@ -21,7 +21,7 @@ from csm_trio.errors import (
     UnknownFormat,
     UnknownVoice,
 )
-from csm_trio.protocol.faults import rest_fault, socket_fault
+from csm_trio.protocol.elevenlabs.errors import rest_fault, socket_fault
 
 BAD_SEED = InvalidRequest("seed is wrong.", param="seed")
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 from csm_trio.audio.formats import AudioFormat
 from csm_trio.errors import InvalidRequest, MissingField, TextTooLong
-from csm_trio.protocol.dialogue import MAX_VOICES
+from csm_trio.protocol.elevenlabs.dialogue_socket import MAX_VOICES
+from csm_trio.protocol.elevenlabs.speech_request import DEFAULT_REST_FORMAT, parse_body, read_text
 from csm_trio.protocol.events import SpeechSettings
 from csm_trio.protocol.fields import (
     JsonFields,
@@ -13,7 +14,6 @@ from csm_trio.protocol.fields import (
     read_settings,
     read_voice_settings,
 )
-from csm_trio.protocol.speech_request import DEFAULT_REST_FORMAT, parse_body, read_text
 
 MAX_LINES = 1_000
 

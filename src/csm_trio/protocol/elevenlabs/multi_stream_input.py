@@ -6,6 +6,14 @@ Sans I/O, like `stream_input`; here empty text is a sign of life and ends nothin
 from dataclasses import dataclass
 
 from csm_trio.errors import InvalidRequest, TooManyContexts
+from csm_trio.protocol.elevenlabs.errors import socket_fault
+from csm_trio.protocol.elevenlabs.socket_messages_in import (
+    CHUNK_LENGTHS,
+    SpeechMessage,
+    check_unchanged,
+    read_speech_message,
+)
+from csm_trio.protocol.elevenlabs.socket_messages_out import frame_text, named_frame, speech_frame
 from csm_trio.protocol.events import (
     Authenticate,
     CloseContext,
@@ -16,15 +24,7 @@ from csm_trio.protocol.events import (
     OpenContext,
     OutEvent,
 )
-from csm_trio.protocol.faults import socket_fault
 from csm_trio.protocol.fields import JsonFields
-from csm_trio.protocol.frames import frame_text, named_frame, speech_frame
-from csm_trio.protocol.socket_message import (
-    CHUNK_LENGTHS,
-    SpeechMessage,
-    check_unchanged,
-    read_speech_message,
-)
 from csm_trio.protocol.voice_settings import VoiceSettings
 
 MAX_CONTEXTS = 5

@@ -4,7 +4,7 @@ import base64
 import json
 from typing import assert_never
 
-from csm_trio.protocol.alignments import dialogue_alignment, socket_alignment
+from csm_trio.protocol.elevenlabs.alignment_json import dialogue_alignment, socket_alignment
 from csm_trio.protocol.events import Audio, ContextCleared, ContextDone, TurnDone
 
 Frame = dict[str, object]

@@ -17,6 +17,8 @@ from csm_trio.errors import (
     TextTooLong,
     TooManyContexts,
 )
+from csm_trio.protocol.elevenlabs.multi_stream_input import MAX_CONTEXTS, MultiStreamInputProtocol
+from csm_trio.protocol.elevenlabs.socket_messages_in import CHUNK_LENGTHS
 from csm_trio.protocol.events import (
     AddText,
     Audio,
@@ -31,8 +33,6 @@ from csm_trio.protocol.events import (
     OpenContext,
     SpeechSettings,
 )
-from csm_trio.protocol.multi_stream_input import MAX_CONTEXTS, MultiStreamInputProtocol
-from csm_trio.protocol.socket_message import CHUNK_LENGTHS
 from csm_trio.protocol.voice_settings import temperature_scale
 
 ALIVE: list[InEvent] = [KeepAlive()]

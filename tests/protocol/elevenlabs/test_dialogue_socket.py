@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from csm_trio.alignment.timing import Aligned, Alignment
 from csm_trio.errors import InvalidRequest, SpeechError, TextTooLong, TooManyContexts, UnknownVoice
-from csm_trio.protocol.dialogue import DialogueProtocol
+from csm_trio.protocol.elevenlabs.dialogue_socket import DialogueProtocol
+from csm_trio.protocol.elevenlabs.multi_stream_input import MAX_CONTEXTS
 from csm_trio.protocol.events import (
     AddText,
     Audio,
@@ -28,7 +29,6 @@ from csm_trio.protocol.events import (
     SpeechSettings,
     TurnDone,
 )
-from csm_trio.protocol.multi_stream_input import MAX_CONTEXTS
 
 SPEAKERS = {"ann": 3, "bob": 7}
 ALIVE: list[InEvent] = [KeepAlive()]

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from csm_trio.errors import InvalidRequest, UnknownFormat, UnsupportedModel
+from csm_trio.protocol.elevenlabs.socket_query import parse_socket_query
 from csm_trio.protocol.events import SpeechSettings
-from csm_trio.protocol.socket_query import parse_socket_query
 
 
 def test_an_empty_query_has_the_defaults() -> None:

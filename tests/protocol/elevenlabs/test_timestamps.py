@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from csm_trio.alignment.timing import Aligned, Alignment
+from csm_trio.protocol.elevenlabs.timestamps import timestamp_object, timestamp_style
 from csm_trio.protocol.events import Audio
-from csm_trio.protocol.timestamps import timestamp_object, timestamp_style
 
 
 @given(st.binary())

@@ -1,0 +1,1 @@
+"""ElevenLabs' messages and bodies, without I/O."""
