@@ -12,7 +12,7 @@ from trio.testing import wait_all_tasks_blocked
 from trio_websocket import WebSocketConnection
 
 from csm_trio.config import Config
-from csm_trio.text.normalize import normalize
+from csm_trio.text.normalization.normalize import normalize
 from support.client_calls import GUARD_S, hear_all, joined_audio, sine_speech, tell, until
 from support.fakes import SineRunner, StepGate
 from support.serving import TEST_SERVER, Server, serving

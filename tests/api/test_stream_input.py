@@ -11,7 +11,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from csm_trio.config import Config, SpeechConfig
-from csm_trio.text.normalize import normalize
+from csm_trio.text.normalization.normalize import normalize
 from support.client_calls import hear_all, house, joined_audio, sine_speech, tell, until
 from support.fakes import FRAME_SAMPLES, SineRunner, StepGate, sine_frames
 from support.serving import TEST_SERVER, serving

@@ -13,7 +13,7 @@ from csm_trio.errors import EngineFailed, SpeechError, TextTooLong, TooManyConte
 from csm_trio.pipeline.session import MAX_CLOSING_CONTEXTS
 from csm_trio.protocol.elevenlabs.multi_stream_input import MultiStreamInputProtocol
 from csm_trio.protocol.elevenlabs.stream_input import StreamInputProtocol
-from csm_trio.text.normalize import normalize
+from csm_trio.text.normalization.normalize import normalize
 from support.fakes import FakeEngine, ScriptedSocket
 from support.session_calls import EOS, OPENER, Call, expected_sound, said, sound
 

@@ -17,7 +17,7 @@ import trio
 
 from csm_trio.engine.utterance import BUNCH_FRAMES, Bunch, EndReason, Frame, Utterance
 from csm_trio.errors import SpeechError, TextTooLong
-from csm_trio.text.numbers import cardinal
+from csm_trio.text.normalization.numbers import cardinal
 
 FRAME_SAMPLES = 1_920
 SAMPLE_RATE_HZ = 24_000

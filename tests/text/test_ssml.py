@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from csm_trio.errors import InvalidRequest
-from csm_trio.text.lexicon import words
+from csm_trio.text.normalization.lexicon import words
 from csm_trio.text.ssml import MAX_DEPTH, MAX_TAG_CHARS, Break, Part, TagReader
 
 SSML = [

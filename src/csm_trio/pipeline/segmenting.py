@@ -7,7 +7,7 @@ import trio
 from csm_trio.pipeline.narration import TurnEnd
 from csm_trio.pipeline.order import Heard, Sentence, SpeechOrder
 from csm_trio.protocol.events import AddText, Flush, SpeechSettings
-from csm_trio.text.script import Line, Script
+from csm_trio.text.frontend import Line, Script
 from csm_trio.text.ssml import Break
 
 LEAST_PART_S = 5.0

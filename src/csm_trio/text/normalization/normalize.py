@@ -6,17 +6,17 @@ It must not know where sentences end, which tokenizer reads them, or what a voic
 import re
 from typing import Literal
 
-from csm_trio.text.addresses import ADDRESSES
-from csm_trio.text.amounts import MEASURES, MONEY
-from csm_trio.text.codes import CODES, IDS
-from csm_trio.text.dates import DATES, NAMES, YEARS
-from csm_trio.text.figures import FIGURES, IDIOMS, LAST_FIGURES, POWERS
-from csm_trio.text.markdown import decode_entities, drop_markup
-from csm_trio.text.plain import compose, make_plain
-from csm_trio.text.rules import apply
+from csm_trio.text.normalization.addresses import ADDRESSES
+from csm_trio.text.normalization.amounts import MEASURES, MONEY
+from csm_trio.text.normalization.codes import CODES, IDS
+from csm_trio.text.normalization.dates import DATES, NAMES, YEARS
+from csm_trio.text.normalization.figures import FIGURES, IDIOMS, LAST_FIGURES, POWERS
+from csm_trio.text.normalization.markdown import decode_entities, drop_markup
+from csm_trio.text.normalization.rules import apply
+from csm_trio.text.normalization.times import TIMES
+from csm_trio.text.normalization.unicode_cleanup import compose, make_plain
+from csm_trio.text.normalization.words import ABBREVIATED, KEYS, ROMANS, SIGNS
 from csm_trio.text.spans import SpokenText, TracedText
-from csm_trio.text.times import TIMES
-from csm_trio.text.words import ABBREVIATED, KEYS, ROMANS, SIGNS
 
 Normalization = Literal["auto", "on", "off"]
 

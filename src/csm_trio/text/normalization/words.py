@@ -5,9 +5,9 @@
 import re
 from collections.abc import Mapping
 
-from csm_trio.text.lexicon import ABBREVIATIONS, NUMBERED, STREETS, TITLES
-from csm_trio.text.numbers import cardinal, ordinal, roman
-from csm_trio.text.rules import Rule, ends_sentence, spaced, within
+from csm_trio.text.normalization.lexicon import ABBREVIATIONS, NUMBERED, STREETS, TITLES
+from csm_trio.text.normalization.numbers import cardinal, ordinal, roman
+from csm_trio.text.normalization.rules import Rule, ends_sentence, spaced, within
 from csm_trio.text.spans import Piece
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from csm_trio.text.script import Script
+from csm_trio.text.frontend import Script
 from csm_trio.text.ssml import MAX_BREAK_MS, Break
 from support.span_checks import assert_tiles
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from csm_trio.text.lexicon import words
-from csm_trio.text.normalize import Normalization, normalize, verbalize
+from csm_trio.text.normalization.lexicon import words
+from csm_trio.text.normalization.normalize import Normalization, normalize, verbalize
 from csm_trio.text.spans import Run
 from data.normalization_pairs import WRITTEN_AND_SAID
 from support.span_checks import assert_tiles

@@ -5,7 +5,7 @@
 import re
 import unicodedata
 
-from csm_trio.text.numbers import (
+from csm_trio.text.normalization.numbers import (
     NUMBER,
     NUMBER_STARTS,
     VULGAR,
@@ -17,7 +17,7 @@ from csm_trio.text.numbers import (
     quantity,
     year,
 )
-from csm_trio.text.rules import Rule, digits, spaced
+from csm_trio.text.normalization.rules import Rule, digits, spaced
 
 _IDIOM = re.compile(r"(?<![\w.,/-])(?:24/7|9/11|50/50|20/20)(?![\w/]|[.,]\d)")
 _IDIOMS = {

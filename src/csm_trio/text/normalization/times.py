@@ -2,8 +2,8 @@
 
 import re
 
-from csm_trio.text.numbers import cardinal
-from csm_trio.text.rules import Rule, ends_sentence
+from csm_trio.text.normalization.numbers import cardinal
+from csm_trio.text.normalization.rules import Rule, ends_sentence
 
 _HALF = r"(?: ?([AaPp])(?:\.[Mm]\b(\.?)|[Mm]\b))"
 _TIME = r"(\d{1,2})(?:[:.](\d\d))?"

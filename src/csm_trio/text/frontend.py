@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from csm_trio.text.duration import split_points
-from csm_trio.text.normalize import Normalization, verbalize
+from csm_trio.text.normalization.normalize import Normalization, verbalize
 from csm_trio.text.segment import Segmenter
 from csm_trio.text.spans import SpokenText
 from csm_trio.text.ssml import MAX_BREAK_MS, Break, Part, TagReader

@@ -2,9 +2,23 @@
 
 import re
 
-from csm_trio.text.lexicon import CENTS, CURRENCIES, PER, SCALES, TOUCHING_UNITS, UNITS
-from csm_trio.text.numbers import NUMBER, NUMBER_STARTS, QUANTITY, cardinal, number, quantity
-from csm_trio.text.rules import Rule
+from csm_trio.text.normalization.lexicon import (
+    CENTS,
+    CURRENCIES,
+    PER,
+    SCALES,
+    TOUCHING_UNITS,
+    UNITS,
+)
+from csm_trio.text.normalization.numbers import (
+    NUMBER,
+    NUMBER_STARTS,
+    QUANTITY,
+    cardinal,
+    number,
+    quantity,
+)
+from csm_trio.text.normalization.rules import Rule
 
 
 def _any(names: list[str]) -> str:

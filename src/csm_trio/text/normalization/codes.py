@@ -3,8 +3,8 @@
 import re
 from collections.abc import Iterator
 
-from csm_trio.text.numbers import by_digit, number
-from csm_trio.text.rules import Rule, digits, spaced
+from csm_trio.text.normalization.numbers import by_digit, number
+from csm_trio.text.normalization.rules import Rule, digits, spaced
 from csm_trio.text.spans import Piece
 
 _EXTENSION = r"(?:(?P<comma>,?) ?(?P<word>[Ee]xt\.?|[Ee]xtension|x|#) ?(?P<extension>\d{1,6}))?"

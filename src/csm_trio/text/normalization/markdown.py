@@ -9,7 +9,7 @@ import html
 import re
 from collections.abc import Iterator
 
-from csm_trio.text.lexicon import words
+from csm_trio.text.normalization.lexicon import words
 from csm_trio.text.spans import Piece, TracedText
 
 _BLOCK_TAGS = frozenset(

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from csm_trio.text.numbers import by_digit
+from csm_trio.text.normalization.numbers import by_digit
 from csm_trio.text.spans import Piece, TracedText
 
 

@@ -2,7 +2,7 @@
 
 import re
 
-from csm_trio.text.lexicon import words
+from csm_trio.text.normalization.lexicon import words
 
 _ONES = words("""
     zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen

@@ -6,8 +6,8 @@ A scheme and a final slash are not said; every other mark is, digits one by one,
 import re
 from collections.abc import Iterator
 
-from csm_trio.text.numbers import by_digit, cardinal
-from csm_trio.text.rules import Rule, spaced
+from csm_trio.text.normalization.numbers import by_digit, cardinal
+from csm_trio.text.normalization.rules import Rule, spaced
 from csm_trio.text.spans import Piece
 
 _MARKS = {

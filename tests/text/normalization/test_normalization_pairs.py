@@ -3,7 +3,7 @@
 import pytest
 
 from csm_trio.text.duration import longest_speech_s
-from csm_trio.text.normalize import normalize
+from csm_trio.text.normalization.normalize import normalize
 from data.normalization_pairs import WRITTEN_AND_SAID
 
 CASES = [

@@ -2,11 +2,11 @@
 
 import re
 
-from csm_trio.text.lexicon import MONTHS, WEEKDAYS, words
-from csm_trio.text.numbers import cardinal, ordinal, plural, year
-from csm_trio.text.rules import Rule, ends_sentence, within
+from csm_trio.text.normalization.lexicon import MONTHS, WEEKDAYS, words
+from csm_trio.text.normalization.numbers import cardinal, ordinal, plural, year
+from csm_trio.text.normalization.rules import Rule, ends_sentence, within
+from csm_trio.text.normalization.times import clock
 from csm_trio.text.spans import Piece
-from csm_trio.text.times import clock
 
 _MONTH_OF = {name[:3]: name for name in MONTHS} | {"Sept": "September"}
 _DAY_OF = {name[:3]: name for name in WEEKDAYS} | {

@@ -1,0 +1,1 @@
+"""Text normalization: from what is written to the words that are spoken."""
