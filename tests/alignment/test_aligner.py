@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from csm_trio.alignment.aligner import Aligner
-from csm_trio.alignment.manners import Manner, Manners
-from csm_trio.alignment.timing import Aligned, Alignment, joined, whole_words
+from csm_trio.alignment.alignment import Aligned, Alignment, joined, whole_words
+from csm_trio.alignment.voice_profiles import Manner, Manners
 from csm_trio.text.spans import Run, SpokenText, TracedText
 
 FRAME = 1_920

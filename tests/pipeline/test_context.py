@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from csm_trio.alignment.timing import Aligned
+from csm_trio.alignment.alignment import Aligned
 from csm_trio.audio.encoders import make_encoder
 from csm_trio.audio.formats import AudioFormat
 from csm_trio.config import SpeechConfig

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pocketsphinx import Decoder  # type: ignore[import-untyped]
 
+from csm_trio.alignment.acoustics import WINDOW_MS, Ear
 from csm_trio.alignment.aligner import Aligner
-from csm_trio.alignment.follow import Follower
-from csm_trio.alignment.hearing import WINDOW_MS, Ear
-from csm_trio.alignment.manners import Manners
-from csm_trio.alignment.spelling import units_of
+from csm_trio.alignment.hmm import Follower
+from csm_trio.alignment.phonetics import units_of
+from csm_trio.alignment.voice_profiles import Manners
 from csm_trio.audio.resample import Resampler
 from csm_trio.config import EngineConfig
 from csm_trio.engine.load import load_runner

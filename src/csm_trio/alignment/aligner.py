@@ -7,12 +7,12 @@ nor how it is sent.
 import numpy as np
 from numpy.typing import NDArray
 
-from csm_trio.alignment.follow import Follower
-from csm_trio.alignment.hearing import SAMPLE_RATE_HZ, Ear
-from csm_trio.alignment.manners import Manners
-from csm_trio.alignment.script import Script
-from csm_trio.alignment.spelling import Sound, units_of
-from csm_trio.alignment.timing import Aligned, tiled
+from csm_trio.alignment.acoustics import SAMPLE_RATE_HZ, Ear
+from csm_trio.alignment.alignment import Aligned, tiled
+from csm_trio.alignment.char_timeline import Script
+from csm_trio.alignment.hmm import Follower
+from csm_trio.alignment.phonetics import Sound, units_of
+from csm_trio.alignment.voice_profiles import Manners
 from csm_trio.text.spans import SpokenText
 
 _SAMPLES_PER_MS = SAMPLE_RATE_HZ // 1000

@@ -24,7 +24,7 @@ from quart import Response, request
 from quart.wrappers.response import ResponseBody
 from quart_trio.asgi import TrioASGIHTTPConnection, TrioASGIWebsocketConnection
 
-from csm_trio.alignment.timing import joined
+from csm_trio.alignment.alignment import joined
 from csm_trio.api.admission import Admission, Place
 from csm_trio.audio.wav import with_true_lengths
 from csm_trio.pipeline.context import Speaker

@@ -17,7 +17,7 @@ import trio
 from numpy.typing import NDArray
 
 from csm_trio.alignment.aligner import Aligner
-from csm_trio.alignment.manners import Manners
+from csm_trio.alignment.voice_profiles import Manners
 from csm_trio.config import SpeechConfig
 from csm_trio.engine.service import Engine
 from csm_trio.engine.utterance import (

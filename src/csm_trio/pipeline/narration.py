@@ -10,7 +10,7 @@ from itertools import groupby
 import numpy as np
 
 from csm_trio.alignment.aligner import Aligner
-from csm_trio.alignment.timing import Aligned
+from csm_trio.alignment.alignment import Aligned
 from csm_trio.engine.utterance import Frame
 from csm_trio.text.spans import SpokenText
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from csm_trio.alignment.timing import Aligned
+from csm_trio.alignment.alignment import Aligned
 from csm_trio.errors import SpeechError
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from csm_trio.alignment.timing import Aligned, Alignment
+from csm_trio.alignment.alignment import Aligned, Alignment
 from csm_trio.errors import (
     InvalidMessage,
     InvalidRequest,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from csm_trio.alignment.timing import Aligned, Alignment
+from csm_trio.alignment.alignment import Aligned, Alignment
 from csm_trio.errors import EngineBusy, InvalidMessage, InvalidRequest
 from csm_trio.protocol.elevenlabs.socket_messages_in import CHUNK_LENGTHS
 from csm_trio.protocol.elevenlabs.stream_input import StreamInputProtocol

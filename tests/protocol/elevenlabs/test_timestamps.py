@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from csm_trio.alignment.timing import Aligned, Alignment
+from csm_trio.alignment.alignment import Aligned, Alignment
 from csm_trio.protocol.elevenlabs.timestamps import timestamp_object, timestamp_style
 from csm_trio.protocol.events import Audio
 

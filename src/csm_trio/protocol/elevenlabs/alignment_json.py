@@ -1,6 +1,6 @@
 """Alignments in the vendor's JSON: one form on sockets, one in dialogues, one over REST."""
 
-from csm_trio.alignment.timing import Alignment
+from csm_trio.alignment.alignment import Alignment
 
 Json = dict[str, object]
 

@@ -6,7 +6,7 @@ authenticates nothing; it only says what a message means.
 
 from dataclasses import replace
 
-from csm_trio.alignment.timing import Aligned, whole_words
+from csm_trio.alignment.alignment import Aligned, whole_words
 from csm_trio.errors import InvalidRequest
 from csm_trio.protocol.elevenlabs.errors import socket_fault
 from csm_trio.protocol.elevenlabs.socket_messages_in import (

@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from csm_trio.alignment.hearing import USUAL_LOUDEST_DB
+from csm_trio.alignment.acoustics import USUAL_LOUDEST_DB
 
 _NEWEST_SHARE = 0.2
 _LEAST_PACE, _MOST_PACE = 0.6, 1.8

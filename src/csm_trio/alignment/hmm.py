@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from csm_trio.alignment.hearing import WINDOW_MS
-from csm_trio.alignment.spelling import Sound, Unit
+from csm_trio.alignment.acoustics import WINDOW_MS
+from csm_trio.alignment.phonetics import Sound, Unit
 
 _LAG_MS = 20
 """How late the model notices a sound, on average."""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from csm_trio.alignment.spelling import Sound, units_of
+from csm_trio.alignment.phonetics import Sound, units_of
 
 
 @given(st.text(max_size=200))
