@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from csm_trio.config import EngineConfig
 from csm_trio.engine.load import load_model, load_runner
 from csm_trio.errors import StartupError
-from csm_trio.model.random_weights import random_weights
-from csm_trio.model.read_config import read_config
+from csm_trio.model.checkpoint.random_weights import random_weights
+from csm_trio.model.checkpoint.read_config import read_config
 from support.tiny_csm import (
     tiny_config,
     write_generation_config,
@@ -32,7 +32,7 @@ import torch
 from csm_trio.config import EngineConfig
 from csm_trio.engine.load import load_model
 from csm_trio.engine.memory import weight_bytes
-from csm_trio.model.tensor_files import open_tensors
+from csm_trio.model.checkpoint.tensor_files import open_tensors
 
 def peak():  # of this program: ru_maxrss begins with that of the process it was started by
     status = dict(line.split(":", 1) for line in open("/proc/self/status"))

@@ -15,10 +15,10 @@ from csm_trio.engine.load import load_model, warm_runner
 from csm_trio.engine.runner import Placement
 from csm_trio.engine.slots import Slots
 from csm_trio.errors import StartupError
+from csm_trio.model.checkpoint.random_weights import random_weights
+from csm_trio.model.checkpoint.read_config import csm_1b_config, read_config
 from csm_trio.model.config import CSMConfig
-from csm_trio.model.mimi import MimiDecoder
-from csm_trio.model.random_weights import random_weights
-from csm_trio.model.read_config import csm_1b_config, read_config
+from csm_trio.model.mimi.decoder import MimiDecoder
 from support.tiny_csm import write_tiny_checkpoint
 
 CPU = torch.device("cpu")

@@ -10,9 +10,9 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from csm_trio.config import EngineConfig
 from csm_trio.engine.load import load_model
+from csm_trio.model.checkpoint.read_config import csm_1b_config
 from csm_trio.model.config import LlamaConfig
 from csm_trio.model.llama import RotaryTable, inverse_frequencies, rotate
-from csm_trio.model.read_config import csm_1b_config
 from support.tiny_csm import write_tiny_checkpoint
 
 CPU = torch.device("cpu")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, processors
 
 from csm_trio.errors import StartupError, TextTooLong
-from csm_trio.model.checkpoint import locate_checkpoint
+from csm_trio.model.checkpoint.locate import locate_checkpoint
 from csm_trio.model.prompt import Prompt, TextTokenizer, Turn, build_prompt
 from support.tiny_csm import (
     AUDIO_EOS_ID,

@@ -19,7 +19,7 @@ from csm_trio.model.attention import Span
 from csm_trio.model.config import FRAME_SAMPLES
 from csm_trio.model.csm import CSM
 from csm_trio.model.llama import Attend
-from csm_trio.model.mimi import MimiDecoder
+from csm_trio.model.mimi.decoder import MimiDecoder
 
 CODEC_ROWS = 4
 """Of a CPU's codec groups: four rows take it about as long as one and a half."""

@@ -18,11 +18,11 @@ from csm_trio.engine.slots import Slots
 from csm_trio.engine.utterance import Frame
 from csm_trio.model.config import FRAME_SAMPLES, CSMConfig
 from csm_trio.model.csm import CSM
-from csm_trio.model.fused import FusedFrame
-from csm_trio.model.kernels.attend import attending_rings
-from csm_trio.model.kernels.convolve import FusedConvolutions
-from csm_trio.model.kernels.runtime import Workspace
-from csm_trio.model.mimi import DecoderKernels, MimiDecoder
+from csm_trio.model.fused_step import FusedFrame
+from csm_trio.model.kernels.attention import attending_rings
+from csm_trio.model.kernels.convolution import FusedConvolutions
+from csm_trio.model.kernels.workspace import Workspace
+from csm_trio.model.mimi.decoder import DecoderKernels, MimiDecoder
 
 logger = logging.getLogger(__name__)
 

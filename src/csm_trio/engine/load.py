@@ -25,17 +25,17 @@ from csm_trio.engine.reading import find_reading_head
 from csm_trio.engine.runner import Placement, TorchRunner
 from csm_trio.engine.utterance import Sampling, Utterance
 from csm_trio.errors import StartupError
-from csm_trio.model.checkpoint import CheckpointFiles, locate_checkpoint
+from csm_trio.model.checkpoint.load_weights import load_weights
+from csm_trio.model.checkpoint.locate import CheckpointFiles, locate_checkpoint
+from csm_trio.model.checkpoint.random_weights import random_weights
+from csm_trio.model.checkpoint.read_config import csm_1b_config, read_config
 from csm_trio.model.config import CSMConfig
 from csm_trio.model.csm import CSM
 from csm_trio.model.kernels.cache import KeptKernels
-from csm_trio.model.mimi import MimiDecoder
-from csm_trio.model.mimi_encoder import ClipEncoder
+from csm_trio.model.mimi.decoder import MimiDecoder
+from csm_trio.model.mimi.encoder import ClipEncoder
 from csm_trio.model.progress import Progress
 from csm_trio.model.prompt import TextTokenizer, Turn
-from csm_trio.model.random_weights import random_weights
-from csm_trio.model.read_config import csm_1b_config, read_config
-from csm_trio.model.weights import load_weights
 from csm_trio.voices import VoiceCatalog
 
 logger = logging.getLogger(__name__)

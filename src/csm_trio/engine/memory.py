@@ -17,10 +17,10 @@ from csm_trio.engine.slots import Slots
 from csm_trio.engine.timing import sized
 from csm_trio.errors import StartupError
 from csm_trio.model.attention import SlotKV
+from csm_trio.model.checkpoint.load_weights import kept_as
+from csm_trio.model.checkpoint.tensor_shapes import expected_shapes
 from csm_trio.model.config import CSMConfig
-from csm_trio.model.mimi import MimiDecoder
-from csm_trio.model.shapes import expected_shapes
-from csm_trio.model.weights import kept_as
+from csm_trio.model.mimi.decoder import MimiDecoder
 
 _logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from csm_trio.engine.prefill import embed_rows, fill_rows
 from csm_trio.engine.slots import Opening, Slots, resolve_sampling
 from csm_trio.engine.utterance import Sampling
 from csm_trio.model.csm import CSM
-from csm_trio.model.mimi import MimiDecoder
+from csm_trio.model.mimi.decoder import MimiDecoder
 from csm_trio.model.prompt import TextTokenizer, build_prompt
 
 logger = logging.getLogger(__name__)

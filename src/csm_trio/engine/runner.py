@@ -20,7 +20,7 @@ from csm_trio.errors import SpeechError, StartupError
 from csm_trio.model.attention import Prefix
 from csm_trio.model.config import CSMConfig
 from csm_trio.model.csm import CSM
-from csm_trio.model.mimi import MimiDecoder
+from csm_trio.model.mimi.decoder import MimiDecoder
 from csm_trio.model.prompt import TextTokenizer, Turn, build_context, build_prompt
 
 _CUDA_OPENS_PER_STEP = 8

@@ -14,7 +14,7 @@ from csm_trio.engine.utterance import Sampling
 from csm_trio.model.attention import SlotKV
 from csm_trio.model.config import CSMConfig, Draw, SamplingDefaults
 from csm_trio.model.csm import BACKBONE, DEPTH, FrameDraw, RowState
-from csm_trio.model.mimi import MimiDecoder
+from csm_trio.model.mimi.decoder import MimiDecoder
 
 _GREEDY = Draw(temperature=0.0, top_k=1)
 _USUAL_TOP_K = 50

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from csm_trio.model.attention import LockstepKV
+from csm_trio.model.checkpoint.tensor_names import AUDIO_EMBEDDINGS, TEXT_EMBEDDINGS
 from csm_trio.model.config import CSMConfig
 from csm_trio.model.linear import Int8Matrix, linear, packed
 from csm_trio.model.llama import Attend, Llama, RotaryTable
-from csm_trio.model.naming import AUDIO_EMBEDDINGS, TEXT_EMBEDDINGS
 from csm_trio.model.sampling import draw_codes, gumbel_noise
 
 BACKBONE, DEPTH = 0, 1

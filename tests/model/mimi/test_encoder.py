@@ -11,8 +11,8 @@ from gguf import GGMLQuantizationType
 from safetensors.torch import load_file, save_file
 
 from csm_trio.errors import StartupError
-from csm_trio.model.checkpoint import locate_checkpoint
-from csm_trio.model.mimi_encoder import ClipEncoder
+from csm_trio.model.checkpoint.locate import locate_checkpoint
+from csm_trio.model.mimi.encoder import ClipEncoder
 from support.csm_flavors import write_codec, write_gguf, write_sesame
 from support.tiny_csm import CODEBOOKS, load_reference, write_tiny_checkpoint
 

@@ -33,7 +33,7 @@ def open_tensors(path: Path) -> Iterator[StoredTensor]:
         yield from _open_safetensors(path)
     elif path.suffix == ".gguf":
         # Imported here: few servers read GGUF.
-        from csm_trio.model.gguf import open_gguf
+        from csm_trio.model.checkpoint.gguf import open_gguf
 
         for name, shape, load in open_gguf(path):
             yield StoredTensor(name, shape, load)
@@ -44,7 +44,7 @@ def open_tensors(path: Path) -> Iterator[StoredTensor]:
 def tensor_names(path: Path) -> list[str]:
     """List a file's tensors without reading their values."""
     if path.suffix == ".gguf":
-        from csm_trio.model.gguf import gguf_names
+        from csm_trio.model.checkpoint.gguf import gguf_names
 
         return gguf_names(path)
     return [tensor.name for tensor in open_tensors(path)]

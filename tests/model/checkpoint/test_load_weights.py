@@ -14,13 +14,13 @@ from safetensors.torch import load_file, save_file
 from transformers import CsmConfig, CsmForConditionalGeneration
 
 from csm_trio.errors import StartupError
-from csm_trio.model.checkpoint import CheckpointFiles, locate_checkpoint
+from csm_trio.model.checkpoint.load_weights import load_weights
+from csm_trio.model.checkpoint.locate import CheckpointFiles, locate_checkpoint
+from csm_trio.model.checkpoint.read_config import csm_1b_config, read_config
+from csm_trio.model.checkpoint.tensor_names import AUDIO_EMBEDDINGS, TEXT_EMBEDDINGS
+from csm_trio.model.checkpoint.tensor_shapes import expected_shapes
 from csm_trio.model.config import CSMConfig
 from csm_trio.model.linear import Int8Matrix
-from csm_trio.model.naming import AUDIO_EMBEDDINGS, TEXT_EMBEDDINGS
-from csm_trio.model.read_config import csm_1b_config, read_config
-from csm_trio.model.shapes import expected_shapes
-from csm_trio.model.weights import load_weights
 from support.csm_flavors import (
     BACKBONE_EMBEDDINGS,
     DEPTH_EMBEDDINGS,
@@ -239,7 +239,7 @@ def test_the_embedded_voice_loads_whole() -> None:
 
 
 def test_loading_says_how_long_it_took(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger="csm_trio.model.weights"):
+    with caplog.at_level(logging.INFO, logger="csm_trio.model.checkpoint.load_weights"):
         _load(tiny)
     assert any(record.message.startswith(f"Loaded {tiny}") for record in caplog.records)
 

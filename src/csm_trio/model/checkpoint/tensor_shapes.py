@@ -4,8 +4,8 @@ In: a `CSMConfig`. Out: names and shapes, in transformers' checkpoint naming. It
 tensors are stored, nor hold any.
 """
 
+from csm_trio.model.checkpoint.tensor_names import AUDIO_EMBEDDINGS, CODEC_PREFIX, TEXT_EMBEDDINGS
 from csm_trio.model.config import CSMConfig, LlamaConfig, MimiConfig
-from csm_trio.model.naming import AUDIO_EMBEDDINGS, CODEC_PREFIX, TEXT_EMBEDDINGS
 
 Shapes = dict[str, tuple[int, ...]]
 

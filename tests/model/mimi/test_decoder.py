@@ -18,7 +18,7 @@ from transformers import MimiModel
 
 import csm_trio
 from csm_trio.model.config import MimiConfig
-from csm_trio.model.mimi import MimiDecoder, MimiState
+from csm_trio.model.mimi.decoder import MimiDecoder, MimiState
 
 CPU = torch.device("cpu")
 PREFIX = "codec_model."

@@ -10,12 +10,12 @@ from csm_trio.config import EngineConfig
 from csm_trio.engine.load import load_model
 from csm_trio.errors import StartupError
 from csm_trio.model.attention import SlotKV, Span
+from csm_trio.model.checkpoint.random_weights import random_weights
+from csm_trio.model.checkpoint.read_config import csm_1b_config
+from csm_trio.model.checkpoint.tensor_shapes import expected_shapes
 from csm_trio.model.config import CSMConfig
 from csm_trio.model.csm import CSM
-from csm_trio.model.mimi import MimiDecoder
-from csm_trio.model.random_weights import random_weights
-from csm_trio.model.read_config import csm_1b_config
-from csm_trio.model.shapes import expected_shapes
+from csm_trio.model.mimi.decoder import MimiDecoder
 
 CPU = torch.device("cpu")
 

@@ -21,9 +21,9 @@ from functools import partial
 from pathlib import Path
 
 from csm_trio.errors import StartupError
-from csm_trio.model import hub
-from csm_trio.model.naming import CODEC_PREFIX
-from csm_trio.model.tensor_files import tensor_names
+from csm_trio.model.checkpoint import hub
+from csm_trio.model.checkpoint.tensor_files import tensor_names
+from csm_trio.model.checkpoint.tensor_names import CODEC_PREFIX
 
 CSM_1B = "sesame/csm-1b"
 MIMI = "kyutai/mimi"

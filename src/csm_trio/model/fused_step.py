@@ -14,11 +14,11 @@ from torch import Tensor
 from csm_trio.model.attention import SlotKV
 from csm_trio.model.config import LlamaConfig
 from csm_trio.model.csm import CSM, RowState
-from csm_trio.model.kernels.attend import Cache, Clock, attend, splits_for
-from csm_trio.model.kernels.draw import Dice, draw
+from csm_trio.model.kernels.attention import Cache, Clock, attend, splits_for
+from csm_trio.model.kernels.depth_attention import Scratch, attend_lockstep
 from csm_trio.model.kernels.linear import Norm, linear
-from csm_trio.model.kernels.lockstep import Scratch, attend_lockstep
-from csm_trio.model.kernels.runtime import Workspace
+from csm_trio.model.kernels.sampling import Dice, draw
+from csm_trio.model.kernels.workspace import Workspace
 from csm_trio.model.llama import LlamaLayer
 
 _EVERYTHING = 1 << 30  # a window that hides no key

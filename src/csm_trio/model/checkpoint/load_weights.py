@@ -13,19 +13,19 @@ from pathlib import Path
 import torch
 
 from csm_trio.errors import StartupError
-from csm_trio.model.checkpoint import CheckpointFiles
-from csm_trio.model.config import CSMConfig
-from csm_trio.model.linear import Int8Matrix
-from csm_trio.model.naming import (
+from csm_trio.model.checkpoint.locate import CheckpointFiles
+from csm_trio.model.checkpoint.tensor_files import StoredTensor, open_tensors, tensor_names
+from csm_trio.model.checkpoint.tensor_names import (
     AUDIO_EMBEDDINGS,
     CODEC_PREFIX,
     TEXT_EMBEDDINGS,
     CanonicalName,
     canonical_name,
 )
+from csm_trio.model.checkpoint.tensor_shapes import expected_shapes
+from csm_trio.model.config import CSMConfig
+from csm_trio.model.linear import Int8Matrix
 from csm_trio.model.progress import Progress
-from csm_trio.model.shapes import expected_shapes
-from csm_trio.model.tensor_files import StoredTensor, open_tensors, tensor_names
 
 QUANTIZER_PREFIX = "codec_model.quantizer."
 """Codebooks are quotients of running sums: they stay f32 whatever type the rest has."""

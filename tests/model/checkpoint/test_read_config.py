@@ -11,8 +11,8 @@ from transformers import CsmConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from csm_trio.errors import StartupError
+from csm_trio.model.checkpoint.read_config import GREEDY, csm_1b_config, parse_config, read_config
 from csm_trio.model.config import Draw, Llama3Scaling, LlamaConfig
-from csm_trio.model.read_config import GREEDY, csm_1b_config, parse_config, read_config
 from support.tiny_csm import AUDIO_VOCAB_SIZE, CODEBOOKS, tiny_config, write_tiny_checkpoint
 
 CSM_1B_ROPE = {

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from csm_trio.errors import StartupError
-from csm_trio.model.gguf import dequantize_q8_0, gguf_names, open_gguf
+from csm_trio.model.checkpoint.gguf import dequantize_q8_0, gguf_names, open_gguf
 
 CPU = torch.device("cpu")
 
@@ -82,7 +82,7 @@ def test_q4_k_is_read_as_ggml_defines_it_with_a_warning(
 ) -> None:
     blocks = np.random.default_rng(0).integers(0, 64, size=(2, 144), dtype=np.uint8)
     path = _write(tmp_path / "x.gguf", blocks, GGMLQuantizationType.Q4_K)
-    with caplog.at_level(logging.WARNING, logger="csm_trio.model.gguf"):
+    with caplog.at_level(logging.WARNING, logger="csm_trio.model.checkpoint.gguf"):
         tensor = _read(path)
     theirs = gguf.quants.dequantize(blocks, GGMLQuantizationType.Q4_K)
     assert torch.equal(tensor, torch.from_numpy(theirs))

@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from csm_trio.model.kernels.runtime import Workspace, power_of_2
+from csm_trio.model.kernels.workspace import Workspace, power_of_2
 
 
 @triton.jit

@@ -10,10 +10,10 @@ from math import prod
 import torch
 from torch import Tensor
 
+from csm_trio.model.checkpoint.load_weights import QUANTIZER_PREFIX, kept_as
+from csm_trio.model.checkpoint.tensor_shapes import expected_shapes
 from csm_trio.model.config import CSMConfig
 from csm_trio.model.progress import Progress
-from csm_trio.model.shapes import expected_shapes
-from csm_trio.model.weights import QUANTIZER_PREFIX, kept_as
 
 _LAYER_SCALE = 0.3
 

@@ -11,8 +11,8 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from csm_trio.model.kernels.runtime import Workspace, power_of_2
-from csm_trio.model.mimi_convolution import CausalConv, TorchConvolutions
+from csm_trio.model.kernels.workspace import Workspace, power_of_2
+from csm_trio.model.mimi.convolution import CausalConv, TorchConvolutions
 
 _LEAST_DEPTH = 16  # what a matrix instruction takes
 _LEAST_TIME = 16

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from csm_trio.model.checkpoint.tensor_names import CODEC_PREFIX
 from csm_trio.model.linear import linear, packed
-from csm_trio.model.naming import CODEC_PREFIX
 
 
 def take(tensors: Mapping[str, Tensor], name: str) -> Tensor:

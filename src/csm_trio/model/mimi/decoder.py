@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from csm_trio.model.config import MimiConfig
 from csm_trio.model.linear import linear, packed
-from csm_trio.model.mimi_attention import FullPrecision, MimiClock, RingAttend, Timekeeper
-from csm_trio.model.mimi_convolution import (
+from csm_trio.model.mimi.attention import FullPrecision, MimiClock, RingAttend, Timekeeper
+from csm_trio.model.mimi.convolution import (
     CausalConv,
     Convolve,
     TorchConvolutions,

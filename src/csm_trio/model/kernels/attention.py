@@ -14,8 +14,8 @@ from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from csm_trio.model.config import MimiConfig
-from csm_trio.model.kernels.runtime import Workspace, power_of_2
-from csm_trio.model.mimi_attention import MimiClock, RingAttend
+from csm_trio.model.kernels.workspace import Workspace, power_of_2
+from csm_trio.model.mimi.attention import MimiClock, RingAttend
 
 _LEAST_TILE = 16  # what a matrix instruction takes
 

@@ -13,7 +13,7 @@ from gguf import GGMLQuantizationType
 from huggingface_hub import constants, errors
 
 from csm_trio.errors import StartupError
-from csm_trio.model.checkpoint import CheckpointFiles, locate_checkpoint
+from csm_trio.model.checkpoint.locate import CheckpointFiles, locate_checkpoint
 from support.csm_flavors import (
     BACKBONE_EMBEDDINGS,
     write_codec,
