@@ -29,7 +29,7 @@ FLOORS: dict[str, tuple[float, set[str], set[str]]] = {
         | {"huggingface_hub"},
     ),
     "protocol": (3, set(), set()),
-    "engine": (3, set(), {"torch", "trio", "numpy"}),
+    "engine": (3, set(), {"torch", "triton", "trio", "numpy", "tokenizers"}),
     "pipeline": (4, set(), {"trio", "numpy"}),
     "api": (5, set(), {"trio", "quart", "quart_trio", "hypercorn", "h11", "werkzeug"}),
     "client": (5, set(), {"trio", "trio_websocket"}),

@@ -29,8 +29,8 @@ from csm_trio.collector import calm_collector
 from csm_trio.config import Config, ServerConfig, add_flags, load_config
 from csm_trio.engine.scheduler import Leads, Runner
 from csm_trio.engine.service import open_engine
+from csm_trio.engine.triton_cache import share_inductors_folder
 from csm_trio.errors import StartupError, first_leaf
-from csm_trio.model.kernels.cache import share_inductors_folder
 from csm_trio.pipeline.context import Speaker
 from csm_trio.pipeline.recent import RecentSpeech
 from csm_trio.say import add_say_flags, read_say_options, say

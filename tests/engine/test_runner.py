@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from csm_trio.config import EngineConfig
 from csm_trio.engine.load import load_model, load_runner, warm_runner
+from csm_trio.engine.prompt import TextTokenizer, build_prompt
 from csm_trio.engine.runner import TorchRunner
 from csm_trio.engine.slots import resolve_sampling
-from csm_trio.engine.utterance import Frame, Sampling, Utterance
+from csm_trio.engine.utterance import Frame, Sampling, Turn, Utterance
 from csm_trio.errors import SpeechError, StartupError, TextTooLong
 from csm_trio.model.config import Draw, SamplingDefaults
-from csm_trio.model.prompt import TextTokenizer, Turn, build_prompt
 from support.tiny_csm import CODEBOOKS, load_reference, write_tiny_checkpoint
 
 GREEDY = Sampling(temperature=0)

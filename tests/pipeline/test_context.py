@@ -15,9 +15,8 @@ from csm_trio.audio.encoders import make_encoder
 from csm_trio.audio.formats import AudioFormat
 from csm_trio.config import SpeechConfig
 from csm_trio.engine.service import Engine
-from csm_trio.engine.utterance import BUNCH_FRAMES, Utterance
+from csm_trio.engine.utterance import BUNCH_FRAMES, Turn, Utterance
 from csm_trio.errors import EngineFailed, InvalidRequest, ListenerStalled, TextTooLong
-from csm_trio.model.prompt import Turn
 from csm_trio.pipeline.context import Speaker
 from csm_trio.pipeline.order import Backlog, SpeechOrder
 from csm_trio.protocol.events import (

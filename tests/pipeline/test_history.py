@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from csm_trio.model.prompt import Turn
+from csm_trio.engine.utterance import Turn
 from csm_trio.pipeline.history import History
 
 

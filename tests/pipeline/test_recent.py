@@ -6,7 +6,7 @@ import trio
 from trio.testing import MockClock
 
 from csm_trio.config import SpeechConfig
-from csm_trio.model.prompt import Turn
+from csm_trio.engine.utterance import Turn
 from csm_trio.pipeline.recent import RecentSpeech
 
 

@@ -11,7 +11,7 @@ from csm_trio.api.tokens import SingleUseTokens
 from csm_trio.audio.formats import AudioFormat
 from csm_trio.config import ServerConfig, SpeechConfig
 from csm_trio.engine.service import Engine
-from csm_trio.model.prompt import Turn
+from csm_trio.engine.utterance import Turn
 from csm_trio.pipeline.context import Speaker
 from csm_trio.pipeline.order import Backlog, SpeechOrder
 from csm_trio.pipeline.recent import RecentSpeech

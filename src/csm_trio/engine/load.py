@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from csm_trio.config import EngineConfig
-from csm_trio.engine.eager import ReadingHead
+from csm_trio.engine.alignment_head import find_reading_head
 from csm_trio.engine.memory import (
     check_weights_fit,
     dtype_name,
@@ -21,9 +21,11 @@ from csm_trio.engine.memory import (
     slot_bytes,
     weight_bytes,
 )
-from csm_trio.engine.reading import find_reading_head
+from csm_trio.engine.prompt import TextTokenizer
 from csm_trio.engine.runner import Placement, TorchRunner
-from csm_trio.engine.utterance import Sampling, Utterance
+from csm_trio.engine.step_eager import ReadingHead
+from csm_trio.engine.triton_cache import KeptKernels
+from csm_trio.engine.utterance import Sampling, Turn, Utterance
 from csm_trio.errors import StartupError
 from csm_trio.model.checkpoint.load_weights import load_weights
 from csm_trio.model.checkpoint.locate import CheckpointFiles, locate_checkpoint
@@ -31,11 +33,9 @@ from csm_trio.model.checkpoint.random_weights import random_weights
 from csm_trio.model.checkpoint.read_config import csm_1b_config, read_config
 from csm_trio.model.config import CSMConfig
 from csm_trio.model.csm import CSM
-from csm_trio.model.kernels.cache import KeptKernels
 from csm_trio.model.mimi.decoder import MimiDecoder
 from csm_trio.model.mimi.encoder import ClipEncoder
 from csm_trio.model.progress import Progress
-from csm_trio.model.prompt import TextTokenizer, Turn
 from csm_trio.voices import VoiceCatalog
 
 logger = logging.getLogger(__name__)

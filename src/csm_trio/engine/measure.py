@@ -20,8 +20,7 @@ import numpy as np
 import torch
 
 from csm_trio.config import EngineConfig
-from csm_trio.engine.capture import captured
-from csm_trio.engine.eager import CODEC_ROWS
+from csm_trio.engine.cuda_graph import captured
 from csm_trio.engine.load import LoadedModel, load_model, usual_slots, warm_runner
 from csm_trio.engine.memory import (
     available_bytes,
@@ -32,11 +31,11 @@ from csm_trio.engine.memory import (
     weight_bytes,
 )
 from csm_trio.engine.runner import Placement, TorchRunner
+from csm_trio.engine.step_eager import CODEC_ROWS
 from csm_trio.engine.timing import BatchTiming, EngineTiming, PeerTiming, PrefillTiming, sized
-from csm_trio.engine.utterance import Sampling, Utterance
+from csm_trio.engine.utterance import Sampling, Turn, Utterance
 from csm_trio.errors import SpeechError, StartupError
 from csm_trio.model.progress import Progress
-from csm_trio.model.prompt import Turn
 from csm_trio.model.transformers_peer import TransformersPeer
 
 logger = logging.getLogger(__name__)
@@ -222,7 +221,7 @@ def _codec_ms(loaded: LoadedModel, batch: int) -> float:
     codes = torch.zeros(batch, loaded.config.codebooks, dtype=torch.int64, device=device)
     rows = torch.arange(batch, device=device)
     if device.type == "cuda":
-        from csm_trio.engine.graphs import codec_kernels
+        from csm_trio.engine.step_graphed import codec_kernels
 
         kernels = codec_kernels(loaded.config, device)
         work = captured(lambda: codec.decode(codes, rows, state, kernels=kernels)).replay

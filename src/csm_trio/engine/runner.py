@@ -11,17 +11,17 @@ from typing import Protocol
 
 import torch
 
-from csm_trio.engine.eager import EagerStep, ReadingHead
-from csm_trio.engine.pieces import Filling
-from csm_trio.engine.prefill import EagerPrefill, Prefill, embed_rows, fill_rows
+from csm_trio.engine.prefill_eager import EagerPrefill, Prefill, embed_rows, fill_rows
+from csm_trio.engine.prefill_plan import Filling
+from csm_trio.engine.prompt import TextTokenizer, build_context, build_prompt
 from csm_trio.engine.slots import Opening, Slots, resolve_sampling
-from csm_trio.engine.utterance import Frame, Utterance
+from csm_trio.engine.step_eager import EagerStep, ReadingHead
+from csm_trio.engine.utterance import Frame, Turn, Utterance
 from csm_trio.errors import SpeechError, StartupError
 from csm_trio.model.attention import Prefix
 from csm_trio.model.config import CSMConfig
 from csm_trio.model.csm import CSM
 from csm_trio.model.mimi.decoder import MimiDecoder
-from csm_trio.model.prompt import TextTokenizer, Turn, build_context, build_prompt
 
 _CUDA_OPENS_PER_STEP = 8
 
@@ -101,8 +101,8 @@ class TorchRunner:
             eager = EagerStep(self._model, codec, self._slots, head=head)
             return EagerPrefill(self._model, self._slots), eager
         # Imported here: its kernels need Triton, which only CUDA builds of torch bring.
-        from csm_trio.engine.graphed_prefill import GraphedPrefill
-        from csm_trio.engine.graphs import GraphedStep
+        from csm_trio.engine.prefill_graphed import GraphedPrefill
+        from csm_trio.engine.step_graphed import GraphedStep
 
         prefill = GraphedPrefill(self._model, self._slots, continued=bool(self._prefixes))
         prefill.capture()

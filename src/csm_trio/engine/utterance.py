@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from csm_trio.model.prompt import Turn
 
 FRAME_S = 0.08
 
@@ -26,6 +25,15 @@ class Sampling:
     top_k: int | None = None
     seed: int | None = None
     temperature_scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One utterance of the past; `codes` [frames, codebooks], without an end-of-speech frame."""
+
+    speaker_id: int
+    text: str
+    codes: NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True, slots=True)

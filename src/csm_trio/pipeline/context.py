@@ -25,12 +25,12 @@ from csm_trio.engine.utterance import (
     EndReason,
     Frame,
     Sampling,
+    Turn,
     Utterance,
     plays_out_after,
 )
 from csm_trio.errors import ListenerStalled, SpeechError, first_leaf
 from csm_trio.model.config import FRAME_SAMPLES
-from csm_trio.model.prompt import Turn
 from csm_trio.pipeline.encoding import Encoding
 from csm_trio.pipeline.history import History
 from csm_trio.pipeline.narration import (

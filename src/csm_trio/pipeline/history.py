@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from csm_trio.model.prompt import Turn
+from csm_trio.engine.utterance import Turn
 
 
 class History:

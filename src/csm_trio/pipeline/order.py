@@ -7,9 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from csm_trio.audio.formats import AudioFormat
-from csm_trio.engine.utterance import FRAME_S
+from csm_trio.engine.utterance import FRAME_S, Turn
 from csm_trio.errors import TextTooLong
-from csm_trio.model.prompt import Turn
 from csm_trio.pipeline.narration import TurnEnd
 from csm_trio.protocol.events import SpeechSettings
 from csm_trio.telemetry import Timeline

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import trio
 
 from csm_trio.config import SpeechConfig
-from csm_trio.model.prompt import Turn
+from csm_trio.engine.utterance import Turn
 
 _MATCHED_WORDS = 100
 """Two texts that agree in their last words so far are taken for the same."""

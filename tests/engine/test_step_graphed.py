@@ -10,15 +10,15 @@ import torch
 from numpy.typing import NDArray
 
 import csm_trio
+from csm_trio.engine.prompt import TextTokenizer
 from csm_trio.engine.runner import Placement, TorchRunner
-from csm_trio.engine.utterance import Frame, Sampling, Utterance
+from csm_trio.engine.utterance import Frame, Sampling, Turn, Utterance
 from csm_trio.errors import SpeechError, TextTooLong
 from csm_trio.model.checkpoint.random_weights import random_weights
 from csm_trio.model.checkpoint.read_config import csm_1b_config
 from csm_trio.model.config import CSMConfig, MimiConfig
 from csm_trio.model.csm import CSM
 from csm_trio.model.mimi.decoder import MimiDecoder
-from csm_trio.model.prompt import TextTokenizer, Turn
 
 pytestmark = [
     pytest.mark.gpu,

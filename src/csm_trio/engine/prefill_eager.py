@@ -10,10 +10,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from csm_trio.engine.pieces import Filling
+from csm_trio.engine.prefill_plan import Filling
+from csm_trio.engine.prompt import Prompt
 from csm_trio.engine.slots import Slots
 from csm_trio.model.csm import CSM
-from csm_trio.model.prompt import Prompt
 
 _CPU_CHUNK = 64
 _CHUNK = 512

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import tokenizers
 
+from csm_trio.engine.utterance import Turn
 from csm_trio.errors import StartupError, TextTooLong
 
 BOS_TOKEN = "<|begin_of_text|>"
@@ -78,15 +79,6 @@ class TextTokenizer:
             if end > len(tag)
         ]
         return [self._bos_id, *encoding.ids, self._eos_id], places
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """One utterance of the past; `codes` [frames, codebooks], without an end-of-speech frame."""
-
-    speaker_id: int
-    text: str
-    codes: npt.NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from csm_trio.engine.capture import captured
+from csm_trio.engine.cuda_graph import captured
 from csm_trio.engine.slots import Slots
 from csm_trio.engine.utterance import Frame
 from csm_trio.model.config import FRAME_SAMPLES, CSMConfig

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, processors
 
+from csm_trio.engine.prompt import Prompt, TextTokenizer, build_prompt
+from csm_trio.engine.utterance import Turn
 from csm_trio.errors import StartupError, TextTooLong
 from csm_trio.model.checkpoint.locate import locate_checkpoint
-from csm_trio.model.prompt import Prompt, TextTokenizer, Turn, build_prompt
 from support.tiny_csm import (
     AUDIO_EOS_ID,
     AUDIO_ID,

@@ -7,8 +7,8 @@ what of whose prompt it takes.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from csm_trio.engine.prompt import Prompt
 from csm_trio.engine.slots import Opening
-from csm_trio.model.prompt import Prompt
 
 MAX_PROMPTS = 8
 MAX_POSITIONS = 2048

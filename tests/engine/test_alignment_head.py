@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from csm_trio.config import EngineConfig
+from csm_trio.engine.alignment_head import find_reading_head, path_share
 from csm_trio.engine.load import LoadedModel, load_model, warm_runner
-from csm_trio.engine.reading import find_reading_head, path_share
 from csm_trio.engine.utterance import Frame, Sampling, Utterance
 
 TEXT = "Please hold the line, and I will be with you."

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from csm_trio.engine.pieces import MAX_POSITIONS, Filling, Shape, next_pieces, shapes
+from csm_trio.engine.prefill_plan import MAX_POSITIONS, Filling, Shape, next_pieces, shapes
+from csm_trio.engine.prompt import Prompt
 from csm_trio.engine.slots import Opening
 from csm_trio.model.config import Draw
-from csm_trio.model.prompt import Prompt
 
 DRAW = Draw(0.0, 1)
 

@@ -14,13 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from csm_trio.engine.eager import EagerStep, ReadingHead
-from csm_trio.engine.prefill import embed_rows, fill_rows
+from csm_trio.engine.prefill_eager import embed_rows, fill_rows
+from csm_trio.engine.prompt import TextTokenizer, build_prompt
 from csm_trio.engine.slots import Opening, Slots, resolve_sampling
+from csm_trio.engine.step_eager import EagerStep, ReadingHead
 from csm_trio.engine.utterance import Sampling
 from csm_trio.model.csm import CSM
 from csm_trio.model.mimi.decoder import MimiDecoder
-from csm_trio.model.prompt import TextTokenizer, build_prompt
 
 logger = logging.getLogger(__name__)
 

@@ -15,15 +15,15 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from csm_trio.config import EngineConfig
-from csm_trio.engine import graphed_prefill
-from csm_trio.engine.graphed_prefill import GraphedPrefill
+from csm_trio.engine import prefill_graphed
 from csm_trio.engine.load import LoadedModel, load_model
-from csm_trio.engine.pieces import Filling
-from csm_trio.engine.prefill import EagerPrefill, Prefill
+from csm_trio.engine.prefill_eager import EagerPrefill, Prefill
+from csm_trio.engine.prefill_graphed import GraphedPrefill
+from csm_trio.engine.prefill_plan import Filling
+from csm_trio.engine.prompt import Prompt
 from csm_trio.engine.slots import Opening, Slots
 from csm_trio.model.attention import Prefix
 from csm_trio.model.config import Draw
-from csm_trio.model.prompt import Prompt
 from support.tiny_csm import CODEBOOK_SIZE, CODEBOOKS, write_tiny_checkpoint
 
 MAX_POSITIONS = 1024
@@ -72,7 +72,7 @@ class Stream:
 
 @pytest.fixture(autouse=True)
 def without_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(graphed_prefill, "captured", rerun)
+    monkeypatch.setattr(prefill_graphed, "captured", rerun)
     monkeypatch.setattr(torch.cuda, "current_stream", Stream)
     with Unpinned():
         yield

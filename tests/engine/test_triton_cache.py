@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from csm_trio.errors import StartupError
-from csm_trio.model.kernels.cache import (
+from csm_trio.engine.triton_cache import (
     KeptKernels,
     count_kernels,
     share_inductors_folder,
     writable,
 )
+from csm_trio.errors import StartupError
 
 TRITON, INDUCTOR = "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"
 

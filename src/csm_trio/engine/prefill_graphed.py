@@ -13,8 +13,8 @@ from functools import partial
 import numpy as np
 import torch
 
-from csm_trio.engine.capture import captured
-from csm_trio.engine.pieces import MAX_PROMPTS, Filling, Piece, Shape, next_pieces, shapes
+from csm_trio.engine.cuda_graph import captured
+from csm_trio.engine.prefill_plan import MAX_PROMPTS, Filling, Piece, Shape, next_pieces, shapes
 from csm_trio.engine.slots import Slots
 from csm_trio.model.csm import CSM
 from csm_trio.model.llama import Attend
