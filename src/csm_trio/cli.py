@@ -32,7 +32,7 @@ from csm_trio.engine.service import open_engine
 from csm_trio.engine.triton_cache import share_inductors_folder
 from csm_trio.errors import StartupError, first_leaf
 from csm_trio.pipeline.context import Speaker
-from csm_trio.pipeline.recent import RecentSpeech
+from csm_trio.pipeline.request_history import RecentSpeech
 from csm_trio.say import add_say_flags, read_say_options, say
 from csm_trio.telemetry import Metrics, configure_logging
 from csm_trio.voices import VoiceCatalog

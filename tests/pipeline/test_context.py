@@ -18,7 +18,7 @@ from csm_trio.engine.service import Engine
 from csm_trio.engine.utterance import BUNCH_FRAMES, Turn, Utterance
 from csm_trio.errors import EngineFailed, InvalidRequest, ListenerStalled, TextTooLong
 from csm_trio.pipeline.context import Speaker
-from csm_trio.pipeline.order import Backlog, SpeechOrder
+from csm_trio.pipeline.spec import Backlog, SpeechOrder
 from csm_trio.protocol.events import (
     AddText,
     Audio,

@@ -13,8 +13,8 @@ from csm_trio.config import SpeechConfig
 from csm_trio.engine.service import Engine
 from csm_trio.engine.utterance import Utterance
 from csm_trio.pipeline.context import Speaker
-from csm_trio.pipeline.order import Backlog, SpeechOrder
 from csm_trio.pipeline.session import Session, SessionTerms, SocketProtocol
+from csm_trio.pipeline.spec import Backlog, SpeechOrder
 from csm_trio.protocol.elevenlabs.stream_input import StreamInputProtocol
 from csm_trio.protocol.events import (
     OpenContext,

@@ -13,8 +13,8 @@ from csm_trio.config import ServerConfig, SpeechConfig
 from csm_trio.engine.service import Engine
 from csm_trio.engine.utterance import Turn
 from csm_trio.pipeline.context import Speaker
-from csm_trio.pipeline.order import Backlog, SpeechOrder
-from csm_trio.pipeline.recent import RecentSpeech
+from csm_trio.pipeline.request_history import RecentSpeech
+from csm_trio.pipeline.spec import Backlog, SpeechOrder
 from csm_trio.protocol.events import SpeechSettings
 from csm_trio.protocol.fields import bearer_token
 from csm_trio.protocol.voice_settings import USUAL_VOICE_SETTINGS, VoiceSettings

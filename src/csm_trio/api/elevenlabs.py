@@ -13,7 +13,7 @@ from csm_trio.api.requests import (
 )
 from csm_trio.api.streaming import Speech
 from csm_trio.errors import SpeechError
-from csm_trio.pipeline.order import SpeechOrder
+from csm_trio.pipeline.spec import SpeechOrder
 from csm_trio.protocol.elevenlabs.errors import rest_fault
 from csm_trio.protocol.elevenlabs.speech_request import parse_speech_request
 from csm_trio.protocol.elevenlabs.timestamps import timestamp_object

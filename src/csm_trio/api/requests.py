@@ -12,7 +12,7 @@ from quart import Response, g, request
 from csm_trio.api.doors import House
 from csm_trio.api.streaming import Speech
 from csm_trio.errors import SpeechError
-from csm_trio.pipeline.order import SpeechOrder
+from csm_trio.pipeline.spec import SpeechOrder
 from csm_trio.protocol.elevenlabs.errors import RestFault
 from csm_trio.protocol.elevenlabs.speech_request import SpeechRequest
 from csm_trio.protocol.elevenlabs.timestamps import timestamp_style

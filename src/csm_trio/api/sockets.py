@@ -10,8 +10,8 @@ from quart import Blueprint, ResponseReturnValue, websocket
 from csm_trio.api.doors import House
 from csm_trio.api.elevenlabs import fault_response
 from csm_trio.errors import EngineFailed, ServerLeaving, SpeechError, Unauthorized
-from csm_trio.pipeline.order import SpeechOrder
 from csm_trio.pipeline.session import Session, SessionTerms, SocketProtocol
+from csm_trio.pipeline.spec import SpeechOrder
 from csm_trio.protocol.elevenlabs.dialogue_socket import DialogueProtocol
 from csm_trio.protocol.elevenlabs.errors import CLOSE_GOING_AWAY, socket_fault
 from csm_trio.protocol.elevenlabs.multi_stream_input import MultiStreamInputProtocol

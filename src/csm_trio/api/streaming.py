@@ -28,7 +28,7 @@ from csm_trio.alignment.alignment import joined
 from csm_trio.api.admission import Admission, Place
 from csm_trio.audio.wav import with_true_lengths
 from csm_trio.pipeline.context import Speaker
-from csm_trio.pipeline.order import SpeechOrder
+from csm_trio.pipeline.spec import SpeechOrder
 from csm_trio.protocol.events import AddText, Audio, ContextFailed, Flush, OutEvent, TurnDone
 
 logger = logging.getLogger(__name__)

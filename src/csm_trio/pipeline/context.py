@@ -32,8 +32,10 @@ from csm_trio.engine.utterance import (
 from csm_trio.errors import ListenerStalled, SpeechError, first_leaf
 from csm_trio.model.config import FRAME_SAMPLES
 from csm_trio.pipeline.encoding import Encoding
-from csm_trio.pipeline.history import History
-from csm_trio.pipeline.narration import (
+from csm_trio.pipeline.prompt_history import History
+from csm_trio.pipeline.segmenting import segment
+from csm_trio.pipeline.spec import Heard, Sentence, SpeechOrder
+from csm_trio.pipeline.stream_items import (
     Narrator,
     Pieces,
     SentenceBegin,
@@ -41,8 +43,6 @@ from csm_trio.pipeline.narration import (
     TurnEnd,
     frames_of,
 )
-from csm_trio.pipeline.order import Heard, Sentence, SpeechOrder
-from csm_trio.pipeline.segmenting import segment
 from csm_trio.protocol.events import AddText, ContextDone, ContextFailed, Flush, OutEvent
 from csm_trio.telemetry import Metrics
 from csm_trio.text.duration import longest_speech_s

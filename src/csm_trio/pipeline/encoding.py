@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from csm_trio.audio.encoders import make_encoder
 from csm_trio.engine.utterance import BUNCH_FRAMES
-from csm_trio.pipeline.narration import (
+from csm_trio.pipeline.spec import SpeechOrder
+from csm_trio.pipeline.stream_items import (
     Narrator,
     Piece,
     Pieces,
@@ -20,7 +21,6 @@ from csm_trio.pipeline.narration import (
     frames_of,
     has_turn_end,
 )
-from csm_trio.pipeline.order import SpeechOrder
 from csm_trio.protocol.events import Audio, OutEvent, TurnDone
 from csm_trio.telemetry import Metrics
 

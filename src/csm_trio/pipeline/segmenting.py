@@ -4,8 +4,8 @@ import math
 
 import trio
 
-from csm_trio.pipeline.narration import TurnEnd
-from csm_trio.pipeline.order import Heard, Sentence, SpeechOrder
+from csm_trio.pipeline.spec import Heard, Sentence, SpeechOrder
+from csm_trio.pipeline.stream_items import TurnEnd
 from csm_trio.protocol.events import AddText, Flush, SpeechSettings
 from csm_trio.text.frontend import Line, Script
 from csm_trio.text.ssml import Break

@@ -23,7 +23,7 @@ from csm_trio.errors import (
     Unauthorized,
 )
 from csm_trio.pipeline.context import Speaker, first_error
-from csm_trio.pipeline.order import SpeechOrder
+from csm_trio.pipeline.spec import SpeechOrder
 from csm_trio.protocol.events import (
     AddText,
     Authenticate,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from csm_trio.audio.formats import AudioFormat
 from csm_trio.engine.utterance import FRAME_S, Turn
 from csm_trio.errors import TextTooLong
-from csm_trio.pipeline.narration import TurnEnd
+from csm_trio.pipeline.stream_items import TurnEnd
 from csm_trio.protocol.events import SpeechSettings
 from csm_trio.telemetry import Timeline
 from csm_trio.text.spans import SpokenText

@@ -3,7 +3,7 @@
 import numpy as np
 
 from csm_trio.engine.utterance import Turn
-from csm_trio.pipeline.history import History
+from csm_trio.pipeline.prompt_history import History
 
 
 def turn(speaker_id: int, text: str) -> Turn:

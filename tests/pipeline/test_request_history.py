@@ -7,7 +7,7 @@ from trio.testing import MockClock
 
 from csm_trio.config import SpeechConfig
 from csm_trio.engine.utterance import Turn
-from csm_trio.pipeline.recent import RecentSpeech
+from csm_trio.pipeline.request_history import RecentSpeech
 
 
 def turn(text: str, frames: int = 10) -> Turn:
