@@ -17,14 +17,14 @@ from csm_trio.api.admission import Admission
 from csm_trio.api.app import create_app
 from csm_trio.api.connections import serve_connections
 from csm_trio.api.doors import House
-from csm_trio.bench.command import bench
-from csm_trio.bench.engine import (
+from csm_trio.bench.engine.command import (
     add_engine_bench_flags,
     bench_engine,
     check_for_load,
     read_engine_bench_options,
 )
-from csm_trio.bench.flags import add_bench_flags, read_bench_options
+from csm_trio.bench.load.command import bench
+from csm_trio.bench.load.flags import add_bench_flags, read_bench_options
 from csm_trio.collector import calm_collector
 from csm_trio.config import Config, ServerConfig, add_flags, load_config
 from csm_trio.engine.scheduler import Leads, Runner

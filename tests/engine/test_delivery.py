@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from csm_trio.bench.line import Player
+from csm_trio.bench.load.call import Player
 from csm_trio.engine.scheduler import CREDIT_FRAMES, Claim, HandOver, Leads, Scheduler
 from csm_trio.engine.utterance import BUNCH_FRAMES, FRAME_S, EndReason, Frame
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from csm_trio.engine.byte_size import format_bytes
 from csm_trio.engine.runner import Placement
 from csm_trio.engine.slots import Slots
-from csm_trio.engine.timing import sized
 from csm_trio.errors import StartupError
 from csm_trio.model.attention import SlotKV
 from csm_trio.model.checkpoint.load_weights import kept_as
@@ -73,8 +73,8 @@ def check_weights_fit(name: str, config: CSMConfig, placement: Placement) -> Non
     needed, free = checkpoint_bytes(config, placement.weights), available_bytes(placement.device)
     if free is not None and needed > free:
         raise StartupError(
-            f"{name} takes {sized(needed)} in {dtype_name(placement.weights)}, "
-            f"and {placement.device} has {sized(free)} left."
+            f"{name} takes {format_bytes(needed)} in {dtype_name(placement.weights)}, "
+            f"and {placement.device} has {format_bytes(free)} left."
         )
 
 
@@ -87,16 +87,19 @@ def plan_slots(
     """
     fitting = fitting_slots(per_slot, device)
     if fitting is not None and fitting < 1:
-        raise StartupError(f"{device} has no memory left for a single slot of {sized(per_slot)}.")
+        raise StartupError(
+            f"{device} has no memory left for a single slot of {format_bytes(per_slot)}."
+        )
     if fitting is not None and wanted is not None and wanted > fitting:
         raise StartupError(
             f"--pool-size {wanted} does not fit on {device}: at most {fitting} slots do, of "
-            f"{sized(per_slot)} each (less with a lower --max-positions)."
+            f"{format_bytes(per_slot)} each (less with a lower --max-positions)."
         )
     slots = wanted or (usual if fitting is None else min(fitting, usual))
     _logger.info(
         "memory on %s: %s of weights + (%d slots + 1) x %s = %s%s",
-        device, sized(weights), slots, sized(per_slot), sized(weights + (slots + 1) * per_slot),
+        device, format_bytes(weights), slots, format_bytes(per_slot),
+        format_bytes(weights + (slots + 1) * per_slot),
         "" if fitting is None else f"; at most {fitting} slots would fit",
     )  # fmt: skip
     return slots

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from csm_trio.audio.formats import AudioFormat
-from csm_trio.bench.engine import add_engine_bench_flags
-from csm_trio.bench.flags import BenchOptions, add_bench_flags, read_bench_options
-from csm_trio.bench.schedule import TEXTS, Workload
+from csm_trio.bench.engine.command import add_engine_bench_flags
+from csm_trio.bench.load.flags import BenchOptions, add_bench_flags, read_bench_options
+from csm_trio.bench.load.workload import TEXTS, Workload
 
 
 def parse(*argv: str, **environ: str) -> BenchOptions:

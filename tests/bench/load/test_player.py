@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from csm_trio.bench.line import Player
+from csm_trio.bench.load.call import Player
 
 # arrivals as (seconds, seconds of audio), worst underrun, all underruns
 LISTENERS = [

@@ -13,7 +13,7 @@ from typing import Literal
 import trio
 
 from csm_trio.audio.formats import AudioFormat
-from csm_trio.bench.schedule import Turn, Workload, split_words
+from csm_trio.bench.load.workload import Turn, Workload, split_words
 from csm_trio.client import Call, Deltas, SpeechTarget
 from csm_trio.errors import SpeechError
 

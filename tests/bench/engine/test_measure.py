@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
+from csm_trio.bench.engine.measure import Plan, frame_bytes, measure_engine
+from csm_trio.bench.engine.report import BatchTiming, EngineTiming, PeerTiming, PrefillTiming
 from csm_trio.config import EngineConfig
 from csm_trio.engine.load import load_model
-from csm_trio.engine.measure import Plan, frame_bytes, measure_engine
-from csm_trio.engine.timing import BatchTiming, EngineTiming, PeerTiming, PrefillTiming
 
 TIMING = EngineTiming(
     device="a device",

@@ -10,7 +10,7 @@ from typing import get_args
 from urllib.parse import urlsplit
 
 from csm_trio.audio.formats import FORMATS, AudioFormat
-from csm_trio.bench.schedule import TEXTS, Arrivals, Workload
+from csm_trio.bench.load.workload import TEXTS, Arrivals, Workload
 from csm_trio.client import DEFAULT_URL
 from csm_trio.errors import UnknownFormat
 

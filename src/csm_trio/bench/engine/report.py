@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from csm_trio.engine.byte_size import format_bytes
+
 _FRAME_MS = 80.0
 
 
@@ -81,8 +83,9 @@ class EngineTiming:
         lines = [
             f"{self.model} on {self.device}, {self.dtype}, torch {self.torch}, {self.slots} slots",
             f"loaded in {self.load_s:.1f} s, warm after {self.warm_up_s:.1f} s more",
-            f"memory: weights {sized(self.weight_bytes)}, slots {sized(slots_bytes)} "
-            f"({sized(self.slot_bytes)} each), at most {sized(self.peak_bytes)} in all",
+            f"memory: weights {format_bytes(self.weight_bytes)}, slots {format_bytes(slots_bytes)} "
+            f"({format_bytes(self.slot_bytes)} each), "
+            f"at most {format_bytes(self.peak_bytes)} in all",
             f"floor: {self.floor_ms:.2f} ms a frame, to read {self.frame_bytes / 1e9:.3g} GB of "
             f"weights at {self.copy_bytes_per_s / 1e9:.0f} GB/s",
             "",
@@ -115,13 +118,6 @@ class EngineTiming:
                 ratio = f", {peer.frame_ms / silent_ms:.1f} x without" if silent_ms > 0 else ""
                 return beside + ratio
         return ""
-
-
-def sized(count: int) -> str:
-    """Write a number of bytes for people."""
-    if count >= 1 << 30:
-        return f"{count / (1 << 30):.2f} GiB"
-    return f"{count / (1 << 20):.1f} MiB"
 
 
 def _rows(count: int) -> str:

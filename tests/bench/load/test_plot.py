@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from csm_trio.bench.plot import svg
-from csm_trio.bench.point import Point
-from csm_trio.bench.report import Figures, Spread, sum_up
+from csm_trio.bench.load.plot import svg
+from csm_trio.bench.load.point import Point
+from csm_trio.bench.load.report import Figures, Spread, sum_up
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from csm_trio.bench.line import Outcome, Tally, TurnRecord
-from csm_trio.bench.point import Point
-from csm_trio.bench.report import (
+from csm_trio.bench.load.call import Outcome, Tally, TurnRecord
+from csm_trio.bench.load.point import Point
+from csm_trio.bench.load.report import (
     Cancels,
     Spread,
     cancels_of,

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from csm_trio.audio.formats import AudioFormat
-from csm_trio.bench.schedule import (
+from csm_trio.bench.load.workload import (
     SPEECH_S_PER_WORD,
     TEXTS,
     Turn,

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from itertools import accumulate
 from typing import Any
 
-from csm_trio.bench.line import TICKS_PER_S, TurnRecord, error_kind
-from csm_trio.bench.point import Point
+from csm_trio.bench.load.call import TICKS_PER_S, TurnRecord, error_kind
+from csm_trio.bench.load.point import Point
 
 HELD_UNDERRUN_S = 0.1
 """The longest silence within speech that C100 lets pass: sglang-omni's and vllm-omni's measure."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
-from csm_trio.bench.report import Figures
+from csm_trio.bench.load.report import Figures
 
 _WIDTH, _LEFT, _RIGHT = 760, 80, 730
 _TOP_PANEL = (70, 330)

@@ -11,8 +11,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TextIO
 
-from csm_trio.bench.command import provenance
-from csm_trio.bench.flags import given_load_flags, numbers
+from csm_trio.bench.load.command import provenance
+from csm_trio.bench.load.flags import given_load_flags, numbers
 from csm_trio.config import SETTINGS, EngineConfig, add_flags, load_config
 from csm_trio.errors import StartupError
 
@@ -115,7 +115,7 @@ def bench_engine(options: EngineBenchOptions, *, out: TextIO | None = None) -> i
     Raises StartupError where the model cannot be had or does not fit.
     """
     out = sys.stdout if out is None else out
-    from csm_trio.engine.measure import Plan, measure_engine
+    from csm_trio.bench.engine.measure import Plan, measure_engine
 
     plan = Plan(options.batches, options.steps, options.transformers_batches)
     timing = measure_engine(options.engine, plan)

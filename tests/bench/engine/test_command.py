@@ -11,14 +11,14 @@ import pytest
 from gguf import GGMLQuantizationType
 
 from csm_trio import cli
-from csm_trio.bench.engine import (
+from csm_trio.bench.engine.command import (
     EngineBenchOptions,
     add_engine_bench_flags,
     bench_engine,
     check_for_load,
     read_engine_bench_options,
 )
-from csm_trio.bench.flags import add_bench_flags
+from csm_trio.bench.load.flags import add_bench_flags
 from csm_trio.cli import main
 from csm_trio.config import EngineConfig
 from csm_trio.errors import StartupError
@@ -171,7 +171,7 @@ def test_what_transformers_cannot_load_is_a_sentence_below_the_table(
 def test_where_the_same_weights_do_not_fit_again_transformers_is_left_out(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("csm_trio.engine.measure.available_bytes", lambda device: 1 << 10)
+    monkeypatch.setattr("csm_trio.bench.engine.measure.available_bytes", lambda device: 1 << 10)
     out = io.StringIO()
     assert bench_engine(asked_of(tiny), out=out) == 0
     last = out.getvalue().splitlines()[-1]

@@ -16,11 +16,11 @@ from typing import Any, TextIO
 
 import trio
 
-from csm_trio.bench.flags import BenchOptions
-from csm_trio.bench.plot import svg
-from csm_trio.bench.point import Point, run_point, settle
-from csm_trio.bench.report import Figures, points_json, sum_up, table
-from csm_trio.bench.schedule import TEXTS
+from csm_trio.bench.load.flags import BenchOptions
+from csm_trio.bench.load.plot import svg
+from csm_trio.bench.load.point import Point, run_point, settle
+from csm_trio.bench.load.report import Figures, points_json, sum_up, table
+from csm_trio.bench.load.workload import TEXTS
 from csm_trio.collector import calm_collector
 
 _EXIT_FAILED = 1

@@ -10,10 +10,10 @@ from trio_websocket import WebSocketRequest
 
 from csm_trio.audio.formats import AudioFormat
 from csm_trio.audio.wav import wav_header
-from csm_trio.bench.line import Tally, TurnRecord, error_kind, hold_line
-from csm_trio.bench.point import Point
-from csm_trio.bench.report import sum_up
-from csm_trio.bench.schedule import Turn, Workload
+from csm_trio.bench.load.call import Tally, TurnRecord, error_kind, hold_line
+from csm_trio.bench.load.point import Point
+from csm_trio.bench.load.report import sum_up
+from csm_trio.bench.load.workload import Turn, Workload
 from csm_trio.errors import EngineBusy
 from csm_trio.protocol.elevenlabs.errors import socket_fault
 from support.scripted_server import (

@@ -5,7 +5,7 @@ import math
 import pytest
 from trio_websocket import WebSocketRequest
 
-from csm_trio.bench.point import (
+from csm_trio.bench.load.point import (
     buckets_between,
     parse_metrics,
     read_metrics,

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 
 import trio
 
-from csm_trio.bench.line import TICKS_PER_S, Tally, hold_line
-from csm_trio.bench.schedule import Workload, arrival_times_s, format_of, turns
+from csm_trio.bench.load.call import TICKS_PER_S, Tally, hold_line
+from csm_trio.bench.load.workload import Workload, arrival_times_s, format_of, turns
 
 TAIL_S = 20.0
 """How long turns that count may run on after the point's time, while others keep the load up."""

@@ -12,9 +12,9 @@ import trio
 from trio_websocket import WebSocketRequest
 
 from csm_trio.audio.formats import AudioFormat
-from csm_trio.bench.command import bench
-from csm_trio.bench.flags import BenchOptions
-from csm_trio.bench.schedule import Workload
+from csm_trio.bench.load.command import bench
+from csm_trio.bench.load.flags import BenchOptions
+from csm_trio.bench.load.workload import Workload
 from csm_trio.config import Config
 from support.fakes import SineRunner, StepGate
 from support.scripted_server import FINAL, all_text, scripted_server, spoken
@@ -135,7 +135,7 @@ async def test_a_turn_that_never_ends_is_counted_against_the_server(
         await socket.send_message(spoken(bytes(4_800)))
         await socket.get_message()
 
-    monkeypatch.setattr("csm_trio.bench.point.TAIL_S", 0.1)
+    monkeypatch.setattr("csm_trio.bench.load.point.TAIL_S", 0.1)
     async with scripted_server(script) as url:
         code, out, _ = await run(BenchOptions(replace(BRIEF, base_url=url), (1,), 0.1))
     assert "1 calls: 1 turns did not end in time" in out
@@ -187,7 +187,7 @@ async def test_progress_is_a_line_that_changes_on_a_terminal(
     stderr: io.StringIO, mark: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("_TERMINAL_PROGRESS_S", "_PLAIN_PROGRESS_S"):
-        monkeypatch.setattr(f"csm_trio.bench.command.{name}", 0.1)
+        monkeypatch.setattr(f"csm_trio.bench.load.command.{name}", 0.1)
     async with serving(lambda: SineRunner()) as server:
         await bench(BenchOptions(workload_of(server), (2,), 0.25), out=io.StringIO(), stderr=stderr)
     shown = stderr.getvalue()

@@ -19,7 +19,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from csm_trio.bench.engine.report import BatchTiming, EngineTiming, PeerTiming, PrefillTiming
+from csm_trio.bench.engine.transformers_baseline import TransformersPeer
 from csm_trio.config import EngineConfig
+from csm_trio.engine.byte_size import format_bytes
 from csm_trio.engine.cuda_graph import captured
 from csm_trio.engine.load import LoadedModel, load_model, usual_slots, warm_runner
 from csm_trio.engine.memory import (
@@ -32,11 +35,9 @@ from csm_trio.engine.memory import (
 )
 from csm_trio.engine.runner import Placement, TorchRunner
 from csm_trio.engine.step_eager import CODEC_ROWS
-from csm_trio.engine.timing import BatchTiming, EngineTiming, PeerTiming, PrefillTiming, sized
 from csm_trio.engine.utterance import Sampling, Turn, Utterance
 from csm_trio.errors import SpeechError, StartupError
 from csm_trio.model.progress import Progress
-from csm_trio.model.transformers_peer import TransformersPeer
 
 logger = logging.getLogger(__name__)
 
@@ -302,8 +303,8 @@ def _time_peers(peer: _Peer, batches: Sequence[int]) -> tuple[PeerTiming, ...]:
     free = available_bytes(placement.device)
     if free is not None and peer.needed_bytes > free:
         raise StartupError(
-            f"It would take {sized(peer.needed_bytes)}, and {placement.device} has "
-            f"{sized(free)} left."
+            f"It would take {format_bytes(peer.needed_bytes)}, and {placement.device} has "
+            f"{format_bytes(free)} left."
         )
     logger.info("loading the same weights with transformers")
     model = TransformersPeer(peer.folder, device=placement.device, dtype=placement.dtype)

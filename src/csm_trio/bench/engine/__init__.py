@@ -1,0 +1,1 @@
+"""`csm-trio bench --engine`: time the engine alone."""
