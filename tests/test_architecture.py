@@ -14,9 +14,9 @@ SOURCE = Path(csm_trio.__file__).parent
 # Room -> (floor, own rooms it may import beside those on lower floors, third parties it may use).
 FLOORS: dict[str, tuple[float, set[str], set[str]]] = {
     "errors": (1, set(), set()),
-    "kinds": (1, set(), set()),
-    "collector": (1, set(), set()),
-    "config": (1, {"errors", "kinds"}, set()),
+    "setting_types": (1, set(), set()),
+    "process_tuning": (1, set(), set()),
+    "config": (1, {"errors", "setting_types"}, set()),
     "telemetry": (1, set(), {"prometheus_client"}),
     "text": (1, {"errors"}, set()),
     "audio": (2, set(), {"numpy", "soxr", "lameenc", "av"}),
@@ -50,7 +50,7 @@ NARROWED: dict[str, set[str]] = {
     "engine": {"errors", "config", "telemetry", "model", "voices"},
     "client": {"errors", "audio", "protocol"},
     "say": {"errors", "audio", "client"},
-    "bench": {"errors", "audio", "client", "collector", "config", "engine", "model"},
+    "bench": {"errors", "audio", "client", "process_tuning", "config", "engine", "model"},
 }
 
 # Only these files of the engine know Trio; the scheduler knows neither Trio nor torch.

@@ -25,7 +25,6 @@ from csm_trio.bench.engine.command import (
 )
 from csm_trio.bench.load.command import bench
 from csm_trio.bench.load.flags import add_bench_flags, read_bench_options
-from csm_trio.collector import calm_collector
 from csm_trio.config import Config, ServerConfig, add_flags, load_config
 from csm_trio.engine.scheduler import Leads, Runner
 from csm_trio.engine.service import open_engine
@@ -33,6 +32,7 @@ from csm_trio.engine.triton_cache import share_inductors_folder
 from csm_trio.errors import StartupError, first_leaf
 from csm_trio.pipeline.context import Speaker
 from csm_trio.pipeline.request_history import RecentSpeech
+from csm_trio.process_tuning import calm_collector
 from csm_trio.say import add_say_flags, read_say_options, say
 from csm_trio.telemetry import Metrics, configure_logging
 from csm_trio.voices import VoiceCatalog

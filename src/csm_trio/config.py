@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from csm_trio.errors import StartupError
-from csm_trio.kinds import SWITCH, Kind, choice, pattern, read_path, seconds, whole
+from csm_trio.setting_types import SWITCH, Kind, choice, pattern, read_path, seconds, whole
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from csm_trio.bench.load.plot import svg
 from csm_trio.bench.load.point import Point, run_point, settle
 from csm_trio.bench.load.report import Figures, points_json, sum_up, table
 from csm_trio.bench.load.workload import TEXTS
-from csm_trio.collector import calm_collector
+from csm_trio.process_tuning import calm_collector
 
 _EXIT_FAILED = 1
 _EXIT_INTERRUPTED = 128 + signal.SIGINT

@@ -2,7 +2,7 @@
 
 import gc
 
-from csm_trio.collector import calm_collector
+from csm_trio.process_tuning import calm_collector
 
 
 def test_the_collector_is_left_as_it_was() -> None:
