@@ -149,4 +149,4 @@ def test_broad_excepts_stand_at_the_named_doors_only() -> None:
     ]
     # The connection and the socket door. The step loop needs none: what it raises ends the server
     # by itself.
-    assert broad == ["api/connections.py", "api/sockets.py"]
+    assert broad == ["api/connections.py", "api/elevenlabs/websockets.py"]

@@ -16,7 +16,7 @@ from hypercorn.config import Config as HypercornConfig
 from csm_trio.api.admission import Admission
 from csm_trio.api.app import create_app
 from csm_trio.api.connections import serve_connections
-from csm_trio.api.doors import House
+from csm_trio.api.state import House
 from csm_trio.bench.engine.command import (
     add_engine_bench_flags,
     bench_engine,

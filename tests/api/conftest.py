@@ -2,10 +2,10 @@
 
 import pytest
 
-from csm_trio.api import sockets
+from csm_trio.api.elevenlabs import websockets
 
 
 @pytest.fixture
 def brief_goodbyes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spare every test the pause between an error frame and its close."""
-    monkeypatch.setattr(sockets, "GOODBYE_S", 0.01)
+    monkeypatch.setattr(websockets, "GOODBYE_S", 0.01)

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 import trio
 from trio_websocket import WebSocketConnection, wrap_client_stream
 
-from csm_trio.api.doors import House
+from csm_trio.api.state import House
 from csm_trio.cli import serve
 from csm_trio.config import Config, ServerConfig
 from csm_trio.engine.scheduler import Runner

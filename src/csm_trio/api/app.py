@@ -7,15 +7,15 @@ from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
-from csm_trio.api.catalog import catalog_blueprint
-from csm_trio.api.dialogue import dialogue_blueprint
-from csm_trio.api.doors import House, presented_key
-from csm_trio.api.elevenlabs import elevenlabs_blueprint, fault_response
+from csm_trio.api.elevenlabs.catalog import catalog_blueprint
+from csm_trio.api.elevenlabs.dialogue import dialogue_blueprint
+from csm_trio.api.elevenlabs.speech import elevenlabs_blueprint, fault_response
+from csm_trio.api.elevenlabs.websockets import sockets_blueprint
 from csm_trio.api.openai import KEYLESS, openai_blueprint, speaks_openai
 from csm_trio.api.ops import ops_blueprint
-from csm_trio.api.requests import refusal, sign
-from csm_trio.api.sockets import sockets_blueprint
-from csm_trio.api.streaming import SpeechConnection, SpeechSocketConnection, body_has_ended
+from csm_trio.api.responses import refusal, sign
+from csm_trio.api.speech_stream import SpeechConnection, SpeechSocketConnection, body_has_ended
+from csm_trio.api.state import House, presented_key
 from csm_trio.errors import SpeechError, Unauthorized
 from csm_trio.protocol.openai import error_body, openai_fault
 from csm_trio.telemetry import session_id

@@ -2,8 +2,8 @@
 
 from quart import Blueprint, Response, has_request_context, request
 
-from csm_trio.api.doors import House
-from csm_trio.api.requests import LIVE, begin_speech, read_body
+from csm_trio.api.responses import LIVE, begin_speech, read_body
+from csm_trio.api.state import House
 from csm_trio.protocol.openai import (
     VOICE_NAMES,
     JsonObject,

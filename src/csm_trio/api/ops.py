@@ -2,7 +2,7 @@
 
 from quart import Blueprint, Response
 
-from csm_trio.api.doors import House
+from csm_trio.api.state import House
 from csm_trio.telemetry import METRICS_CONTENT_TYPE
 
 

@@ -7,8 +7,8 @@ from functools import partial
 import trio
 from quart import Blueprint, ResponseReturnValue, websocket
 
-from csm_trio.api.doors import House
-from csm_trio.api.elevenlabs import fault_response
+from csm_trio.api.elevenlabs.speech import fault_response
+from csm_trio.api.state import House
 from csm_trio.errors import EngineFailed, ServerLeaving, SpeechError, Unauthorized
 from csm_trio.pipeline.session import Session, SessionTerms, SocketProtocol
 from csm_trio.pipeline.spec import SpeechOrder

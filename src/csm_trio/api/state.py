@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from werkzeug.datastructures import Headers
 
 from csm_trio.api.admission import Admission
-from csm_trio.api.tokens import SingleUseTokens
+from csm_trio.api.auth import SingleUseTokens
 from csm_trio.audio.formats import AudioFormat
 from csm_trio.config import ServerConfig, SpeechConfig
 from csm_trio.engine.service import Engine

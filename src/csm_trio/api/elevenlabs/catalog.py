@@ -4,9 +4,9 @@ from dataclasses import asdict
 
 from quart import Blueprint, request
 
-from csm_trio.api.doors import House
 from csm_trio.api.openai import speaks_openai
-from csm_trio.api.requests import read_body
+from csm_trio.api.responses import read_body
+from csm_trio.api.state import House
 from csm_trio.errors import InvalidRequest, NotOffered
 from csm_trio.protocol import openai
 from csm_trio.protocol.elevenlabs import catalog as listing

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from trio.testing import MockClock
 
-from csm_trio.api import tokens
-from csm_trio.api.tokens import TOKEN_LIFE_S, SingleUseTokens
+from csm_trio.api import auth
+from csm_trio.api.auth import TOKEN_LIFE_S, SingleUseTokens
 from csm_trio.config import SpeechConfig
 from support.client_calls import (
     HI,
@@ -239,7 +239,7 @@ async def test_a_token_is_good_once_and_for_a_while(autojump_clock: MockClock) -
 async def test_tokens_that_nobody_shows_take_no_memory_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tokens, "MAX_TOKENS", 3)
+    monkeypatch.setattr(auth, "MAX_TOKENS", 3)
     issued = SingleUseTokens()
     handed_out = [issued.issue() for _ in range(5)]
     assert [issued.redeem(token) for token in handed_out] == [False, False, True, True, True]

@@ -2,9 +2,9 @@
 
 from quart import Blueprint, Response, request
 
-from csm_trio.api.doors import House
-from csm_trio.api.requests import BATCH, LIVE, read_body, start_speech, timestamp_response
-from csm_trio.api.streaming import Speech
+from csm_trio.api.responses import BATCH, LIVE, read_body, start_speech, timestamp_response
+from csm_trio.api.speech_stream import Speech
+from csm_trio.api.state import House
 from csm_trio.protocol.elevenlabs.dialogue_request import DialogueRequest, parse_dialogue_request
 from csm_trio.protocol.elevenlabs.timestamps import timestamp_object, voice_segments
 from csm_trio.protocol.events import AddText, Audio, Flush, SpeechSettings

@@ -2,8 +2,7 @@
 
 from quart import Blueprint, Response, request
 
-from csm_trio.api.doors import House
-from csm_trio.api.requests import (
+from csm_trio.api.responses import (
     BATCH,
     LIVE,
     begin_speech,
@@ -11,7 +10,8 @@ from csm_trio.api.requests import (
     refusal,
     timestamp_response,
 )
-from csm_trio.api.streaming import Speech
+from csm_trio.api.speech_stream import Speech
+from csm_trio.api.state import House
 from csm_trio.errors import SpeechError
 from csm_trio.pipeline.spec import SpeechOrder
 from csm_trio.protocol.elevenlabs.errors import rest_fault

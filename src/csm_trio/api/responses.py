@@ -9,8 +9,8 @@ from typing import cast
 
 from quart import Response, g, request
 
-from csm_trio.api.doors import House
-from csm_trio.api.streaming import Speech
+from csm_trio.api.speech_stream import Speech
+from csm_trio.api.state import House
 from csm_trio.errors import SpeechError
 from csm_trio.pipeline.spec import SpeechOrder
 from csm_trio.protocol.elevenlabs.errors import RestFault

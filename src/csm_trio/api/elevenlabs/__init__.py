@@ -1,0 +1,1 @@
+"""ElevenLabs' endpoints over HTTP and WebSocket."""
