@@ -64,7 +64,7 @@ async def hear_through(ws: WebSocketConnection, gate: StepGate, frames: int) -> 
 async def assert_nothing_is_left(server: Server, *, tasks: int, reason: str | None) -> None:
     """Check that slot, token, place and tasks are back, and what the cancel was counted as."""
     await until(lambda: server.tasks() == tasks)
-    assert server.house.engine.borrowed_slots == 0
+    assert server.state.engine.borrowed_slots == 0
     assert server.metric("csm_slots_used") == 0
     assert server.metric("csm_sessions") == 0
     if reason is not None:
@@ -173,7 +173,7 @@ async def test_a_listener_that_stops_reading_loses_its_slot(kind: str) -> None:
             else:
                 await bare_websocket(stream, "output_format=wav_44100", ENDLESS)
             await until(lambda: server.metric("csm_cancels_total", reason="stalled") == 1)
-            assert server.house.engine.borrowed_slots == 0
+            assert server.state.engine.borrowed_slots == 0
             # What the listener was ahead by is bounded: the engine did not talk to the wall.
             assert len(runner.steps) < 2_000
             await until(lambda: server.tasks() == idle)  # the kernel gives the socket up
@@ -194,7 +194,7 @@ async def test_a_listener_that_takes_nothing_costs_no_more_steps_than_its_credit
                 steps = len(runner.steps)
                 await wait_all_tasks_blocked(0.2)
             assert steps > CREDIT_FRAMES
-            assert await server.house.engine.responds()
+            assert await server.state.engine.responds()
             assert len(runner.steps) == steps
             abort(stream)
 
@@ -274,7 +274,7 @@ async def test_shutdown_with_calls_open(drain_s: float) -> None:
                 await hear_through(ws, gate, 2)
                 signal.raise_signal(signal.SIGTERM)
                 await wait_all_tasks_blocked(0.01)
-                assert server.house.admission.draining
+                assert server.state.admission.draining
                 gate.open()
                 if drain_s > 1:
                     heard, code = await hear_to_the_end(ws)
@@ -282,7 +282,7 @@ async def test_shutdown_with_calls_open(drain_s: float) -> None:
                     assert code == 1000
             await until(lambda: not server.nursery.child_tasks)
             assert server.metric("csm_slots_used") == 0
-            assert server.house.engine.borrowed_slots == 0
+            assert server.state.engine.borrowed_slots == 0
 
 
 @pytest.mark.parametrize("before", ["nothing", "a turn", "a turn that is going on"])
@@ -303,7 +303,7 @@ async def test_at_shutdown_a_socket_is_closed_once_all_is_said(before: str) -> N
                     while not json.loads(await ws.get_message())["isFinal"]:
                         pass
                 signal.raise_signal(signal.SIGTERM)
-                await until(lambda: server.house.admission.draining)
+                await until(lambda: server.state.admission.draining)
                 gate.open()
                 heard, code = await hear_to_the_end(ws)
             assert [message["isFinal"] for message in heard[-1:]] == (
@@ -322,7 +322,7 @@ async def test_a_call_that_outlasts_the_drain_is_told_that_the_server_goes() -> 
                 await send_text(ws, LONG)
                 await hear_through(ws, gate, 1)
                 signal.raise_signal(signal.SIGTERM)
-                await until(lambda: server.house.admission.draining)
+                await until(lambda: server.state.admission.draining)
                 gate.open()
                 _, code = await hear_to_the_end(ws)
             assert code == 1001

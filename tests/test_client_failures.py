@@ -11,7 +11,7 @@ from trio_websocket import WebSocketConnection, WebSocketRequest
 
 from csm_trio.client import Call, Deltas, SpeechTarget
 from csm_trio.errors import EngineBusy, InvalidRequest, MissingField, SpeechError, UnknownVoice
-from csm_trio.protocol.elevenlabs.errors import rest_fault, socket_fault
+from csm_trio.protocol.elevenlabs.errors import rest_error, socket_error
 from support.scripted_server import Script, all_text, close_code, next_text, scripted_server, spoken
 
 
@@ -36,7 +36,7 @@ async def reject(request: WebSocketRequest, *, status: int, body: bytes) -> None
 
 
 def body_of(error: SpeechError) -> bytes:
-    return json.dumps(rest_fault(error, request_id="r").body).encode()
+    return json.dumps(rest_error(error, request_id="r").body).encode()
 
 
 # status, body, sentence
@@ -99,7 +99,7 @@ async def close_with_reason(socket: WebSocketConnection) -> None:
 
 
 async def send_error(socket: WebSocketConnection) -> None:
-    await socket.send_message(socket_fault(UnknownVoice("bob")).frame())
+    await socket.send_message(socket_error(UnknownVoice("bob")).frame())
 
 
 async def send_nonsense(socket: WebSocketConnection) -> None:

@@ -47,12 +47,12 @@ EXAMPLES = [
     ("--rest-max-audio-len-ms", "80", "speech", "rest_max_audio_len_ms", 80),
     ("--ws-max-audio-len-ms", "600000", "speech", "ws_max_audio_len_ms", 600_000),
     ("--buffer-size", "4", "speech", "buffer_size", 4),
-    ("--history-turns", "0", "speech", "history_turns", 0),
+    ("--history-sentences", "0", "speech", "history_sentences", 0),
     ("--alignment", "OFF", "speech", "alignment", "off"),
     ("--max-text-chars", "500", "speech", "max_text_chars", 500),
     ("--max-pending-chars", "900", "speech", "max_pending_chars", 900),
-    ("--target-lead-s", "0.25", "engine", "target_lead_s", 0.25),
-    ("--max-lead-s", "5", "engine", "max_lead_s", 5.0),
+    ("--low-water-s", "0.25", "engine", "low_water_s", 0.25),
+    ("--high-water-s", "5", "engine", "high_water_s", 5.0),
     ("--stall-timeout-s", "2.5", "speech", "stall_timeout_s", 2.5),
     ("--drain-s", "0", "server", "drain_s", 0.0),
     ("--max-positions", "512", "engine", "max_positions", 512),
@@ -96,11 +96,11 @@ def test_a_setting_is_read_from_flag_environment_and_file(
 
 
 def test_flag_over_environment_over_file_over_default(toml: Path) -> None:
-    toml.write_text("port = 1\nbuffer-size = 2\nhistory_turns = 3\n")
+    toml.write_text("port = 1\nbuffer-size = 2\nhistory_sentences = 3\n")
     config = load("--port", "11", CSM_PORT="21", CSM_BUFFER_SIZE="22", CSM_CONFIG=str(toml))
     assert config.server.port == 11
     assert config.speech.buffer_size == 22
-    assert config.speech.history_turns == 3
+    assert config.speech.history_sentences == 3
     assert config.speech.max_text_chars == SpeechConfig().max_text_chars
 
 
@@ -180,7 +180,7 @@ BAD_VALUES = [
     ("--dtype", "f64"),
     ("--rest-max-audio-len-ms", "79"),
     ("--buffer-size", "251"),
-    ("--history-turns", "-1"),
+    ("--history-sentences", "-1"),
     ("--max-text-chars", "80001"),
     ("--stall-timeout-s", "0"),
     ("--stall-timeout-s", "nan"),

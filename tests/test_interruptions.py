@@ -60,7 +60,7 @@ async def two_slots() -> AsyncIterator[tuple[Server, SineRunner]]:
             yield server, runner
 
 
-class Ear:
+class AcousticModel:
     """Everything heard on one socket, in order."""
 
     def __init__(self, ws: WebSocketConnection) -> None:
@@ -86,14 +86,14 @@ async def test_eight_interruptions_in_a_row_and_the_next_turn(client: str, waits
     turn = TURNS[client]
     async with two_slots() as (server, runner), server.dial(door=MULTI, auto_mode="true") as ws:
         idle = server.tasks()
-        ear = Ear(ws)
+        ear = AcousticModel(ws)
         for number in range(INTERRUPTIONS):
             await tell(ws, *turn(f"turn {number}", ENDLESS))
             await ear.next(f"turn {number}", final=False)
             await tell(ws, close(f"turn {number}"))
             if waits:
                 await ear.next(f"turn {number}", final=True)
-                assert server.house.engine.borrowed_slots == 0
+                assert server.state.engine.borrowed_slots == 0
         await tell(ws, *turn("last", LAST), *end_of_turn("last", client))
         await ear.next("last", final=True)
         for number in range(INTERRUPTIONS):
@@ -110,20 +110,20 @@ async def test_eight_interruptions_in_a_row_and_the_next_turn(client: str, waits
 async def test_a_turn_already_ended_is_interrupted_by_a_second_close() -> None:
     """Pipecat's barge-in while the last of a turn plays out."""
     async with two_slots() as (server, _), server.dial(door=MULTI) as ws:
-        ear = Ear(ws)
+        ear = AcousticModel(ws)
         for number in range(INTERRUPTIONS):
             name = f"turn {number}"
             await tell(ws, *pipecat_turn(name, ENDLESS), *end_of_turn(name, "Pipecat"))
             await ear.next(name, final=False)
             await tell(ws, close(name))
             await ear.next(name, final=True)
-            assert server.house.engine.borrowed_slots == 0
+            assert server.state.engine.borrowed_slots == 0
 
 
 async def test_turns_that_nobody_stops_are_said_out_and_leave_room_for_five_more() -> None:
     """LiveKit says nothing on the wire where the text had ended: it drops the audio itself."""
     async with two_slots() as (server, runner), server.dial(door=MULTI) as ws:
-        ear = Ear(ws)
+        ear = AcousticModel(ws)
         names = [f"turn {number}" for number in range(INTERRUPTIONS)]
         for name in names:
             await tell(ws, *livekit_turn(name, f"I am {name}."), *end_of_turn(name, "LiveKit"))
@@ -149,7 +149,7 @@ async def test_an_interrupted_slot_is_back_within_two_steps() -> None:
         async with serving(lambda: runner, config) as server:
             try:
                 async with server.dial(door=MULTI) as ws:
-                    ear = Ear(ws)
+                    ear = AcousticModel(ws)
                     await tell(ws, *pipecat_turn("a", ENDLESS))
                     await gate.held()
                     gate.let_go()
@@ -185,7 +185,7 @@ async def test_clear_on_the_plain_socket_silences_at_once_and_keeps_the_socket()
                 "alignment": None,
                 "cleared": True,
             }
-            assert server.house.engine.borrowed_slots == 0
+            assert server.state.engine.borrowed_slots == 0
         await tell(ws, {"text": LAST}, {"text": ""})
         rest, code = await hear_all(ws)
         assert code == 1000
@@ -216,4 +216,4 @@ async def test_a_thousand_contexts_opened_and_closed_leave_nothing() -> None:
             assert sum(one["isFinal"] for one in heard) == 1_000
         assert most < idle + 500
         await until(lambda: server.tasks() == idle)
-        assert server.house.engine.borrowed_slots == 0
+        assert server.state.engine.borrowed_slots == 0

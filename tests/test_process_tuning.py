@@ -2,12 +2,12 @@
 
 import gc
 
-from csm_trio.process_tuning import calm_collector
+from csm_trio.process_tuning import tuned_gc
 
 
 def test_the_collector_is_left_as_it_was() -> None:
     before = gc.get_threshold(), gc.isenabled(), gc.get_freeze_count()
-    with calm_collector():
+    with tuned_gc():
         assert gc.get_threshold()[0] > before[0][0]
         assert gc.isenabled()
     assert (gc.get_threshold(), gc.isenabled(), gc.get_freeze_count()) == before

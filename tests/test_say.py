@@ -18,7 +18,7 @@ from csm_trio.audio.formats import AudioFormat
 from csm_trio.audio.wav import read_wav, wav_header
 from csm_trio.client import SpeechTarget
 from csm_trio.errors import Unauthorized
-from csm_trio.protocol.elevenlabs.errors import socket_fault
+from csm_trio.protocol.elevenlabs.errors import socket_error
 from csm_trio.say import SayOptions, say
 from support.scripted_server import FINAL, all_text, close_code, next_text, scripted_server, spoken
 
@@ -26,11 +26,11 @@ SAMPLES = np.arange(-12_000, 12_000, dtype="<i2")
 WAV = wav_header(24_000, data_bytes=None) + SAMPLES.tobytes()
 
 
-def speaker(*chunks: bytes, final: str = FINAL) -> "Speaker":
-    return Speaker(chunks, final)
+def speaker(*chunks: bytes, final: str = FINAL) -> "Synthesizer":
+    return Synthesizer(chunks, final)
 
 
-class Speaker:
+class Synthesizer:
     """A server that hears all the text, says its chunks and ends with one frame."""
 
     def __init__(self, chunks: tuple[bytes, ...], final: str) -> None:
@@ -52,7 +52,11 @@ class Terminal(io.StringIO):
 
 @asynccontextmanager
 async def options(
-    script: Speaker, *, out: Path | None, format_name: str = "pcm_24000", text: str | None = "Hi."
+    script: Synthesizer,
+    *,
+    out: Path | None,
+    format_name: str = "pcm_24000",
+    text: str | None = "Hi.",
 ) -> AsyncIterator[SayOptions]:
     async with scripted_server(script) as url:
         target = SpeechTarget(url, audio_format=AudioFormat.parse(format_name))
@@ -151,7 +155,7 @@ async def test_a_wav_file_ends_with_its_true_lengths(tmp_path: Path, cuts: tuple
 
 async def test_a_wav_that_broke_off_is_still_a_wav_file(tmp_path: Path) -> None:
     out, stderr = tmp_path / "speech.wav", io.StringIO()
-    script = speaker(WAV[:2044], final=socket_fault(Unauthorized()).frame())
+    script = speaker(WAV[:2044], final=socket_error(Unauthorized()).frame())
     async with options(script, out=out, format_name="wav_24000") as asked:
         assert await say(asked, stderr=stderr) == 1
     with wave.open(str(out)) as file:
@@ -178,7 +182,7 @@ async def test_a_player_that_went_away_is_one_sentence(pipe: tuple[int, int]) ->
 async def test_a_failed_call_leaves_an_earlier_file_alone(tmp_path: Path) -> None:
     out, stderr = tmp_path / "speech.pcm", io.StringIO()
     out.write_bytes(b"earlier")
-    script = speaker(final=socket_fault(Unauthorized()).frame())
+    script = speaker(final=socket_error(Unauthorized()).frame())
     async with options(script, out=out) as asked:
         assert await say(asked, stderr=stderr) == 1
     assert out.read_bytes() == b"earlier"

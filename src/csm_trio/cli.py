@@ -16,7 +16,7 @@ from hypercorn.config import Config as HypercornConfig
 from csm_trio.api.admission import Admission
 from csm_trio.api.app import create_app
 from csm_trio.api.connections import serve_connections
-from csm_trio.api.state import House
+from csm_trio.api.state import ServerState
 from csm_trio.bench.engine.command import (
     add_engine_bench_flags,
     bench_engine,
@@ -26,13 +26,13 @@ from csm_trio.bench.engine.command import (
 from csm_trio.bench.load.command import bench
 from csm_trio.bench.load.flags import add_bench_flags, read_bench_options
 from csm_trio.config import Config, ServerConfig, add_flags, load_config
-from csm_trio.engine.scheduler import Leads, Runner
+from csm_trio.engine.scheduler import BufferTargets, Runner
 from csm_trio.engine.service import open_engine
-from csm_trio.engine.triton_cache import share_inductors_folder
+from csm_trio.engine.triton_cache import share_inductor_cache
 from csm_trio.errors import StartupError, first_leaf
-from csm_trio.pipeline.context import Speaker
-from csm_trio.pipeline.request_history import RecentSpeech
-from csm_trio.process_tuning import calm_collector
+from csm_trio.pipeline.context import Synthesizer
+from csm_trio.pipeline.request_history import RequestHistory
+from csm_trio.process_tuning import tuned_gc
 from csm_trio.say import add_say_flags, read_say_options, say
 from csm_trio.telemetry import Metrics, configure_logging
 from csm_trio.voices import VoiceCatalog
@@ -54,7 +54,7 @@ class Serving:
     """A server that has opened its port."""
 
     port: int
-    house: House
+    state: ServerState
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -116,20 +116,20 @@ def _bench_command(options: argparse.Namespace) -> int:
         return trio.run(bench, read_bench_options(options))
     asked = read_engine_bench_options(options, os.environ)
     configure_logging(asked.log_level)
-    share_inductors_folder(os.environ)
+    share_inductor_cache(os.environ)
     return bench_engine(asked)
 
 
 def _serve_command(options: argparse.Namespace) -> int:
     config = load_config(vars(options), os.environ)
     configure_logging(config.log_level)
-    share_inductors_folder(os.environ)
+    share_inductor_cache(os.environ)
     # torch takes seconds to import: `say` and `voices` do without.
     from csm_trio.engine.load import load_runner
 
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     try:
-        with calm_collector():
+        with tuned_gc():
             trio.run(serve, config, partial(load_runner, config.engine))
     except* StartupError as group:
         raise first_leaf(group) from None
@@ -153,19 +153,19 @@ async def serve(
     # Bound before the model loads, so that a port in use is not found out minutes later; it
     # listens only once the engine is warm.
     with _bound_socket(config.server) as bound:
-        leads = Leads(config.engine.target_lead_s, config.engine.max_lead_s)
-        async with open_engine(partial(make_runner, voices), metrics, leads=leads) as engine:
+        targets = BufferTargets(config.engine.low_water_s, config.engine.high_water_s)
+        async with open_engine(partial(make_runner, voices), metrics, targets=targets) as engine:
             admission = Admission(config.server.max_sessions or engine.slots, metrics)
-            speaker = Speaker(engine, config.speech, metrics)
-            house = House(
+            synthesizer = Synthesizer(engine, config.speech, metrics)
+            state = ServerState(
                 engine=engine,
-                speaker=speaker,
+                synthesizer=synthesizer,
                 voices=voices,
                 admission=admission,
                 metrics=metrics,
                 server=config.server,
                 speech=config.speech,
-                recent=RecentSpeech(config.speech),
+                request_history=RequestHistory(config.speech),
             )
             bound.listen(_BACKLOG)
             host, port = bound.getsockname()[:2]
@@ -176,12 +176,12 @@ async def serve(
             async with trio.open_nursery() as nursery:
                 await nursery.start(
                     serve_connections,
-                    create_app(house),
+                    create_app(state),
                     _hypercorn_config(config.server),
                     bound,
                     partial(_leave_when_told, admission, config.server),
                 )
-                task_status.started(Serving(port, house))
+                task_status.started(Serving(port, state))
 
 
 def _bound_socket(config: ServerConfig) -> socket.socket:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from csm_trio.errors import StartupError
-from csm_trio.setting_types import SWITCH, Kind, choice, pattern, read_path, seconds, whole
+from csm_trio.setting_types import SWITCH, ValueType, choice, pattern, read_path, seconds, whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,8 @@ class EngineConfig:
     weights_path: Path | None = None
     max_positions: int | None = None
     random_weights: str | None = None
-    target_lead_s: float = 0.5
-    max_lead_s: float = 3.0
+    low_water_s: float = 0.5
+    high_water_s: float = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class SpeechConfig:
     rest_max_audio_len_ms: int = 10_000
     ws_max_audio_len_ms: int = 30_000
     buffer_size: int = 1
-    history_turns: int = 1
+    history_sentences: int = 1
     alignment: str = "on"
     max_text_chars: int = 10_000
     max_pending_chars: int = 20_000
@@ -82,7 +82,7 @@ class Config:
     log_level: str = "info"
 
 
-_PATH = Kind("a path", read_path)
+_PATH = ValueType("a path", read_path)
 _NAME = pattern("a name without spaces", r"[^\s\0]+")
 _KEY = pattern("printable ASCII without spaces, and not empty", r"[!-~]+")
 _DEVICE = pattern("auto, cpu, mps, cuda or cuda:N", r"auto|cpu|mps|cuda(:[0-9]{1,3})?")
@@ -107,7 +107,7 @@ class Setting:
     flag: str
     section: Section
     field: str
-    kind: Kind
+    value_type: ValueType
     unit: str
     help: str
     unset: str = "unset"
@@ -131,7 +131,7 @@ class Setting:
     @property
     def help_line(self) -> str:
         """What it is, its unit and its default."""
-        default = self.unset if self.default is None or self.kind is SWITCH else self.default
+        default = self.unset if self.default is None or self.value_type is SWITCH else self.default
         return f"{self.help} (unit: {self.unit}; default: {default})"
 
 
@@ -184,11 +184,11 @@ SETTINGS: tuple[Setting, ...] = (
         "measure a device with sesame/csm-1b-size noise instead of a model",
     ),
     Setting(
-        "--target-lead-s", "engine", "target_lead_s", seconds(0, 60), "s",
+        "--low-water-s", "engine", "low_water_s", seconds(0, 60), "s",
         "a call with less audio than this ahead of its player is short",
     ),
     Setting(
-        "--max-lead-s", "engine", "max_lead_s", seconds(0, 600), "s",
+        "--high-water-s", "engine", "high_water_s", seconds(0, 600), "s",
         "a call with more than this ahead waits while another is short",
     ),
     Setting(
@@ -208,7 +208,7 @@ SETTINGS: tuple[Setting, ...] = (
         "frames collected before the first chunk leaves, unless the session says",
     ),
     Setting(
-        "--history-turns", "speech", "history_turns", whole(0, 64), "sentences",
+        "--history-sentences", "speech", "history_sentences", whole(0, 64), "sentences",
         "sentences of its own that a voice hears before the next",
     ),
     Setting(
@@ -255,7 +255,7 @@ def add_flags(
         _CONFIG_FLAG, metavar="FILE", help="TOML file of settings (unit: path; default: unset)"
     )
     for setting in settings:
-        if setting.kind is SWITCH:
+        if setting.value_type is SWITCH:
             parser.add_argument(
                 setting.flag, action="store_true", default=None, help=setting.help_line
             )
@@ -338,7 +338,7 @@ def _collect(given: Iterable[tuple[str, Setting, object]]) -> _Values:
     origins: dict[tuple[str, str], str] = {}
     for origin, setting, raw in given:
         value = _read(origin, setting, raw)
-        if setting.kind is SWITCH:
+        if setting.value_type is SWITCH:
             if value is False:
                 continue
             value = "cpu"  # the one switch there is
@@ -353,13 +353,13 @@ def _collect(given: Iterable[tuple[str, Setting, object]]) -> _Values:
 
 
 def _read(origin: str, setting: Setting, raw: object) -> object:
-    kind = setting.kind
+    value_type = setting.value_type
     shown = "the value given" if setting.secret else repr(raw)
     # A flag without a value is True; a TOML true is no number, though Python thinks it one.
-    writable = type(raw) in kind.toml
+    writable = type(raw) in value_type.toml
     try:
         if not writable:
             raise ValueError
-        return kind.read(str(raw))
+        return value_type.read(str(raw))
     except ValueError:
-        raise StartupError(f"{origin}: {shown} is not {kind.expected}.") from None
+        raise StartupError(f"{origin}: {shown} is not {value_type.expected}.") from None

@@ -134,7 +134,7 @@ class InputTimeout(SpeechError):
         self.timeout_s = timeout_s
 
 
-class ListenerStalled(SpeechError):
+class ClientStalled(SpeechError):
     """The listener did not take its audio for `timeout_s` seconds."""
 
     def __init__(self, timeout_s: float) -> None:

@@ -9,7 +9,7 @@ _NEW_OBJECTS_A_COLLECTION = 50_000
 
 
 @contextmanager
-def calm_collector() -> Iterator[None]:
+def tuned_gc() -> Iterator[None]:
     """Keep the collector from pausing the event loop while calls are served or made.
 
     What is there already is left alone, and what comes is looked through less often.

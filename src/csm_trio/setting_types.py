@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class ValueType:
     """A type of value: how its text is read, what to call it, and how TOML may write it.
 
     `read` raises `ValueError` on text that is none of its values.
@@ -21,7 +21,7 @@ class Kind:
     toml: tuple[type, ...] = (str,)
 
 
-def pattern(expected: str, regex: str) -> Kind:
+def pattern(expected: str, regex: str) -> ValueType:
     """Make a kind of text that `regex` matches wholly."""
     compiled = re.compile(regex)
 
@@ -30,10 +30,10 @@ def pattern(expected: str, regex: str) -> Kind:
             raise ValueError
         return text
 
-    return Kind(expected, read)
+    return ValueType(expected, read)
 
 
-def choice(*words: str) -> Kind:
+def choice(*words: str) -> ValueType:
     """Make a kind of one of `words`, in any case."""
 
     def read(text: str) -> str:
@@ -41,10 +41,10 @@ def choice(*words: str) -> Kind:
             raise ValueError
         return text.lower()
 
-    return Kind(f"one of {', '.join(words)}", read)
+    return ValueType(f"one of {', '.join(words)}", read)
 
 
-def whole(low: int, high: int, *, or_auto: bool = False) -> Kind:
+def whole(low: int, high: int, *, or_auto: bool = False) -> ValueType:
     """Make a kind of ASCII digits within [low, high]; `auto`, where allowed, reads as None."""
 
     def read(text: str) -> int | None:
@@ -55,10 +55,10 @@ def whole(low: int, high: int, *, or_auto: bool = False) -> Kind:
         return int(text)
 
     expected = f"a whole number from {low} to {high}" + (", or auto" if or_auto else "")
-    return Kind(expected, read, (str, int))
+    return ValueType(expected, read, (str, int))
 
 
-def seconds(low: float, high: float) -> Kind:
+def seconds(low: float, high: float) -> ValueType:
     """Make a kind of plain decimal within [low, high]."""
 
     def read(text: str) -> float:
@@ -66,7 +66,7 @@ def seconds(low: float, high: float) -> Kind:
             raise ValueError
         return float(text)
 
-    return Kind(f"a number from {low:g} to {high:g}", read, (str, int, float))
+    return ValueType(f"a number from {low:g} to {high:g}", read, (str, int, float))
 
 
 def read_path(text: str) -> Path:
@@ -85,4 +85,4 @@ def _read_switch(text: str) -> bool:
     return text.lower() in ("true", "1")
 
 
-SWITCH = Kind("true or false", _read_switch, (str, bool))
+SWITCH = ValueType("true or false", _read_switch, (str, bool))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from csm_trio.alignment.aligner import Aligner
 from csm_trio.alignment.alignment import Aligned, Alignment, joined, whole_words
-from csm_trio.alignment.voice_profiles import Manner, Manners
+from csm_trio.alignment.voice_profiles import VoiceProfile, VoiceProfiles
 from csm_trio.text.spans import Run, SpokenText, TracedText
 
 FRAME = 1_920
@@ -68,23 +68,25 @@ def assert_tiles(alignment: Alignment) -> None:
     assert all(type(ms) is int and ms >= 0 for ms in alignment.durations_ms)
 
 
-def hear(
+def advance(
     text: str | SpokenText,
     pcm: Pcm,
     *,
     messages: Sequence[int] = (FRAME,),
-    manners: Manners | None = None,
-    glances: Sequence[float | None] = (),
+    profiles: VoiceProfiles | None = None,
+    attended_chars: Sequence[float | None] = (),
 ) -> Heard:
     """Align one sentence whose audio is fed in pieces of so many samples, over and over."""
     spoken = as_written(text) if isinstance(text, str) else text
-    aligner = Aligner(Manners() if manners is None else manners)
+    aligner = Aligner(VoiceProfiles() if profiles is None else profiles)
     aligner.begin(spoken, "a voice")
     heard = Heard()
     at = turn = 0
     while at < len(pcm):
         size = messages[turn % len(messages)]
-        aligner.feed(pcm[at : at + size], glances[turn] if turn < len(glances) else None)
+        aligner.feed(
+            pcm[at : at + size], attended_chars[turn] if turn < len(attended_chars) else None
+        )
         heard.note(aligner.take())
         at, turn = at + size, turn + 1
     aligner.end()
@@ -113,7 +115,7 @@ TEXTS = st.one_of(
 def test_it_covers_text_and_audio_exactly_however_they_are_cut(
     text: str, pcm: Pcm, messages: list[int]
 ) -> None:
-    heard = hear(text, pcm, messages=messages)
+    heard = advance(text, pcm, messages=messages)
     assert heard.written == heard.spoken == (text if text[-1:].isspace() else text + " ")
     assert heard.clock_ms == round(len(pcm) / 24)
     assert heard.starts_ms == sorted(heard.starts_ms)
@@ -122,9 +124,9 @@ def test_it_covers_text_and_audio_exactly_however_they_are_cut(
 @settings(deadline=None, max_examples=60)
 @given(TEXTS, sounds(), st.lists(st.one_of(st.none(), st.floats(0, 80)), max_size=40))
 def test_it_does_so_wherever_the_model_says_it_looks(
-    text: str, pcm: Pcm, glances: list[float | None]
+    text: str, pcm: Pcm, attended_chars: list[float | None]
 ) -> None:
-    heard = hear(text, pcm, glances=glances)
+    heard = advance(text, pcm, attended_chars=attended_chars)
     assert heard.clock_ms == len(pcm) // 24
     assert heard.starts_ms == sorted(heard.starts_ms)
 
@@ -132,13 +134,13 @@ def test_it_does_so_wherever_the_model_says_it_looks(
 def test_words_start_at_the_same_time_however_the_audio_is_cut() -> None:
     text = "One two three four."
     pcm = np.concatenate([silence(80), voice(1_520), silence(160)])
-    once, often = hear(text, pcm, messages=[len(pcm)]), hear(text, pcm, messages=[480])
+    once, often = advance(text, pcm, messages=[len(pcm)]), advance(text, pcm, messages=[480])
     words = [at for at in range(1, len(text)) if text[at - 1] == " "]
     assert [once.starts_ms[at] for at in words] == [often.starts_ms[at] for at in words]
 
 
 def test_characters_come_with_the_audio_they_begin_in() -> None:
-    aligner = Aligner(Manners())
+    aligner = Aligner(VoiceProfiles())
     aligner.begin(as_written("Anyone there?"), "a voice")
     come = [0]
     for frame in range(14):
@@ -155,27 +157,27 @@ def test_characters_come_with_the_audio_they_begin_in() -> None:
 def test_what_follows_a_comma_starts_when_the_pause_is_over() -> None:
     text = "Oh no, I am so sorry."
     pcm = np.concatenate([silence(80), voice(480), silence(640), voice(1_200), silence(160)])
-    heard = hear(text, pcm)
+    heard = advance(text, pcm)
     assert 460 <= heard.starts_ms[text.index(",")] <= 700
     assert 1_180 <= heard.starts_ms[text.index("I")] <= 1_320
 
 
 def test_silence_at_the_end_belongs_to_the_last_space() -> None:
-    heard = hear("Good.", np.concatenate([voice(400), silence(800)]))
+    heard = advance("Good.", np.concatenate([voice(400), silence(800)]))
     assert heard.starts_ms[-1] == heard.starts_ms[-2] or heard.starts_ms[-1] <= 1_200
     assert heard.starts_ms[-2] <= 560
 
 
 def test_what_was_not_reached_begins_at_the_end() -> None:
     text = "This is far more text than one could say in so short a time."
-    heard = hear(text, voice(240))
+    heard = advance(text, voice(240))
     assert heard.starts_ms[-20:] == [240] * 20
 
 
 def test_written_characters_follow_what_is_said_of_them() -> None:
     spoken = SpokenText("five dollars now", "$5 now", (Run(0, 12, 0, 2), Run(12, 16, 2, 6)))
     pcm = np.concatenate([silence(80), voice(1_280), silence(80)])
-    heard = hear(spoken, pcm)
+    heard = advance(spoken, pcm)
     assert heard.written == "$5 now "
     assert heard.spoken == "five dollars now "
     assert heard.starts_ms[3] - heard.starts_ms[0] > 600
@@ -184,15 +186,15 @@ def test_written_characters_follow_what_is_said_of_them() -> None:
 def test_a_glance_moves_the_place() -> None:
     text = "All this is said in one breath and never pauses"
     pcm = voice(800)
-    slow = hear(text, pcm, glances=[2.0] * 10)
-    fast = hear(text, pcm, glances=[4.0 * (turn + 1) for turn in range(10)])
+    slow = advance(text, pcm, attended_chars=[2.0] * 10)
+    fast = advance(text, pcm, attended_chars=[4.0 * (turn + 1) for turn in range(10)])
     tenth = text.index("one")
     assert fast.starts_ms[tenth] < 700
     assert slow.starts_ms[tenth] == 800
 
 
 def test_sentences_follow_each_other_on_one_clock() -> None:
-    aligner, heard = Aligner(Manners()), Heard()
+    aligner, heard = Aligner(VoiceProfiles()), Heard()
     for text in ("First.", "Second one."):
         aligner.begin(as_written(text), "a voice")
         for _ in range(10):
@@ -207,7 +209,7 @@ def test_sentences_follow_each_other_on_one_clock() -> None:
 
 def test_a_tempo_stage_scales_the_times() -> None:
     heard = Heard()
-    aligner = Aligner(Manners(), time_scale=1.25)
+    aligner = Aligner(VoiceProfiles(), time_scale=1.25)
     aligner.begin(as_written("Slowly now."), "a voice")
     for _ in range(10):
         aligner.feed(voice(FRAME_MS))
@@ -218,29 +220,29 @@ def test_a_tempo_stage_scales_the_times() -> None:
 
 
 def test_a_slow_voice_is_known_to_be_slow() -> None:
-    manners = Manners()
+    profiles = VoiceProfiles()
     text = "We never learned a rule, one or another."
     for _ in range(8):
-        hear(text, np.concatenate([silence(80), voice(3_600), silence(240)]), manners=manners)
-    assert manners.of("a voice").pace > 1.1
-    assert manners.of("another voice").pace == 1.0
+        advance(text, np.concatenate([silence(80), voice(3_600), silence(240)]), profiles=profiles)
+    assert profiles.of("a voice").pace > 1.1
+    assert profiles.of("another voice").pace == 1.0
 
 
 def test_a_sentence_that_was_not_spoken_as_written_says_nothing_of_its_voice() -> None:
-    assert Manner(1.2).after(9.0, 66.0) == Manner(1.2, 66.0)
-    assert Manner(1.2).after(None, 66.0) == Manner(1.2, 66.0)
+    assert VoiceProfile(1.2).after(9.0, 66.0) == VoiceProfile(1.2, 66.0)
+    assert VoiceProfile(1.2).after(None, 66.0) == VoiceProfile(1.2, 66.0)
 
 
 def test_only_so_many_voices_are_kept() -> None:
-    manners = Manners(room=3)
+    profiles = VoiceProfiles(capacity=3)
     for name in "abcada":
-        manners.keep(name, Manner(1.5))
-    assert len(manners) == 3
-    assert [manners.of(name).pace for name in "abcd"] == [1.5, 1.0, 1.5, 1.5]
+        profiles.keep(name, VoiceProfile(1.5))
+    assert len(profiles) == 3
+    assert [profiles.of(name).pace for name in "abcd"] == [1.5, 1.0, 1.5, 1.5]
 
 
 def test_a_pause_between_sentences_belongs_to_what_comes_next() -> None:
-    aligner, heard = Aligner(Manners()), Heard()
+    aligner, heard = Aligner(VoiceProfiles()), Heard()
     for text in ("One.", "Two."):
         aligner.begin(as_written(text), "a voice")
         aligner.feed(voice(480))
@@ -255,7 +257,7 @@ def test_a_pause_between_sentences_belongs_to_what_comes_next() -> None:
 
 
 def test_what_begins_after_messages_without_is_counted_from_its_own_message() -> None:
-    aligner = Aligner(Manners())
+    aligner = Aligner(VoiceProfiles())
     aligner.begin(as_written("One. "), "a voice")
     aligner.feed(voice(480))
     aligner.end()
@@ -279,7 +281,7 @@ def test_counted_later_the_last_character_makes_up_for_what_is_left_out() -> Non
 
 
 def test_pieces_joined_are_one_piece() -> None:
-    aligner, pieces = Aligner(Manners()), []
+    aligner, pieces = Aligner(VoiceProfiles()), []
     aligner.begin(as_written("Well, well."), "a voice")
     for _ in range(9):
         aligner.feed(voice(FRAME_MS))
@@ -300,7 +302,7 @@ def test_pieces_joined_are_one_piece() -> None:
 def test_whole_words_are_the_same_characters_at_the_same_times(
     text: str, pcm: Pcm, messages: list[int]
 ) -> None:
-    aligner = Aligner(Manners())
+    aligner = Aligner(VoiceProfiles())
     aligner.begin(as_written(text), "a voice")
     said: list[Aligned] = []
     words: list[Aligned] = []

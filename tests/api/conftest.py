@@ -6,6 +6,6 @@ from csm_trio.api.elevenlabs import websockets
 
 
 @pytest.fixture
-def brief_goodbyes(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_error_to_close(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spare every test the pause between an error frame and its close."""
-    monkeypatch.setattr(websockets, "GOODBYE_S", 0.01)
+    monkeypatch.setattr(websockets, "ERROR_TO_CLOSE_S", 0.01)

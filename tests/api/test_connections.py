@@ -13,7 +13,7 @@ from support.client_calls import (
     UPGRADE,
     assert_it_still_serves,
     dial_refused,
-    house,
+    running_server,
     until,
 )
 
@@ -46,7 +46,7 @@ async def read_to_the_end(stream: trio.SocketStream) -> bytes:
 @pytest.mark.parametrize("early", ["with the request", "before the answer", "after the answer"])
 async def test_who_sends_frames_before_being_let_in_harms_nobody(query: str, early: str) -> None:
     upgrade = request_head("GET", f"{SOCKET}{query}", **UPGRADE)
-    async with house() as server:
+    async with running_server() as server:
         for _ in range(10):
             stream = await trio.open_tcp_stream("127.0.0.1", server.port)
             async with stream:
@@ -69,7 +69,7 @@ async def test_who_sends_frames_before_being_let_in_harms_nobody(query: str, ear
 
 
 async def test_a_refused_upgrade_says_that_the_connection_ends() -> None:
-    async with house() as server:
+    async with running_server() as server:
         answer = await dial_refused(server, f"{SOCKET}?output_format=none_such")
     assert (answer.status_code, answer.headers["connection"]) == (403, "close")
 
@@ -86,7 +86,7 @@ async def test_a_connection_on_which_nothing_comes_is_not_kept_for_ever(
     said: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cli, "_SILENCE_S", 0.05)
-    async with house() as server:
+    async with running_server() as server:
         stream = await trio.open_tcp_stream("127.0.0.1", server.port)
         async with stream:
             await stream.send_all(said)
@@ -112,7 +112,7 @@ async def test_after_an_error_the_connection_takes_the_next_request(
     status: int, method: str, path: str, body: object
 ) -> None:
     payload = json.dumps(body).encode()
-    async with house() as server:
+    async with running_server() as server:
         stream = await trio.open_tcp_stream("127.0.0.1", server.port)
         async with stream:
             length = str(len(payload))

@@ -27,9 +27,9 @@ from support.client_calls import (
     detail_of,
     dial_refused,
     hear_all,
-    house,
     key_shown,
     locked,
+    running_server,
     tell,
     until,
 )
@@ -54,7 +54,7 @@ OBJECTS = [
 async def test_a_refusal_is_one_object(
     path: str, body: dict[str, Any], status: int, legacy: str, param: str
 ) -> None:
-    async with house(speech=SpeechConfig(max_text_chars=50)) as server:
+    async with running_server(speech=SpeechConfig(max_text_chars=50)) as server:
         async with caller(server) as client:
             answer = await client.post(f"/v1/text-to-speech/{path}", json=body)
         assert answer.status_code == status
@@ -98,7 +98,7 @@ async def test_a_wrong_field_is_named_in_a_list(
     body: dict[str, Any] | bytes, location: list[str]
 ) -> None:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    async with house() as server:
+    async with running_server() as server:
         async with caller(server) as client:
             answer = await client.post(SPEECH, content=content)
         assert answer.status_code == 422
@@ -111,7 +111,7 @@ async def test_a_wrong_field_is_named_in_a_list(
 
 @pytest.mark.parametrize("body", [{}, {"text": None}, {"Text": "Hi."}])
 async def test_a_missing_text_is_told_as_the_vendor_tells_it(body: dict[str, Any]) -> None:
-    async with house() as server:
+    async with running_server() as server:
         async with caller(server) as client:
             answer = await client.post(f"{SPEECH}/stream", json=body)
         assert answer.status_code == 422
@@ -135,7 +135,7 @@ async def test_a_missing_text_is_told_as_the_vendor_tells_it(body: dict[str, Any
     ],
 )
 async def test_a_wrong_address_is_answered_in_json(method: str, path: str, status: int) -> None:
-    async with house() as server:
+    async with running_server() as server:
         async with caller(server) as client:
             answer = await client.request(method, path)
         assert answer.status_code == status
@@ -146,7 +146,7 @@ async def test_a_wrong_address_is_answered_in_json(method: str, path: str, statu
 @pytest.mark.parametrize(("path", "allowed"), [(SPEECH, "POST"), ("/metrics", "GET")])
 async def test_a_wrong_method_is_told_which_are_right(path: str, allowed: str) -> None:
     """RFC 9110 §15.5.6: a 405 must carry `Allow`."""
-    async with house() as server, caller(server) as client:
+    async with running_server() as server, caller(server) as client:
         answer = await client.delete(path)
     assert answer.status_code == 405
     assert allowed in answer.headers.get("allow", "")
@@ -155,7 +155,7 @@ async def test_a_wrong_method_is_told_which_are_right(path: str, allowed: str) -
 @pytest.mark.parametrize("in_pieces", [False, True])
 @pytest.mark.parametrize("size_bytes", [(1 << 20) + 1, 3 << 20])
 async def test_a_body_over_a_mebibyte_is_refused_in_json(size_bytes: int, in_pieces: bool) -> None:
-    async with house() as server:
+    async with running_server() as server:
         async with caller(server) as client, aclosing(pieces(size_bytes)) as body:
             answer = await client.post(SPEECH, content=body if in_pieces else bytes(size_bytes))
             assert answer.status_code == 413
@@ -173,7 +173,7 @@ async def test_a_body_that_nobody_read_does_not_stall_what_follows_it(
     size_bytes: int, key: str
 ) -> None:
     """The answer comes before the body is read: the connection must be fit for more, or closed."""
-    async with house(locked()) as server:
+    async with running_server(locked()) as server:
         idle = server.tasks()
         for _ in range(6):  # it is a race
             async with caller(server) as client:
@@ -191,7 +191,7 @@ async def test_a_body_that_never_comes_is_refused_and_the_connection_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(app, "UNREAD_BODY_S", 0.05)
-    async with house() as server:
+    async with running_server() as server:
         idle = server.tasks()
         stream = await trio.open_tcp_stream("127.0.0.1", server.port)
         async with stream:
@@ -212,7 +212,7 @@ KEYLESS = ["/healthz", "/health", "/readyz", "/metrics"]
 @pytest.mark.parametrize("door", ["", "/stream", "/stream/with-timestamps"])
 async def test_a_key_opens_the_doors_however_it_is_shown(door: str) -> None:
     path = SPEECH + door
-    async with house(locked()) as server, caller(server) as client:
+    async with running_server(locked()) as server, caller(server) as client:
         for query, headers in key_shown(KEY):
             answer = await client.post(path + query, json=HI, headers=headers)
             assert answer.status_code == 200
@@ -228,16 +228,16 @@ async def test_a_key_opens_the_doors_however_it_is_shown(door: str) -> None:
 
 
 async def test_no_key_is_asked_for_health_and_figures() -> None:
-    async with house(locked()) as server, caller(server) as client:
+    async with running_server(locked()) as server, caller(server) as client:
         for path in KEYLESS:
             assert (await client.get(path)).status_code == 200
 
 
-@pytest.mark.usefixtures("brief_goodbyes")
+@pytest.mark.usefixtures("short_error_to_close")
 async def test_no_key_is_ever_shown(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     seen: list[str] = []
-    async with house(locked()) as server:
+    async with running_server(locked()) as server:
         async with caller(server) as client:
             for path in (SPEECH, f"{SPEECH}?output_format=no", "/v1/text-to-speech/no", "/v1/no"):
                 for key in (KEY, "wr0ng-key"):
@@ -257,7 +257,7 @@ async def test_no_key_is_ever_shown(caplog: pytest.LogCaptureFixture) -> None:
             async with server.dial() as ws:
                 await tell(ws, message)
                 seen.append(str(await hear_all(ws)))
-        seen.append(repr(server.house.server))
+        seen.append(repr(server.state.server))
     # The client of this test logs in the same process.
     own = ("httpx", "httpcore", "trio-websocket")
     seen += [one.getMessage() for one in caplog.records if not one.name.startswith(own)]
@@ -268,7 +268,7 @@ async def test_no_key_is_ever_shown(caplog: pytest.LogCaptureFixture) -> None:
 
 
 async def test_a_full_house_says_when_to_come_again() -> None:
-    async with house(replace(TEST_SERVER, max_sessions=1)) as server:
+    async with running_server(replace(TEST_SERVER, max_sessions=1)) as server:
         async with server.dial() as ws, caller(server) as client:
             answers = [
                 await client.post(f"{SPEECH}{door}", json=HI)
@@ -295,7 +295,7 @@ async def test_a_server_that_is_leaving_takes_no_new_calls() -> None:
                     await tell(ws, {"text": "I was here before. "}, {"text": ""})
                     await gate.held()
                     signal.raise_signal(signal.SIGTERM)
-                    await until(lambda: server.house.admission.draining)
+                    await until(lambda: server.state.admission.draining)
                     for answer in (
                         await client.post(SPEECH, json=HI),
                         await client.post(f"{SPEECH}/stream", json=HI),

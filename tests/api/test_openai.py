@@ -15,7 +15,7 @@ from csm_trio.audio.encoders import make_encoder
 from csm_trio.audio.formats import OPENAI_FORMATS, AudioFormat
 from csm_trio.config import Config, SpeechConfig
 from csm_trio.protocol.openai import VOICE_NAMES
-from support.client_calls import KEY, caller, house, key_shown, locked
+from support.client_calls import KEY, caller, key_shown, locked, running_server
 from support.fakes import SineRunner, StepGate, sine_frames
 from support.serving import TEST_SERVER, serving
 
@@ -149,7 +149,7 @@ async def test_a_refusal_names_the_parameter(fields: dict[str, Any], param: str,
 
 
 async def test_a_wrong_address_is_told_in_the_same_form() -> None:
-    async with house() as server, caller(server) as client:
+    async with running_server() as server, caller(server) as client:
         for method, path, status in (
             ("GET", PATH, 405),
             ("POST", "/v1/audio/nowhere", 404),
@@ -164,7 +164,7 @@ async def test_a_wrong_address_is_told_in_the_same_form() -> None:
 
 
 async def test_the_key_is_asked_for_speech_but_not_for_the_two_lists() -> None:
-    async with house(locked()) as server, caller(server) as client:
+    async with running_server(locked()) as server, caller(server) as client:
         for query, headers in key_shown(KEY):
             answer = await client.post(PATH + query, json=SPEECH, headers=headers)
             assert answer.status_code == 200
@@ -181,7 +181,7 @@ async def test_the_key_is_asked_for_speech_but_not_for_the_two_lists() -> None:
 
 async def test_a_full_house_says_when_to_come_again() -> None:
     one_place = replace(TEST_SERVER, max_sessions=1)
-    async with house(one_place) as server, server.dial(), caller(server) as client:
+    async with running_server(one_place) as server, server.dial(), caller(server) as client:
         answer = await client.post(PATH, json=SPEECH)
     assert answer.status_code == 503
     assert int(answer.headers["retry-after"]) >= 1
@@ -189,6 +189,6 @@ async def test_a_full_house_says_when_to_come_again() -> None:
 
 
 async def test_every_listed_model_can_be_shown() -> None:
-    async with house() as server, caller(server) as client:
+    async with running_server() as server, caller(server) as client:
         for model in (await client.get("/v1/models")).json()["data"]:
             assert (await client.get(f"/v1/models/{model['id']}")).json() == model

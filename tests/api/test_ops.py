@@ -36,7 +36,7 @@ async def test_a_step_loop_that_does_not_answer_is_ill(monkeypatch: pytest.Monke
     gate = StepGate()
     with trio.fail_after(GUARD_S):
         async with serving(lambda: SineRunner(step_gate=gate)) as server:
-            engine = server.house.engine
+            engine = server.state.engine
             try:
                 async with caller(server) as client, server.dial() as ws:
                     await tell(ws, {"text": "One step, and no more. "})
@@ -71,7 +71,7 @@ async def test_a_server_that_is_leaving_is_healthy_but_not_ready() -> None:
                         await tell(ws, {"text": "I am still here. "}, {"text": ""})
                         await gate.held()
                         signal.raise_signal(signal.SIGTERM)
-                        await until(lambda: server.house.admission.draining)
+                        await until(lambda: server.state.admission.draining)
                         answer = await client.get("/readyz")
                         assert (answer.status_code, answer.json()) == (503, {"status": "draining"})
                         gate.open()

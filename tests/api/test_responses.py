@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import trio
 
-from support.client_calls import HI, KEY, SPEECH, caller, house, locked
+from support.client_calls import HI, KEY, SPEECH, caller, locked, running_server
 from support.fakes import SineRunner
 from support.serving import TEST_SERVER, serving
 
@@ -25,7 +25,7 @@ async def test_speech_says_what_it_cost_and_who_else_is_inside(
     path: str, body: dict[str, Any]
 ) -> None:
     seven_places = replace(TEST_SERVER, max_sessions=7)
-    async with house(seven_places) as server, server.dial(), caller(server) as client:
+    async with running_server(seven_places) as server, server.dial(), caller(server) as client:
         answer = await client.post(path, json=body)
     assert answer.status_code == 200
     request_id = answer.headers["request-id"]
@@ -57,7 +57,7 @@ async def test_speech_says_what_it_cost_and_who_else_is_inside(
 async def test_other_answers_can_be_traced_and_read_by_a_page_too(
     method: str, path: str, status: int
 ) -> None:
-    async with house() as server, caller(server) as client:
+    async with running_server() as server, caller(server) as client:
         answer = await client.request(method, path, json={} if method == "POST" else None)
     assert answer.status_code == status
     assert answer.headers["x-trace-id"]
@@ -72,7 +72,7 @@ async def test_a_browser_may_ask_first_and_needs_no_key_for_that(path: str) -> N
         "access-control-request-method": "POST",
         "access-control-request-headers": "authorization, content-type, xi-api-key",
     }
-    async with house(locked()) as server, caller(server) as client:
+    async with running_server(locked()) as server, caller(server) as client:
         answer = await client.options(path, headers=asked)
         assert answer.status_code == 200
         assert answer.headers["access-control-allow-origin"] == "*"
@@ -85,7 +85,7 @@ async def test_a_browser_may_ask_first_and_needs_no_key_for_that(path: str) -> N
 
 
 async def test_figures_are_for_no_page_to_read() -> None:
-    async with house(locked()) as server, caller(server) as client:
+    async with running_server(locked()) as server, caller(server) as client:
         answer = await client.get("/metrics", headers={"origin": "https://example.org"})
     assert "access-control-allow-origin" not in answer.headers
 
@@ -175,7 +175,7 @@ async def test_the_next_text_is_not_spoken() -> None:
 
 
 async def test_a_key_by_bearer_opens_both_conventions() -> None:
-    async with house(locked()) as server, caller(server) as client:
+    async with running_server(locked()) as server, caller(server) as client:
         for path, body in DOORS:
             answer = await client.post(path, json=body, headers={"authorization": f"Bearer {KEY}"})
             assert answer.status_code == 200

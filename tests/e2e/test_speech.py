@@ -48,8 +48,8 @@ class Stenographer:
         return self._runner.slots
 
     @property
-    def opens_per_step(self) -> int:
-        return self._runner.opens_per_step
+    def max_prefills_per_step(self) -> int:
+        return self._runner.max_prefills_per_step
 
     def open(self, batch: Sequence[tuple[int, Utterance]]) -> Sequence[int | SpeechError]:
         rooms = self._runner.open(batch)
@@ -100,9 +100,9 @@ async def test_twenty_sentences_are_understood(capsys: pytest.CaptureFixture[str
     with trio.fail_after(GUARD_S):
         config = Config(server=TEST_SERVER, speech=SpeechConfig())
         async with serving(embedded_runner, config) as server:
-            for first in range(0, len(SENTENCES), server.house.admission.limit):
+            for first in range(0, len(SENTENCES), server.state.admission.limit):
                 async with trio.open_nursery() as nursery:
-                    for text in SENTENCES[first : first + server.house.admission.limit]:
+                    for text in SENTENCES[first : first + server.state.admission.limit]:
                         nursery.start_soon(hear, server, text)
     counts = WordErrors.pooled(
         WordErrors.between(text, recognize(*speech[text])) for text in SENTENCES

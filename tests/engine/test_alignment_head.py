@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from csm_trio.config import EngineConfig
-from csm_trio.engine.alignment_head import find_reading_head, path_share
+from csm_trio.engine.alignment_head import find_alignment_head, path_share
 from csm_trio.engine.load import LoadedModel, load_model, warm_runner
 from csm_trio.engine.utterance import Frame, Sampling, Utterance
 
@@ -22,7 +22,7 @@ def spoken(loaded: LoadedModel, text: str, *, company: bool = False) -> list[Fra
     runner.open([(1, utterance)])
     if company:
         runner.open([(0, Utterance("Someone else is speaking too, at length.", 2, 80))])
-    runner.fill()
+    runner.prefill_all()
     frames = []
     while (frame := runner.step([1, 0] if company else [1])[0]) is not None:
         frames.append(frame)
@@ -30,13 +30,13 @@ def spoken(loaded: LoadedModel, text: str, *, company: bool = False) -> list[Fra
 
 
 def test_the_embedded_voice_has_a_head_that_reads_along(embedded: LoadedModel) -> None:
-    assert find_reading_head(
+    assert find_alignment_head(
         embedded.model, embedded.codec, embedded.tokenizer, embedded.placement.dtype
     )
 
 
 def test_frames_tell_where_it_looked(embedded: LoadedModel) -> None:
-    places = [frame.glance for frame in spoken(embedded, TEXT)]
+    places = [frame.attended_char for frame in spoken(embedded, TEXT)]
     assert all(place is not None and 0 <= place <= len(TEXT) for place in places)
     looked = np.array(places, dtype=float)
     assert looked[0] < 5
@@ -46,7 +46,7 @@ def test_frames_tell_where_it_looked(embedded: LoadedModel) -> None:
 
 def test_where_it_looks_does_not_depend_on_who_else_speaks(embedded: LoadedModel) -> None:
     alone, together = spoken(embedded, TEXT), spoken(embedded, TEXT, company=True)
-    assert [frame.glance for frame in alone] == [frame.glance for frame in together]
+    assert [frame.attended_char for frame in alone] == [frame.attended_char for frame in together]
 
 
 def test_a_diagonal_is_a_path_and_scattered_attention_is_none() -> None:

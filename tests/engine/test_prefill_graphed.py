@@ -19,11 +19,11 @@ from csm_trio.engine import prefill_graphed
 from csm_trio.engine.load import LoadedModel, load_model
 from csm_trio.engine.prefill_eager import EagerPrefill, Prefill
 from csm_trio.engine.prefill_graphed import GraphedPrefill
-from csm_trio.engine.prefill_plan import Filling
+from csm_trio.engine.prefill_plan import PendingPrefill
 from csm_trio.engine.prompt import Prompt
 from csm_trio.engine.slots import Opening, Slots
 from csm_trio.model.attention import Prefix
-from csm_trio.model.config import Draw
+from csm_trio.model.config import SamplingParams
 from support.tiny_csm import CODEBOOK_SIZE, CODEBOOKS, write_tiny_checkpoint
 
 MAX_POSITIONS = 1024
@@ -72,7 +72,7 @@ class Stream:
 
 @pytest.fixture(autouse=True)
 def without_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(prefill_graphed, "captured", rerun)
+    monkeypatch.setattr(prefill_graphed, "capture_graph", rerun)
     monkeypatch.setattr(torch.cuda, "current_stream", Stream)
     with Unpinned():
         yield
@@ -91,7 +91,7 @@ def make_slots(loaded: LoadedModel) -> Slots:
     )
 
 
-def filling(slots: Slots, slot: int, positions: int, *, prefix: int = 0) -> Filling:
+def pending(slots: Slots, slot: int, positions: int, *, prefix: int = 0) -> PendingPrefill:
     """Make a prompt of noise for a slot, behind a prefix of noise; the same for the same slot."""
     made = np.random.default_rng(slot)
     tokens = made.integers(0, CODEBOOK_SIZE, (positions, CODEBOOKS + 1))
@@ -100,22 +100,24 @@ def filling(slots: Slots, slot: int, positions: int, *, prefix: int = 0) -> Fill
         shape = slots.kv.keys[:, slot, :, :prefix].shape
         keys, values = (torch.from_numpy(made.normal(size=shape)).float() for _ in range(2))
         slots.kv.copy_in(slot, Prefix(keys, values))
-    draws = (Draw(0.5 + slot, 3 + slot), Draw(0.7 + slot, 5 + slot))
-    opening = Opening(slot=slot, position=prefix + positions - 1, draws=draws, seed=100 + slot)
-    return Filling(opening, Prompt(tokens, mask), prefix)
+    sampling = (SamplingParams(0.5 + slot, 3 + slot), SamplingParams(0.7 + slot, 5 + slot))
+    opening = Opening(
+        slot=slot, position=prefix + positions - 1, sampling=sampling, seed=100 + slot
+    )
+    return PendingPrefill(opening, Prompt(tokens, mask), prefix)
 
 
-def fill(prefill: Prefill, waiting: Sequence[Filling]) -> int:
+def prefill_all(prefill: Prefill, waiting: Sequence[PendingPrefill]) -> int:
     """Put all prompts in; return how many pieces it took."""
     pieces = 0
     while waiting:
-        filled = prefill.advance(waiting)
-        waiting = [one for one in waiting if one not in filled]
+        prefilled = prefill.advance(waiting)
+        waiting = [one for one in waiting if one not in prefilled]
         pieces += 1
     return pieces
 
 
-def assert_alike(graphed: Slots, eager: Slots, fillings: Sequence[Filling]) -> None:
+def assert_alike(graphed: Slots, eager: Slots, fillings: Sequence[PendingPrefill]) -> None:
     """See that rows can speak alike: all that a step reads but the last position's keys."""
     for opening in (one.opening for one in fillings):
         slot, end = opening.slot, opening.position
@@ -144,14 +146,14 @@ def test_slots_are_filled_as_the_eager_prefill_fills_them(
     prefill.capture()
     ours, theirs = (
         [
-            filling(slots, slot, positions, prefix=prefix)
+            pending(slots, slot, positions, prefix=prefix)
             for slot, (positions, prefix) in sizes.items()
         ]
         for slots in (graphed, eager)
     )
-    fill(prefill, ours[:1])
-    pieces = fill(prefill, ours[1:])  # three of which begin at zero, and padding
-    fill(EagerPrefill(loaded.model, eager), theirs)
+    prefill_all(prefill, ours[:1])
+    pieces = prefill_all(prefill, ours[1:])  # three of which begin at zero, and padding
+    prefill_all(EagerPrefill(loaded.model, eager), theirs)
     assert pieces < len(ours[1:]), "some must have gone in together"
     assert_alike(graphed, eager, ours)
 
@@ -160,15 +162,15 @@ def test_a_slot_that_another_tenant_had_is_filled_as_a_fresh_one(loaded: LoadedM
     graphed, eager = make_slots(loaded), make_slots(loaded)
     prefill = GraphedPrefill(loaded.model, graphed, continued=True)
     prefill.capture()
-    fill(prefill, [filling(graphed, 1, 900), filling(graphed, 2, 400, prefix=100)])
+    prefill_all(prefill, [pending(graphed, 1, 900), pending(graphed, 2, 400, prefix=100)])
     graphed.codec.contexts.fill_(1)
     graphed.codec.positions.fill_(9)
     graphed.state.frames.fill_(9)
     ours, theirs = (
-        [filling(slots, 1, 40, prefix=30), filling(slots, 2, 50)] for slots in (graphed, eager)
+        [pending(slots, 1, 40, prefix=30), pending(slots, 2, 50)] for slots in (graphed, eager)
     )
-    fill(prefill, ours)
-    fill(EagerPrefill(loaded.model, eager), theirs)
+    prefill_all(prefill, ours)
+    prefill_all(EagerPrefill(loaded.model, eager), theirs)
     assert_alike(graphed, eager, ours)
     for slot in (1, 2):
         assert graphed.codec.positions[slot] == 0

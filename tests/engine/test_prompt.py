@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, processors
 
 from csm_trio.engine.prompt import Prompt, TextTokenizer, build_prompt
-from csm_trio.engine.utterance import Turn
+from csm_trio.engine.utterance import PromptSegment
 from csm_trio.errors import StartupError, TextTooLong
 from csm_trio.model.checkpoint.locate import locate_checkpoint
 from support.tiny_csm import (
@@ -36,13 +36,13 @@ def tokenizer(tiny: Path) -> TextTokenizer:
     return TextTokenizer.from_file(tiny / "tokenizer.json")
 
 
-def _turn(text: str, frames: int, *, speaker_id: int = 0, seed: int = 0) -> Turn:
+def _turn(text: str, frames: int, *, speaker_id: int = 0, seed: int = 0) -> PromptSegment:
     codes = np.random.default_rng(seed).integers(1, 32, size=(frames, CODEBOOKS))
-    return Turn(speaker_id, text, codes.astype(np.int16))
+    return PromptSegment(speaker_id, text, codes.astype(np.int16))
 
 
 def _build(
-    tokenizer: TextTokenizer, *turns: Turn, text: str = "ok", max_positions: int = 2048
+    tokenizer: TextTokenizer, *turns: PromptSegment, text: str = "ok", max_positions: int = 2048
 ) -> Prompt:
     return build_prompt(
         tokenizer,
@@ -159,7 +159,7 @@ def test_a_prompt_embeds_as_transformers_embeds_it(tiny: Path, tokenizer: TextTo
     samples = torch.randn(1, 1, 5 * 1920, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         codes = reference.codec_model.encode(samples).audio_codes[0].T  # [frames, codebooks]
-        turn = Turn(1, "How are you?", codes.numpy())
+        turn = PromptSegment(1, "How are you?", codes.numpy())
         past = tokenizer.encode(turn.text, speaker_id=1)
         target = tokenizer.encode("Fine.", speaker_id=0)
         theirs = reference._merge_input_ids_with_input_values(

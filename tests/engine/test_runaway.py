@@ -47,8 +47,8 @@ def test_the_cap_is_exact(cap: int) -> None:
 def test_a_repeat_ends_after_its_window_and_not_before(period: int, lead: int) -> None:
     varying = [frame(1_000 + index) for index in range(lead)]
     repeating = [frame(index % period) for index in range(200)]
-    taken, end = frames_until_end(RunawayGuard(LONG), varying + repeating)
-    assert (taken, end) == (lead + period + REPEAT_WINDOW_FRAMES, EndReason.REPEATING)
+    acknowledge, end = frames_until_end(RunawayGuard(LONG), varying + repeating)
+    assert (acknowledge, end) == (lead + period + REPEAT_WINDOW_FRAMES, EndReason.REPEATING)
 
 
 def test_a_longer_period_is_taken_for_speech() -> None:
@@ -76,8 +76,8 @@ def test_a_short_utterance_survives_whatever_it_repeats(frames: int) -> None:
 @pytest.mark.parametrize("peak", [0, SILENCE_FLOOR - 1, 1 - SILENCE_FLOOR])
 def test_a_long_silence_ends(peak: int) -> None:
     frames = (frame(index, peak=peak) for index in range(LONG))
-    taken = frames_until_end(RunawayGuard(LONG), frames)
-    assert taken == (SILENCE_WINDOW_FRAMES, EndReason.SILENT)
+    acknowledge = frames_until_end(RunawayGuard(LONG), frames)
+    assert acknowledge == (SILENCE_WINDOW_FRAMES, EndReason.SILENT)
 
 
 @pytest.mark.parametrize("peak", [SILENCE_FLOOR, -SILENCE_FLOOR, 32_767, -32_768])
@@ -90,8 +90,8 @@ def test_a_pause_shorter_than_the_window_does_not_end(peak: int) -> None:
 
 def test_the_cap_is_named_first_where_all_would_end_it() -> None:
     guard = RunawayGuard(SILENCE_WINDOW_FRAMES)
-    taken = frames_until_end(guard, [frame(1, peak=0)] * LONG)
-    assert taken == (SILENCE_WINDOW_FRAMES, EndReason.CAPPED)
+    acknowledge = frames_until_end(guard, [frame(1, peak=0)] * LONG)
+    assert acknowledge == (SILENCE_WINDOW_FRAMES, EndReason.CAPPED)
 
 
 def test_a_new_guard_remembers_nothing() -> None:
@@ -123,17 +123,17 @@ def runs(draw: st.DrawFn) -> list[int]:
 
 @given(runs())
 def test_audible_frames_end_before_the_cap_exactly_where_a_window_repeats(codes: list[int]) -> None:
-    taken, end = frames_until_end(RunawayGuard(LONG), map(frame, codes))
+    acknowledge, end = frames_until_end(RunawayGuard(LONG), map(frame, codes))
     if end is None:
         assert not repeats(codes)
     else:
         assert end is EndReason.REPEATING
-        assert repeats(codes[:taken])
-        assert not repeats(codes[: taken - 1])
+        assert repeats(codes[:acknowledge])
+        assert not repeats(codes[: acknowledge - 1])
 
 
 @given(runs(), st.integers(1, 300))
 def test_nothing_ends_later_than_the_cap(codes: list[int], cap: int) -> None:
-    taken, end = frames_until_end(RunawayGuard(cap), map(frame, codes))
-    assert taken <= cap
+    acknowledge, end = frames_until_end(RunawayGuard(cap), map(frame, codes))
+    assert acknowledge <= cap
     assert (end is None) <= (len(codes) < cap)

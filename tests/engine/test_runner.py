@@ -14,9 +14,9 @@ from csm_trio.engine.load import load_model, load_runner, warm_runner
 from csm_trio.engine.prompt import TextTokenizer, build_prompt
 from csm_trio.engine.runner import TorchRunner
 from csm_trio.engine.slots import resolve_sampling
-from csm_trio.engine.utterance import Frame, Sampling, Turn, Utterance
+from csm_trio.engine.utterance import Frame, PromptSegment, Sampling, Utterance
 from csm_trio.errors import SpeechError, StartupError, TextTooLong
-from csm_trio.model.config import Draw, SamplingDefaults
+from csm_trio.model.config import SamplingDefaults, SamplingParams
 from support.tiny_csm import CODEBOOKS, load_reference, write_tiny_checkpoint
 
 GREEDY = Sampling(temperature=0)
@@ -38,7 +38,9 @@ def runner(checkpoint: Path) -> TorchRunner:
     return load_runner(EngineConfig(weights_path=checkpoint, device="cpu", pool_size=3))
 
 
-def utterance(text: str, *, sampling: Sampling = GREEDY, turns: tuple[Turn, ...] = ()) -> Utterance:
+def utterance(
+    text: str, *, sampling: Sampling = GREEDY, turns: tuple[PromptSegment, ...] = ()
+) -> Utterance:
     return Utterance(text, 0, 64, sampling, turns)
 
 
@@ -46,7 +48,7 @@ def open_slot(runner: TorchRunner, slot: int, what: Utterance) -> int:
     (room,) = runner.open([(slot, what)])
     if isinstance(room, SpeechError):
         raise room
-    runner.fill()
+    runner.prefill_all()
     return room
 
 
@@ -96,7 +98,7 @@ def test_audio_equals_the_reference_codec_on_the_same_codes(
 def test_a_context_turn_is_heard_as_transformers_hears_it(
     checkpoint: Path, reference: Any, runner: TorchRunner
 ) -> None:
-    turn = Turn(0, "Before.", codes_of(speak_alone(runner, utterance("Before."), 9)))
+    turn = PromptSegment(0, "Before.", codes_of(speak_alone(runner, utterance("Before."), 9)))
     tokenizer = TextTokenizer.from_file(checkpoint / "tokenizer.json")
     prompt = build_prompt(
         tokenizer, [turn], speaker_id=0, text="After.", codebooks=CODEBOOKS, max_positions=256
@@ -145,7 +147,7 @@ def test_a_slot_closed_while_its_prompt_goes_in_takes_the_next(runner: TorchRunn
     np.testing.assert_array_equal(codes_of(speak_alone(runner, utterance(TEXTS[0]), 8)), alone)
 
 
-def with_clips(checkpoint: Path, turns: Sequence[Turn]) -> TorchRunner:
+def with_clips(checkpoint: Path, turns: Sequence[PromptSegment]) -> TorchRunner:
     loaded = load_model(EngineConfig(weights_path=checkpoint, device="cpu"))
     return warm_runner(loaded, 2, {"vera": turns})
 
@@ -153,8 +155,8 @@ def with_clips(checkpoint: Path, turns: Sequence[Turn]) -> TorchRunner:
 def test_a_voices_clips_are_heard_as_turns_before_all_others(
     checkpoint: Path, runner: TorchRunner
 ) -> None:
-    clip = Turn(0, "A clip.", codes_of(speak_alone(runner, utterance("A clip."), 20)))
-    past = Turn(0, "Then.", codes_of(speak_alone(runner, utterance("Then."), 5)))
+    clip = PromptSegment(0, "A clip.", codes_of(speak_alone(runner, utterance("A clip."), 20)))
+    past = PromptSegment(0, "Then.", codes_of(speak_alone(runner, utterance("Then."), 5)))
     told = codes_of(speak_alone(runner, utterance(TEXTS[0], turns=(clip, past)), 20))
     untold = codes_of(speak_alone(runner, utterance(TEXTS[0], turns=(past,)), 20))
     cloned = with_clips(checkpoint, [clip])
@@ -169,14 +171,14 @@ def test_a_voices_clips_are_heard_as_turns_before_all_others(
 
 def test_clips_leave_room_for_speech_and_count_in_the_budget(checkpoint: Path) -> None:
     codes = np.ones((100, CODEBOOKS), np.int16)
-    runner = with_clips(checkpoint, [Turn(0, "Clip.", codes)])
+    runner = with_clips(checkpoint, [PromptSegment(0, "Clip.", codes)])
     # 256 positions: 111 of the clip (BOS [0]Clip. EOS, frames, end), 6 of BOS [0]A EOS.
     (room,) = runner.open([(0, Utterance("A", 0, 10_000, GREEDY, voice_id="vera"))])
     assert room == 256 - (10 + 101) - 6 + 1
-    runner.fill()
+    runner.prefill_all()
     assert all(runner.step([0])[0] is not None for _ in range(room))
     with pytest.raises(StartupError, match=r"'vera'.* may take 128"):
-        with_clips(checkpoint, [Turn(0, "Clip.", np.ones((120, CODEBOOKS), np.int16))])
+        with_clips(checkpoint, [PromptSegment(0, "Clip.", np.ones((120, CODEBOOKS), np.int16))])
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, Sampling(temperature=0.9, top_k=20, seed=7)])
@@ -297,35 +299,50 @@ def test_a_text_that_fills_the_cache_is_refused(runner: TorchRunner) -> None:
     assert speak_alone(runner, utterance("A"), 3)
 
 
-SAMPLES_BOTH = SamplingDefaults(backbone=Draw(0.9, 50), depth=Draw(0.8, 40))
-GREEDY_DEPTH = SamplingDefaults(backbone=Draw(0.3, 50), depth=Draw(0.0, 1))
-NONE_SAMPLES = SamplingDefaults(backbone=Draw(0.0, 1), depth=Draw(0.0, 1))
+SAMPLES_BOTH = SamplingDefaults(backbone=SamplingParams(0.9, 50), depth=SamplingParams(0.8, 40))
+GREEDY_DEPTH = SamplingDefaults(backbone=SamplingParams(0.3, 50), depth=SamplingParams(0.0, 1))
+NONE_SAMPLES = SamplingDefaults(backbone=SamplingParams(0.0, 1), depth=SamplingParams(0.0, 1))
 
 
 @pytest.mark.parametrize(
     ("defaults", "sampling", "backbone", "depth"),
     [
-        (SAMPLES_BOTH, Sampling(), Draw(0.9, 50), Draw(0.8, 40)),
-        (SAMPLES_BOTH, Sampling(temperature=0.5), Draw(0.5, 50), Draw(0.5, 40)),
-        (SAMPLES_BOTH, Sampling(top_k=9), Draw(0.9, 9), Draw(0.8, 9)),
-        (SAMPLES_BOTH, Sampling(temperature_scale=0.5), Draw(0.45, 50), Draw(0.4, 40)),
+        (SAMPLES_BOTH, Sampling(), SamplingParams(0.9, 50), SamplingParams(0.8, 40)),
+        (SAMPLES_BOTH, Sampling(temperature=0.5), SamplingParams(0.5, 50), SamplingParams(0.5, 40)),
+        (SAMPLES_BOTH, Sampling(top_k=9), SamplingParams(0.9, 9), SamplingParams(0.8, 9)),
+        (
+            SAMPLES_BOTH,
+            Sampling(temperature_scale=0.5),
+            SamplingParams(0.45, 50),
+            SamplingParams(0.4, 40),
+        ),
         (
             SAMPLES_BOTH,
             Sampling(temperature=0.7, temperature_scale=2),
-            Draw(0.7, 50),
-            Draw(0.7, 40),
+            SamplingParams(0.7, 50),
+            SamplingParams(0.7, 40),
         ),
-        (GREEDY_DEPTH, Sampling(temperature_scale=2), Draw(0.6, 50), Draw(0, 1)),
-        (NONE_SAMPLES, Sampling(temperature_scale=1.3), Draw(0, 1), Draw(0, 1)),
-        (SAMPLES_BOTH, Sampling(temperature=0), Draw(0, 1), Draw(0, 1)),
-        (SAMPLES_BOTH, Sampling(top_k=1), Draw(0, 1), Draw(0, 1)),
-        (GREEDY_DEPTH, Sampling(), Draw(0.3, 50), Draw(0, 1)),
-        (GREEDY_DEPTH, Sampling(temperature=0.7, top_k=5), Draw(0.7, 5), Draw(0, 1)),
-        (NONE_SAMPLES, Sampling(), Draw(0, 1), Draw(0, 1)),
-        (NONE_SAMPLES, Sampling(temperature=0.7), Draw(0.7, 50), Draw(0, 1)),
+        (
+            GREEDY_DEPTH,
+            Sampling(temperature_scale=2),
+            SamplingParams(0.6, 50),
+            SamplingParams(0, 1),
+        ),
+        (NONE_SAMPLES, Sampling(temperature_scale=1.3), SamplingParams(0, 1), SamplingParams(0, 1)),
+        (SAMPLES_BOTH, Sampling(temperature=0), SamplingParams(0, 1), SamplingParams(0, 1)),
+        (SAMPLES_BOTH, Sampling(top_k=1), SamplingParams(0, 1), SamplingParams(0, 1)),
+        (GREEDY_DEPTH, Sampling(), SamplingParams(0.3, 50), SamplingParams(0, 1)),
+        (
+            GREEDY_DEPTH,
+            Sampling(temperature=0.7, top_k=5),
+            SamplingParams(0.7, 5),
+            SamplingParams(0, 1),
+        ),
+        (NONE_SAMPLES, Sampling(), SamplingParams(0, 1), SamplingParams(0, 1)),
+        (NONE_SAMPLES, Sampling(temperature=0.7), SamplingParams(0.7, 50), SamplingParams(0, 1)),
     ],
 )
 def test_a_request_replaces_the_backbones_draw_and_the_depths_only_where_it_samples(
-    defaults: SamplingDefaults, sampling: Sampling, backbone: Draw, depth: Draw
+    defaults: SamplingDefaults, sampling: Sampling, backbone: SamplingParams, depth: SamplingParams
 ) -> None:
     assert resolve_sampling(sampling, defaults) == (backbone, depth)

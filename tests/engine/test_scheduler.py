@@ -10,8 +10,8 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from csm_trio.engine.scheduler import CREDIT_FRAMES, HandOver, Scheduler, StepPlan
-from csm_trio.engine.utterance import BUNCH_FRAMES, EndReason, Frame
+from csm_trio.engine.scheduler import CREDIT_FRAMES, Delivery, Scheduler, StepPlan
+from csm_trio.engine.utterance import MAX_BATCH_FRAMES, EndReason, Frame
 
 LONG = 10_000
 
@@ -28,7 +28,7 @@ def opened(scheduler: Scheduler[str], *keys: str) -> dict[str, int]:
     while len(slots) < len(keys):
         for slot, key in scheduler.next(0.0).open:
             scheduler.opened(key, LONG)
-            assert scheduler.filled(slot) == key
+            assert scheduler.prefilled(slot) == key
             slots[key] = slot
     return slots
 
@@ -42,11 +42,11 @@ def test_a_row_runs_from_when_its_prompt_is_in() -> None:
     scheduler.admit("a")
     assert scheduler.next(0.0) == StepPlan(open=((0, "a"),), run=())
     scheduler.opened("a", LONG)
-    assert scheduler.filling
+    assert scheduler.prefilling
     assert not scheduler.idle
     assert scheduler.next(0.0) == StepPlan((), ())
-    assert scheduler.filled(0) == "a"
-    assert not scheduler.filling
+    assert scheduler.prefilled(0) == "a"
+    assert not scheduler.prefilling
     assert scheduler.next(0.0) == StepPlan((), ((0, "a"),))
 
 
@@ -56,7 +56,7 @@ def test_a_row_released_while_its_prompt_goes_in_leaves_a_free_slot() -> None:
     scheduler.next(0.0)
     scheduler.opened("a", LONG)
     assert scheduler.release("a") == 0
-    assert not scheduler.filling
+    assert not scheduler.prefilling
     assert scheduler.idle
     assert opened(scheduler, "b") == {"b": 0}
 
@@ -67,15 +67,15 @@ def test_nothing_to_do_is_an_empty_plan() -> None:
     assert scheduler.next(0.0) == StepPlan((), ())
 
 
-@pytest.mark.parametrize(("opens_per_step", "plans"), [(1, 4), (2, 2), (3, 2), (4, 1)])
-def test_a_burst_opens_in_order_and_a_few_at_a_time(opens_per_step: int, plans: int) -> None:
-    scheduler = Scheduler[str](4, opens_per_step=opens_per_step)
+@pytest.mark.parametrize(("max_prefills_per_step", "plans"), [(1, 4), (2, 2), (3, 2), (4, 1)])
+def test_a_burst_opens_in_order_and_a_few_at_a_time(max_prefills_per_step: int, plans: int) -> None:
+    scheduler = Scheduler[str](4, max_prefills_per_step=max_prefills_per_step)
     for key in "abcd":
         scheduler.admit(key)
     order: list[str] = []
     for _ in range(plans):
         found = scheduler.next(0.0).open
-        assert 1 <= len(found) <= opens_per_step
+        assert 1 <= len(found) <= max_prefills_per_step
         order += [key for _, key in found]
     assert order == list("abcd")
     assert scheduler.next(0.0).open == ()
@@ -93,7 +93,7 @@ def test_a_burst_of_arrivals_keeps_no_running_row_out_of_a_plan() -> None:
         assert len(plan.run) == plans
         ((slot, key),) = plan.open
         scheduler.opened(key, LONG)
-        scheduler.filled(slot)
+        scheduler.prefilled(slot)
 
 
 def test_a_row_stops_at_its_credit_and_each_frame_taken_buys_one_more() -> None:
@@ -104,7 +104,7 @@ def test_a_row_stops_at_its_credit_and_each_frame_taken_buys_one_more() -> None:
         scheduler.account("a", frame(index), 0.0)
     assert scheduler.idle
     assert running(scheduler.next(0.0)) == []
-    scheduler.taken("a", 1)
+    scheduler.acknowledge("a", 1)
     assert not scheduler.idle
     assert running(scheduler.next(0.0)) == ["a"]
     scheduler.account("a", frame(CREDIT_FRAMES), 0.0)
@@ -118,7 +118,7 @@ def test_a_row_without_credit_stops_nobody_else() -> None:
     for index in range(5):
         assert running(scheduler.next(0.0)) == ["keen"]
         scheduler.account("keen", frame(index), 0.0)
-        scheduler.taken("keen", 1)
+        scheduler.acknowledge("keen", 1)
 
 
 def test_rows_run_in_the_order_of_their_slots() -> None:
@@ -153,7 +153,7 @@ def test_a_listener_may_take_frames_of_a_row_that_has_ended() -> None:
     opened(scheduler, "a")
     scheduler.account("a", frame(), 0.0)
     scheduler.release("a")
-    scheduler.taken("a", 1)
+    scheduler.acknowledge("a", 1)
     assert scheduler.idle
 
 
@@ -163,21 +163,21 @@ def test_no_frame_means_spoken_and_the_room_is_the_cap() -> None:
     scheduler.admit("b")
     ((slot, _),) = scheduler.next(0.0).open
     scheduler.opened("b", 2)
-    scheduler.filled(slot)
+    scheduler.prefilled(slot)
     made = [frame(index) for index in range(3)]
-    assert scheduler.account("a", made[0], 0.0) == HandOver((made[0],))
-    assert scheduler.account("a", None, 0.0) == HandOver((), EndReason.SPOKEN)
-    assert scheduler.account("b", made[1], 0.0) == HandOver((made[1],))
-    assert scheduler.account("b", made[2], 0.0) == HandOver((made[2],), EndReason.CAPPED)
+    assert scheduler.account("a", made[0], 0.0) == Delivery((made[0],))
+    assert scheduler.account("a", None, 0.0) == Delivery((), EndReason.SPOKEN)
+    assert scheduler.account("b", made[1], 0.0) == Delivery((made[1],))
+    assert scheduler.account("b", made[2], 0.0) == Delivery((made[2],), EndReason.CAPPED)
 
 
 @dataclass
 class Row:
     slot: int
-    unread: int = 0
+    in_flight: int = 0
     frames: int = 0
     handed: int = 0
-    filling: bool = True
+    prefilling: bool = True
 
     @property
     def held(self) -> int:
@@ -187,10 +187,14 @@ class Row:
 class SchedulerLaws(RuleBasedStateMachine):
     """A slow and obvious scheduler beside the real one; the owner keeps his promise."""
 
-    @initialize(slots=st.integers(1, 5), credit=st.integers(1, 4), opens_per_step=st.integers(1, 3))
-    def begin(self, slots: int, credit: int, opens_per_step: int) -> None:
-        self.scheduler = Scheduler[int](slots, credit=credit, opens_per_step=opens_per_step)
-        self.slots, self.credit, self.opens_per_step = slots, credit, opens_per_step
+    @initialize(
+        slots=st.integers(1, 5), credit=st.integers(1, 4), max_prefills_per_step=st.integers(1, 3)
+    )
+    def begin(self, slots: int, credit: int, max_prefills_per_step: int) -> None:
+        self.scheduler = Scheduler[int](
+            slots, credit=credit, max_prefills_per_step=max_prefills_per_step
+        )
+        self.slots, self.credit, self.max_prefills_per_step = slots, credit, max_prefills_per_step
         self.waiting: deque[int] = deque()
         self.rows: dict[int, Row] = {}
         self.gone: list[int] = []
@@ -221,7 +225,7 @@ class SchedulerLaws(RuleBasedStateMachine):
     def step(self, data: st.DataObject) -> None:
         self.now_s += data.draw(st.floats(0.0, 0.2), label="took")
         plan = self.scheduler.next(self.now_s)
-        assert len(plan.open) <= self.opens_per_step
+        assert len(plan.open) <= self.max_prefills_per_step
         if self.waiting and len(self.rows) < self.slots:
             assert plan.open, "a free slot and one who waits"
         for slot, key in plan.open:
@@ -233,7 +237,7 @@ class SchedulerLaws(RuleBasedStateMachine):
         may_run = {
             (row.slot, key)
             for key, row in self.rows.items()
-            if row.unread < self.credit and not row.filling
+            if row.in_flight < self.credit and not row.prefilling
         }
         assert set(plan.run) == may_run
         assert len(plan.run) == len(may_run)
@@ -243,54 +247,54 @@ class SchedulerLaws(RuleBasedStateMachine):
                 self.scheduler.opened(key, LONG)
         for key in refused:
             self.drop(key)
-        assert self.scheduler.filling == any(row.filling for row in self.rows.values())
-        for _, key in [*plan.run, *self.fill(data)]:
+        assert self.scheduler.prefilling == any(row.prefilling for row in self.rows.values())
+        for _, key in [*plan.run, *self.prefill_all(data)]:
             if key not in refused:
                 self.run_row(key, ends=data.draw(st.integers(0, 9), label="ends at 0") == 0)
 
-    def fill(self, data: st.DataObject) -> list[tuple[int, int]]:
+    def prefill_all(self, data: st.DataObject) -> list[tuple[int, int]]:
         """Complete some of the prompts that are on their way in."""
-        filled = []
+        prefilled = []
         for key, row in self.rows.items():
-            if row.filling and data.draw(st.booleans(), label="filled"):
-                assert self.scheduler.filled(row.slot) == key
-                row.filling = False
-                filled.append((row.slot, key))
-        return filled
+            if row.prefilling and data.draw(st.booleans(), label="filled"):
+                assert self.scheduler.prefilled(row.slot) == key
+                row.prefilling = False
+                prefilled.append((row.slot, key))
+        return prefilled
 
     def run_row(self, key: int, *, ends: bool) -> None:
         """Make a frame: whatever is handed over is the next there is, and all of what was held."""
         row = self.rows[key]
         made = None if ends else frame(row.frames)
         row.frames += not ends
-        row.unread += not ends
+        row.in_flight += not ends
         handed = self.scheduler.account(key, made, self.now_s)
         if handed is not None:
             order = [int(each.codes[0]) for each in handed.frames]
             assert order == list(range(row.handed, row.frames))
             assert handed.end is (EndReason.SPOKEN if ends else None)
             row.handed = row.frames
-        assert row.held < BUNCH_FRAMES
-        assert not row.held or row.unread < self.credit, "held, and never to run again"
+        assert row.held < MAX_BATCH_FRAMES
+        assert not row.held or row.in_flight < self.credit, "held, and never to run again"
         if ends:
             assert not row.held, "the end of it was lost"
             self.drop(key)
 
-    @precondition(lambda self: any(row.unread > row.held for row in self.rows.values()))
+    @precondition(lambda self: any(row.in_flight > row.held for row in self.rows.values()))
     @rule(data=st.data())
     def take(self, data: st.DataObject) -> None:
-        behind = [key for key, row in self.rows.items() if row.unread > row.held]
+        behind = [key for key, row in self.rows.items() if row.in_flight > row.held]
         key = data.draw(st.sampled_from(behind))
         row = self.rows[key]
-        frames = data.draw(st.integers(1, row.unread - row.held), label="taken")
-        self.scheduler.taken(key, frames)
-        row.unread -= frames
+        frames = data.draw(st.integers(1, row.in_flight - row.held), label="taken")
+        self.scheduler.acknowledge(key, frames)
+        row.in_flight -= frames
 
     @precondition(lambda self: self.gone)
     @rule(data=st.data())
     def take_or_release_what_is_gone(self, data: st.DataObject) -> None:
         key = data.draw(st.sampled_from(self.gone))
-        self.scheduler.taken(key, 1)
+        self.scheduler.acknowledge(key, 1)
         assert self.scheduler.release(key) is None
 
     @precondition(lambda self: self.live)
@@ -305,7 +309,7 @@ class SchedulerLaws(RuleBasedStateMachine):
     @invariant()
     def idle_means_that_the_next_plan_is_empty(self) -> None:
         plan = copy.deepcopy(self.scheduler).next(self.now_s)
-        nothing = plan == StepPlan((), ()) and not self.scheduler.filling
+        nothing = plan == StepPlan((), ()) and not self.scheduler.prefilling
         assert self.scheduler.idle == nothing
 
     def teardown(self) -> None:

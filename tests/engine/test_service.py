@@ -14,7 +14,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from csm_trio.engine.scheduler import CREDIT_FRAMES, Runner
 from csm_trio.engine.service import Engine, FrameStream, open_engine
-from csm_trio.engine.utterance import BUNCH_FRAMES, EndReason, Frame, Utterance
+from csm_trio.engine.utterance import MAX_BATCH_FRAMES, EndReason, Frame, Utterance
 from csm_trio.errors import EngineFailed, StartupError, TextTooLong
 from csm_trio.telemetry import Metrics
 from support.fakes import RunnerCall, SineRunner, StepGate, sine_frames
@@ -48,7 +48,7 @@ async def engine_of(runner: Runner, metrics: Metrics | None = None) -> AsyncIter
 
 async def speak(engine: Engine, said: Utterance) -> tuple[list[Frame], EndReason | None]:
     async with engine.generate(said) as stream:
-        frames = [frame async for bunch in stream for frame in bunch]
+        frames = [frame async for frame_batch in stream for frame in frame_batch]
     return frames, stream.end
 
 
@@ -229,7 +229,7 @@ async def test_a_listener_who_takes_nothing_costs_no_steps_past_the_credit() -> 
         await nothing_more_happens(engine)
         assert len(runner.steps) == CREDIT_FRAMES + 1
         gate.open()
-        frames += [frame async for bunch in stream for frame in bunch]
+        frames += [frame async for frame_batch in stream for frame in frame_batch]
         assert_heard(frames, sine_frames(stream.utterance))
 
 
@@ -264,7 +264,7 @@ async def test_a_refused_utterance_fails_alone() -> None:
             frames = list(await anext(stream))
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(be_refused, engine)
-            frames += [frame async for bunch in stream for frame in bunch]
+            frames += [frame async for frame_batch in stream for frame in frame_batch]
         assert engine.borrowed_slots == 0
     assert len(refusals) == 1
     assert_heard(frames, sine_frames(said))
@@ -423,7 +423,7 @@ async def test_a_failure_leaves_those_alone_who_have_been_heard_out() -> None:
             task_status.started(stream)
             with trio.CancelScope(shield=True):
                 await go.wait()
-                heard.extend([frame async for bunch in stream for frame in bunch])
+                heard.extend([frame async for frame_batch in stream for frame in frame_batch])
 
     with (
         trio.fail_after(GUARD_S),
@@ -531,7 +531,7 @@ async def test_a_cancel_while_the_prompt_goes_in_frees_the_slot() -> None:
 
 async def test_a_burst_is_opened_by_one_call_and_a_refusal_stops_no_other() -> None:
     gate = StepGate()
-    runner = SineRunner(8, step_gate=gate, opens_per_step=4)
+    runner = SineRunner(8, step_gate=gate, max_prefills_per_step=4)
     texts = ["one", "two words", "REFUSE", "three of them", "four words it has"]
     heard: dict[str, list[Frame]] = {}
 
@@ -561,9 +561,9 @@ async def test_the_first_frame_comes_alone_and_later_ones_together() -> None:
     """A step that takes no time puts every listener ahead at once."""
     said = utterance("FRAMES=40")
     async with engine_of(SineRunner(1)) as engine, engine.generate(said) as stream:
-        sizes = [len(bunch) async for bunch in stream]
+        sizes = [len(frame_batch) async for frame_batch in stream]
     assert sizes[0] == 1
-    assert max(sizes) == BUNCH_FRAMES
+    assert max(sizes) == MAX_BATCH_FRAMES
     assert sum(sizes) == 40
 
 

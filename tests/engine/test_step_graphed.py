@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 import csm_trio
 from csm_trio.engine.prompt import TextTokenizer
 from csm_trio.engine.runner import Placement, TorchRunner
-from csm_trio.engine.utterance import Frame, Sampling, Turn, Utterance
+from csm_trio.engine.utterance import Frame, PromptSegment, Sampling, Utterance
 from csm_trio.errors import SpeechError, TextTooLong
 from csm_trio.model.checkpoint.random_weights import random_weights
 from csm_trio.model.checkpoint.read_config import csm_1b_config
@@ -57,7 +57,7 @@ def make_runner(
     dtype: torch.dtype = torch.float32,
     slots: int = 5,
     config: CSMConfig,
-    clips: Mapping[str, Sequence[Turn]] | None = None,
+    clips: Mapping[str, Sequence[PromptSegment]] | None = None,
 ) -> TorchRunner:
     # Filled on the CPU: a device's generator has its own numbers.
     placement = Placement(torch.device(device), dtype)
@@ -97,10 +97,10 @@ def speak(
     runner: TorchRunner, said: Sequence[tuple[int, Utterance]], frames: int = FRAMES
 ) -> list[list[Frame]]:
     """Say utterances together from their first frame; return each one's frames."""
-    for first in range(0, len(said), runner.opens_per_step):
-        rooms = runner.open(said[first : first + runner.opens_per_step])
+    for first in range(0, len(said), runner.max_prefills_per_step):
+        rooms = runner.open(said[first : first + runner.max_prefills_per_step])
         assert all(isinstance(room, int) for room in rooms)
-    runner.fill()
+    runner.prefill_all()
     slots = [slot for slot, _ in said]
     made = [runner.step(slots) for _ in range(frames)]
     for slot in slots:
@@ -146,7 +146,7 @@ def test_a_row_goes_on_where_it_stood_whatever_bucket_it_ran_in(
     ((expected),) = speak(on_cpu, [(0, said)], 24)
     on_cuda.open([(0, said)])
     on_cuda.open([(slot, utterance(TEXTS[slot], GREEDY)) for slot in (1, 2, 3)])
-    on_cuda.fill()
+    on_cuda.prefill_all()
     made: list[Frame | None] = []
     for step in range(24):
         company = [1, 2, 3][: step % 4]
@@ -203,7 +203,7 @@ def test_bf16_says_at_first_what_f32_says(sizes: tuple[int, int]) -> None:
 def test_voices_with_clips_and_without_speak_side_by_side_as_on_the_cpu() -> None:
     config = small_config()
     codes = np.random.default_rng(3).integers(1, 90, (40, config.codebooks)).astype(np.int16)
-    clips = {"vera": [Turn(0, "A clip.", codes)]}
+    clips = {"vera": [PromptSegment(0, "A clip.", codes)]}
     said = [
         (slot, replace(utterance(text, GREEDY), voice_id=voice_id))
         for slot, (text, voice_id) in enumerate(

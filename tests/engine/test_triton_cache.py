@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from csm_trio.engine.triton_cache import (
-    KeptKernels,
+    KernelCache,
     count_kernels,
-    share_inductors_folder,
+    share_inductor_cache,
     writable,
 )
 from csm_trio.errors import StartupError
@@ -30,7 +30,7 @@ TRITON, INDUCTOR = "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"
 def test_tritons_folder_is_its_own_or_in_torchs(
     environ: dict[str, str], folder: str | None
 ) -> None:
-    share_inductors_folder(environ)
+    share_inductor_cache(environ)
     assert environ.get(TRITON) == folder
 
 
@@ -53,7 +53,7 @@ def test_what_was_compiled_since_is_told(tmp_path: Path, caplog: pytest.LogCaptu
         (tmp_path / key).mkdir()
         (tmp_path / key / "__grp__attend.json").touch()
     with caplog.at_level(logging.INFO, logger="csm_trio"):
-        KeptKernels(tmp_path, before=1).tell()
+        KernelCache(tmp_path, before=1).tell()
     assert caplog.messages == ["2 kernels were compiled, 1 were there"]
 
 

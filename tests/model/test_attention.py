@@ -2,7 +2,7 @@
 
 import torch
 
-from csm_trio.model.attention import SlotKV
+from csm_trio.model.attention import KVCache
 from csm_trio.model.config import LlamaConfig
 
 CONFIG = LlamaConfig(
@@ -11,8 +11,8 @@ CONFIG = LlamaConfig(
 )  # fmt: skip
 
 
-def kv() -> SlotKV:
-    return SlotKV(CONFIG, 4, device=torch.device("cpu"), dtype=torch.float32)
+def kv() -> KVCache:
+    return KVCache(CONFIG, 4, device=torch.device("cpu"), dtype=torch.float32)
 
 
 def noise(*shape: int, seed: int) -> torch.Tensor:

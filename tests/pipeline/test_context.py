@@ -15,10 +15,10 @@ from csm_trio.audio.encoders import make_encoder
 from csm_trio.audio.formats import AudioFormat
 from csm_trio.config import SpeechConfig
 from csm_trio.engine.service import Engine
-from csm_trio.engine.utterance import BUNCH_FRAMES, Turn, Utterance
-from csm_trio.errors import EngineFailed, InvalidRequest, ListenerStalled, TextTooLong
-from csm_trio.pipeline.context import Speaker
-from csm_trio.pipeline.spec import Backlog, SpeechOrder
+from csm_trio.engine.utterance import MAX_BATCH_FRAMES, PromptSegment, Utterance
+from csm_trio.errors import ClientStalled, EngineFailed, InvalidRequest, TextTooLong
+from csm_trio.pipeline.context import Synthesizer
+from csm_trio.pipeline.spec import Backlog, ContextSpec
 from csm_trio.protocol.events import (
     AddText,
     Audio,
@@ -47,8 +47,8 @@ def make_order(
     audio_format: str = "pcm_24000",
     speaker_id: int = 0,
     max_audio_len_ms: int = 30_000,
-) -> SpeechOrder:
-    return SpeechOrder(
+) -> ContextSpec:
+    return ContextSpec(
         context_id="a",
         voice=Voice("vera", "Vera", speaker_id),
         audio_format=AudioFormat.parse(audio_format),
@@ -65,27 +65,27 @@ class Call:
     def __init__(
         self,
         engine: FakeEngine,
-        order: SpeechOrder | None = None,
+        spec: ContextSpec | None = None,
         *,
         config: SpeechConfig | None = None,
     ) -> None:
         self.engine = engine
-        self.order = order or make_order()
+        self.spec = spec or make_order()
         self.metrics = Metrics()
         self.begun_s = time.monotonic()
-        self._speaker = Speaker(cast(Engine, engine), config or SpeechConfig(), self.metrics)
+        self._speaker = Synthesizer(cast(Engine, engine), config or SpeechConfig(), self.metrics)
         self.deltas, self._deltas = trio.open_memory_channel[AddText | Flush](1_000)
         self._outbox, self.outbox = trio.open_memory_channel[OutEvent](0)
 
     def add(self, *deltas: str | AddText | Flush) -> None:
         for delta in deltas:
             event = AddText("a", delta) if isinstance(delta, str) else delta
-            self.order.backlog.add(len(event.text) if isinstance(event, AddText) else 0)
+            self.spec.backlog.add(len(event.text) if isinstance(event, AddText) else 0)
             self.deltas.send_nowait(event)
 
     async def speak(self) -> None:
         with trio.fail_after(GUARD_S):
-            await self._speaker.speak(self.order, self._deltas, self._outbox)
+            await self._speaker.synthesize(self.spec, self._deltas, self._outbox)
 
     async def run(self, *deltas: str | AddText | Flush, pace_s: float = 0.0) -> list[OutEvent]:
         """Say all of it to a listener who takes an event every `pace_s`."""
@@ -151,7 +151,7 @@ async def test_alignments_cover_all_that_is_said_and_no_other_audio(
 ) -> None:
     settings = SpeechSettings(buffer_size=buffer_size, speed=speed)
     call = Call(FakeEngine(), make_order(settings, audio_format=name))
-    call.order.aligned = True
+    call.spec.aligned = True
     events = await call.run(ONE, "*Really* \N{EM DASH} here. ", THREE)
     told = pieces(events)
     assert sound(events) == encoded(call.engine.utterances, name, speed=speed)
@@ -161,12 +161,12 @@ async def test_alignments_cover_all_that_is_said_and_no_other_audio(
     assert spoken == "".join(f"{text} " for text in texts(call.engine))
     ends = [piece.from_ms + piece.written.end_ms for piece in told]
     assert [0, *ends[:-1]] == [piece.from_ms for piece in told]
-    assert ends[-1] == round(call.order.spoken_frames * 80 / speed)
+    assert ends[-1] == round(call.spec.spoken_frames * 80 / speed)
 
 
 async def test_a_sentence_is_closed_when_it_is_over_though_no_other_follows() -> None:
     call = Call(FakeEngine())
-    call.order.aligned = True
+    call.spec.aligned = True
     events: list[OutEvent] = []
     async with trio.open_nursery() as nursery:
         nursery.start_soon(call.speak)
@@ -181,7 +181,7 @@ async def test_a_sentence_is_closed_when_it_is_over_though_no_other_follows() ->
 async def test_nothing_is_aligned_unless_somebody_asks_and_it_is_on() -> None:
     assert pieces(await Call(FakeEngine()).run(ONE, TWO)) == []
     call = Call(FakeEngine(), config=SpeechConfig(alignment="off"))
-    call.order.aligned = True
+    call.spec.aligned = True
     events = await call.run(ONE, TWO)
     assert pieces(events) == []
     assert all(event.data for event in events if isinstance(event, Audio))
@@ -193,7 +193,7 @@ async def test_the_whole_context_plays_at_its_speed(speed: float) -> None:
     call = Call(FakeEngine(), make_order(SpeechSettings(speed=speed)))
     said = sound(await call.run(ONE, TWO, THREE))
     assert said == encoded(call.engine.utterances, speed=speed)
-    made_s = call.order.spoken_frames * FRAME_S
+    made_s = call.spec.spoken_frames * FRAME_S
     assert len(said) / 48_000 == pytest.approx(made_s / speed, abs=1e-4)
 
 
@@ -223,8 +223,8 @@ async def test_no_pace_of_either_side_changes_the_bytes(
     events = await call.run(ONE, TWO, THREE, pace_s=pace_s)
     assert sound(events) == encoded(call.engine.utterances)
     assert events[-1] == ContextDone("a")
-    assert call.order.spoken_frames * FRAME_BYTES == len(sound(events))
-    assert call.order.backlog.waiting_chars == 0
+    assert call.spec.spoken_frames * FRAME_BYTES == len(sound(events))
+    assert call.spec.backlog.waiting_chars == 0
     assert call.engine.open_utterances == 0
 
 
@@ -243,7 +243,7 @@ async def test_a_listener_who_is_behind_gets_a_few_frames_a_chunk(
         for event in await call.run("FRAMES=40", pace_s=1.0)
         if isinstance(event, Audio)
     ]
-    assert max(sizes) == BUNCH_FRAMES
+    assert max(sizes) == MAX_BATCH_FRAMES
     assert sum(sizes) == 40
     assert len(sizes) < 20
 
@@ -254,8 +254,8 @@ async def test_a_listener_who_is_behind_gets_a_few_frames_a_chunk(
 async def test_the_buffer_holds_back_the_first_chunk_and_no_other(
     autojump_clock: MockClock, of_settings: int | None, of_config: int, waits_for: int
 ) -> None:
-    order = make_order(SpeechSettings(buffer_size=of_settings))
-    call = Call(FakeEngine(frame_delay_s=1.0), order, config=SpeechConfig(buffer_size=of_config))
+    spec = make_order(SpeechSettings(buffer_size=of_settings))
+    call = Call(FakeEngine(frame_delay_s=1.0), spec, config=SpeechConfig(buffer_size=of_config))
     call.add("FRAMES=20")
     call.deltas.close()
     heard: list[tuple[int, int]] = []  # whole seconds, frames
@@ -278,7 +278,7 @@ async def test_frames_that_come_together_leave_together(autojump_clock: MockCloc
     sizes = [len(event.data) // FRAME_BYTES for event in events if isinstance(event, Audio)]
     assert sizes == [1, 1, 1, 1, 3, 3, 2]
     assert sound(events) == encoded(call.engine.utterances)
-    assert call.order.spoken_frames == 12
+    assert call.spec.spoken_frames == 12
 
 
 @pytest.mark.parametrize(
@@ -287,8 +287,8 @@ async def test_frames_that_come_together_leave_together(autojump_clock: MockCloc
 async def test_the_buffer_counts_frames_however_they_come(
     autojump_clock: MockClock, buffer_size: int, sizes: list[int]
 ) -> None:
-    order = make_order(SpeechSettings(buffer_size=buffer_size))
-    call = Call(FakeEngine(frame_delay_s=FRAME_S, frames_alone=2), order)
+    spec = make_order(SpeechSettings(buffer_size=buffer_size))
+    call = Call(FakeEngine(frame_delay_s=FRAME_S, frames_alone=2), spec)
     events = await call.run("FRAMES=8")
     assert [len(event.data) // FRAME_BYTES for event in events if isinstance(event, Audio)] == sizes
     assert sound(events) == encoded(call.engine.utterances)
@@ -356,8 +356,8 @@ async def test_the_same_settings_again_cut_nothing() -> None:
 async def test_the_speaker_is_the_settings_or_the_voices(
     of_settings: int | None, speaker_id: int
 ) -> None:
-    order = make_order(SpeechSettings(speaker_id=of_settings), speaker_id=5)
-    call = Call(FakeEngine(), order)
+    spec = make_order(SpeechSettings(speaker_id=of_settings), speaker_id=5)
+    call = Call(FakeEngine(), spec)
     await call.run(ONE)
     assert [said.speaker_id for said in call.engine.utterances] == [speaker_id]
 
@@ -420,28 +420,30 @@ def turns(said: Utterance) -> list[tuple[int, str]]:
     return [(turn.speaker_id, turn.text) for turn in said.turns]
 
 
-@pytest.mark.parametrize(("history_turns", "heard"), [(0, []), (1, [TWO]), (2, [ONE, TWO])])
+@pytest.mark.parametrize(("history_sentences", "heard"), [(0, []), (1, [TWO]), (2, [ONE, TWO])])
 async def test_a_sentence_hears_the_last_ones_of_its_context(
-    history_turns: int, heard: list[str]
+    history_sentences: int, heard: list[str]
 ) -> None:
-    call = Call(FakeEngine(), config=SpeechConfig(history_turns=history_turns))
+    call = Call(FakeEngine(), config=SpeechConfig(history_sentences=history_sentences))
     await call.run(ONE, TWO, THREE)
     first, second, third = call.engine.utterances
     assert turns(first) == []
-    assert turns(second) == ([(0, ONE.strip())] if history_turns else [])
+    assert turns(second) == ([(0, ONE.strip())] if history_sentences else [])
     assert turns(third) == [(0, text.strip()) for text in heard]
-    for turn, said in zip(third.turns, call.engine.utterances[2 - history_turns :], strict=False):
+    for turn, said in zip(
+        third.turns, call.engine.utterances[2 - history_sentences :], strict=False
+    ):
         expected = np.stack([frame.codes for frame in sine_frames(said)])
         np.testing.assert_array_equal(turn.codes, expected)
 
 
 async def test_the_first_sentence_hears_what_the_order_says_was_said_before() -> None:
-    before = [Turn(0, text, np.zeros((2, 4), dtype=np.int16)) for text in ("A.", "B.")]
-    told: list[Turn] = []
-    order = make_order()
-    order.history = tuple(before)
-    order.on_turn = told.append
-    call = Call(FakeEngine(), order, config=SpeechConfig(history_turns=1))
+    before = [PromptSegment(0, text, np.zeros((2, 4), dtype=np.int16)) for text in ("A.", "B.")]
+    told: list[PromptSegment] = []
+    spec = make_order()
+    spec.history = tuple(before)
+    spec.on_segment = told.append
+    call = Call(FakeEngine(), spec, config=SpeechConfig(history_sentences=1))
     await call.run(ONE, TWO, "FRAMES=4000")
     one, two = (0, ONE.strip()), (0, TWO.strip())
     assert [turns(said) for said in call.engine.utterances] == [
@@ -455,7 +457,7 @@ async def test_the_first_sentence_hears_what_the_order_says_was_said_before() ->
 
 
 async def test_what_was_cut_is_heard_by_nobody(caplog: pytest.LogCaptureFixture) -> None:
-    call = Call(FakeEngine(), config=SpeechConfig(history_turns=3))
+    call = Call(FakeEngine(), config=SpeechConfig(history_sentences=3))
     with caplog.at_level(logging.INFO):
         await call.run(
             ONE,
@@ -472,7 +474,7 @@ async def test_what_was_cut_is_heard_by_nobody(caplog: pytest.LogCaptureFixture)
 
 
 async def test_another_speaker_is_not_heard() -> None:
-    call = Call(FakeEngine(), config=SpeechConfig(history_turns=3))
+    call = Call(FakeEngine(), config=SpeechConfig(history_sentences=3))
     await call.run(
         ONE,
         AddText("a", TWO, SpeechSettings(speaker_id=1)),
@@ -501,7 +503,7 @@ async def test_a_break_is_silence_of_its_length_and_holds_no_slot() -> None:
     )
     silence = [np.zeros(FRAME_SAMPLES, dtype=np.int16)]
     assert sound(events) == np.concatenate([*silence, *one, *two, *silence * 12, *three]).tobytes()
-    assert call.order.spoken_frames * FRAME_BYTES == len(sound(events))
+    assert call.spec.spoken_frames * FRAME_BYTES == len(sound(events))
     assert [turns(said) for said in call.engine.utterances] == [
         [],
         [(0, ONE.strip())],
@@ -513,8 +515,8 @@ async def test_a_break_is_silence_of_its_length_and_holds_no_slot() -> None:
 async def test_a_break_lasts_as_long_at_any_speed(speed: float, frames: int) -> None:
     call = Call(FakeEngine(), make_order(SpeechSettings(speed=speed)))
     await call.run('<break time="2s"/>')
-    assert call.order.spoken_frames == frames
-    assert call.order.spoken_frames * call.order.frame_s == pytest.approx(2)
+    assert call.spec.spoken_frames == frames
+    assert call.spec.spoken_frames * call.spec.frame_s == pytest.approx(2)
 
 
 async def test_a_break_puts_off_what_is_due_after_it() -> None:
@@ -568,10 +570,10 @@ async def test_a_listener_who_stops_taking_fails_the_context(
         with pytest.raises(trio.EndOfChannel):
             await call.outbox.receive()
     assert isinstance(last, ContextFailed)
-    assert isinstance(last.error, ListenerStalled)
+    assert isinstance(last.error, ClientStalled)
     assert last.error.timeout_s == stall_timeout_s
     assert call.count("csm_cancels_total", reason="stalled") == 1
-    assert call.count("csm_failures_total", error="ListenerStalled") == 1
+    assert call.count("csm_failures_total", error="ClientStalled") == 1
 
 
 async def test_a_listener_just_slow_enough_hears_it_all(autojump_clock: MockClock) -> None:
@@ -606,7 +608,7 @@ async def test_a_cancel_is_counted_under_the_reason_of_that_moment() -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(call.speak)
         await wait_all_tasks_blocked()
-        call.order.cancel_reason = lambda: "shutdown"
+        call.spec.cancel_reason = lambda: "shutdown"
         nursery.cancel_scope.cancel()
     assert call.count("csm_cancels_total", reason="shutdown") == 1
     assert call.count("csm_cancels_total", reason="hang_up") == 0

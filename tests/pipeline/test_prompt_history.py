@@ -2,20 +2,20 @@
 
 import numpy as np
 
-from csm_trio.engine.utterance import Turn
-from csm_trio.pipeline.prompt_history import History
+from csm_trio.engine.utterance import PromptSegment
+from csm_trio.pipeline.prompt_history import PromptHistory
 
 
-def turn(speaker_id: int, text: str) -> Turn:
-    return Turn(speaker_id, text, np.zeros((1, 4), dtype=np.int16))
+def turn(speaker_id: int, text: str) -> PromptSegment:
+    return PromptSegment(speaker_id, text, np.zeros((1, 4), dtype=np.int16))
 
 
-def heard(history: History, speaker_id: int, *, others: bool) -> list[str]:
-    return [one.text for one in history.heard_by(speaker_id, others=others)]
+def heard(history: PromptHistory, speaker_id: int, *, others: bool) -> list[str]:
+    return [one.text for one in history.prompt_for(speaker_id, others=others)]
 
 
 def test_each_speaker_keeps_its_own_last_turns_in_order() -> None:
-    history = History(2)
+    history = PromptHistory(2)
     for speaker_id, text in [(0, "a"), (1, "b"), (0, "c"), (0, "d"), (1, "e"), (2, "f")]:
         history.add(turn(speaker_id, text))
     assert heard(history, 0, others=False) == ["c", "d"]
@@ -25,13 +25,13 @@ def test_each_speaker_keeps_its_own_last_turns_in_order() -> None:
 
 
 def test_what_was_said_before_gives_way_to_what_is_said_now() -> None:
-    history = History(1, before=[turn(0, "a"), turn(0, "b")])
+    history = PromptHistory(1, before=[turn(0, "a"), turn(0, "b")])
     assert heard(history, 0, others=False) == ["a", "b"]
     history.add(turn(0, "c"))
     assert heard(history, 0, others=False) == ["b", "c"]
 
 
 def test_without_memory_nothing_is_heard() -> None:
-    history = History(0)
+    history = PromptHistory(0)
     history.add(turn(0, "a"))
     assert heard(history, 0, others=True) == []

@@ -6,53 +6,57 @@ import trio
 from trio.testing import MockClock
 
 from csm_trio.config import SpeechConfig
-from csm_trio.engine.utterance import Turn
-from csm_trio.pipeline.request_history import RecentSpeech
+from csm_trio.engine.utterance import PromptSegment
+from csm_trio.pipeline.request_history import RequestHistory
 
 
-def turn(text: str, frames: int = 10) -> Turn:
-    return Turn(0, text, np.zeros((frames, 4), dtype=np.int16))
+def turn(text: str, frames: int = 10) -> PromptSegment:
+    return PromptSegment(0, text, np.zeros((frames, 4), dtype=np.int16))
 
 
 def say(
-    recent: RecentSpeech, request_id: str, text: str, *turns: Turn, voice_id: str = "vera"
+    recent: RequestHistory,
+    request_id: str,
+    text: str,
+    *turns: PromptSegment,
+    voice_id: str = "vera",
 ) -> None:
     record = recent.recorder(request_id, voice_id, text)
     for one in turns or (turn(text),):
         record(one)
 
 
-def texts(turns: tuple[Turn, ...]) -> list[str]:
+def texts(turns: tuple[PromptSegment, ...]) -> list[str]:
     return [one.text for one in turns]
 
 
 async def test_requests_are_heard_in_the_order_in_which_they_began() -> None:
-    recent = RecentSpeech(SpeechConfig())
+    recent = RequestHistory(SpeechConfig())
     say(recent, "a", "One.")
     say(recent, "b", "Two.")
-    assert texts(recent.turns_of(["b", "nobody", "a"], "vera")) == ["One.", "Two."]
-    assert recent.turns_of(["a", "b"], "zoe") == (), "another voice"
-    assert recent.turns_of(["nobody"], "vera") == ()
-    assert recent.turns_of([], "vera") == ()
+    assert texts(recent.segments_of(["b", "nobody", "a"], "vera")) == ["One.", "Two."]
+    assert recent.segments_of(["a", "b"], "zoe") == (), "another voice"
+    assert recent.segments_of(["nobody"], "vera") == ()
+    assert recent.segments_of([], "vera") == ()
 
 
 async def test_a_request_that_still_speaks_is_heard_so_far() -> None:
-    recent = RecentSpeech(SpeechConfig(history_turns=2))
+    recent = RequestHistory(SpeechConfig(history_sentences=2))
     record = recent.recorder("a", "vera", "One. Two. Three.")
-    assert recent.turns_of(["a"], "vera") == ()
+    assert recent.segments_of(["a"], "vera") == ()
     for text, heard in (
         ("One.", ["One."]),
         ("Two.", ["One.", "Two."]),
         ("Three.", ["Two.", "Three."]),
     ):
         record(turn(text))
-        assert texts(recent.turns_of(["a"], "vera")) == heard
+        assert texts(recent.segments_of(["a"], "vera")) == heard
 
 
 async def test_where_no_sentence_hears_another_no_request_does() -> None:
-    recent = RecentSpeech(SpeechConfig(history_turns=0))
+    recent = RequestHistory(SpeechConfig(history_sentences=0))
     say(recent, "a", "One.")
-    assert recent.turns_of(["a"], "vera") == recent.turns_before("One.", "vera") == ()
+    assert recent.segments_of(["a"], "vera") == recent.segments_before("One.", "vera") == ()
 
 
 @pytest.mark.parametrize(
@@ -60,64 +64,64 @@ async def test_where_no_sentence_hears_another_no_request_does() -> None:
     ["Yes. It is late.", " Yes.\n It is   late. ", "Before that. Yes. It is late.", "is late."],
 )
 async def test_a_text_finds_the_request_that_ends_it(previous_text: str) -> None:
-    recent = RecentSpeech(SpeechConfig())
+    recent = RequestHistory(SpeechConfig())
     say(recent, "a", "Yes. It is late.", turn("Yes."), turn("It is late."))
-    assert texts(recent.turns_before(previous_text, "vera")) == ["It is late."]
+    assert texts(recent.segments_before(previous_text, "vera")) == ["It is late."]
 
 
 @pytest.mark.parametrize("previous_text", ["", "  ", "Yes.", "It is late. Or not.", "s late.", "x"])
 async def test_another_text_finds_nothing(previous_text: str) -> None:
-    recent = RecentSpeech(SpeechConfig())
+    recent = RequestHistory(SpeechConfig())
     say(recent, "a", "Yes. It is late.")
-    assert recent.turns_before(previous_text, "vera") == ()
+    assert recent.segments_before(previous_text, "vera") == ()
 
 
 async def test_a_text_finds_the_latest_request_of_its_own_voice() -> None:
-    recent = RecentSpeech(SpeechConfig())
+    recent = RequestHistory(SpeechConfig())
     for request_id, voice_id in (("a", "vera"), ("b", "vera"), ("c", "zoe")):
         say(recent, request_id, "Hello.", turn(request_id), voice_id=voice_id)
-    assert texts(recent.turns_before("Hello.", "vera")) == ["b"]
-    assert texts(recent.turns_before("Hello.", "zoe")) == ["c"]
-    assert recent.turns_before("Hello.", "abe") == ()
+    assert texts(recent.segments_before("Hello.", "vera")) == ["b"]
+    assert texts(recent.segments_before("Hello.", "zoe")) == ["c"]
+    assert recent.segments_before("Hello.", "abe") == ()
 
 
 async def test_a_long_text_is_known_by_its_last_words() -> None:
-    recent = RecentSpeech(SpeechConfig())
+    recent = RequestHistory(SpeechConfig())
     text = " ".join(f"word{number}" for number in range(5_000))
     say(recent, "a", text)
-    assert recent.turns_before(text, "vera")
-    assert recent.turns_before(f"Other things before. {text}", "vera")
-    assert not recent.turns_before(f"{text} more", "vera")
+    assert recent.segments_before(text, "vera")
+    assert recent.segments_before(f"Other things before. {text}", "vera")
+    assert not recent.segments_before(f"{text} more", "vera")
 
 
 async def test_the_oldest_are_forgotten_beyond_the_count() -> None:
-    recent = RecentSpeech(SpeechConfig(kept_requests=2))
+    recent = RequestHistory(SpeechConfig(kept_requests=2))
     for request_id in "abc":
         say(recent, request_id, request_id)
-    assert texts(recent.turns_of("abc", "vera")) == ["b", "c"]
-    assert not recent.turns_before("a", "vera")
+    assert texts(recent.segments_of("abc", "vera")) == ["b", "c"]
+    assert not recent.segments_before("a", "vera")
 
 
 async def test_the_oldest_are_forgotten_beyond_the_bytes() -> None:
-    recent = RecentSpeech(SpeechConfig(kept_bytes=3_000, history_turns=3))
+    recent = RequestHistory(SpeechConfig(kept_bytes=3_000, history_sentences=3))
     say(recent, "a", "a", turn("a", frames=100))
     say(recent, "b", "b", turn("b", frames=100), turn("B", frames=100))
-    assert texts(recent.turns_of("ab", "vera")) == ["a", "b", "B"]
+    assert texts(recent.segments_of("ab", "vera")) == ["a", "b", "B"]
     say(recent, "c", "c", turn("c", frames=100))
-    assert texts(recent.turns_of("abc", "vera")) == ["b", "B", "c"]
+    assert texts(recent.segments_of("abc", "vera")) == ["b", "B", "c"]
     say(recent, "d", "d", turn("d", frames=1_000))
-    assert recent.turns_of("abcd", "vera") == (), (
+    assert recent.segments_of("abcd", "vera") == (), (
         "one that is too large by itself is not kept either"
     )
 
 
 async def test_what_is_old_is_forgotten(autojump_clock: MockClock) -> None:
-    recent = RecentSpeech(SpeechConfig(kept_s=60))
+    recent = RequestHistory(SpeechConfig(kept_s=60))
     say(recent, "a", "a")
     await trio.sleep(40)
     say(recent, "b", "b")
     await trio.sleep(20.5)
-    assert texts(recent.turns_of("ab", "vera")) == ["b"]
-    assert not recent.turns_before("a", "vera")
+    assert texts(recent.segments_of("ab", "vera")) == ["b"]
+    assert not recent.segments_before("a", "vera")
     await trio.sleep(60)
-    assert recent.turns_of("ab", "vera") == ()
+    assert recent.segments_of("ab", "vera") == ()

@@ -8,11 +8,11 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from csm_trio.errors import (
+    ClientStalled,
     EngineFailed,
     InputTimeout,
     InvalidMessage,
     InvalidRequest,
-    ListenerStalled,
     TextTooLong,
     Unauthorized,
 )
@@ -168,7 +168,7 @@ async def test_a_stalled_listener_gives_the_slot_back_though_his_socket_stays(
     autojump_clock: MockClock,
 ) -> None:
     call = Call(FakeEngine(), socket=ScriptedSocket(room=0))
-    with pytest.RaisesGroup(ListenerStalled):
+    with pytest.RaisesGroup(ClientStalled):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(call.run, OPENER, said("FRAMES=60"), EOS)
             await trio.sleep(60)

@@ -28,7 +28,7 @@ from csm_trio.protocol.openai import (
     done_event,
     model_body,
     models_body,
-    openai_fault,
+    openai_error,
     parse_openai_request,
 )
 
@@ -89,7 +89,7 @@ def test_the_rest_is_read() -> None:
 def test_a_wrong_field_is_named(fields: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         parse(**fields)
-    fault = openai_fault(caught.value)
+    fault = openai_error(caught.value)
     assert fault.status == 400
     error = fault.body["error"]
     assert isinstance(error, dict)
@@ -127,7 +127,7 @@ def test_any_body_is_read_or_refused(body: bytes) -> None:
 def test_an_error_has_openais_form(
     error: SpeechError, status: int, kind: str, param: str | None, code: str
 ) -> None:
-    fault = openai_fault(error)
+    fault = openai_error(error)
     assert fault.status == status
     assert fault.body.keys() == {"error"}
     told = fault.body["error"]
@@ -137,7 +137,7 @@ def test_an_error_has_openais_form(
 
 
 def test_a_full_server_says_when_to_come_back() -> None:
-    assert openai_fault(EngineBusy(retry_after_s=7)).headers == {"Retry-After": "7"}
+    assert openai_error(EngineBusy(retry_after_s=7)).headers == {"Retry-After": "7"}
 
 
 @given(st.binary())

@@ -27,7 +27,7 @@ HI: dict[str, Any] = {"text": "Hi."}
 
 
 @asynccontextmanager
-async def house(
+async def running_server(
     server: ServerConfig = TEST_SERVER, speech: SpeechConfig | None = None
 ) -> AsyncIterator[Server]:
     """Serve with a runner that hums, for as long as a test may take."""
@@ -114,7 +114,7 @@ async def assert_it_still_serves(server: Server, **headers: str) -> None:
     assert heard[-1]["isFinal"] is True
     assert joined_audio(heard)
     assert code == 1000
-    assert server.house.engine.borrowed_slots == 0
+    assert server.state.engine.borrowed_slots == 0
 
 
 def detail_of(answer: httpx.Response) -> dict[str, Any]:

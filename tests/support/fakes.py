@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import trio
 
-from csm_trio.engine.utterance import BUNCH_FRAMES, Bunch, EndReason, Frame, Utterance
+from csm_trio.engine.utterance import MAX_BATCH_FRAMES, EndReason, Frame, FrameBatch, Utterance
 from csm_trio.errors import SpeechError, TextTooLong
 from csm_trio.text.normalization.numbers import cardinal
 
@@ -113,10 +113,10 @@ class SineRunner:
     """
 
     def __init__(
-        self, slots: int = 4, *, step_gate: StepGate | None = None, opens_per_step: int = 1
+        self, slots: int = 4, *, step_gate: StepGate | None = None, max_prefills_per_step: int = 1
     ) -> None:
         self.slots = slots
-        self.opens_per_step = opens_per_step
+        self.max_prefills_per_step = max_prefills_per_step
         self.calls: list[RunnerCall] = []
         self.opened: list[Utterance] = []
         self._gate = step_gate
@@ -141,7 +141,9 @@ class SineRunner:
 
     def open(self, batch: Sequence[tuple[int, Utterance]]) -> Sequence[int | SpeechError]:
         """Begin utterances."""
-        assert 0 < len(batch) <= self.opens_per_step, "too many utterances were opened at once"
+        assert 0 < len(batch) <= self.max_prefills_per_step, (
+            "too many utterances were opened at once"
+        )
         return [self._open(slot, utterance) for slot, utterance in batch]
 
     def _open(self, slot: int, utterance: Utterance) -> int | SpeechError:
@@ -205,7 +207,7 @@ class FakeStream:
     def __aiter__(self) -> "FakeStream":
         return self
 
-    async def __anext__(self) -> Bunch:
+    async def __anext__(self) -> FrameBatch:
         await trio.sleep(self._engine.frame_delay_s)
         error = self._engine.error_for(self.utterance.text)
         if error is not None:
@@ -216,7 +218,7 @@ class FakeStream:
             self.end = EndReason.SPOKEN if spoken else EndReason.CAPPED
             raise StopAsyncIteration
         # One at a time until the listener would be ahead, as the engine's are.
-        wanted = 1 if self.taken < self._engine.frames_alone else BUNCH_FRAMES
+        wanted = 1 if self.taken < self._engine.frames_alone else MAX_BATCH_FRAMES
         first, self.taken = self.taken, min(self.taken + wanted, frames)
         return tuple(sine_frame(self.utterance, index) for index in range(first, self.taken))
 

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 import trio
 from trio_websocket import WebSocketConnection, wrap_client_stream
 
-from csm_trio.api.state import House
+from csm_trio.api.state import ServerState
 from csm_trio.cli import serve
 from csm_trio.config import Config, ServerConfig
 from csm_trio.engine.scheduler import Runner
@@ -24,7 +24,7 @@ class Server:
     """Where a test's server listens, and what is behind its doors."""
 
     port: int
-    house: House
+    state: ServerState
     nursery: trio.Nursery
 
     def url(self, path: str = "") -> str:
@@ -57,7 +57,7 @@ class Server:
             nursery.cancel_scope.cancel()
 
     def metric(self, name: str, **labels: str) -> float:
-        return self.house.metrics.registry.get_sample_value(name, labels) or 0.0
+        return self.state.metrics.registry.get_sample_value(name, labels) or 0.0
 
     def tasks(self) -> int:
         """Count the tasks of the server, whatever they wait for."""
@@ -79,7 +79,7 @@ async def serving(
     wanted = asked if asked.server != ServerConfig() else replace(asked, server=TEST_SERVER)
     async with trio.open_nursery() as nursery:
         started = await nursery.start(partial(serve, wanted, lambda voices: make_runner()))
-        yield Server(started.port, started.house, nursery)
+        yield Server(started.port, started.state, nursery)
         nursery.cancel_scope.cancel()
 
 

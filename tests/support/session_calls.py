@@ -12,9 +12,9 @@ from csm_trio.audio.formats import AudioFormat
 from csm_trio.config import SpeechConfig
 from csm_trio.engine.service import Engine
 from csm_trio.engine.utterance import Utterance
-from csm_trio.pipeline.context import Speaker
-from csm_trio.pipeline.session import Session, SessionTerms, SocketProtocol
-from csm_trio.pipeline.spec import Backlog, SpeechOrder
+from csm_trio.pipeline.context import Synthesizer
+from csm_trio.pipeline.session import Session, SessionConfig, SocketProtocol
+from csm_trio.pipeline.spec import Backlog, ContextSpec
 from csm_trio.protocol.elevenlabs.stream_input import StreamInputProtocol
 from csm_trio.protocol.events import (
     OpenContext,
@@ -47,15 +47,17 @@ class Call:
     ) -> None:
         self.engine = engine or FakeEngine()
         self.socket = socket or ScriptedSocket()
-        self.orders: list[SpeechOrder] = []
+        self.orders: list[ContextSpec] = []
         self.metrics = Metrics()
         self._max_pending_chars = max_pending_chars
-        speaker = Speaker(cast(Engine, self.engine), SpeechConfig(), self.metrics)
-        terms = SessionTerms(self._order, inactivity_timeout_s, authorize)
-        self._session = Session(protocol or StreamInputProtocol(), speaker, terms, self.metrics)
+        synthesizer = Synthesizer(cast(Engine, self.engine), SpeechConfig(), self.metrics)
+        config = SessionConfig(self._order, inactivity_timeout_s, authorize)
+        self._session = Session(
+            protocol or StreamInputProtocol(), synthesizer, config, self.metrics
+        )
 
-    def _order(self, opened: OpenContext) -> SpeechOrder:
-        order = SpeechOrder(
+    def _order(self, opened: OpenContext) -> ContextSpec:
+        spec = ContextSpec(
             context_id=opened.context_id,
             voice=Voice("vera", "Vera", 0),
             audio_format=AudioFormat.parse("pcm_24000"),
@@ -65,8 +67,8 @@ class Call:
             cancel_reason=lambda: "hang_up",
             chunk_lengths=opened.chunk_lengths,
         )
-        self.orders.append(order)
-        return order
+        self.orders.append(spec)
+        return spec
 
     async def run(self, *messages: dict[str, object] | str | bytes) -> None:
         """Serve a client who says these and then stays on the line."""

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pocketsphinx import Decoder  # type: ignore[import-untyped]
 
-from csm_trio.alignment.acoustics import WINDOW_MS, Ear
+from csm_trio.alignment.acoustics import WINDOW_MS, AcousticModel
 from csm_trio.alignment.aligner import Aligner
-from csm_trio.alignment.hmm import Follower
+from csm_trio.alignment.hmm import ForwardAligner
 from csm_trio.alignment.phonetics import units_of
-from csm_trio.alignment.voice_profiles import Manners
+from csm_trio.alignment.voice_profiles import VoiceProfiles
 from csm_trio.audio.resample import Resampler
 from csm_trio.config import EngineConfig
 from csm_trio.engine.load import load_runner
@@ -92,7 +92,7 @@ def speak(runner: TorchRunner, text: str, *, speaker_id: int, seed: int) -> list
     """Have the engine say `text`."""
     most = round(longest_speech_s(text) * 1000) // _FRAME_MS
     runner.open([(0, Utterance(text, speaker_id, most, Sampling(seed=seed)))])
-    runner.fill()
+    runner.prefill_all()
     frames: list[Frame] = []
     while len(frames) < most and (frame := runner.step([0])[0]) is not None:
         frames.append(frame)
@@ -107,21 +107,21 @@ def uniform(speech: Speech) -> Starts:
 
 def attention_alone(speech: Speech) -> Starts:
     """Where the model looked, without listening."""
-    glances = [frame.glance or 0.0 for frame in speech.frames]
-    places = np.maximum.accumulate(glances) + np.arange(len(glances)) * 1e-6
-    times = np.arange(len(glances)) * _FRAME_MS + _FRAME_MS / 2
+    attended_chars = [frame.attended_char or 0.0 for frame in speech.frames]
+    places = np.maximum.accumulate(attended_chars) + np.arange(len(attended_chars)) * 1e-6
+    times = np.arange(len(attended_chars)) * _FRAME_MS + _FRAME_MS / 2
     return list(np.interp(np.arange(len(speech.text)) + 0.5, places, times))
 
 
 class Delivered:
     """As a client gets it, frame by frame; with `glances` or by ear alone."""
 
-    def __init__(self, *, glances: bool) -> None:
-        self._glances = glances
-        self._manners = Manners()
+    def __init__(self, *, attended_chars: bool) -> None:
+        self._glances = attended_chars
+        self._profiles = VoiceProfiles()
 
     def __call__(self, speech: Speech) -> Starts:
-        aligner, starts = Aligner(self._manners), Starts()
+        aligner, starts = Aligner(self._profiles), Starts()
 
         def take() -> None:
             if (piece := aligner.take()) is not None:
@@ -129,20 +129,20 @@ class Delivered:
 
         aligner.begin(TracedText(speech.text).finish(), speech.speaker)
         for frame in speech.frames:
-            aligner.feed(frame.pcm, frame.glance if self._glances else None)
+            aligner.feed(frame.pcm, frame.attended_char if self._glances else None)
             take()
         aligner.end()
         take()
         return starts
 
 
-class Smoothed(Follower):
+class Smoothed(ForwardAligner):
     """By ear alone, but after the end: the same model run back as well as forward."""
 
     @classmethod
     def starts(cls, speech: Speech) -> Starts:
         model = cls(units_of(speech.text), 1.0)
-        evidence = Ear(60.0).feed(np.append(speech.pcm, np.int16(0)))[:, model._sounds]
+        evidence = AcousticModel(60.0).feed(np.append(speech.pcm, np.int16(0)))[:, model._sounds]
         forward = np.empty_like(evidence)
         chance = model._chance
         for row, likely in zip(forward, evidence, strict=True):
@@ -204,10 +204,10 @@ def main() -> None:
         print(f"speaker {speaker_id}: {len(speeches)} sentences, {words} words")
         ways: dict[str, Align] = {
             "every character alike": uniform,
-            "by ear, as delivered": Delivered(glances=False),
+            "by ear, as delivered": Delivered(attended_chars=False),
             "by ear, after the end": Smoothed.starts,
             "attention alone": attention_alone,
-            "by ear and attention, as delivered": Delivered(glances=True),
+            "by ear and attention, as delivered": Delivered(attended_chars=True),
         }
         for name, align in ways.items():
             off = np.array([ms for speech in speeches for ms in errors_ms(speech, align)])

@@ -43,7 +43,7 @@ class Device:
 class PacedRunner:
     """A Runner that takes a device's time, and next to none of the processor's."""
 
-    opens_per_step = 8
+    max_prefills_per_step = 8
 
     def __init__(self, slots: int, device: Device) -> None:
         self.slots = slots

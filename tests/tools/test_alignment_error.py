@@ -36,8 +36,8 @@ def test_what_is_delivered_is_nearer_than_even_spacing(
     speeches: list[alignment_error.Speech],
 ) -> None:
     uniform = mean_error_ms(speeches, alignment_error.uniform)
-    by_ear = mean_error_ms(speeches, alignment_error.Delivered(glances=False))
-    delivered = mean_error_ms(speeches, alignment_error.Delivered(glances=True))
+    by_ear = mean_error_ms(speeches, alignment_error.Delivered(attended_chars=False))
+    delivered = mean_error_ms(speeches, alignment_error.Delivered(attended_chars=True))
     assert by_ear < 0.75 * uniform
     assert delivered < 0.5 * uniform
     assert delivered < 100

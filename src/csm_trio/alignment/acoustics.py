@@ -16,8 +16,8 @@ USUAL_LOUDEST_DB = 60.0
 """Of 16-bit samples, mean square; what is expected before a voice has been heard."""
 _FORGOTTEN_DB = 0.02  # a window, so that one shout does not hush the rest
 
-# Mean, spread and correlation of (loudness, brightness) in dB for the kinds in `Sound`'s order:
-# the windows of 160 forced alignments of the embedded voice's four speakers.
+# Mean, spread and correlation of (loudness, brightness) in dB for the classes in `PhoneClass`'s
+# order: the windows of 160 forced alignments of the embedded voice's four speakers.
 _MEANS = np.array([(-44.3, -7.1), (-23.3, -13.6), (-13, -3.9), (-19.9, -11), (-6.3, -21.3),
                    (-4.6, -18.7)])  # fmt: skip
 _SPREADS = np.array([(14.5, 5.8), (13, 10.4), (8.1, 8.5), (12, 10.4), (9.2, 5.7), (7.3, 4.6)])
@@ -28,7 +28,7 @@ _TEMPER = 0.35
 _LEAST = 1e-3
 
 
-class Ear:
+class AcousticModel:
     """Hears one utterance; `loudest_db` is what its voice was like before."""
 
     def __init__(self, loudest_db: float) -> None:

@@ -7,12 +7,12 @@ nor how it is sent.
 import numpy as np
 from numpy.typing import NDArray
 
-from csm_trio.alignment.acoustics import SAMPLE_RATE_HZ, Ear
+from csm_trio.alignment.acoustics import SAMPLE_RATE_HZ, AcousticModel
 from csm_trio.alignment.alignment import Aligned, tiled
-from csm_trio.alignment.char_timeline import Script
-from csm_trio.alignment.hmm import Follower
-from csm_trio.alignment.phonetics import Sound, units_of
-from csm_trio.alignment.voice_profiles import Manners
+from csm_trio.alignment.char_timeline import CharTimeline
+from csm_trio.alignment.hmm import ForwardAligner
+from csm_trio.alignment.phonetics import PhoneClass, units_of
+from csm_trio.alignment.voice_profiles import VoiceProfiles
 from csm_trio.text.spans import SpokenText
 
 _SAMPLES_PER_MS = SAMPLE_RATE_HZ // 1000
@@ -31,13 +31,13 @@ class Aligner:
     `time_scale` is how much longer the stream lasts than what is fed, where a tempo stage follows.
     """
 
-    def __init__(self, manners: Manners, *, time_scale: float = 1.0) -> None:
-        self._manners = manners
+    def __init__(self, profiles: VoiceProfiles, *, time_scale: float = 1.0) -> None:
+        self._profiles = profiles
         self._time_scale = time_scale
         self._fed_samples = 0
         self._taken_ms = self._asked_ms = 0
-        self._listener: _Listener | None = None
-        self._written, self._spoken = Script(), Script()
+        self._sentence: _SentenceAligner | None = None
+        self._written, self._spoken = CharTimeline(), CharTimeline()
 
     @property
     def _now_ms(self) -> float:
@@ -45,33 +45,33 @@ class Aligner:
 
     def begin(self, spoken: SpokenText, voice: str) -> None:
         """Take the next sentence, and whose voice says it."""
-        assert self._listener is None, "a sentence begins before the last one ended"
-        self._listener = _Listener(spoken.text, voice, self._manners, self._now_ms)
+        assert self._sentence is None, "a sentence begins before the last one ended"
+        self._sentence = _SentenceAligner(spoken.text, voice, self._profiles, self._now_ms)
         self._written.begin(spoken.written, spoken.spoken_positions())
         self._spoken.begin(spoken.text, range(len(spoken.text)))
 
-    def feed(self, pcm: NDArray[np.int16], glance: float | None = None) -> None:
+    def feed(self, pcm: NDArray[np.int16], attended_char: float | None = None) -> None:
         """Hear more of the stream, at 24 kHz; between two sentences it is a pause.
 
         `glance` is the spoken character that the model looked at while it made `pcm`, if known.
         """
         self._fed_samples += len(pcm)
-        if self._listener is None:
+        if self._sentence is None:
             return
-        for leg in self._listener.hear(pcm, glance, self._time_scale):
+        for leg in self._sentence.advance(pcm, attended_char, self._time_scale):
             self._written.reach(*leg)
             self._spoken.reach(*leg)
 
     @property
     def chars_left(self) -> float | None:
         """How many spoken characters the sentence under way seems to have left; None without."""
-        return None if self._listener is None else self._listener.chars_left
+        return None if self._sentence is None else self._sentence.chars_left
 
     def end(self) -> None:
         """Note that the sentence is over: what has not begun begins now."""
-        assert self._listener is not None, "a sentence ends that never began"
-        self._listener.remember(self._manners)
-        self._listener = None
+        assert self._sentence is not None, "a sentence ends that never began"
+        self._sentence.update_profile(self._profiles)
+        self._sentence = None
         self._written.close(self._now_ms)
         self._spoken.close(self._now_ms)
 
@@ -83,7 +83,7 @@ class Aligner:
         """
         now_ms = round(self._now_ms)
         asked_ms, self._asked_ms = self._asked_ms, now_ms
-        over = self._listener is None
+        over = self._sentence is None
         written, spoken = self._written.ready(over=over), self._spoken.ready(over=over)
         if not written or not spoken:
             return None
@@ -100,16 +100,18 @@ Leg = tuple[float, float, float, float]
 """From a time and a place to a time and a place: ms of the stream, spoken characters."""
 
 
-class _Listener:
+class _SentenceAligner:
     """Follows one sentence from when it begins in the stream."""
 
-    def __init__(self, text: str, voice: str, manners: Manners, begun_ms: float) -> None:
-        self._voice, self._manner = voice, manners.of(voice)
+    def __init__(self, text: str, voice: str, profiles: VoiceProfiles, begun_ms: float) -> None:
+        self._voice, self._profile = voice, profiles.of(voice)
         units = units_of(text)
-        self._usual_ms = sum(unit.duration_ms for unit in units if unit.sound is not Sound.PAUSE)
+        self._usual_ms = sum(
+            unit.duration_ms for unit in units if unit.sound is not PhoneClass.PAUSE
+        )
         self._last_place = units[-1].start
-        self._ear = Ear(self._manner.loudest_db)
-        self._follower = Follower(units, self._manner.pace)
+        self._acoustics = AcousticModel(self._profile.loudest_db)
+        self._forward = ForwardAligner(units, self._profile.pace)
         self._begun_ms = begun_ms
         self._at = (begun_ms, 0.0)
         self._onset_ms: float | None = None
@@ -119,10 +121,12 @@ class _Listener:
     def chars_left(self) -> float:
         return max(0.0, self._last_place - self._at[1])
 
-    def hear(self, pcm: NDArray[np.int16], glance: float | None, time_scale: float) -> list[Leg]:
+    def advance(
+        self, pcm: NDArray[np.int16], attended_char: float | None, time_scale: float
+    ) -> list[Leg]:
         """Return the way that the speaker went meanwhile."""
         legs: list[Leg] = []
-        for ms, place in self._follower.hear(self._ear.feed(pcm), glance):
+        for ms, place in self._forward.advance(self._acoustics.feed(pcm), attended_char):
             if place and self._onset_ms is None:
                 self._onset_ms = ms
             if place >= self._last_place and self._offset_ms is None:
@@ -132,10 +136,10 @@ class _Listener:
             self._at = to
         return legs
 
-    def remember(self, manners: Manners) -> None:
+    def update_profile(self, profiles: VoiceProfiles) -> None:
         """Keep what this sentence said of its voice."""
         pace = None
         if self._onset_ms is not None and self._offset_ms is not None:
             took_ms = self._offset_ms - self._onset_ms
             pace = _MEASURED * took_ms / self._usual_ms if took_ms >= _LEAST_MEASURED_MS else None
-        manners.keep(self._voice, self._manner.after(pace, self._ear.loudest_db))
+        profiles.keep(self._voice, self._profile.after(pace, self._acoustics.loudest_db))

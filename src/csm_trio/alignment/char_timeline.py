@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 
-class Script:
+class CharTimeline:
     """One spelling of a stream: the characters of its sentence to come, and those begun.
 
     Every sentence is followed by white space: its own, or one space that `close` adds.

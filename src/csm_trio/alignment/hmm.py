@@ -10,16 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from csm_trio.alignment.acoustics import WINDOW_MS
-from csm_trio.alignment.phonetics import Sound, Unit
+from csm_trio.alignment.phonetics import PhoneClass, Unit
 
 _LAG_MS = 20
 """How late the model notices a sound, on average."""
 _MOST_LEFT = 0.9  # of a state in a window: even the shortest may last longer
-_GLANCE_CHARS = 2.0
-_LEAST_GLANCE = 0.02
+_ATTENDED_SPREAD_CHARS = 2.0
+_MIN_ATTENDED_WEIGHT = 0.02
 
 
-class Follower:
+class ForwardAligner:
     """Follows one utterance; `pace` is how much slower than usual its voice speaks."""
 
     def __init__(self, units: Sequence[Unit], pace: float) -> None:
@@ -40,8 +40,8 @@ class Follower:
         self._place = 0.0
         self._now_ms = 0
 
-    def hear(
-        self, likelihoods: NDArray[np.float64], glance: float | None = None
+    def advance(
+        self, likelihoods: NDArray[np.float64], attended_char: float | None = None
     ) -> list[tuple[int, float]]:
         """Take windows [windows, kinds]; return the time and place (ms, characters) after each.
 
@@ -49,9 +49,9 @@ class Follower:
         Places never decrease.
         """
         evidence = likelihoods[:, self._sounds]  # [windows, states]
-        if glance is not None:
-            away = np.abs(self._starts + self._widths / 2 - glance)
-            evidence = evidence * (np.exp(-away / _GLANCE_CHARS) + _LEAST_GLANCE)
+        if attended_char is not None:
+            away = np.abs(self._starts + self._widths / 2 - attended_char)
+            evidence = evidence * (np.exp(-away / _ATTENDED_SPREAD_CHARS) + _MIN_ATTENDED_WEIGHT)
         chance = self._chance
         for row in evidence:
             moved = chance * self._staying
@@ -76,7 +76,7 @@ class Follower:
 
 
 def _halves(unit: Unit) -> list[Unit]:
-    if unit.sound is Sound.PAUSE:
+    if unit.sound is PhoneClass.PAUSE:
         return [unit]
     middle = (unit.start + unit.end) / 2
     half_ms = unit.duration_ms / 2

@@ -9,17 +9,17 @@ import unicodedata
 from dataclasses import dataclass
 
 
-class Sound(enum.IntEnum):
+class PhoneClass(enum.IntEnum):
     """Kinds of sound that loudness and brightness tell apart."""
 
     PAUSE = 0
     STOP = 1
     """A closure and its burst: p, t, k, b, d, g."""
-    HISS = 2
+    SIBILANT = 2
     """s, z, sh, ch, j."""
-    BREATH = 3
+    FRICATIVE = 3
     """f, v, th, h."""
-    HUM = 4
+    SONORANT = 4
     """Nasals, liquids and glides."""
     VOWEL = 5
 
@@ -33,7 +33,7 @@ class Unit:
 
     start: float
     end: float
-    sound: Sound
+    sound: PhoneClass
     duration_ms: float
     skipped: float = 0.0
 
@@ -42,19 +42,24 @@ _VOWELS = frozenset("aeiouy")
 _MARKS = frozenset(".,;:!?")
 _SPOKEN_MARKS = frozenset("%&@#*/")
 _PAIRS = {
-    **dict.fromkeys(("th", "ph"), Sound.BREATH),
-    **dict.fromkeys(("sh", "ch"), Sound.HISS),
-    **dict.fromkeys(("ck", "qu"), Sound.STOP),
-    **dict.fromkeys(("gh", "wh", "kn", "wr", "ng"), Sound.HUM),
+    **dict.fromkeys(("th", "ph"), PhoneClass.FRICATIVE),
+    **dict.fromkeys(("sh", "ch"), PhoneClass.SIBILANT),
+    **dict.fromkeys(("ck", "qu"), PhoneClass.STOP),
+    **dict.fromkeys(("gh", "wh", "kn", "wr", "ng"), PhoneClass.SONORANT),
 }
 _SINGLES = {
-    **dict.fromkeys("bpdtkgcqx", Sound.STOP),
-    **dict.fromkeys("szj", Sound.HISS),
-    **dict.fromkeys("fvh", Sound.BREATH),
-    **dict.fromkeys("lmnrwy", Sound.HUM),
+    **dict.fromkeys("bpdtkgcqx", PhoneClass.STOP),
+    **dict.fromkeys("szj", PhoneClass.SIBILANT),
+    **dict.fromkeys("fvh", PhoneClass.FRICATIVE),
+    **dict.fromkeys("lmnrwy", PhoneClass.SONORANT),
 }
 _SOFT_C = frozenset("eiy")
-_CONSONANT_MS = {Sound.STOP: 74.0, Sound.HISS: 90.0, Sound.BREATH: 70.0, Sound.HUM: 66.0}
+_CONSONANT_MS = {
+    PhoneClass.STOP: 74.0,
+    PhoneClass.SIBILANT: 90.0,
+    PhoneClass.FRICATIVE: 70.0,
+    PhoneClass.SONORANT: 66.0,
+}
 _SHORT_VOWEL_MS, _LONG_VOWEL_MS = 72.0, 88.0
 _SILENT_E_MS = 55.0  # what a final e that is not heard adds to the vowel and consonant before it
 _NAMED_LETTER_MS, _DIGIT_MS, _SYMBOL_MS, _OTHER_SCRIPT_MS = 180.0, 300.0, 400.0, 160.0
@@ -70,7 +75,7 @@ def units_of(text: str) -> list[Unit]:
 
     Together they cover its characters in order. Linear in the length of `text`.
     """
-    units = [Unit(0, 0, Sound.PAUSE, _LEAD_MS)]
+    units = [Unit(0, 0, PhoneClass.PAUSE, _LEAD_MS)]
     at = 0
     while at < len(text):
         end = at + 1
@@ -86,10 +91,10 @@ def units_of(text: str) -> list[Unit]:
                 units += [_spoken_symbol(text[i], i) for i in range(at, end)]
         at = end
     units = _lengthened(units)
-    if units[-1].sound is Sound.PAUSE and len(units) > 1:
+    if units[-1].sound is PhoneClass.PAUSE and len(units) > 1:
         last = units.pop()
-        return [*units, Unit(last.start, len(text), Sound.PAUSE, _TAIL_MS)]
-    return [*units, Unit(len(text), len(text), Sound.PAUSE, _TAIL_MS)]
+        return [*units, Unit(last.start, len(text), PhoneClass.PAUSE, _TAIL_MS)]
+    return [*units, Unit(len(text), len(text), PhoneClass.PAUSE, _TAIL_MS)]
 
 
 def _kind(char: str) -> str:
@@ -102,18 +107,18 @@ def _kind(char: str) -> str:
 
 def _gap(text: str, start: int, end: int) -> Unit:
     if _MARKS.isdisjoint(text[start:end]):
-        return Unit(start, end, Sound.PAUSE, _SPACE_MS, _SKIPPED_SPACE)
-    return Unit(start, end, Sound.PAUSE, _PAUSE_MS, _SKIPPED_PAUSE)
+        return Unit(start, end, PhoneClass.PAUSE, _SPACE_MS, _SKIPPED_SPACE)
+    return Unit(start, end, PhoneClass.PAUSE, _PAUSE_MS, _SKIPPED_PAUSE)
 
 
 def _spoken_symbol(char: str, at: int) -> Unit:
-    return Unit(at, at + 1, Sound.VOWEL, _DIGIT_MS if char.isdigit() else _SYMBOL_MS)
+    return Unit(at, at + 1, PhoneClass.VOWEL, _DIGIT_MS if char.isdigit() else _SYMBOL_MS)
 
 
 def _word(text: str, start: int, end: int) -> list[Unit]:
     word = text[start:end]
     if word.isupper() and word not in ("I", "A") and len(word) <= _LONGEST_SPELLED_WORD:
-        return [Unit(i, i + 1, Sound.VOWEL, _NAMED_LETTER_MS) for i in range(start, end)]
+        return [Unit(i, i + 1, PhoneClass.VOWEL, _NAMED_LETTER_MS) for i in range(start, end)]
     letters = "".join(map(_base_letter, word))
     units: list[Unit] = []
     at = 0
@@ -122,11 +127,11 @@ def _word(text: str, start: int, end: int) -> list[Unit]:
         if stop == at:
             stop, sound, ms = _consonant(letters, at)
             units.append(Unit(start + at, start + stop, sound, ms))
-        elif letters[at:] == "e" and any(unit.sound is Sound.VOWEL for unit in units):
+        elif letters[at:] == "e" and any(unit.sound is PhoneClass.VOWEL for unit in units):
             units[-1] = _longer(units[-1], _SILENT_E_MS, to=end)
         else:
             ms = _SHORT_VOWEL_MS if stop == at + 1 else _LONG_VOWEL_MS
-            units.append(Unit(start + at, start + stop, Sound.VOWEL, ms))
+            units.append(Unit(start + at, start + stop, PhoneClass.VOWEL, ms))
         at = stop
     return units
 
@@ -146,15 +151,15 @@ def _base_letter(char: str) -> str:
     return unicodedata.normalize("NFD", char.lower())[0]
 
 
-def _consonant(letters: str, at: int) -> tuple[int, Sound, float]:
+def _consonant(letters: str, at: int) -> tuple[int, PhoneClass, float]:
     """Return where the consonant at `at` ends, its sound and its duration."""
     pair, letter = letters[at : at + 2], letters[at]
     if pair in _PAIRS:
         return at + 2, _PAIRS[pair], _CONSONANT_MS[_PAIRS[pair]]
     if letter not in _SINGLES:
-        return at + 1, Sound.VOWEL, _OTHER_SCRIPT_MS
+        return at + 1, PhoneClass.VOWEL, _OTHER_SCRIPT_MS
     soft = letter == "c" and letters[at + 1 : at + 2] in _SOFT_C
-    sound = Sound.HISS if soft else _SINGLES[letter]
+    sound = PhoneClass.SIBILANT if soft else _SINGLES[letter]
     return at + (2 if pair == letter * 2 else 1), sound, _CONSONANT_MS[sound]
 
 
@@ -167,16 +172,16 @@ def _lengthened(units: list[Unit]) -> list[Unit]:
     """Lengthen what stands before gaps, as speakers do."""
     stretched = list(units)
     for i, unit in enumerate(units):
-        if unit.sound is Sound.PAUSE:
+        if unit.sound is PhoneClass.PAUSE:
             continue
         following = units[i + 1 : i + 3]
         if len(following) < 2 or any(_is_pause(after) for after in following):
-            if unit.sound is not Sound.STOP:
+            if unit.sound is not PhoneClass.STOP:
                 stretched[i] = _longer(unit, _PHRASE_END_MS)
-        elif following[0].sound is Sound.PAUSE:
+        elif following[0].sound is PhoneClass.PAUSE:
             stretched[i] = _longer(unit, _WORD_END_MS)
     return stretched
 
 
 def _is_pause(unit: Unit) -> bool:
-    return unit.sound is Sound.PAUSE and unit.duration_ms >= _PAUSE_MS
+    return unit.sound is PhoneClass.PAUSE and unit.duration_ms >= _PAUSE_MS

@@ -11,36 +11,36 @@ _LEAST_PACE, _MOST_PACE = 0.6, 1.8
 
 
 @dataclass(frozen=True, slots=True)
-class Manner:
+class VoiceProfile:
     """How a voice speaks: how much slower than usual, and how loud where it is loudest."""
 
     pace: float = 1.0
     loudest_db: float = USUAL_LOUDEST_DB
 
-    def after(self, pace: float | None, loudest_db: float) -> "Manner":
+    def after(self, pace: float | None, loudest_db: float) -> "VoiceProfile":
         """Return what is thought after one more sentence; `pace` None where it told nothing."""
         if pace is None or not _LEAST_PACE < pace < _MOST_PACE:
-            return Manner(self.pace, loudest_db)
-        return Manner(self.pace + _NEWEST_SHARE * (pace - self.pace), loudest_db)
+            return VoiceProfile(self.pace, loudest_db)
+        return VoiceProfile(self.pace + _NEWEST_SHARE * (pace - self.pace), loudest_db)
 
 
-class Manners:
+class VoiceProfiles:
     """The voices heard last, at most `room` of them."""
 
-    def __init__(self, room: int = 256) -> None:
-        self._room = room
-        self._known: OrderedDict[str, Manner] = OrderedDict()
+    def __init__(self, capacity: int = 256) -> None:
+        self._capacity = capacity
+        self._known: OrderedDict[str, VoiceProfile] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def of(self, voice: str) -> Manner:
+    def of(self, voice: str) -> VoiceProfile:
         """Return the voice's manner; the usual one where it was not heard lately."""
-        return self._known.get(voice, Manner())
+        return self._known.get(voice, VoiceProfile())
 
-    def keep(self, voice: str, manner: Manner) -> None:
+    def keep(self, voice: str, profile: VoiceProfile) -> None:
         """Keep a voice's manner; without room, forget the one kept longest ago."""
-        self._known[voice] = manner
+        self._known[voice] = profile
         self._known.move_to_end(voice)
-        if len(self._known) > self._room:
+        if len(self._known) > self._capacity:
             self._known.popitem(last=False)

@@ -8,7 +8,7 @@ from csm_trio.errors import EngineBusy
 from csm_trio.telemetry import Metrics
 
 
-class Place:
+class SessionLease:
     """One admitted call; leaving the `with` block gives the place back."""
 
     def __init__(self, admission: "Admission") -> None:
@@ -47,7 +47,7 @@ class Admission:
         """What a call that is cut from outside is to be counted as."""
         return "shutdown" if self.draining else "hang_up"
 
-    def admit(self) -> Place:
+    def admit(self) -> SessionLease:
         """Take a place, to be entered at once; raises EngineBusy where there is none."""
         if self.draining:
             raise EngineBusy("The server is shutting down.", retry_after_s=5)
@@ -55,7 +55,7 @@ class Admission:
             raise EngineBusy
         self.inside += 1
         self._metrics.sessions.set(self.inside)
-        return Place(self)
+        return SessionLease(self)
 
     async def drain(self) -> None:
         """Admit nobody any more; return when the last call has left."""

@@ -9,15 +9,15 @@ from werkzeug.exceptions import HTTPException
 
 from csm_trio.api.elevenlabs.catalog import catalog_blueprint
 from csm_trio.api.elevenlabs.dialogue import dialogue_blueprint
-from csm_trio.api.elevenlabs.speech import elevenlabs_blueprint, fault_response
-from csm_trio.api.elevenlabs.websockets import sockets_blueprint
+from csm_trio.api.elevenlabs.speech import elevenlabs_blueprint, elevenlabs_error_response
+from csm_trio.api.elevenlabs.websockets import websockets_blueprint
 from csm_trio.api.openai import KEYLESS, openai_blueprint, speaks_openai
 from csm_trio.api.ops import ops_blueprint
-from csm_trio.api.responses import refusal, sign
+from csm_trio.api.responses import add_standard_headers, error_response
 from csm_trio.api.speech_stream import SpeechConnection, SpeechSocketConnection, body_has_ended
-from csm_trio.api.state import House, presented_key
+from csm_trio.api.state import ServerState, presented_key
 from csm_trio.errors import SpeechError, Unauthorized
-from csm_trio.protocol.openai import error_body, openai_fault
+from csm_trio.protocol.openai import error_body, openai_error
 from csm_trio.telemetry import session_id
 
 logger = logging.getLogger(__name__)
@@ -33,23 +33,23 @@ class SpeechApp(QuartTrio):
     asgi_websocket_class = SpeechSocketConnection
 
 
-def create_app(house: House) -> SpeechApp:
+def create_app(state: ServerState) -> SpeechApp:
     """Return the ASGI application of one server."""
     app = SpeechApp("csm_trio", static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = house.server.max_body_bytes
-    app.register_blueprint(ops_blueprint(house))
-    app.register_blueprint(elevenlabs_blueprint(house))
-    app.register_blueprint(catalog_blueprint(house))
-    app.register_blueprint(openai_blueprint(house))
-    app.register_blueprint(dialogue_blueprint(house))
-    app.register_blueprint(sockets_blueprint(house))
+    app.config["MAX_CONTENT_LENGTH"] = state.server.max_body_bytes
+    app.register_blueprint(ops_blueprint(state))
+    app.register_blueprint(elevenlabs_blueprint(state))
+    app.register_blueprint(catalog_blueprint(state))
+    app.register_blueprint(openai_blueprint(state))
+    app.register_blueprint(dialogue_blueprint(state))
+    app.register_blueprint(websockets_blueprint(state))
 
     @app.before_request
     async def name_request() -> None:
         session_id.set(secrets.token_hex(8))
-        if _needs_key() and house.server.api_key is not None:
+        if _needs_key() and state.server.api_key is not None:
             key = presented_key(request.headers, request.args)
-            if key is None or not house.accepts(key):
+            if key is None or not state.accepts(key):
                 raise Unauthorized
 
     @app.before_websocket
@@ -58,7 +58,7 @@ def create_app(house: House) -> SpeechApp:
 
     @app.after_request
     async def finish(response: Response) -> Response:
-        sign(response)
+        add_standard_headers(response)
         # Refused unread: what is left of the body would stand before the next request.
         if not await body_has_ended(within_s=UNREAD_BODY_S):
             response.headers["connection"] = "close"
@@ -67,8 +67,8 @@ def create_app(house: House) -> SpeechApp:
     @app.errorhandler(SpeechError)
     async def refuse(error: SpeechError) -> Response:
         if speaks_openai():
-            return refusal(house, error, openai_fault(error))
-        return fault_response(house, error)
+            return error_response(state, error, openai_error(error))
+        return elevenlabs_error_response(state, error)
 
     @app.errorhandler(HTTPException)
     async def refuse_http(

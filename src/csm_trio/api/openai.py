@@ -3,7 +3,7 @@
 from quart import Blueprint, Response, has_request_context, request
 
 from csm_trio.api.responses import LIVE, begin_speech, read_body
-from csm_trio.api.state import House
+from csm_trio.api.state import ServerState
 from csm_trio.protocol.openai import (
     VOICE_NAMES,
     JsonObject,
@@ -32,23 +32,23 @@ def speaks_openai() -> bool:
     return is_model and "xi-api-key" not in request.headers
 
 
-def openai_blueprint(house: House) -> Blueprint:
+def openai_blueprint(state: ServerState) -> Blueprint:
     """Return the routes under `/v1/audio`, and `/v1/models/{model}`."""
     blueprint = Blueprint("openai", __name__)
 
     @blueprint.post("/v1/audio/speech")
     async def speak() -> Response:
         """Answer with sound as it is made: bytes, or server-sent events."""
-        asked = parse_openai_request(await read_body(), max_chars=house.speech.max_text_chars)
-        voice = house.voices.get_or_nth(asked.speech.voice_id, VOICE_NAMES)
-        speech, order = await begin_speech(house, voice, asked.speech, LIVE)
+        asked = parse_openai_request(await read_body(), max_chars=state.speech.max_text_chars)
+        voice = state.voices.get_or_nth(asked.speech.voice_id, VOICE_NAMES)
+        speech, spec = await begin_speech(state, voice, asked.speech, LIVE)
         if not asked.as_events:
             return speech.response()
         return speech.response(
             "text/event-stream",
-            dress=audio_event,
-            last_words=lambda: done_event(
-                input_tokens=len(asked.speech.text), output_tokens=order.spoken_frames
+            serialize=audio_event,
+            trailer=lambda: done_event(
+                input_tokens=len(asked.speech.text), output_tokens=spec.spoken_frames
             ),
         )
 
@@ -65,6 +65,6 @@ def openai_blueprint(house: House) -> Blueprint:
     @blueprint.get("/v1/audio/voices")
     async def audio_voices() -> JsonObject:
         """List the voices."""
-        return audio_voices_body(house.voices.all())
+        return audio_voices_body(state.voices.all())
 
     return blueprint

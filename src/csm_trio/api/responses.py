@@ -9,11 +9,11 @@ from typing import cast
 
 from quart import Response, g, request
 
-from csm_trio.api.speech_stream import Speech
-from csm_trio.api.state import House
+from csm_trio.api.speech_stream import SpeechStream
+from csm_trio.api.state import ServerState
 from csm_trio.errors import SpeechError
-from csm_trio.pipeline.spec import SpeechOrder
-from csm_trio.protocol.elevenlabs.errors import RestFault
+from csm_trio.pipeline.spec import ContextSpec
+from csm_trio.protocol.elevenlabs.errors import RestError
 from csm_trio.protocol.elevenlabs.speech_request import SpeechRequest
 from csm_trio.protocol.elevenlabs.timestamps import timestamp_style
 from csm_trio.protocol.events import AddText, Audio, Flush, SpeechSettings
@@ -46,13 +46,13 @@ async def read_body() -> bytes:
 
 
 async def begin_speech(
-    house: House,
+    state: ServerState,
     voice: Voice,
     asked: SpeechRequest,
     usual: SpeechSettings,
     *,
     aligned: bool = False,
-) -> tuple[Speech, SpeechOrder]:
+) -> tuple[SpeechStream, ContextSpec]:
     """Admit the call and start speaking; `usual` is what the request may replace.
 
     `aligned` says whether the answer tells which character is spoken when.
@@ -60,58 +60,62 @@ async def begin_speech(
     Raises EngineBusy where the house is full, or the SpeechError that came instead of audio.
     """
     request_id = session_id.get()
-    recent = house.recent
-    history = recent.turns_of(asked.previous_request_ids, voice.voice_id)
+    request_history = state.request_history
+    history = request_history.segments_of(asked.previous_request_ids, voice.voice_id)
     if asked.previous_text is not None and not history:
-        history = recent.turns_before(asked.previous_text, voice.voice_id)
-    record = recent.recorder(request_id, voice.voice_id, asked.text)
-    order = house.order(
+        history = request_history.segments_before(asked.previous_text, voice.voice_id)
+    record = request_history.recorder(request_id, voice.voice_id, asked.text)
+    spec = state.spec(
         "",
         voice,
         asked.audio_format,
         usual.overridden_by(asked.settings),
-        max_audio_len_ms=house.speech.rest_max_audio_len_ms,
+        max_audio_len_ms=state.speech.rest_max_audio_len_ms,
         history=history,
-        on_turn=record if asked.kept else None,
+        on_segment=record if asked.kept else None,
     )
-    order.aligned = aligned
-    text = [AddText(order.context_id, asked.text)]
-    return await start_speech(house, order, text, chars=len(asked.text)), order
+    spec.aligned = aligned
+    text = [AddText(spec.context_id, asked.text)]
+    return await start_speech(state, spec, text, chars=len(asked.text)), spec
 
 
 async def start_speech(
-    house: House, order: SpeechOrder, deltas: Sequence[AddText | Flush], *, chars: int
-) -> Speech:
+    state: ServerState, spec: ContextSpec, deltas: Sequence[AddText | Flush], *, chars: int
+) -> SpeechStream:
     """Admit the call and start speaking; note what the answer's headers are to say of it.
 
     Raises EngineBusy where the house is full, or the SpeechError that came instead of audio.
     """
-    house.metrics.characters.inc(chars)
-    speech = await Speech.begin(house.speaker, order, deltas=deltas, admission=house.admission)
-    inside, limit = str(house.admission.inside), str(house.admission.limit)
+    state.metrics.characters.inc(chars)
+    speech = await SpeechStream.begin(
+        state.synthesizer, spec, deltas=deltas, admission=state.admission
+    )
+    inside, limit = str(state.admission.inside), str(state.admission.limit)
     values = (session_id.get(), str(chars), inside, limit, inside)
     g.speech_headers = dict(zip(_SPEECH_HEADERS, values, strict=True))
     return speech
 
 
-def timestamp_response(speech: Speech, write: Callable[[Audio], str]) -> Response:
+def timestamp_response(speech: SpeechStream, write: Callable[[Audio], str]) -> Response:
     """Answer with the JSON objects that `write` makes, as speech is: one a line or an SSE event."""
     style = timestamp_style(
         request.headers.get("accept"), has_api_key_header="xi-api-key" in request.headers
     )
     if style == "sse":
         return speech.response(
-            "text/event-stream", dress=lambda audio: f"data: {write(audio)}\n\n".encode()
+            "text/event-stream", serialize=lambda audio: f"data: {write(audio)}\n\n".encode()
         )
-    return speech.response("application/x-ndjson", dress=lambda audio: f"{write(audio)}\n".encode())
+    return speech.response(
+        "application/x-ndjson", serialize=lambda audio: f"{write(audio)}\n".encode()
+    )
 
 
-def refusal(house: House, error: SpeechError, fault: RestFault) -> Response:
+def error_response(state: ServerState, error: SpeechError, fault: RestError) -> Response:
     """Answer an error as `fault` tells it, and count it.
 
     What it is signed with here is all that the refusal of a socket has.
     """
-    house.metrics.refusals.labels(type(error).__name__).inc()
+    state.metrics.refusals.labels(type(error).__name__).inc()
     return Response(
         json.dumps(fault.body),
         status=fault.status,
@@ -120,7 +124,7 @@ def refusal(house: House, error: SpeechError, fault: RestFault) -> Response:
     )
 
 
-def sign(response: Response) -> None:
+def add_standard_headers(response: Response) -> None:
     """Put the headers of every answer on one, and those of speech where there was some."""
     request_id = session_id.get()
     response.headers["request-id"] = request_id

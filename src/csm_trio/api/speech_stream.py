@@ -25,10 +25,10 @@ from quart.wrappers.response import ResponseBody
 from quart_trio.asgi import TrioASGIHTTPConnection, TrioASGIWebsocketConnection
 
 from csm_trio.alignment.alignment import joined
-from csm_trio.api.admission import Admission, Place
+from csm_trio.api.admission import Admission, SessionLease
 from csm_trio.audio.wav import with_true_lengths
-from csm_trio.pipeline.context import Speaker
-from csm_trio.pipeline.spec import SpeechOrder
+from csm_trio.pipeline.context import Synthesizer
+from csm_trio.pipeline.spec import ContextSpec
 from csm_trio.protocol.events import AddText, Audio, ContextFailed, Flush, OutEvent, TurnDone
 
 logger = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ async def body_has_ended(*, within_s: float) -> bool:
     return body_ended.is_set()
 
 
-class Speech(ResponseBody):
+class SpeechStream(ResponseBody):
     """One text being spoken for the current request: its chunks, as a body or one by one.
 
     The speaking task lives in the request's nursery, so that a hang-up stops it wherever the
@@ -126,25 +126,25 @@ class Speech(ResponseBody):
 
     def __init__(
         self,
-        order: SpeechOrder,
+        spec: ContextSpec,
         first: OutEvent,
         outbox: Outbox,
         request_scope: trio.CancelScope,
     ) -> None:
-        self._order = order
-        self._at_hand: OutEvent | None = first
+        self._order = spec
+        self._next_event: OutEvent | None = first
         self._outbox = outbox
         self._request_scope = request_scope
         self._answering = False
         self._ended = False
-        self._dress: Callable[[Audio], bytes] = _plain
-        self._last_words: Callable[[], bytes] | None = None
+        self._serialize: Callable[[Audio], bytes] = _plain
+        self._trailer: Callable[[], bytes] | None = None
 
     @classmethod
     async def begin(
         cls,
-        speaker: Speaker,
-        order: SpeechOrder,
+        synthesizer: Synthesizer,
+        spec: ContextSpec,
         *,
         deltas: Sequence[AddText | Flush],
         admission: Admission,
@@ -154,33 +154,33 @@ class Speech(ResponseBody):
         Raises EngineBusy where the house is full, or the SpeechError that came instead of audio.
         """
         for delta in deltas:
-            order.backlog.add(len(delta.text) if isinstance(delta, AddText) else 0)
+            spec.backlog.add(len(delta.text) if isinstance(delta, AddText) else 0)
         to_context, waiting = trio.open_memory_channel[AddText | Flush](len(deltas))
         for delta in deltas:
             to_context.send_nowait(delta)
         to_context.close()
         to_client, outbox = trio.open_memory_channel[OutEvent](0)
         nursery: trio.Nursery = request.scope[_NURSERY]  # type: ignore[literal-required]
-        nursery.start_soon(_speak, speaker, order, waiting, to_client, admission.admit())
+        nursery.start_soon(_synthesize, synthesizer, spec, waiting, to_client, admission.admit())
         while isinstance(first := await outbox.receive(), TurnDone):
             pass  # a line of which there was nothing to say
         if isinstance(first, ContextFailed):
             raise first.error
-        return cls(order, first, outbox, nursery.cancel_scope)
+        return cls(spec, first, outbox, nursery.cancel_scope)
 
     def response(
         self,
         content_type: str | None = None,
         *,
-        dress: Callable[[Audio], bytes] | None = None,
-        last_words: Callable[[], bytes] | None = None,
+        serialize: Callable[[Audio], bytes] | None = None,
+        trailer: Callable[[], bytes] | None = None,
     ) -> Response:
-        """Answer with the chunks as they are made, each as `dress` writes it, then `last_words`.
+        """Answer with the chunks as they are made, each as `dress` writes it, then `trailer`.
 
         Without a type and a dress they are the sound itself.
         """
-        self._dress = dress or self._dress
-        self._last_words = last_words
+        self._serialize = serialize or self._serialize
+        self._trailer = trailer
         self._answering = True
         response = Response(
             self, content_type=content_type or self._order.audio_format.content_type
@@ -207,12 +207,12 @@ class Speech(ResponseBody):
         """Return the next bytes of the answer."""
         audio = None if self._ended else await self._next_audio()
         if audio is not None:
-            return self._dress(audio)
+            return self._serialize(audio)
         self._ended = True
-        last_words, self._last_words = self._last_words, None
-        if last_words is None:
+        trailer, self._trailer = self._trailer, None
+        if trailer is None:
             raise StopAsyncIteration
-        return last_words()
+        return trailer()
 
     async def whole(self) -> Audio:
         """Return everything in one piece, once it has been said; raise what ends it early."""
@@ -240,7 +240,7 @@ class Speech(ResponseBody):
         What ends them early is raised, unless an answer has begun: that is cut off, so that the
         client sees it is not whole.
         """
-        event, self._at_hand = self._at_hand, None
+        event, self._next_event = self._next_event, None
         while event is None or isinstance(event, TurnDone):
             event = await self._outbox.receive()
         match event:
@@ -259,12 +259,12 @@ def _plain(audio: Audio) -> bytes:
     return audio.data
 
 
-async def _speak(
-    speaker: Speaker,
-    order: SpeechOrder,
+async def _synthesize(
+    synthesizer: Synthesizer,
+    spec: ContextSpec,
     deltas: trio.MemoryReceiveChannel[AddText | Flush],
     to_client: trio.MemorySendChannel[OutEvent],
-    place: Place,
+    lease: SessionLease,
 ) -> None:
-    with place:
-        await speaker.speak(order, deltas, to_client)
+    with lease:
+        await synthesizer.synthesize(spec, deltas, to_client)

@@ -11,10 +11,10 @@ from csm_trio.api.auth import SingleUseTokens
 from csm_trio.audio.formats import AudioFormat
 from csm_trio.config import ServerConfig, SpeechConfig
 from csm_trio.engine.service import Engine
-from csm_trio.engine.utterance import Turn
-from csm_trio.pipeline.context import Speaker
-from csm_trio.pipeline.request_history import RecentSpeech
-from csm_trio.pipeline.spec import Backlog, SpeechOrder
+from csm_trio.engine.utterance import PromptSegment
+from csm_trio.pipeline.context import Synthesizer
+from csm_trio.pipeline.request_history import RequestHistory
+from csm_trio.pipeline.spec import Backlog, ContextSpec
 from csm_trio.protocol.events import SpeechSettings
 from csm_trio.protocol.fields import bearer_token
 from csm_trio.protocol.voice_settings import USUAL_VOICE_SETTINGS, VoiceSettings
@@ -23,20 +23,20 @@ from csm_trio.voices import Voice, VoiceCatalog
 
 
 @dataclass(frozen=True, slots=True)
-class House:
+class ServerState:
     """Everything behind the doors; one per server.
 
     `voice_settings` are those that callers gave listed voices, until the server ends.
     """
 
     engine: Engine
-    speaker: Speaker
+    synthesizer: Synthesizer
     voices: VoiceCatalog
     admission: Admission
     metrics: Metrics
     server: ServerConfig
     speech: SpeechConfig
-    recent: RecentSpeech
+    request_history: RequestHistory
     tokens: SingleUseTokens = field(default_factory=SingleUseTokens)
     voice_settings: dict[str, VoiceSettings] = field(default_factory=dict)
 
@@ -64,7 +64,7 @@ class House:
             self.voice_settings.get(voice.voice_id, VoiceSettings())
         )
 
-    def order(
+    def spec(
         self,
         context_id: str,
         voice: Voice,
@@ -72,15 +72,15 @@ class House:
         settings: SpeechSettings,
         *,
         max_audio_len_ms: int,
-        history: tuple[Turn, ...] = (),
-        on_turn: Callable[[Turn], None] | None = None,
-    ) -> SpeechOrder:
+        history: tuple[PromptSegment, ...] = (),
+        on_segment: Callable[[PromptSegment], None] | None = None,
+    ) -> ContextSpec:
         """Write down what a context will need before its text comes.
 
         The settings that the voice was given hold where `settings` say nothing.
         """
         given = self.voice_settings.get(voice.voice_id, VoiceSettings())
-        return SpeechOrder(
+        return ContextSpec(
             context_id=context_id,
             voice=voice,
             audio_format=audio_format,
@@ -89,7 +89,7 @@ class House:
             backlog=Backlog(self.speech.max_pending_chars),
             cancel_reason=lambda: self.admission.cancel_reason,
             history=history,
-            on_turn=on_turn,
+            on_segment=on_segment,
         )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from csm_trio.engine.prefill_eager import embed_rows, fill_rows
 from csm_trio.engine.prompt import TextTokenizer, build_prompt
 from csm_trio.engine.slots import Opening, Slots, resolve_sampling
-from csm_trio.engine.step_eager import EagerStep, ReadingHead
+from csm_trio.engine.step_eager import AlignmentHead, EagerStep
 from csm_trio.engine.utterance import Sampling
 from csm_trio.model.csm import CSM
 from csm_trio.model.mimi.decoder import MimiDecoder
@@ -40,9 +40,9 @@ _NOTHING = 1e-4
 
 
 @torch.inference_mode()
-def find_reading_head(
+def find_alignment_head(
     model: CSM, codec: MimiDecoder, tokenizer: TextTokenizer, dtype: torch.dtype
-) -> ReadingHead | None:
+) -> AlignmentHead | None:
     """Have the model say a sentence; return the head that went through its text in order.
 
     `dtype` is the keys'.
@@ -55,7 +55,7 @@ def find_reading_head(
     if attention is None:
         return None
     shares = {
-        ReadingHead(layer, head): path_share(attention[:, layer, head])
+        AlignmentHead(layer, head): path_share(attention[:, layer, head])
         for layer in range(attention.shape[1])
         for head in range(attention.shape[2])
     }
@@ -96,10 +96,10 @@ def _attention(
     sized = replace(config, backbone=replace(config.backbone, max_positions=length))
     device = model.text_embedding.device
     slots = Slots(sized, 1, codec, device=device, dtype=dtype)
-    draws = resolve_sampling(Sampling(), config.sampling)
+    sampling = resolve_sampling(Sampling(), config.sampling)
     embedded = embed_rows(model, prompt, 0, prompt.positions, device)
     fill_rows(model, slots, 0, 0, embedded[:-1])
-    slots.open([Opening(0, prompt.positions - 1, draws, seed=0)], embedded[-1:])
+    slots.open([Opening(0, prompt.positions - 1, sampling, seed=0)], embedded[-1:])
     step = EagerStep(model, codec, slots)
     seen: list[list[Tensor]] = []
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 
 
-def captured(
+def capture_graph(
     work: Callable[[], object], *, beside: torch.cuda.CUDAGraph | None = None
 ) -> torch.cuda.CUDAGraph:
     """Capture what `work` does, after doing it once: that compiles, which capture could not.

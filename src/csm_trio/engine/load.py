@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from csm_trio.config import EngineConfig
-from csm_trio.engine.alignment_head import find_reading_head
+from csm_trio.engine.alignment_head import find_alignment_head
 from csm_trio.engine.memory import (
     check_weights_fit,
     dtype_name,
@@ -23,9 +23,9 @@ from csm_trio.engine.memory import (
 )
 from csm_trio.engine.prompt import TextTokenizer
 from csm_trio.engine.runner import Placement, TorchRunner
-from csm_trio.engine.step_eager import ReadingHead
-from csm_trio.engine.triton_cache import KeptKernels
-from csm_trio.engine.utterance import Sampling, Turn, Utterance
+from csm_trio.engine.step_eager import AlignmentHead
+from csm_trio.engine.triton_cache import KernelCache
+from csm_trio.engine.utterance import PromptSegment, Sampling, Utterance
 from csm_trio.errors import StartupError
 from csm_trio.model.checkpoint.load_weights import load_weights
 from csm_trio.model.checkpoint.locate import CheckpointFiles, locate_checkpoint
@@ -100,7 +100,9 @@ def load_model(config: EngineConfig) -> LoadedModel:
     return LoadedModel(name, sizes, model, codec, tokenizer, placement, embedded, folder, files)
 
 
-def _encode_clips(loaded: LoadedModel, voices: VoiceCatalog) -> dict[str, tuple[Turn, ...]]:
+def _encode_clips(
+    loaded: LoadedModel, voices: VoiceCatalog
+) -> dict[str, tuple[PromptSegment, ...]]:
     """Turn the clips of voices into turns that the model has heard them say, by voice id."""
     with_clips = [voice for voice in voices.all() if voice.clips]
     if not with_clips:
@@ -110,7 +112,9 @@ def _encode_clips(loaded: LoadedModel, voices: VoiceCatalog) -> dict[str, tuple[
     codebooks = loaded.config.codebooks
     turns = {
         voice.voice_id: tuple(
-            Turn(voice.speaker_id, clip.text, encoder.encode(clip.pcm, codebooks=codebooks))
+            PromptSegment(
+                voice.speaker_id, clip.text, encoder.encode(clip.pcm, codebooks=codebooks)
+            )
             for clip in voice.clips
         )
         for voice in with_clips
@@ -123,7 +127,7 @@ def _encode_clips(loaded: LoadedModel, voices: VoiceCatalog) -> dict[str, tuple[
 def warm_runner(
     loaded: LoadedModel,
     pool_size: int | None,
-    clips: Mapping[str, Sequence[Turn]] | None = None,
+    clips: Mapping[str, Sequence[PromptSegment]] | None = None,
 ) -> TorchRunner:
     """Give the model its slots, as many as fit without a `pool_size`, and make first frames."""
     slots = plan_slots(
@@ -135,7 +139,7 @@ def warm_runner(
     )
     logger.info("making %d slots and warming them up", slots)
     started_s = time.perf_counter()
-    kernels = KeptKernels.found() if loaded.placement.device.type == "cuda" else None
+    kernels = KernelCache.found() if loaded.placement.device.type == "cuda" else None
     runner = TorchRunner(
         loaded.config,
         loaded.model,
@@ -144,7 +148,7 @@ def warm_runner(
         slots=slots,
         placement=loaded.placement,
         clips=clips,
-        head=_reading_head(loaded),
+        head=_alignment_head(loaded),
     )
     _warm_up(runner)
     # What is loaded stays: collecting garbage need not walk through it again, which would hold
@@ -157,11 +161,11 @@ def warm_runner(
     return runner
 
 
-def _reading_head(loaded: LoadedModel) -> ReadingHead | None:
+def _alignment_head(loaded: LoadedModel) -> AlignmentHead | None:
     """Look for the head that reads along, where frames can tell of it: not in a CUDA graph yet."""
     if loaded.placement.device.type == "cuda":
         return None
-    return find_reading_head(loaded.model, loaded.codec, loaded.tokenizer, loaded.placement.dtype)
+    return find_alignment_head(loaded.model, loaded.codec, loaded.tokenizer, loaded.placement.dtype)
 
 
 def _sizes(config: EngineConfig, files: CheckpointFiles) -> tuple[CSMConfig, str]:
@@ -250,10 +254,10 @@ def _warm_up(runner: TorchRunner) -> None:
     utterance = Utterance("Hello.", 0, _WARM_UP_FRAMES, Sampling(seed=0))
     slots = range(runner.slots)
     opened = Progress(logger, "warm-up, prompts", runner.slots, "slots")
-    for first in range(0, runner.slots, runner.opens_per_step):
-        batch = slots[first : first + runner.opens_per_step]
+    for first in range(0, runner.slots, runner.max_prefills_per_step):
+        batch = slots[first : first + runner.max_prefills_per_step]
         runner.open([(slot, utterance) for slot in batch])
-        runner.fill()
+        runner.prefill_all()
         opened.note(batch[-1] + 1)
     stepped = Progress(logger, "warm-up, first frames", _WARM_UP_FRAMES, "frames")
     for frame in range(_WARM_UP_FRAMES):

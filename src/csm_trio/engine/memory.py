@@ -16,7 +16,7 @@ from csm_trio.engine.byte_size import format_bytes
 from csm_trio.engine.runner import Placement
 from csm_trio.engine.slots import Slots
 from csm_trio.errors import StartupError
-from csm_trio.model.attention import SlotKV
+from csm_trio.model.attention import KVCache
 from csm_trio.model.checkpoint.load_weights import kept_as
 from csm_trio.model.checkpoint.tensor_shapes import expected_shapes
 from csm_trio.model.config import CSMConfig
@@ -126,7 +126,7 @@ def _tensors(owner: object) -> Iterator[Tensor]:
     for value in (getattr(owner, name) for name in names):
         if isinstance(value, Tensor):
             yield value
-        elif is_dataclass(value) or isinstance(value, SlotKV):
+        elif is_dataclass(value) or isinstance(value, KVCache):
             yield from _tensors(value)
 
 

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from csm_trio.engine.prefill_plan import Filling
+from csm_trio.engine.prefill_plan import PendingPrefill
 from csm_trio.engine.prompt import Prompt
 from csm_trio.engine.slots import Slots
 from csm_trio.model.csm import CSM
@@ -23,7 +23,7 @@ _CHUNK = 512
 class Prefill(Protocol):
     """How a device fills slots from prompts."""
 
-    def advance(self, waiting: Sequence[Filling]) -> Sequence[Filling]:
+    def advance(self, waiting: Sequence[PendingPrefill]) -> Sequence[PendingPrefill]:
         """Compute one piece of the first of `waiting`, and of others that fit beside it.
 
         Return those whose prompts are in now, their rows begun.
@@ -42,21 +42,21 @@ class EagerPrefill:
         self._chunk = _CPU_CHUNK if self._device.type == "cpu" else _CHUNK
 
     @torch.inference_mode()
-    def advance(self, waiting: Sequence[Filling]) -> Sequence[Filling]:
+    def advance(self, waiting: Sequence[PendingPrefill]) -> Sequence[PendingPrefill]:
         """Compute one piece of the first of `waiting`; return it if its prompt is in now."""
-        filling = waiting[0]
-        last = filling.prompt.positions - 1
-        end = min(filling.done + self._chunk, last)
-        if end > filling.done:
+        pending = waiting[0]
+        last = pending.prompt.positions - 1
+        end = min(pending.done + self._chunk, last)
+        if end > pending.done:
             fill_rows(
-                self._model, self._slots, filling.opening.slot, filling.start,
-                self._embedded(filling.prompt, filling.done, end),
+                self._model, self._slots, pending.opening.slot, pending.start,
+                self._embedded(pending.prompt, pending.done, end),
             )  # fmt: skip
-            filling.done = end
-        if filling.done < last:
+            pending.done = end
+        if pending.done < last:
             return ()
-        self._slots.open([filling.opening], self._embedded(filling.prompt, last, last + 1))
-        return (filling,)
+        self._slots.open([pending.opening], self._embedded(pending.prompt, last, last + 1))
+        return (pending,)
 
     def _embedded(self, prompt: Prompt, start: int, end: int) -> Tensor:
         return embed_rows(self._model, prompt, start, end, self._device)

@@ -13,8 +13,15 @@ from functools import partial
 import numpy as np
 import torch
 
-from csm_trio.engine.cuda_graph import captured
-from csm_trio.engine.prefill_plan import MAX_PROMPTS, Filling, Piece, Shape, next_pieces, shapes
+from csm_trio.engine.cuda_graph import capture_graph
+from csm_trio.engine.prefill_plan import (
+    MAX_PROMPTS,
+    PendingPrefill,
+    PrefillChunk,
+    Shape,
+    plan_next_prefill,
+    shapes,
+)
 from csm_trio.engine.slots import Slots
 from csm_trio.model.csm import CSM
 from csm_trio.model.llama import Attend
@@ -53,26 +60,28 @@ class GraphedPrefill:
         started_s = time.perf_counter()
         graph = None
         for shape in self._shapes:
-            graph = captured(partial(self._fill, shape), beside=graph)
+            graph = capture_graph(partial(self._fill, shape), beside=graph)
             self._graphs[shape] = graph
         took_s = time.perf_counter() - started_s
         logger.info("%d prefill graphs, %.1f s", len(self._graphs), took_s)
 
     @torch.inference_mode()
-    def advance(self, waiting: Sequence[Filling]) -> Sequence[Filling]:
+    def advance(self, waiting: Sequence[PendingPrefill]) -> Sequence[PendingPrefill]:
         """Compute one graph's worth of `waiting`; return those whose prompts are in now."""
-        shape, pieces = next_pieces(waiting, self._shapes)
+        shape, chunks = plan_next_prefill(waiting, self._shapes)
         # The buffers are pinned: the last copy out of them must be over before they change.
         torch.cuda.current_stream().synchronize()
-        self._stage(pieces, shape)
+        self._stage(chunks, shape)
         self._graphs[shape].replay()
-        for piece in pieces:
-            piece.filling.done += piece.rows
-        filled = [one.filling for one in pieces if one.filling.done == one.filling.prompt.positions]
-        self._slots.note_open([filling.opening for filling in filled])
-        return filled
+        for chunk in chunks:
+            chunk.pending.done += chunk.rows
+        prefilled = [
+            one.pending for one in chunks if one.pending.done == one.pending.prompt.positions
+        ]
+        self._slots.note_open([pending.opening for pending in prefilled])
+        return prefilled
 
-    def _stage(self, pieces: Sequence[Piece], shape: Shape) -> None:
+    def _stage(self, chunks: Sequence[PrefillChunk], shape: Shape) -> None:
         room = shape.cost * self._width
         tokens = self._tokens_there.numpy()[:room].reshape(
             shape.prompts, shape.positions, self._width
@@ -81,15 +90,15 @@ class GraphedPrefill:
         whole, warmth = self._whole_there.numpy(), self._warmth_there.numpy()
         whole[: shape.prompts] = (self._slots.dummy, 0, 0, 0, 1, 1)
         warmth.fill(0)
-        for row, piece in enumerate(pieces):
-            filling, opening = piece.filling, piece.filling.opening
-            part = slice(filling.done, filling.done + piece.rows)
-            tokens[row, : piece.rows] = np.where(
-                filling.prompt.mask[part], filling.prompt.tokens[part], _NOTHING
+        for row, chunk in enumerate(chunks):
+            pending, opening = chunk.pending, chunk.pending.opening
+            part = slice(pending.done, pending.done + chunk.rows)
+            tokens[row, : chunk.rows] = np.where(
+                pending.prompt.mask[part], pending.prompt.tokens[part], _NOTHING
             )
-            ks = [draw.top_k for draw in opening.draws]
-            whole[row] = (opening.slot, piece.rows - 1, filling.start, opening.seed, *ks)
-            warmth[row] = [draw.temperature for draw in opening.draws]
+            ks = [draw.top_k for draw in opening.sampling]
+            whole[row] = (opening.slot, chunk.rows - 1, pending.start, opening.seed, *ks)
+            warmth[row] = [draw.temperature for draw in opening.sampling]
         self._tokens[:room].copy_(self._tokens_there[:room], non_blocking=True)
         self._whole.copy_(self._whole_there, non_blocking=True)
         self._warmth.copy_(self._warmth_there, non_blocking=True)

@@ -20,7 +20,7 @@ _CONTINUED_LENGTHS = (32, 64, 128, 256, 512)
 
 
 @dataclass(slots=True)
-class Filling:
+class PendingPrefill:
     """A slot whose prompt is on its way in, behind `prefix` positions that were copied.
 
     `done` counts the rows of the prompt that are in. The first step takes the last row as its
@@ -67,14 +67,16 @@ def shapes(max_positions: int, *, continued: bool = False) -> list[Shape]:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class PrefillChunk:
     """The next `rows` of a prompt on its way in."""
 
-    filling: Filling
+    pending: PendingPrefill
     rows: int
 
 
-def next_pieces(waiting: Sequence[Filling], shapes: Sequence[Shape]) -> tuple[Shape, list[Piece]]:
+def plan_next_prefill(
+    waiting: Sequence[PendingPrefill], shapes: Sequence[Shape]
+) -> tuple[Shape, list[PrefillChunk]]:
     """Choose what to compute next: the first of `waiting` and, in order, who fits beside it.
 
     All of them begin at zero, or all of them go on behind what their slots hold.
@@ -82,19 +84,19 @@ def next_pieces(waiting: Sequence[Filling], shapes: Sequence[Shape]) -> tuple[Sh
     continued = waiting[0].start > 0
     alike = [shape for shape in shapes if shape.continued == continued]
     most = max(shape.positions for shape in alike)
-    chosen: list[Piece] = []
+    chosen: list[PrefillChunk] = []
     fitting = alike
-    for filling in waiting:
-        if (filling.start > 0) != continued:
+    for pending in waiting:
+        if (pending.start > 0) != continued:
             continue
-        piece = Piece(filling, min(most, filling.prompt.positions - filling.done))
-        longest = max(one.rows for one in [*chosen, piece])
+        chunk = PrefillChunk(pending, min(most, pending.prompt.positions - pending.done))
+        longest = max(one.rows for one in [*chosen, chunk])
         room = [
             shape
             for shape in fitting
             if shape.prompts > len(chosen) and shape.positions >= longest
         ]  # fmt: skip
         if room:
-            chosen.append(piece)
+            chosen.append(chunk)
             fitting = room
     return min(fitting, key=lambda shape: shape.cost), chosen

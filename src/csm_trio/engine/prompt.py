@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import tokenizers
 
-from csm_trio.engine.utterance import Turn
+from csm_trio.engine.utterance import PromptSegment
 from csm_trio.errors import StartupError, TextTooLong
 
 BOS_TOKEN = "<|begin_of_text|>"
@@ -101,7 +101,7 @@ class Prompt:
 
 def build_prompt(
     tokenizer: TextTokenizer,
-    turns: Sequence[Turn],
+    turns: Sequence[PromptSegment],
     *,
     speaker_id: int,
     text: str,
@@ -132,7 +132,9 @@ def build_prompt(
     return replace(_stacked(blocks), places=places)
 
 
-def build_context(tokenizer: TextTokenizer, turns: Sequence[Turn], *, codebooks: int) -> Prompt:
+def build_context(
+    tokenizer: TextTokenizer, turns: Sequence[PromptSegment], *, codebooks: int
+) -> Prompt:
     """Lay out turns alone: what a prompt begins with before anybody knows what it will say."""
     blocks: list[Prompt] = []
     for turn in turns:

@@ -12,18 +12,18 @@ from typing import Protocol
 import torch
 
 from csm_trio.engine.prefill_eager import EagerPrefill, Prefill, embed_rows, fill_rows
-from csm_trio.engine.prefill_plan import Filling
+from csm_trio.engine.prefill_plan import PendingPrefill
 from csm_trio.engine.prompt import TextTokenizer, build_context, build_prompt
 from csm_trio.engine.slots import Opening, Slots, resolve_sampling
-from csm_trio.engine.step_eager import EagerStep, ReadingHead
-from csm_trio.engine.utterance import Frame, Turn, Utterance
+from csm_trio.engine.step_eager import AlignmentHead, EagerStep
+from csm_trio.engine.utterance import Frame, PromptSegment, Utterance
 from csm_trio.errors import SpeechError, StartupError
 from csm_trio.model.attention import Prefix
 from csm_trio.model.config import CSMConfig
 from csm_trio.model.csm import CSM
 from csm_trio.model.mimi.decoder import MimiDecoder
 
-_CUDA_OPENS_PER_STEP = 8
+_CUDA_MAX_PREFILLS_PER_STEP = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +62,8 @@ class TorchRunner:
         *,
         slots: int,
         placement: Placement,
-        clips: Mapping[str, Sequence[Turn]] | None = None,
-        head: ReadingHead | None = None,
+        clips: Mapping[str, Sequence[PromptSegment]] | None = None,
+        head: AlignmentHead | None = None,
     ) -> None:
         """Make the slots' tensors, the prefixes of voices with `clips` (by voice id), the step.
 
@@ -77,11 +77,11 @@ class TorchRunner:
         self._prefixes: dict[str | None, Prefix] = {
             voice_id: self._prefix(voice_id, turns) for voice_id, turns in (clips or {}).items()
         }
-        self._waiting: dict[int, Filling] = {}
+        self._waiting: dict[int, PendingPrefill] = {}
         self._prefill, self._step = self._make_steps(codec, head)
 
     @torch.inference_mode()
-    def _prefix(self, voice_id: str, turns: Sequence[Turn]) -> Prefix:
+    def _prefix(self, voice_id: str, turns: Sequence[PromptSegment]) -> Prefix:
         """Compute what every prompt of a voice with clips begins with."""
         prompt = build_context(self._tokenizer, turns, codebooks=self._config.codebooks)
         most = self._config.backbone.max_positions // 2
@@ -95,7 +95,7 @@ class TorchRunner:
         return self._slots.kv.copy_out(self._slots.dummy, prompt.positions)
 
     def _make_steps(
-        self, codec: MimiDecoder, head: ReadingHead | None
+        self, codec: MimiDecoder, head: AlignmentHead | None
     ) -> tuple[Prefill, FrameStep]:
         if self._device.type != "cuda":
             eager = EagerStep(self._model, codec, self._slots, head=head)
@@ -116,9 +116,9 @@ class TorchRunner:
         return self._slots.count
 
     @property
-    def opens_per_step(self) -> int:
+    def max_prefills_per_step(self) -> int:
         """How many utterances to open at once, so that those who speak wait about a step."""
-        return _CUDA_OPENS_PER_STEP if self._device.type == "cuda" else 1
+        return _CUDA_MAX_PREFILLS_PER_STEP if self._device.type == "cuda" else 1
 
     def open(self, batch: Sequence[tuple[int, Utterance]]) -> list[int | SpeechError]:
         """Take prompts for slots; return how many frames there is room for in each.
@@ -129,15 +129,15 @@ class TorchRunner:
         outcomes: list[int | SpeechError] = []
         for slot, utterance in batch:
             try:
-                filling, room = self._filling(slot, utterance)
+                pending, max_frames = self._plan_slot(slot, utterance)
             except SpeechError as error:
                 outcomes.append(error)
                 continue
-            outcomes.append(room)
-            self._waiting[slot] = filling
+            outcomes.append(max_frames)
+            self._waiting[slot] = pending
         return outcomes
 
-    def _filling(self, slot: int, utterance: Utterance) -> tuple[Filling, int]:
+    def _plan_slot(self, slot: int, utterance: Utterance) -> tuple[PendingPrefill, int]:
         prefix = self._prefixes.get(utterance.voice_id)
         behind = 0 if prefix is None else prefix.positions
         positions = self._config.backbone.max_positions - behind
@@ -154,24 +154,24 @@ class TorchRunner:
         opening = Opening(
             slot=slot,
             position=behind + prompt.positions - 1,
-            draws=resolve_sampling(sampling, self._config.sampling),
+            sampling=resolve_sampling(sampling, self._config.sampling),
             seed=random.getrandbits(62) if sampling.seed is None else sampling.seed,
             places=prompt.places,
         )
         if prefix is not None:
             self._slots.kv.copy_in(slot, prefix)
         # The first frame's step writes the prompt's last position.
-        room = min(utterance.max_frames, positions - prompt.positions + 1)
-        return Filling(opening, prompt, behind), room
+        max_frames = min(utterance.max_frames, positions - prompt.positions + 1)
+        return PendingPrefill(opening, prompt, behind), max_frames
 
     def prefill(self) -> list[int]:
         """Put prompts in, for about the time of one step; return the slots that may be stepped."""
-        filled = self._prefill.advance(list(self._waiting.values()))
-        for filling in filled:
-            del self._waiting[filling.opening.slot]
-        return [filling.opening.slot for filling in filled]
+        prefilled = self._prefill.advance(list(self._waiting.values()))
+        for pending in prefilled:
+            del self._waiting[pending.opening.slot]
+        return [pending.opening.slot for pending in prefilled]
 
-    def fill(self) -> None:
+    def prefill_all(self) -> None:
         """Put every prompt in, where nobody speaks who would have to wait for it."""
         while self._waiting:
             self.prefill()

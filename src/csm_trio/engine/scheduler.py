@@ -22,13 +22,13 @@ from typing import Generic, Protocol, TypeVar
 
 from csm_trio.engine.runaway import RunawayGuard
 from csm_trio.engine.utterance import (
-    BUNCH_FRAMES,
     FRAME_S,
-    Bunch,
+    MAX_BATCH_FRAMES,
     EndReason,
     Frame,
+    FrameBatch,
     Utterance,
-    plays_out_after,
+    buffer_empty_after,
 )
 from csm_trio.errors import SpeechError
 
@@ -46,7 +46,7 @@ class Runner(Protocol):
         """How many utterances it can speak at once."""
 
     @property
-    def opens_per_step(self) -> int:
+    def max_prefills_per_step(self) -> int:
         """How many utterances may begin between two steps."""
 
     def open(self, batch: Sequence[tuple[int, Utterance]]) -> Sequence[int | SpeechError]:
@@ -81,23 +81,23 @@ class StepPlan(Generic[Key]):
 
 
 @dataclass(frozen=True, slots=True)
-class HandOver:
+class Delivery:
     """What a row's listener is to be given now; with `end`, nothing comes after it."""
 
-    frames: Bunch
+    frames: FrameBatch
     end: EndReason | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Leads:
-    """When a row is short (`target_s`), and when it is far enough ahead to wait (`max_s`)."""
+class BufferTargets:
+    """When a row is short (`low_s`), and when it is far enough ahead to wait (`high_s`)."""
 
-    target_s: float = 0.5
-    max_s: float = 3.0
+    low_s: float = 0.5
+    high_s: float = 3.0
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class RowPriority:
     """What a row's owner says of its urgency.
 
     `plays_at_s` is when its first frame is due, on the owner's clock, where earlier audio is
@@ -110,8 +110,8 @@ class Claim:
     frame_s: float = FRAME_S
 
 
-LIVE = Claim()
-MAX_SITTING_OUT = 8
+LIVE_PRIORITY = RowPriority()
+MAX_STEPS_SKIPPED = 8
 """Steps in a row that a runnable row may be passed over: nobody starves."""
 
 
@@ -123,30 +123,30 @@ class _Row:
     batch: bool
     due_s: float | None
     frame_s: float
-    filling: bool = True
+    prefilling: bool = True
     guard: RunawayGuard | None = None
     held: list[Frame] = field(default_factory=list)
-    unread: int = 0
-    passed_over: int = 0
+    in_flight: int = 0
+    steps_skipped: int = 0
 
-    def handed_lead_s(self, now_s: float) -> float:
+    def delivered_buffer_s(self, now_s: float) -> float:
         """Tell how long the listener's player will not run dry; less than nothing before it began.
 
         First frames come first.
         """
         return -math.inf if self.due_s is None else self.due_s - now_s
 
-    def lead_s(self, now_s: float) -> float:
+    def buffer_s(self, now_s: float) -> float:
         """Tell the same for when it has been given what is held, too."""
-        return self.handed_lead_s(now_s) + len(self.held) * self.frame_s
+        return self.delivered_buffer_s(now_s) + len(self.held) * self.frame_s
 
-    def hand_over(self, now_s: float, end: EndReason | None) -> HandOver:
+    def deliver(self, now_s: float, end: EndReason | None) -> Delivery:
         """Let go of what is held."""
         frames = tuple(self.held)
         self.held.clear()
         if frames:
-            self.due_s = plays_out_after(self.due_s, now_s, len(frames) * self.frame_s)
-        return HandOver(frames, end)
+            self.due_s = buffer_empty_after(self.due_s, now_s, len(frames) * self.frame_s)
+        return Delivery(frames, end)
 
 
 class Scheduler(Generic[Key]):
@@ -157,16 +157,16 @@ class Scheduler(Generic[Key]):
         slots: int,
         *,
         credit: int = CREDIT_FRAMES,
-        opens_per_step: int = 1,
-        leads: Leads | None = None,
+        max_prefills_per_step: int = 1,
+        targets: BufferTargets | None = None,
     ) -> None:
         self._free = deque(range(slots))
-        self._waiting: dict[Key, Claim] = {}
-        self._leads = leads or Leads()
+        self._waiting: dict[Key, RowPriority] = {}
+        self._targets = targets or BufferTargets()
         self._rows: dict[Key, _Row] = {}
         self._credit = credit
-        self._opens_per_step = opens_per_step
-        self._filling: dict[int, Key] = {}
+        self._max_prefills_per_step = max_prefills_per_step
+        self._prefilling: dict[int, Key] = {}
 
     @property
     def busy_slots(self) -> int:
@@ -174,33 +174,33 @@ class Scheduler(Generic[Key]):
         return len(self._rows)
 
     @property
-    def filling(self) -> bool:
+    def prefilling(self) -> bool:
         """Whether a prompt is on its way into a slot."""
-        return bool(self._filling)
+        return bool(self._prefilling)
 
     @property
     def idle(self) -> bool:
         """Whether there is nothing to do until someone sends a command."""
-        if self._waiting or self._filling:
+        if self._waiting or self._prefilling:
             return False
         return not any(self._may_run(row) for row in self._rows.values())
 
-    def admit(self, key: Key, claim: Claim = LIVE) -> None:
+    def admit(self, key: Key, priority: RowPriority = LIVE_PRIORITY) -> None:
         """Queue an utterance; it gets a slot in the order of arrival."""
         assert key not in self._rows, "a row was admitted twice"
-        self._waiting[key] = claim
+        self._waiting[key] = priority
 
-    def taken(self, key: Key, frames: int) -> None:
+    def acknowledge(self, key: Key, frames: int) -> None:
         """Note that the listener took so many frames of this row."""
         row = self._rows.get(key)
         if row is not None:
-            row.unread -= frames
+            row.in_flight -= frames
 
     def release(self, key: Key) -> int | None:
         """Let a row go, wherever it is, and what it holds; return the slot it frees, if any."""
         row = self._rows.pop(key, None)
         if row is not None:
-            self._filling.pop(row.slot, None)
+            self._prefilling.pop(row.slot, None)
             self._free.append(row.slot)
             return row.slot
         self._waiting.pop(key, None)
@@ -215,63 +215,63 @@ class Scheduler(Generic[Key]):
         short, everybody runs.
         """
         opening: list[tuple[int, Key]] = []
-        while self._waiting and self._free and len(opening) < self._opens_per_step:
+        while self._waiting and self._free and len(opening) < self._max_prefills_per_step:
             key = next(iter(self._waiting))
-            claim, slot = self._waiting.pop(key), self._free.popleft()
-            self._rows[key] = _Row(slot, claim.batch, claim.plays_at_s, claim.frame_s)
-            self._filling[slot] = key
+            priority, slot = self._waiting.pop(key), self._free.popleft()
+            self._rows[key] = _Row(slot, priority.batch, priority.plays_at_s, priority.frame_s)
+            self._prefilling[slot] = key
             opening.append((slot, key))
         able = [(key, row) for key, row in self._rows.items() if self._may_run(row)]
-        urgent = [row for _, row in able] + [self._rows[key] for key in self._filling.values()]
-        short = any(not row.batch and row.lead_s(now_s) < self._leads.target_s for row in urgent)
+        urgent = [row for _, row in able] + [self._rows[key] for key in self._prefilling.values()]
+        short = any(not row.batch and row.buffer_s(now_s) < self._targets.low_s for row in urgent)
         running = [
-            (row.slot, key) for key, row in able if not short or self._takes_part(row, now_s)
+            (row.slot, key) for key, row in able if not short or self._runs_while_low(row, now_s)
         ]
         running.sort(key=itemgetter(0))
         return StepPlan(tuple(opening), tuple(running))
 
-    def _takes_part(self, row: _Row, now_s: float) -> bool:
+    def _runs_while_low(self, row: _Row, now_s: float) -> bool:
         """Decide on one row while somebody is short."""
-        ahead = row.batch or row.lead_s(now_s) > self._leads.max_s
-        row.passed_over = row.passed_over + 1 if ahead else 0
-        if row.passed_over <= MAX_SITTING_OUT:
+        ahead = row.batch or row.buffer_s(now_s) > self._targets.high_s
+        row.steps_skipped = row.steps_skipped + 1 if ahead else 0
+        if row.steps_skipped <= MAX_STEPS_SKIPPED:
             return not ahead
-        row.passed_over = 0
+        row.steps_skipped = 0
         return True
 
     def opened(self, key: Key, max_frames: int) -> None:
         """Note that a planned slot is open, with room for so many frames."""
         self._rows[key].guard = RunawayGuard(max_frames)
 
-    def filled(self, slot: int) -> Key:
+    def prefilled(self, slot: int) -> Key:
         """Note that a slot's prompt is in: it runs from now on. Return whose it is."""
-        key = self._filling.pop(slot)
-        self._rows[key].filling = False
+        key = self._prefilling.pop(slot)
+        self._rows[key].prefilling = False
         return key
 
-    def account(self, key: Key, frame: Frame | None, now_s: float) -> HandOver | None:
+    def account(self, key: Key, frame: Frame | None, now_s: float) -> Delivery | None:
         """Take note of a row's new frame; say what to hand over now, or None to go on.
 
-        A frame is held back while its listener has `target_s` of audio without it and the bunch
+        A frame is held back while its listener has `low_s` of audio without it and the bunch
         is not full; never in a row that stops here, by its end or for want of credit.
         """
         row = self._rows[key]
         if frame is None:
-            return row.hand_over(now_s, EndReason.SPOKEN)
-        row.unread += 1
+            return row.deliver(now_s, EndReason.SPOKEN)
+        row.in_flight += 1
         row.held.append(frame)
         assert row.guard is not None, "a row ran before it was opened"
         end = row.guard.observe(frame)
         if end is None and self._may_hold(row, now_s):
             return None
-        return row.hand_over(now_s, end)
+        return row.deliver(now_s, end)
 
     def _may_hold(self, row: _Row, now_s: float) -> bool:
         return (
-            len(row.held) < BUNCH_FRAMES
-            and row.handed_lead_s(now_s) >= self._leads.target_s
+            len(row.held) < MAX_BATCH_FRAMES
+            and row.delivered_buffer_s(now_s) >= self._targets.low_s
             and self._may_run(row)
         )
 
     def _may_run(self, row: _Row) -> bool:
-        return not row.filling and row.unread < self._credit
+        return not row.prefilling and row.in_flight < self._credit

@@ -16,8 +16,15 @@ from operator import itemgetter
 
 import trio
 
-from csm_trio.engine.scheduler import CREDIT_FRAMES, Claim, HandOver, Leads, Runner, Scheduler
-from csm_trio.engine.utterance import Bunch, EndReason, Utterance
+from csm_trio.engine.scheduler import (
+    CREDIT_FRAMES,
+    BufferTargets,
+    Delivery,
+    RowPriority,
+    Runner,
+    Scheduler,
+)
+from csm_trio.engine.utterance import EndReason, FrameBatch, Utterance
 from csm_trio.errors import EngineFailed, SpeechError
 from csm_trio.telemetry import Metrics
 
@@ -39,24 +46,24 @@ class FrameStream:
         self._error: SpeechError | None = None
         self._released = trio.Event()
         # Credit bounds what is inside: the scheduler stops a row that far ahead.
-        self._send, self._receive = trio.open_memory_channel[Bunch](CREDIT_FRAMES)
+        self._send, self._receive = trio.open_memory_channel[FrameBatch](CREDIT_FRAMES)
 
     def __aiter__(self) -> "FrameStream":
         return self
 
-    async def __anext__(self) -> Bunch:
+    async def __anext__(self) -> FrameBatch:
         try:
-            bunch = await self._receive.receive()
+            frame_batch = await self._receive.receive()
         except trio.EndOfChannel:
             if self._error is not None:
                 raise self._error from None
             raise StopAsyncIteration from None
-        self._inbox.put(_Taken(self, len(bunch)))
-        return bunch
+        self._inbox.put(_Acknowledge(self, len(frame_batch)))
+        return frame_batch
 
-    def _deliver(self, bunch: Bunch) -> None:
+    def _deliver(self, frame_batch: FrameBatch) -> None:
         if not self._released.is_set():
-            self._send.send_nowait(bunch)
+            self._send.send_nowait(frame_batch)
 
     def _finish(self, end: EndReason | None, error: SpeechError | None) -> None:
         self.end, self._error = end, error
@@ -74,7 +81,7 @@ class _Admit:
 
 
 @dataclass(frozen=True, slots=True)
-class _Taken:
+class _Acknowledge:
     stream: FrameStream
     frames: int
 
@@ -94,7 +101,7 @@ class _Stop:
     pass
 
 
-_Command = _Admit | _Taken | _Release | _Ping | _Stop
+_Command = _Admit | _Acknowledge | _Release | _Ping | _Stop
 
 
 class _StepLoop:
@@ -106,28 +113,28 @@ class _StepLoop:
         inbox: _Inbox,
         token: trio.lowlevel.TrioToken,
         metrics: Metrics,
-        leads: Leads,
+        targets: BufferTargets,
     ) -> None:
         self._runner = runner
         self._inbox = inbox
         self._call_soon = token.run_sync_soon
         self._metrics = metrics
         self._scheduler: Scheduler[FrameStream] = Scheduler(
-            runner.slots, opens_per_step=runner.opens_per_step, leads=leads
+            runner.slots, max_prefills_per_step=runner.max_prefills_per_step, targets=targets
         )
 
     def run(self) -> None:
         """Step until told to stop."""
-        while self._obey_commands():
+        while self._process_commands():
             plan = self._scheduler.next(time.monotonic())
             if plan.open:
                 self._open(plan.open)
-            filled = self._prefill() if self._scheduler.filling else []
-            if plan.run or filled:
-                self._step(sorted([*plan.run, *filled], key=itemgetter(0)))
+            prefilled = self._prefill() if self._scheduler.prefilling else []
+            if plan.run or prefilled:
+                self._step(sorted([*plan.run, *prefilled], key=itemgetter(0)))
             self._metrics.slots_used.set(self._scheduler.busy_slots)
 
-    def _obey_commands(self) -> bool:
+    def _process_commands(self) -> bool:
         """Take every command there is; block only while there is nothing else to do.
 
         Releases are answered here, before the next step: after it, a cancel would cost two.
@@ -142,12 +149,12 @@ class _StepLoop:
             match command:
                 case _Admit(stream):
                     asked = stream.utterance
-                    claim = Claim(asked.plays_at_s, asked.batch, asked.frame_s)
-                    self._scheduler.admit(stream, claim)
-                case _Taken(stream, frames):
-                    self._scheduler.taken(stream, frames)
+                    priority = RowPriority(asked.plays_at_s, asked.batch, asked.frame_s)
+                    self._scheduler.admit(stream, priority)
+                case _Acknowledge(stream, frames):
+                    self._scheduler.acknowledge(stream, frames)
                 case _Release(stream):
-                    self._free(stream)
+                    self._release(stream)
                     self._metrics.slots_used.set(self._scheduler.busy_slots)
                     self._call_soon(stream._close)
                 case _Ping(answered):
@@ -157,52 +164,52 @@ class _StepLoop:
 
     def _open(self, opening: Sequence[tuple[int, FrameStream]]) -> None:
         """Open the planned slots; whose utterance cannot be said is told so, and let go."""
-        rooms = self._runner.open([(slot, stream.utterance) for slot, stream in opening])
-        for (_, stream), room in zip(opening, rooms, strict=True):
-            if isinstance(room, SpeechError):
+        frame_limits = self._runner.open([(slot, stream.utterance) for slot, stream in opening])
+        for (_, stream), max_frames in zip(opening, frame_limits, strict=True):
+            if isinstance(max_frames, SpeechError):
                 self._scheduler.release(stream)
-                self._call_soon(stream._finish, None, room)
+                self._call_soon(stream._finish, None, max_frames)
             else:
-                self._scheduler.opened(stream, room)
+                self._scheduler.opened(stream, max_frames)
 
     def _prefill(self) -> list[tuple[int, FrameStream]]:
         """Get on with the prompts of open slots; return whose are in."""
         start_s = time.perf_counter()
-        filled = [(slot, self._scheduler.filled(slot)) for slot in self._runner.prefill()]
+        prefilled = [(slot, self._scheduler.prefilled(slot)) for slot in self._runner.prefill()]
         self._metrics.prefill_s.observe(time.perf_counter() - start_s)
-        return filled
+        return prefilled
 
     def _step(self, running: Sequence[tuple[int, FrameStream]]) -> None:
         start_s = time.perf_counter()
         frames = self._runner.step([slot for slot, _ in running])
         self._metrics.step_s.observe(time.perf_counter() - start_s)
         made_at_s = time.monotonic()
-        due: list[tuple[FrameStream, HandOver]] = []
+        due: list[tuple[FrameStream, Delivery]] = []
         for (_, stream), frame in zip(running, frames, strict=True):
-            handed = self._scheduler.account(stream, frame, made_at_s)
-            if handed is None:
+            delivery = self._scheduler.account(stream, frame, made_at_s)
+            if delivery is None:
                 continue
-            due.append((stream, handed))
-            if handed.end is not None:
-                self._free(stream)
-                self._metrics.utterance_ends.labels(handed.end).inc()
+            due.append((stream, delivery))
+            if delivery.end is not None:
+                self._release(stream)
+                self._metrics.utterance_ends.labels(delivery.end).inc()
         self._metrics.frames.inc(sum(frame is not None for frame in frames))
         if due:
-            self._call_soon(_hand_out, due)
+            self._call_soon(_deliver_all, due)
 
-    def _free(self, stream: FrameStream) -> None:
+    def _release(self, stream: FrameStream) -> None:
         slot = self._scheduler.release(stream)
         if slot is not None:
             self._runner.close(slot)
 
 
-def _hand_out(due: Sequence[tuple[FrameStream, HandOver]]) -> None:
+def _deliver_all(due: Sequence[tuple[FrameStream, Delivery]]) -> None:
     """Give streams what a step made for them; runs on the Trio thread."""
-    for stream, handed in due:
-        if handed.frames:
-            stream._deliver(handed.frames)
-        if handed.end is not None:
-            stream._finish(handed.end, None)
+    for stream, delivery in due:
+        if delivery.frames:
+            stream._deliver(delivery.frames)
+        if delivery.end is not None:
+            stream._finish(delivery.end, None)
 
 
 class Engine:
@@ -274,7 +281,7 @@ class Engine:
 
 @asynccontextmanager
 async def open_engine(
-    make_runner: Callable[[], Runner], metrics: Metrics, *, leads: Leads | None = None
+    make_runner: Callable[[], Runner], metrics: Metrics, *, targets: BufferTargets | None = None
 ) -> AsyncIterator[Engine]:
     """Load a runner on a thread of its own, and yield the engine once it is warm.
 
@@ -286,7 +293,7 @@ async def open_engine(
     async with trio.open_nursery() as nursery:
         try:
             engine: Engine = await nursery.start(
-                _run_device_thread, make_runner, inbox, metrics, leads or Leads()
+                _run_device_thread, make_runner, inbox, metrics, targets or BufferTargets()
             )
             yield engine
         finally:
@@ -297,7 +304,7 @@ async def _run_device_thread(
     make_runner: Callable[[], Runner],
     inbox: _Inbox,
     metrics: Metrics,
-    leads: Leads,
+    targets: BufferTargets,
     task_status: trio.TaskStatus[Engine],
 ) -> None:
     token = trio.lowlevel.current_trio_token()
@@ -314,7 +321,7 @@ async def _run_device_thread(
         runner = make_runner()
         engine = trio.from_thread.run_sync(warmed, runner.slots)
         try:
-            _StepLoop(runner, inbox, token, metrics, leads).run()
+            _StepLoop(runner, inbox, token, metrics, targets).run()
         finally:
             token.run_sync_soon(engine._stop)
 

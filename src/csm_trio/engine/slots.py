@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from csm_trio.engine.utterance import Sampling
-from csm_trio.model.attention import SlotKV
-from csm_trio.model.config import CSMConfig, Draw, SamplingDefaults
-from csm_trio.model.csm import BACKBONE, DEPTH, FrameDraw, RowState
+from csm_trio.model.attention import KVCache
+from csm_trio.model.config import CSMConfig, SamplingDefaults, SamplingParams
+from csm_trio.model.csm import BACKBONE, DEPTH, FrameSampling, RowState
 from csm_trio.model.mimi.decoder import MimiDecoder
 
-_GREEDY = Draw(temperature=0.0, top_k=1)
+_GREEDY = SamplingParams(temperature=0.0, top_k=1)
 _USUAL_TOP_K = 50
 
 
@@ -29,7 +29,7 @@ class Opening:
 
     slot: int
     position: int
-    draws: tuple[Draw, Draw]
+    sampling: tuple[SamplingParams, SamplingParams]
     seed: int
     places: Sequence[float] = ()
 
@@ -39,13 +39,15 @@ class _Row:
     """What the host must know of an open slot without asking the device."""
 
     position: int
-    backbone: Draw
-    depth: Draw
+    backbone: SamplingParams
+    depth: SamplingParams
     places: Sequence[float]
     text_from: int
 
 
-def resolve_sampling(sampling: Sampling, defaults: SamplingDefaults) -> tuple[Draw, Draw]:
+def resolve_sampling(
+    sampling: Sampling, defaults: SamplingDefaults
+) -> tuple[SamplingParams, SamplingParams]:
     """Return how backbone and depth decoder draw for one request.
 
     The checkpoint's generation config says how each half draws; a request's values replace the
@@ -59,13 +61,13 @@ def resolve_sampling(sampling: Sampling, defaults: SamplingDefaults) -> tuple[Dr
     return backbone, depth
 
 
-def _overridden(default: Draw, sampling: Sampling) -> Draw:
+def _overridden(default: SamplingParams, sampling: Sampling) -> SamplingParams:
     scaled = default.temperature * sampling.temperature_scale
     temperature = scaled if sampling.temperature is None else sampling.temperature
     top_k = default.top_k if sampling.top_k is None else sampling.top_k
     if sampling.temperature is not None and sampling.top_k is None and top_k == 1:
         top_k = _USUAL_TOP_K
-    return _GREEDY if temperature == 0 or top_k == 1 else Draw(temperature, top_k)
+    return _GREEDY if temperature == 0 or top_k == 1 else SamplingParams(temperature, top_k)
 
 
 class Slots:
@@ -82,7 +84,7 @@ class Slots:
     ) -> None:
         self.count = count
         self.dummy = count
-        self.kv = SlotKV(config.backbone, count + 1, device=device, dtype=dtype)
+        self.kv = KVCache(config.backbone, count + 1, device=device, dtype=dtype)
         self.codec = codec.open_state(count + 1, device=device, dtype=dtype)
         rows = count + 1
         self.state = RowState(
@@ -108,10 +110,10 @@ class Slots:
         state.seeds[rows] = seeds
         state.frames[rows] = 0
         state.temperature[rows] = torch.tensor(
-            [[draw.temperature for draw in opening.draws] for opening in openings], device=device
+            [[draw.temperature for draw in opening.sampling] for opening in openings], device=device
         )
         state.top_k[rows] = torch.tensor(
-            [[draw.top_k for draw in opening.draws] for opening in openings], device=device
+            [[draw.top_k for draw in opening.sampling] for opening in openings], device=device
         )
         self.note_open(openings)
 
@@ -120,7 +122,7 @@ class Slots:
         for opening in openings:
             text_from = opening.position - len(opening.places)
             self._open[opening.slot] = _Row(
-                opening.position, *opening.draws, opening.places, text_from
+                opening.position, *opening.sampling, opening.places, text_from
             )
 
     def close(self, slot: int) -> None:
@@ -134,18 +136,18 @@ class Slots:
         """
         return self._open[slot].position
 
-    def glance(self, layer: int, head: int, slot: int, query: Tensor) -> float:
+    def attended_char(self, layer: int, head: int, slot: int, query: Tensor) -> float:
         """Return where in its text the slot's row looks most, by one key head; query [dim]."""
         row = self._open[slot]
         keys = self.kv.keys[layer, slot, head, row.text_from : row.text_from + len(row.places)]
         return row.places[int((keys @ query).argmax())]
 
-    def draw(self, slots: list[int], rows: Tensor) -> FrameDraw:
+    def draw(self, slots: list[int], rows: Tensor) -> FrameSampling:
         """Return how `rows` (the slots, padded) draw their next frame."""
         halves = [(row.backbone, row.depth) for row in map(self._open.__getitem__, slots)]
         noisy = [[half[column].temperature > 0 for half in halves] for column in (BACKBONE, DEPTH)]
         largest = [max(half[column].top_k for half in halves) for column in (BACKBONE, DEPTH)]
-        return FrameDraw(
+        return FrameSampling(
             temperature=self.state.temperature[rows],
             top_k=self.state.top_k[rows],
             seeds=self.state.seeds[rows],

@@ -29,7 +29,7 @@ Watch = Callable[[int, Tensor], None]
 
 
 @dataclass(frozen=True, slots=True)
-class ReadingHead:
+class AlignmentHead:
     """The query head, in one of the backbone's layers, that looks at the text it is saying."""
 
     layer: int
@@ -40,7 +40,7 @@ class EagerStep:
     """The step without a graph; with a `head` that reads along, frames say where it looked."""
 
     def __init__(
-        self, model: CSM, codec: MimiDecoder, slots: Slots, *, head: ReadingHead | None = None
+        self, model: CSM, codec: MimiDecoder, slots: Slots, *, head: AlignmentHead | None = None
     ) -> None:
         self._model, self._codec, self._slots, self._head = model, codec, slots, head
         backbone = model.config.backbone
@@ -52,9 +52,9 @@ class EagerStep:
     def run(self, slots: Sequence[int], watch: Watch | None = None) -> list[Frame | None]:
         """Make one frame for each open slot; None where its speech has ended."""
         running = list(slots)
-        glances: list[float | None] = [None] * len(running)
+        attended_chars: list[float | None] = [None] * len(running)
         if watch is None and self._head is not None:
-            watch = self._reading(self._head, running, glances)
+            watch = self._watch_head(self._head, running, attended_chars)
         rows = self._padded(running)
         state = self._slots.state
         positions = state.positions[rows]
@@ -71,16 +71,18 @@ class EagerStep:
         pcm = self._decode(codes, rows, alive)
         frames: list[Frame | None] = [None] * len(running)
         for row, samples in zip(alive, pcm, strict=True):
-            frames[row] = Frame(samples, spoken[row], glances[row])
+            frames[row] = Frame(samples, spoken[row], attended_chars[row])
         return frames
 
-    def _reading(self, head: ReadingHead, slots: list[int], glances: list[float | None]) -> Watch:
+    def _watch_head(
+        self, head: AlignmentHead, slots: list[int], attended_chars: list[float | None]
+    ) -> Watch:
         """Note in `glances` where each row looks."""
 
         def watch(layer: int, queries: Tensor) -> None:
             if layer == head.layer:
                 for row, slot in enumerate(slots):
-                    glances[row] = self._slots.glance(
+                    attended_chars[row] = self._slots.attended_char(
                         layer, head.head // self._shared, slot, queries[row, head.head]
                     )
 

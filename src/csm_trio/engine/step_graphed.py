@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from csm_trio.engine.cuda_graph import captured
+from csm_trio.engine.cuda_graph import capture_graph
 from csm_trio.engine.slots import Slots
 from csm_trio.engine.utterance import Frame
 from csm_trio.model.config import FRAME_SAMPLES, CSMConfig
@@ -74,7 +74,7 @@ class GraphedStep:
         graph = None
         for done, size in enumerate(reversed(sizes)):
             started_s = time.perf_counter()
-            graph = captured(partial(self._make_frames, size), beside=graph)
+            graph = capture_graph(partial(self._make_frames, size), beside=graph)
             self._graphs[size] = graph
             took_s = time.perf_counter() - started_s
             logger.info("graph %d of %d: %d rows, %.1f s", done + 1, len(sizes), size, took_s)

@@ -18,14 +18,14 @@ _logger = logging.getLogger(__name__)
 _TRITON, _INDUCTOR = "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"
 
 
-def share_inductors_folder(environ: MutableMapping[str, str]) -> None:
+def share_inductor_cache(environ: MutableMapping[str, str]) -> None:
     """Point Triton into torch's own cache folder, where that is named and Triton's is not."""
     if environ.get(_INDUCTOR) and not environ.get(_TRITON):
         environ[_TRITON] = str(Path(environ[_INDUCTOR]).absolute() / "triton")
 
 
 @dataclass(frozen=True, slots=True)
-class KeptKernels:
+class KernelCache:
     """The folder that Triton compiles into, and how many kernels it held before."""
 
     folder: Path

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 FRAME_S = 0.08
 
-BUNCH_FRAMES = 3
+MAX_BATCH_FRAMES = 3
 """Frames that may travel together once the listener is ahead: 240 ms, a message's worth."""
 
 
@@ -28,7 +28,7 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class PromptSegment:
     """One utterance of the past; `codes` [frames, codebooks], without an end-of-speech frame."""
 
     speaker_id: int
@@ -51,7 +51,7 @@ class Utterance:
     speaker_id: int
     max_frames: int
     sampling: Sampling = Sampling()
-    turns: tuple[Turn, ...] = ()
+    turns: tuple[PromptSegment, ...] = ()
     plays_at_s: float | None = None
     batch: bool = False
     voice_id: str | None = None
@@ -68,20 +68,20 @@ class Frame:
 
     pcm: NDArray[np.int16]
     codes: NDArray[np.int16]
-    glance: float | None = None
+    attended_char: float | None = None
 
 
-Bunch = tuple[Frame, ...]
+FrameBatch = tuple[Frame, ...]
 """Frames of one utterance that are handed over together, in order; at least one."""
 
 
-def plays_out_after(plays_out_s: float | None, now_s: float, audio_s: float) -> float:
+def buffer_empty_after(buffer_empty_at_s: float | None, now_s: float, audio_s: float) -> float:
     """Return when a player runs dry that gets `audio_s` more of sound at `now_s`.
 
-    `plays_out_s` is when it would have without, None where it has not begun. One that ran dry
+    `buffer_empty_at_s` is when it would have without, None where it has not begun. One that ran dry
     already goes on when there is something to play.
     """
-    return (now_s if plays_out_s is None else max(now_s, plays_out_s)) + audio_s
+    return (now_s if buffer_empty_at_s is None else max(now_s, buffer_empty_at_s)) + audio_s
 
 
 class EndReason(StrEnum):

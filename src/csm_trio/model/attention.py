@@ -55,7 +55,7 @@ def _grouped(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     return mixed.view(batch, 1, heads, dim)
 
 
-class SlotKV:
+class KVCache:
     """The backbone's cache: [layers, slots, kv_heads, max_positions, head_dim] twice."""
 
     def __init__(
@@ -204,7 +204,7 @@ class SlotKV:
         return attend
 
 
-class LockstepKV:
+class DepthKVCache:
     """The depth decoder's scratch: all rows stand at the same position; it lives one frame."""
 
     def __init__(self, config: LlamaConfig, batch: int, positions: int, like: Tensor) -> None:

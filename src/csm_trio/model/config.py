@@ -66,7 +66,7 @@ class MimiConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Draw:
+class SamplingParams:
     """How one half of the model draws a code; `temperature` 0 is greedy."""
 
     temperature: float
@@ -77,8 +77,8 @@ class Draw:
 class SamplingDefaults:
     """What a checkpoint's `generation_config.json` says of both halves."""
 
-    backbone: Draw
-    depth: Draw
+    backbone: SamplingParams
+    depth: SamplingParams
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,21 +11,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from csm_trio.model.attention import LockstepKV
+from csm_trio.model.attention import DepthKVCache
 from csm_trio.model.checkpoint.tensor_names import AUDIO_EMBEDDINGS, TEXT_EMBEDDINGS
 from csm_trio.model.config import CSMConfig
 from csm_trio.model.linear import Int8Matrix, linear, packed
 from csm_trio.model.llama import Attend, Llama, RotaryTable
-from csm_trio.model.sampling import draw_codes, gumbel_noise
+from csm_trio.model.sampling import gumbel_noise, sample_codes
 
 BACKBONE, DEPTH = 0, 1
-"""Columns of `FrameDraw.temperature` and `.top_k`."""
+"""Columns of `FrameSampling.temperature` and `.top_k`."""
 
 _PROJECTED_ROWS = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class FrameDraw:
+class FrameSampling:
     """How each row of a batch draws the codes of one frame.
 
     temperature: float32 [batch, 2]; top_k: int64 [batch, 2]; columns BACKBONE (codebook 0) and
@@ -159,7 +159,7 @@ class CSM(nn.Module):
         self.backbone(inputs, cos, sin, attend)
 
     def next_frame(
-        self, inputs: Tensor, positions: Tensor, draw: FrameDraw, attend: Attend
+        self, inputs: Tensor, positions: Tensor, draw: FrameSampling, attend: Attend
     ) -> Tensor:
         """Make one frame a row: inputs [batch, hidden], positions [batch] -> [batch, codebooks].
 
@@ -167,10 +167,10 @@ class CSM(nn.Module):
         """
         cos, sin = self.rotary.at(positions.unsqueeze(1))
         hidden = self.backbone(inputs.unsqueeze(1), cos, sin, attend)[:, 0]  # [batch, hidden]
-        first = self._draw(linear(hidden, self.first_head), 0, draw)
-        return self._spell(hidden, first, draw)
+        first = self._sample(linear(hidden, self.first_head), 0, draw)
+        return self._decode_depth(hidden, first, draw)
 
-    def _spell(self, hidden: Tensor, first: Tensor, draw: FrameDraw) -> Tensor:
+    def _decode_depth(self, hidden: Tensor, first: Tensor, draw: FrameSampling) -> Tensor:
         """Let the depth decoder add codebooks 1.. to codebook 0.
 
         Position 0 is the backbone's hidden state, position i the code of codebook i - 1.
@@ -179,24 +179,24 @@ class CSM(nn.Module):
         codebooks = self.config.codebooks
         leading = linear(hidden, self.depth_projector)
         inputs = torch.stack((leading, self._looked_up(first, self.depth_embedding)), dim=1)
-        scratch = LockstepKV(self.config.depth, inputs.shape[0], codebooks, inputs)
+        scratch = DepthKVCache(self.config.depth, inputs.shape[0], codebooks, inputs)
         for codebook in range(1, codebooks):
             end = scratch.start + inputs.shape[1]
             cos = self.depth_cos[scratch.start : end]
             sin = self.depth_sin[scratch.start : end]
             states = self.depth(inputs, cos, sin, scratch.attend)[:, -1]
             scratch.start = end
-            chosen = self._draw(linear(states, self.depth_heads[codebook - 1]), codebook, draw)
+            chosen = self._sample(linear(states, self.depth_heads[codebook - 1]), codebook, draw)
             codes.append(chosen)
             rows = chosen + codebook * self.config.audio_vocab_size
             inputs = self._looked_up(rows, self.depth_embedding).unsqueeze(1)
         return torch.stack(codes, dim=1)
 
-    def _draw(self, logits: Tensor, codebook: int, draw: FrameDraw) -> Tensor:
+    def _sample(self, logits: Tensor, codebook: int, draw: FrameSampling) -> Tensor:
         half = DEPTH if codebook else BACKBONE
         if not draw.noisy[half]:
             return logits.argmax(dim=1)
-        return draw_codes(
+        return sample_codes(
             logits.float(),
             temperature=draw.temperature[:, half],
             top_k=draw.top_k[:, half],

@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from csm_trio.model.attention import SlotKV
+from csm_trio.model.attention import KVCache
 from csm_trio.model.config import LlamaConfig
 from csm_trio.model.csm import CSM, RowState
 from csm_trio.model.kernels.attention import Cache, Clock, attend, splits_for
-from csm_trio.model.kernels.depth_attention import Scratch, attend_lockstep
+from csm_trio.model.kernels.depth_attention import Scratch, depth_attention
 from csm_trio.model.kernels.linear import Norm, linear
-from csm_trio.model.kernels.sampling import Dice, draw
+from csm_trio.model.kernels.sampling import SamplingTensors, draw
 from csm_trio.model.kernels.workspace import Workspace
 from csm_trio.model.llama import LlamaLayer
 
@@ -29,7 +29,7 @@ class FusedFrame:
     """The weights of a `CSM` with what a frame needs beside them; at most `rows` rows a frame."""
 
     def __init__(
-        self, model: CSM, kv: SlotKV, state: RowState, *, rows: int, space: Workspace
+        self, model: CSM, kv: KVCache, state: RowState, *, rows: int, space: Workspace
     ) -> None:
         self._model, self._kv, self._state, self._space = model, kv, state, space
         codebooks, depth = model.config.codebooks, model.config.depth
@@ -45,12 +45,12 @@ class FusedFrame:
         Rows that share a slot are padding at the dummy, whose clock stands still.
         """
         state, model = self._state, self._model
-        dice = Dice(slots, state.temperature, state.top_k, state.seeds, state.frames)
+        sampling = SamplingTensors(slots, state.temperature, state.top_k, state.seeds, state.frames)
         codes = torch.empty(
             len(slots), model.config.codebooks, dtype=torch.int64, device=slots.device
         )
         hidden = self._backbone(slots)
-        self._spell(hidden, dice, codes)
+        self._decode_depth(hidden, sampling, codes)
         state.inputs.index_copy_(0, slots, self._embed(codes))
         for clock in (state.positions, state.frames):
             clock.index_add_(0, slots, torch.ones_like(slots))
@@ -85,7 +85,7 @@ class FusedFrame:
             x = self._layer(layer, x, config, mix)
         return x
 
-    def _spell(self, x: Tensor, dice: Dice, codes: Tensor) -> None:
+    def _decode_depth(self, x: Tensor, sampling: SamplingTensors, codes: Tensor) -> None:
         """Draw codebook 0 from the backbone's state, then let the depth decoder add the others."""
         model, space, rows = self._model, self._space, codes.shape[0]
         ids, vocabulary = model.config.codec.codebook_size, model.config.audio_vocab_size
@@ -105,7 +105,7 @@ class FusedFrame:
             if codebook:
                 x = x.new_empty(rows, width)
             draw(
-                logits, codebook, dice, codes, space,
+                logits, codebook, sampling, codes, space,
                 table=model.depth_embedding, table_start=codebook * vocabulary,
                 embedded=x[-rows:] if following else None,
             )  # fmt: skip
@@ -121,7 +121,7 @@ class FusedFrame:
             scratch = Scratch(self._depth_keys[index], self._depth_values[index], cos, sin)
 
             def mix(qkv: Tensor, scratch: Scratch = scratch) -> Tensor:
-                return attend_lockstep(qkv, codebook, scratch, self._space, heads=config.heads)
+                return depth_attention(qkv, codebook, scratch, self._space, heads=config.heads)
 
             x = self._layer(layer, x, config, mix)
         return x

@@ -46,7 +46,7 @@ def _uniform(words: Tensor) -> Tensor:
     return halfway.clamp(max=1 - 2.0**-_UNIFORM_BITS)
 
 
-def draw_codes(
+def sample_codes(
     logits: Tensor, *, temperature: Tensor, top_k: Tensor, noise: Tensor, largest_k: int
 ) -> Tensor:
     """Draw one id a row from float32 logits [rows, ids]; ties at the k-th place are kept.

@@ -10,12 +10,12 @@ import trio
 from numpy.typing import NDArray
 
 from csm_trio.audio.encoders import make_encoder
-from csm_trio.engine.utterance import BUNCH_FRAMES
-from csm_trio.pipeline.spec import SpeechOrder
+from csm_trio.engine.utterance import MAX_BATCH_FRAMES
+from csm_trio.pipeline.spec import ContextSpec
 from csm_trio.pipeline.stream_items import (
-    Narrator,
-    Piece,
-    Pieces,
+    StreamItem,
+    StreamItems,
+    TimestampTracker,
     TurnEnd,
     chunks_of,
     frames_of,
@@ -34,23 +34,23 @@ class Encoding:
 
     def __init__(
         self,
-        order: SpeechOrder,
-        narrator: Narrator,
+        spec: ContextSpec,
+        tracker: TimestampTracker,
         metrics: Metrics,
         *,
         buffer_size: int,
         codec_limiter: trio.CapacityLimiter,
     ) -> None:
-        self._order = order
-        self._narrator = narrator
+        self._order = spec
+        self._tracker = tracker
         self._metrics = metrics
         self._waiting_for = buffer_size
         self._codec_limiter = codec_limiter
-        self._encoder = make_encoder(order.audio_format, speed=order.speed)
+        self._encoder = make_encoder(spec.audio_format, speed=spec.speed)
 
     async def run(
         self,
-        pieces: trio.MemoryReceiveChannel[Pieces],
+        items: trio.MemoryReceiveChannel[StreamItems],
         outbox: trio.MemorySendChannel[OutEvent],
     ) -> None:
         """Turn frames into chunks, until the frames end.
@@ -58,49 +58,49 @@ class Encoding:
         After the first, chunks take what there is: a bunch, or more where the client is slower
         than the engine.
         """
-        order = self._order
-        held: list[Piece] = []
+        spec = self._order
+        held: list[StreamItem] = []
         turn_begun = False
-        with pieces, outbox:
-            async for made in pieces:
+        with items, outbox:
+            async for made in items:
                 held += made
-                while len(held) < BUNCH_FRAMES and (more := _at_hand(pieces)):
+                while len(held) < MAX_BATCH_FRAMES and (more := _receive_nowait(items)):
                     held += more
                 turn_begun = not isinstance(held[-1], TurnEnd)
                 if len(frames_of(held)) < self._waiting_for and not has_turn_end(held):
                     continue
                 self._waiting_for = 0
-                ready = self._narrator.ready(held)
+                ready = self._tracker.ready(held)
                 await self._send_chunks(held[:ready], outbox)
                 held = held[ready:]
             await self._send_chunks(held, outbox)
             tail = await self._run_codec(None)
-            aligned = self._narrator.narrate((), heard=True)
+            aligned = self._tracker.advance((), heard=True)
             if tail or aligned:
-                await outbox.send(Audio(order.context_id, tail, aligned, order.turns_done))
-            if order.dialogue and turn_begun:
-                await outbox.send(TurnDone(order.context_id))
+                await outbox.send(Audio(spec.context_id, tail, aligned, spec.turns_done))
+            if spec.dialogue and turn_begun:
+                await outbox.send(TurnDone(spec.context_id))
 
     async def _send_chunks(
-        self, held: Sequence[Piece], outbox: trio.MemorySendChannel[OutEvent]
+        self, held: Sequence[StreamItem], outbox: trio.MemorySendChannel[OutEvent]
     ) -> None:
-        order = self._order
-        for chunk in chunks_of(held, BUNCH_FRAMES):
+        spec = self._order
+        for chunk in chunks_of(held, MAX_BATCH_FRAMES):
             pcm = [frame.pcm for frame in frames_of(chunk)]
             data = await self._run_codec(np.concatenate(pcm)) if pcm else b""
-            order.spoken_frames += len(pcm)
-            aligned = self._narrator.narrate(chunk, heard=bool(data))
-            gap_s = order.timeline.lap("chunk") if data else None
+            spec.spoken_frames += len(pcm)
+            aligned = self._tracker.advance(chunk, heard=bool(data))
+            gap_s = spec.timeline.lap("chunk") if data else None
             if data or aligned:
-                await _send_soon(outbox, Audio(order.context_id, data, aligned, order.turns_done))
-            if data and order.timeline.mark("first_chunk"):
-                first_audio_s = order.timeline.since("segmented", "first_chunk")
+                await _send_soon(outbox, Audio(spec.context_id, data, aligned, spec.turns_done))
+            if data and spec.timeline.mark("first_chunk"):
+                first_audio_s = spec.timeline.since("segmented", "first_chunk")
                 self._metrics.first_audio_s.observe(first_audio_s or 0.0)
             elif gap_s is not None:
                 self._metrics.chunk_gap_s.observe(gap_s)
             if isinstance(chunk[-1], TurnEnd):
-                order.turns_done += 1
-                await outbox.send(TurnDone(order.context_id))
+                spec.turns_done += 1
+                await outbox.send(TurnDone(spec.context_id))
 
     async def _run_codec(self, pcm: NDArray[np.int16] | None) -> bytes:
         """Encode samples, or finish the stream (None); heavy codecs go to a thread."""
@@ -124,8 +124,8 @@ async def _send_soon(outbox: trio.MemorySendChannel[OutEvent], event: OutEvent) 
         await outbox.send(event)
 
 
-def _at_hand(pieces: trio.MemoryReceiveChannel[Pieces]) -> Pieces | None:
+def _receive_nowait(items: trio.MemoryReceiveChannel[StreamItems]) -> StreamItems | None:
     try:
-        return pieces.receive_nowait()
+        return items.receive_nowait()
     except (trio.WouldBlock, trio.EndOfChannel):
         return None

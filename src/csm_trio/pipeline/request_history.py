@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import trio
 
 from csm_trio.config import SpeechConfig
-from csm_trio.engine.utterance import Turn
+from csm_trio.engine.utterance import PromptSegment
 
 _MATCHED_WORDS = 100
 """Two texts that agree in their last words so far are taken for the same."""
@@ -24,17 +24,17 @@ class _Said:
     words: list[str]
     text_bytes: int
     begun_s: float
-    turns: deque[Turn]
+    turns: deque[PromptSegment]
 
     @property
     def n_bytes(self) -> int:
         return self.text_bytes + sum(turn.codes.nbytes + 4 * len(turn.text) for turn in self.turns)
 
 
-class RecentSpeech:
+class RequestHistory:
     """The last turns of recent requests, in the order in which they began to be heard.
 
-    Of each request the last `history_turns` sentences are kept.
+    Of each request the last `history_sentences` sentences are kept.
     """
 
     def __init__(self, config: SpeechConfig) -> None:
@@ -42,15 +42,17 @@ class RecentSpeech:
         self._said: dict[str, _Said] = {}
         self._n_bytes = 0
 
-    def recorder(self, request_id: str, voice_id: str, text: str) -> Callable[[Turn], None]:
+    def recorder(
+        self, request_id: str, voice_id: str, text: str
+    ) -> Callable[[PromptSegment], None]:
         """Return what a request of this text is to tell each of its turns to."""
         words = text.split()[-_MATCHED_WORDS:]
         text_bytes = 4 * sum(map(len, words))
 
-        def record(turn: Turn) -> None:
+        def record(turn: PromptSegment) -> None:
             said = self._said.get(request_id)
             if said is None:
-                turns = deque[Turn](maxlen=self._config.history_turns)
+                turns = deque[PromptSegment](maxlen=self._config.history_sentences)
                 begun_s = trio.current_time()
                 said = self._said[request_id] = _Said(voice_id, words, text_bytes, begun_s, turns)
             else:
@@ -61,7 +63,7 @@ class RecentSpeech:
 
         return record
 
-    def turns_of(self, request_ids: Collection[str], voice_id: str) -> tuple[Turn, ...]:
+    def segments_of(self, request_ids: Collection[str], voice_id: str) -> tuple[PromptSegment, ...]:
         """Return the turns of the voice's among these requests, oldest first."""
         self._forget()
         known = [
@@ -71,7 +73,7 @@ class RecentSpeech:
         ]
         return tuple(turn for said in known for turn in said.turns)
 
-    def turns_before(self, previous_text: str, voice_id: str) -> tuple[Turn, ...]:
+    def segments_before(self, previous_text: str, voice_id: str) -> tuple[PromptSegment, ...]:
         """Return the turns of the voice's latest request that `previous_text` ends with.
 
         A client may say all that went before, or only the end of it: one text must end with the

@@ -4,10 +4,10 @@ import math
 
 import trio
 
-from csm_trio.pipeline.spec import Heard, Sentence, SpeechOrder
+from csm_trio.pipeline.spec import ContextSpec, Sentence, SpeechItem
 from csm_trio.pipeline.stream_items import TurnEnd
 from csm_trio.protocol.events import AddText, Flush, SpeechSettings
-from csm_trio.text.frontend import Line, Script
+from csm_trio.text.frontend import SpokenSentence, TextFrontend
 from csm_trio.text.ssml import Break
 
 LEAST_PART_S = 5.0
@@ -15,21 +15,21 @@ LEAST_PART_S = 5.0
 
 
 async def segment(
-    order: SpeechOrder,
+    spec: ContextSpec,
     deltas: trio.MemoryReceiveChannel[AddText | Flush],
-    sentences: trio.MemorySendChannel[Heard],
+    sentences: trio.MemorySendChannel[SpeechItem],
 ) -> None:
     """Cut deltas into sentences, until the deltas end."""
-    settings = order.settings
-    script = _script(settings, order)
+    settings = spec.settings
+    frontend = _frontend(settings, spec)
     index = 0
     turn_begun = False
     with deltas, sentences:
 
-        async def let_go(lines: list[Line]) -> None:
+        async def let_go(lines: list[SpokenSentence]) -> None:
             nonlocal index
             for line in lines:
-                order.timeline.mark("segmented")
+                spec.timeline.mark("segmented")
                 if isinstance(line, Break):
                     await sentences.send(line)
                     continue
@@ -38,7 +38,7 @@ async def segment(
 
         async def end_turn() -> None:
             nonlocal turn_begun
-            if order.dialogue and turn_begun:
+            if spec.dialogue and turn_begun:
                 await sentences.send(TurnEnd())
             turn_begun = False
 
@@ -48,37 +48,37 @@ async def segment(
                     changed = settings.overridden_by(changes)
                     if changed != settings:
                         # What is buffered was sent under the old settings.
-                        if _reads_alike(settings, changed):
-                            await let_go(script.flush())
+                        if _same_frontend(settings, changed):
+                            await let_go(frontend.flush())
                         else:
-                            await let_go(script.finish())
-                            script = _script(changed, order)
+                            await let_go(frontend.finish())
+                            frontend = _frontend(changed, spec)
                         if changed.voice_id != settings.voice_id:
                             await end_turn()
                         settings = changed
                     turn_begun = True
-                    await let_go(script.feed(text))
-                    order.backlog.remove(len(text))
+                    await let_go(frontend.feed(text))
+                    spec.backlog.remove(len(text))
                 case Flush(hint=hint):
-                    await let_go(script.trigger() if hint else script.flush())
+                    await let_go(frontend.trigger() if hint else frontend.flush())
                     await end_turn()
-                    order.backlog.remove(0)
-        await let_go(script.finish())
+                    spec.backlog.remove(0)
+        await let_go(frontend.finish())
 
 
-def _script(settings: SpeechSettings, order: SpeechOrder) -> Script:
+def _frontend(settings: SpeechSettings, spec: ContextSpec) -> TextFrontend:
     # The server's usual caps must not cut a word off; a caller's, or a very short one, is meant to.
-    cap_s = order.max_audio_len_ms / 1000
+    cap_s = spec.max_audio_len_ms / 1000
     in_parts = settings.max_audio_len_ms is None and cap_s >= LEAST_PART_S
-    return Script(
+    return TextFrontend(
         normalization=settings.normalization or "auto",
         ssml=settings.ssml or False,
-        chunk_lengths=order.chunk_lengths,
+        chunk_lengths=spec.chunk_lengths,
         limit_s=cap_s if in_parts else math.inf,
     )
 
 
-def _reads_alike(one: SpeechSettings, other: SpeechSettings) -> bool:
+def _same_frontend(one: SpeechSettings, other: SpeechSettings) -> bool:
     return (one.normalization, one.ssml, one.max_audio_len_ms) == (
         other.normalization,
         other.ssml,

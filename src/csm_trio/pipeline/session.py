@@ -22,8 +22,8 @@ from csm_trio.errors import (
     TooManyContexts,
     Unauthorized,
 )
-from csm_trio.pipeline.context import Speaker, first_error
-from csm_trio.pipeline.spec import SpeechOrder
+from csm_trio.pipeline.context import Synthesizer, first_error
+from csm_trio.pipeline.spec import ContextSpec
 from csm_trio.protocol.events import (
     AddText,
     Authenticate,
@@ -70,15 +70,15 @@ class SocketProtocol(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class SessionTerms:
+class SessionConfig:
     """What the door settled when it let the client in.
 
-    `open_order` makes the order of a new context; `authorize` judges a key that comes in a
+    `open_spec` makes the order of a new context; `authorize` judges a key that comes in a
     message, and is None where the client need not show one (any more). From `drain_begun` on the
     session ends as soon as no context is open or ending, after `drain_s` whatever there is.
     """
 
-    open_order: Callable[[OpenContext], SpeechOrder]
+    open_spec: Callable[[OpenContext], ContextSpec]
     inactivity_timeout_s: float
     authorize: Callable[[str], bool] | None = None
     drain_begun: trio.Event = field(default_factory=trio.Event)
@@ -90,26 +90,26 @@ class _Context:
     """A context that is open, or closed and not yet at its end.
 
     `after` is the end of the one before it under the same id: what is heard under an id is
-    first all of the one, then all of the other. `last_words` are what the client is told when
+    first all of the one, then all of the other. `final_events` are what the client is told when
     this one is cut; nothing of its speech is heard after them.
     """
 
-    order: SpeechOrder
+    spec: ContextSpec
     deltas: trio.MemorySendChannel[AddText | Flush]
-    after: trio.Event | None
+    previous_ended: trio.Event | None
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     ended: trio.Event = field(default_factory=trio.Event)
-    last_words: tuple[OutEvent, ...] = ()
+    final_events: tuple[OutEvent, ...] = ()
 
     @property
     def context_id(self) -> str:
-        return self.order.context_id
+        return self.spec.context_id
 
-    def cut(self, reason: str, *last_words: OutEvent) -> None:
+    def cancel(self, reason: str, *final_events: OutEvent) -> None:
         """Stop speaking, unless it has been cut before."""
         if not self.scope.cancel_called:
-            self.last_words = last_words
-            self.order.cancel_reason = lambda: reason
+            self.final_events = final_events
+            self.spec.cancel_reason = lambda: reason
             self.scope.cancel()
 
 
@@ -117,13 +117,17 @@ class Session:
     """One open socket and its tasks; single- and multi-context protocols alike."""
 
     def __init__(
-        self, protocol: SocketProtocol, speaker: Speaker, terms: SessionTerms, metrics: Metrics
+        self,
+        protocol: SocketProtocol,
+        synthesizer: Synthesizer,
+        config: SessionConfig,
+        metrics: Metrics,
     ) -> None:
         self._protocol = protocol
-        self._speaker = speaker
-        self._terms = terms
+        self._synthesizer = synthesizer
+        self._config = config
         self._metrics = metrics
-        self._authorized = terms.authorize is None
+        self._authorized = config.authorize is None
         self._open: dict[str, _Context] = {}
         self._closing: list[_Context] = []
         self._input_ended = False
@@ -140,7 +144,7 @@ class Session:
                 to_client, outbox = trio.open_memory_channel[OutEvent](0)
                 nursery.start_soon(self._ingest, receive, to_client, nursery)
                 nursery.start_soon(self._write, outbox, send, nursery.cancel_scope)
-                nursery.start_soon(self._leave, to_client)
+                nursery.start_soon(self._drain, to_client)
         except* SpeechError as group:
             failure = first_error(group)
         if failure is not None:
@@ -156,17 +160,17 @@ class Session:
         try:
             with to_client:
                 while not self._input_ended:
-                    self._heed(await self._next_message(receive), to_client, nursery)
+                    self._handle_message(await self._next_message(receive), to_client, nursery)
             while True:
-                self._heed(await receive(), to_client, nursery)
+                self._handle_message(await receive(), to_client, nursery)
         except SpeechError as error:
-            self._blame(error)
+            self._set_cancel_reason(error)
             raise
 
-    async def _leave(self, to_client: trio.MemorySendChannel[OutEvent]) -> NoReturn:
+    async def _drain(self, to_client: trio.MemorySendChannel[OutEvent]) -> NoReturn:
         """Once the server is told to stop, end the session: when all is said, or out of time."""
-        await self._terms.drain_begun.wait()
-        with trio.move_on_after(self._terms.drain_s):
+        await self._config.drain_begun.wait()
+        with trio.move_on_after(self._config.drain_s):
             while contexts := [*self._open.values(), *self._closing]:
                 await contexts[0].ended.wait()
             if not self._input_ended:
@@ -177,21 +181,21 @@ class Session:
         raise ServerLeaving
 
     async def _next_message(self, receive: Receive) -> str | bytes:
-        timeout_s = self._terms.inactivity_timeout_s
+        timeout_s = self._config.inactivity_timeout_s
         try:
             with trio.fail_after(timeout_s):
                 return await receive()
         except trio.TooSlowError:
             raise InputTimeout(timeout_s) from None
 
-    def _blame(self, error: SpeechError) -> None:
+    def _set_cancel_reason(self, error: SpeechError) -> None:
         """Say what the contexts that go down with the session are to be counted as."""
         reason = type(error).__name__
         for context in [*self._open.values(), *self._closing]:
             if not context.scope.cancel_called:
-                context.order.cancel_reason = lambda: reason
+                context.spec.cancel_reason = lambda: reason
 
-    def _heed(
+    def _handle_message(
         self,
         message: str | bytes,
         to_client: trio.MemorySendChannel[OutEvent],
@@ -200,24 +204,24 @@ class Session:
         for event in self._protocol.receive(message):
             if isinstance(event, OpenContext):
                 context, deltas = self._admit(event)
-                nursery.start_soon(self._speak, context, deltas, to_client.clone())
+                nursery.start_soon(self._synthesize, context, deltas, to_client.clone())
             else:
-                self._obey(event)
+                self._apply(event)
 
-    def _obey(self, event: InEvent) -> None:
+    def _apply(self, event: InEvent) -> None:
         match event:
             case Authenticate(api_key=key):
                 self._authorized = self._authorized or self._accepts(key)
             case AddText(text=text):
                 self._metrics.characters.inc(len(text))
-                self._pass_on(event, len(text))
+                self._forward(event, len(text))
             case Flush():
-                self._pass_on(event, 0)
+                self._forward(event, 0)
             case CloseContext(context_id=context_id, discard=discard):
                 self._close(context_id)
                 if discard:
                     for context in self._closing_under(context_id):
-                        context.cut("closed", ContextDone(context_id))
+                        context.cancel("closed", ContextDone(context_id))
             case ClearContext(context_id=context_id):
                 self._clear(context_id)
             case CloseSession():
@@ -228,22 +232,22 @@ class Session:
                 pass
 
     def _accepts(self, key: str) -> bool:
-        return self._terms.authorize is not None and self._terms.authorize(key)
+        return self._config.authorize is not None and self._config.authorize(key)
 
     def _admit(self, opened: OpenContext) -> tuple[_Context, _Deltas]:
         if not self._authorized:
             raise Unauthorized
         if len(self._closing) >= MAX_CLOSING_CONTEXTS:
             raise TooManyContexts(MAX_CLOSING_CONTEXTS)
-        order = self._terms.open_order(opened)
+        spec = self._config.open_spec(opened)
         # No bound: text is limited by quota, since a full channel would deafen the reader.
         to_context, deltas = trio.open_memory_channel[AddText | Flush](math.inf)
         before = self._closing_under(opened.context_id)
-        context = _Context(order, to_context, before[-1].ended if before else None)
+        context = _Context(spec, to_context, before[-1].ended if before else None)
         self._open[opened.context_id] = context
         return context, deltas
 
-    async def _speak(
+    async def _synthesize(
         self, context: _Context, deltas: _Deltas, outbox: trio.MemorySendChannel[OutEvent]
     ) -> None:
         """Speak one context; if it is cut, what is left to be said of it comes from here.
@@ -251,28 +255,28 @@ class Session:
         Its slot is free by then: `speak` gives it back before it ends.
         """
         with deltas, outbox:
-            if context.after is not None:
-                await context.after.wait()
+            if context.previous_ended is not None:
+                await context.previous_ended.wait()
             with context.scope:
-                await self._speaker.speak(context.order, deltas, outbox.clone())
+                await self._synthesizer.synthesize(context.spec, deltas, outbox.clone())
             if context.scope.cancelled_caught:
-                for event in context.last_words:
+                for event in context.final_events:
                     await outbox.send(event)
             context.ended.set()
             self._close(context.context_id, only=context)
             self._closing.remove(context)
 
-    def _pass_on(self, delta: AddText | Flush, chars: int) -> None:
+    def _forward(self, delta: AddText | Flush, chars: int) -> None:
         context = self._open.get(delta.context_id)
         if context is None:
             return
         try:
-            context.order.backlog.add(chars)
+            context.spec.backlog.add(chars)
         except TextTooLong as error:
             if not self._protocol.contexts_fail_alone:
                 raise
             self._close(context.context_id)
-            context.cut(type(error).__name__, ContextFailed(context.context_id, error))
+            context.cancel(type(error).__name__, ContextFailed(context.context_id, error))
             return
         # Broken where it has failed, and is about to say so.
         with contextlib.suppress(trio.BrokenResourceError):
@@ -291,11 +295,11 @@ class Session:
         """Cut what is open or ending; what was to end still says that it has."""
         cleared = ContextCleared(context_id)
         for context in self._closing_under(context_id):
-            context.cut("cleared", cleared, ContextDone(context_id))
+            context.cancel("cleared", cleared, ContextDone(context_id))
         open_context = self._open.get(context_id)
         if open_context is not None:
             self._close(context_id)
-            open_context.cut("cleared", cleared)
+            open_context.cancel("cleared", cleared)
 
     def _closing_under(self, context_id: str) -> list[_Context]:
         return [context for context in self._closing if context.context_id == context_id]

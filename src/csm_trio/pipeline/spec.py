@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from csm_trio.audio.formats import AudioFormat
-from csm_trio.engine.utterance import FRAME_S, Turn
+from csm_trio.engine.utterance import FRAME_S, PromptSegment
 from csm_trio.errors import TextTooLong
 from csm_trio.pipeline.stream_items import TurnEnd
 from csm_trio.protocol.events import SpeechSettings
@@ -31,7 +31,7 @@ class Sentence:
         return self.spoken.text
 
 
-Heard = Sentence | Break | TurnEnd
+SpeechItem = Sentence | Break | TurnEnd
 """What there is to hear, in order."""
 
 
@@ -58,13 +58,13 @@ class Backlog:
 
 
 @dataclass(slots=True)
-class SpeechOrder:
+class ContextSpec:
     """Everything `speak` must know of one context before its text comes.
 
     `cancel_reason` says what a cancel of it is to be counted as. `chunk_lengths` are the
     segmenter's. In a `dialogue` every speaker hears what the others said before, and the client
     is told where turns end: at a flush, and where `voice_id` changes. `history` was said before
-    it began, and `on_turn` is told each sentence that a later order may have as its own history.
+    it began, and `on_segment` is told each sentence that a later order may have as its own history.
     `aligned` says whether the client is told which character is spoken when.
     """
 
@@ -77,13 +77,13 @@ class SpeechOrder:
     cancel_reason: Callable[[], str]
     chunk_lengths: tuple[int, ...] = ()
     dialogue: bool = False
-    history: tuple[Turn, ...] = ()
-    on_turn: Callable[[Turn], None] | None = None
+    history: tuple[PromptSegment, ...] = ()
+    on_segment: Callable[[PromptSegment], None] | None = None
     aligned: bool = False
     timeline: Timeline = field(default_factory=Timeline)
     spoken_frames: int = 0
     turns_done: int = 0
-    plays_out_s: float | None = None
+    buffer_empty_at_s: float | None = None
     """When the listener's player runs dry, on the monotonic clock: what was made so far plays on
     from its first frame."""
 

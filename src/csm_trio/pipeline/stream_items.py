@@ -35,47 +35,47 @@ class TurnEnd:
 
 _NEAR_CHARS = 8  # as many as may pass in the frames that come at once, and some
 
-Piece = SentenceBegin | Frame | SentenceEnd | TurnEnd
-Pieces = tuple[Piece, ...]
+StreamItem = SentenceBegin | Frame | SentenceEnd | TurnEnd
+StreamItems = tuple[StreamItem, ...]
 
 
-def frames_of(pieces: Iterable[Piece]) -> list[Frame]:
+def frames_of(items: Iterable[StreamItem]) -> list[Frame]:
     """Return the frames among `pieces`."""
-    return [piece for piece in pieces if isinstance(piece, Frame)]
+    return [item for item in items if isinstance(item, Frame)]
 
 
-def has_turn_end(pieces: Iterable[Piece]) -> bool:
+def has_turn_end(items: Iterable[StreamItem]) -> bool:
     """Tell whether a turn ends among `pieces`."""
-    return any(isinstance(piece, TurnEnd) for piece in pieces)
+    return any(isinstance(item, TurnEnd) for item in items)
 
 
-def chunks_of(pieces: Iterable[Piece], most_frames: int) -> Iterator[list[Piece]]:
+def chunks_of(items: Iterable[StreamItem], most_frames: int) -> Iterator[list[StreamItem]]:
     """Part pieces into chunks of at most so many frames, none of two turns.
 
     An end stays with the frame before it.
     """
-    chunk: list[Piece] = []
+    chunk: list[StreamItem] = []
     frames = 0
-    for piece in pieces:
-        if frames == most_frames and not isinstance(piece, SentenceEnd | TurnEnd):
+    for item in items:
+        if frames == most_frames and not isinstance(item, SentenceEnd | TurnEnd):
             yield chunk
             chunk, frames = [], 0
-        chunk.append(piece)
-        frames += isinstance(piece, Frame)
-        if isinstance(piece, TurnEnd):
+        chunk.append(item)
+        frames += isinstance(item, Frame)
+        if isinstance(item, TurnEnd):
             yield chunk
             chunk, frames = [], 0
     if chunk:
         yield chunk
 
 
-class Narrator:
+class TimestampTracker:
     """Tells which characters begin in each chunk; without an aligner it never does."""
 
     def __init__(self, aligner: Aligner | None) -> None:
         self._aligner = aligner
 
-    def ready(self, held: list[Piece]) -> int:
+    def ready(self, held: list[StreamItem]) -> int:
         """Return how many of `held` to send now: a sentence's end should go with its last frame.
 
         So where the end may be next, the last frame waits for it. That is silence, which nobody
@@ -87,7 +87,7 @@ class Narrator:
         waits = left is not None and left <= near_chars and isinstance(held[-1], Frame)
         return len(held) - waits
 
-    def narrate(self, chunk: Iterable[Piece], *, heard: bool) -> Aligned | None:
+    def advance(self, chunk: Iterable[StreamItem], *, heard: bool) -> Aligned | None:
         """Follow one more chunk; return what has begun in it and since the last that told.
 
         `heard` says whether the client gets bytes with it: without, only a sentence's end is worth
@@ -97,20 +97,20 @@ class Narrator:
             return None
         ended = False
         for _, group in groupby(chunk, _heard_together):
-            pieces = list(group)
-            match pieces[0]:
+            items = list(group)
+            match items[0]:
                 case SentenceBegin(spoken=spoken, voice=voice):
                     self._aligner.begin(spoken, voice)
-                case Frame(glance=None):
-                    self._aligner.feed(np.concatenate([one.pcm for one in frames_of(pieces)]))
-                case Frame(pcm=pcm, glance=glance):
-                    self._aligner.feed(pcm, glance)
+                case Frame(attended_char=None):
+                    self._aligner.feed(np.concatenate([one.pcm for one in frames_of(items)]))
+                case Frame(pcm=pcm, attended_char=attended_char):
+                    self._aligner.feed(pcm, attended_char)
                 case SentenceEnd():
                     self._aligner.end()
                     ended = True
         return self._aligner.take() if heard or ended else None
 
 
-def _heard_together(piece: Piece) -> object:
+def _heard_together(item: StreamItem) -> object:
     """Tell pieces apart but for frames without a glance: as one they cost the ear less."""
-    return "sound" if isinstance(piece, Frame) and piece.glance is None else id(piece)
+    return "sound" if isinstance(item, Frame) and item.attended_char is None else id(item)

@@ -20,7 +20,7 @@ from csm_trio.errors import (
     UnknownModel,
     UnknownVoice,
 )
-from csm_trio.protocol.elevenlabs.errors import RestFault
+from csm_trio.protocol.elevenlabs.errors import RestError
 from csm_trio.protocol.elevenlabs.speech_request import SpeechRequest, parse_body, read_text
 from csm_trio.protocol.events import Audio, SpeechSettings
 from csm_trio.protocol.fields import JsonFields, read_settings
@@ -156,7 +156,7 @@ _STATUSES: Mapping[type[SpeechError], tuple[int, str, str]] = {
 _PARAMS = {"voice_id": "voice", "text": "input"}
 
 
-def openai_fault(error: SpeechError) -> RestFault:
+def openai_error(error: SpeechError) -> RestError:
     """Return `error` in the words of OpenAI's API."""
     status, kind, code = next(
         _STATUSES[ancestor] for ancestor in type(error).__mro__ if ancestor in _STATUSES
@@ -169,4 +169,4 @@ def openai_fault(error: SpeechError) -> RestFault:
         elif isinstance(error, MissingField):
             message = f"Missing required parameter: '{param}'."
     headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, EngineBusy) else {}
-    return RestFault(status, error_body(message, kind, param=param, code=code), headers)
+    return RestError(status, error_body(message, kind, param=param, code=code), headers)

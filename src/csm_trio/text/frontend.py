@@ -9,10 +9,10 @@ from csm_trio.text.segment import Segmenter
 from csm_trio.text.spans import SpokenText
 from csm_trio.text.ssml import MAX_BREAK_MS, Break, Part, TagReader
 
-Line = SpokenText | Break
+SpokenSentence = SpokenText | Break
 
 
-class Script:
+class TextFrontend:
     """Read tags, cut sentences, and say each in words, while the text arrives.
 
     A pause ends a sentence. Pauses with nothing said between them are no longer together than the
@@ -35,24 +35,24 @@ class Script:
         self._sentences = Segmenter(chunk_lengths=chunk_lengths)
         self._silence_left_ms = MAX_BREAK_MS
 
-    def feed(self, delta: str) -> list[Line]:
+    def feed(self, delta: str) -> list[SpokenSentence]:
         """Take the next piece of text; return what it makes certain."""
         return self._read(self._tags.feed(delta))
 
-    def trigger(self) -> list[Line]:
+    def trigger(self) -> list[SpokenSentence]:
         """Return what can stand alone now; see `Segmenter.trigger`."""
         return self._say(self._sentences.trigger())
 
-    def flush(self) -> list[Line]:
+    def flush(self) -> list[SpokenSentence]:
         """Return all that is held but an unfinished tag."""
         return self._say(self._sentences.flush())
 
-    def finish(self) -> list[Line]:
+    def finish(self) -> list[SpokenSentence]:
         """Return all that is held, as though the text ended here."""
         return [*self._read(self._tags.finish()), *self.flush()]
 
-    def _read(self, parts: Iterable[Part]) -> list[Line]:
-        lines: list[Line] = []
+    def _read(self, parts: Iterable[Part]) -> list[SpokenSentence]:
+        lines: list[SpokenSentence] = []
         for part in parts:
             if isinstance(part, str):
                 lines += self._say(self._sentences.feed(part))
@@ -63,9 +63,9 @@ class Script:
             lines.append(Break(duration_ms))
         return lines
 
-    def _say(self, sentences: Iterable[str]) -> list[Line]:
+    def _say(self, sentences: Iterable[str]) -> list[SpokenSentence]:
         spoken = [verbalize(sentence, self._normalization) for sentence in sentences]
-        lines: list[Line] = [
+        lines: list[SpokenSentence] = [
             line.part(start, end)
             for line in spoken
             for start, end in split_points(line.text, self._limit_s, line.word_spaces())

@@ -18,9 +18,9 @@ from support.client_calls import (
     caller,
     detail_of,
     hear_all,
-    house,
     key_shown,
     locked,
+    running_server,
     tell,
 )
 from support.fakes import SineRunner
@@ -46,7 +46,7 @@ async def read(server: Server, path: str, **headers: str) -> Any:
 
 
 async def test_the_voices_of_all_three_lists_are_the_same() -> None:
-    async with house() as server:
+    async with running_server() as server:
         listed = (await read(server, "/v1/voices"))["voices"]
         assert [voice["voice_id"] for voice in listed] == IDS
         assert [await read(server, f"/v1/voices/{voice_id}") for voice_id in IDS] == listed
@@ -61,7 +61,7 @@ async def test_the_voices_of_all_three_lists_are_the_same() -> None:
 
 
 async def test_a_numbered_voice_can_be_shown_though_it_is_not_listed() -> None:
-    async with house() as server:
+    async with running_server() as server:
         assert (await read(server, "/v1/voices/17"))["voice_id"] == "17"
         assert await read(server, "/v1/voices/17/settings") == USUAL
 
@@ -69,7 +69,7 @@ async def test_a_numbered_voice_can_be_shown_though_it_is_not_listed() -> None:
 async def test_an_alias_shows_the_voice_behind_it(tmp_path: Path) -> None:
     path = tmp_path / "voices.json"
     path.write_text(json.dumps({"zoe": {"speaker_id": 5, "aliases": ["21m00Tcm4TlvDq8ikWAM"]}}))
-    async with house(speech=SpeechConfig(voices_file=path)) as server:
+    async with running_server(speech=SpeechConfig(voices_file=path)) as server:
         assert (await read(server, "/v1/voices/21m00Tcm4TlvDq8ikWAM"))["voice_id"] == "zoe"
 
 
@@ -105,7 +105,7 @@ async def test_a_voice_is_set_for_requests_that_say_nothing_themselves() -> None
 async def test_a_voice_that_cannot_be_set_so_says_why(
     voice: str, body: dict[str, Any], status: int, named: str
 ) -> None:
-    async with house() as server, caller(server) as client:
+    async with running_server() as server, caller(server) as client:
         answer = await client.post(f"/v1/voices/{voice}/settings/edit", json=body)
         assert answer.status_code == status
         assert named in answer.text
@@ -123,7 +123,7 @@ async def test_a_voice_that_cannot_be_set_so_says_why(
 )
 async def test_voices_cannot_be_made_or_changed_by_a_caller(method: str, path: str) -> None:
     form = {"name": "Zoe", "labels": "null"}
-    async with house() as server, caller(server) as client:
+    async with running_server() as server, caller(server) as client:
         answer = await client.request(
             method, path, data=form, files={"files": ("a.wav", bytes(200_000))}
         )
@@ -136,14 +136,14 @@ async def test_voices_cannot_be_made_or_changed_by_a_caller(method: str, path: s
 
 @pytest.mark.parametrize("path", ["/v1/voices/nobody", "/v1/voices/nobody/settings"])
 async def test_an_unknown_voice_is_named(path: str) -> None:
-    async with house() as server, caller(server) as client:
+    async with running_server() as server, caller(server) as client:
         answer = await client.get(path)
     assert answer.status_code == 404
     assert detail_of(answer)["status"] == "voice_not_found"
 
 
 async def test_the_key_header_decides_whose_list_of_models_it_is() -> None:
-    async with house() as server:
+    async with running_server() as server:
         theirs = await read(server, "/v1/models")
         assert {model["model_id"] for model in theirs} >= {"eleven_multilingual_v2"}
         async with caller(server) as client:
@@ -154,7 +154,7 @@ async def test_the_key_header_decides_whose_list_of_models_it_is() -> None:
 
 
 async def test_a_model_that_is_not_listed_is_told_in_the_callers_form() -> None:
-    async with house() as server, caller(server) as client:
+    async with running_server() as server, caller(server) as client:
         answer = await client.get("/v1/models/gpt-4", headers=VENDOR)
         assert answer.status_code == 404
         assert detail_of(answer)["status"] == "model_not_found"
@@ -162,7 +162,7 @@ async def test_a_model_that_is_not_listed_is_told_in_the_callers_form() -> None:
 
 
 async def test_the_account_is_one_without_limits_or_history() -> None:
-    async with house() as server:
+    async with running_server() as server:
         user = await read(server, "/v1/user")
         subscription = await read(server, "/v1/user/subscription")
         assert user["subscription"].items() <= subscription.items()
@@ -180,7 +180,7 @@ LISTS = ["/v1/voices", "/v2/voices", "/v1/voices/default", "/v1/voices/settings/
 
 
 async def test_the_lists_ask_for_the_key() -> None:
-    async with house(locked()) as server, caller(server) as client:
+    async with running_server(locked()) as server, caller(server) as client:
         for path in LISTS:
             assert (await client.get(path)).status_code == 401
             assert (await client.get(path, headers=VENDOR)).status_code == 401
@@ -188,10 +188,10 @@ async def test_the_lists_ask_for_the_key() -> None:
                 assert (await client.get(path + query, headers=headers)).status_code == 200
 
 
-@pytest.mark.usefixtures("brief_goodbyes")
+@pytest.mark.usefixtures("short_error_to_close")
 @pytest.mark.parametrize("parameter", ["single_use_token", "authorization"])
 async def test_a_token_opens_one_socket(parameter: str) -> None:
-    async with house(locked()) as server, caller(server) as client:
+    async with running_server(locked()) as server, caller(server) as client:
         answer = await client.post(
             "/v1/single-use-token/tts_websocket", headers={"xi-api-key": KEY}
         )
@@ -206,16 +206,16 @@ async def test_a_token_opens_one_socket(parameter: str) -> None:
 
 
 async def test_a_socket_may_show_the_key_as_a_parameter_or_anything_where_none_is_asked() -> None:
-    async with house(locked()) as server, server.dial(authorization=f"Bearer {KEY}") as ws:
+    async with running_server(locked()) as server, server.dial(authorization=f"Bearer {KEY}") as ws:
         await tell(ws, HI, {"text": ""})
         assert (await hear_all(ws))[1] == 1000
-    async with house() as server, server.dial(single_use_token="any") as ws:
+    async with running_server() as server, server.dial(single_use_token="any") as ws:
         await tell(ws, HI, {"text": ""})
         assert (await hear_all(ws))[1] == 1000
 
 
 async def test_only_the_key_gets_a_token_and_only_for_these_sockets() -> None:
-    async with house(locked()) as server, caller(server) as client:
+    async with running_server(locked()) as server, caller(server) as client:
         path = "/v1/single-use-token/tts_websocket"
         assert (await client.post(path)).status_code == 401
         answer = await client.post(
@@ -246,5 +246,5 @@ async def test_tokens_that_nobody_shows_take_no_memory_for_ever(
 
 
 async def test_a_house_of_one_place_still_lists_while_it_speaks() -> None:
-    async with house(replace(TEST_SERVER, max_sessions=1)) as server, server.dial():
+    async with running_server(replace(TEST_SERVER, max_sessions=1)) as server, server.dial():
         assert len((await read(server, "/v1/voices"))["voices"]) == 5

@@ -20,9 +20,9 @@ from support.client_calls import (
     caller,
     detail_of,
     hear_all,
-    house,
     joined_audio,
     locked,
+    running_server,
     sine_speech,
     tell,
     until,
@@ -131,7 +131,7 @@ async def test_a_turn_ends_where_another_voice_begins_or_the_client_says_so(
 async def test_a_client_can_wait_for_the_end_of_each_turn_that_it_flushes() -> None:
     silent = {"inputs": [{"text": "...", "voice_id": ANN}], "flush": True}
     with trio.fail_after(GUARD_S):
-        async with house() as server, server.dial(door=SINGLE, buffer_size=25) as ws:
+        async with running_server() as server, server.dial(door=SINGLE, buffer_size=25) as ws:
             await tell(ws, {"voices": [ANN]}, {"flush": True})
             for text in ("One", "Two. ", "Three"):
                 await tell(ws, {"inputs": [{"text": text, "voice_id": ANN}]}, {"flush": True})
@@ -213,7 +213,7 @@ async def test_contexts_are_dialogues_of_their_own_and_end_by_saying_what_is_lef
     assert [one["context_id"] for one in heard if one.get("is_final")].count("alive") == 1
 
 
-@pytest.mark.usefixtures("brief_goodbyes")
+@pytest.mark.usefixtures("short_error_to_close")
 @pytest.mark.parametrize("door", [SINGLE, MULTI])
 @pytest.mark.parametrize(
     ("messages", "error", "words"),
@@ -227,7 +227,7 @@ async def test_contexts_are_dialogues_of_their_own_and_end_by_saying_what_is_lef
 async def test_a_wrong_message_is_answered_with_one_error_and_a_close(
     door: str, messages: list[Any], error: str, words: str
 ) -> None:
-    async with house() as server:
+    async with running_server() as server:
         async with server.dial(door=door) as ws:
             for message in messages:
                 await tell(
@@ -240,9 +240,9 @@ async def test_a_wrong_message_is_answered_with_one_error_and_a_close(
         await assert_it_still_serves(server)
 
 
-@pytest.mark.usefixtures("brief_goodbyes")
+@pytest.mark.usefixtures("short_error_to_close")
 async def test_a_dialogue_wants_the_key_like_any_other_door() -> None:
-    async with house(locked()) as server:
+    async with running_server(locked()) as server:
         for key in (KEY, "wrong", None):
             async with server.dial(door=SINGLE) as ws:
                 shown = {} if key is None else {"xi_api_key": key}
@@ -357,7 +357,7 @@ WRONG: list[tuple[Any, int, list[str]]] = [
 
 @pytest.mark.parametrize(("body", "status", "named"), WRONG)
 async def test_over_rest_what_is_wrong_is_named(body: Any, status: int, named: list[str]) -> None:
-    async with house(speech=SpeechConfig(max_text_chars=100)) as server:
+    async with running_server(speech=SpeechConfig(max_text_chars=100)) as server:
         async with caller(server) as client:
             answer = await client.post(REST, json=body)
         assert answer.status_code == status

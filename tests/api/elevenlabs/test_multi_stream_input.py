@@ -13,9 +13,9 @@ from support.client_calls import (
     KEY,
     assert_it_still_serves,
     hear_all,
-    house,
     joined_audio,
     locked,
+    running_server,
     sine_speech,
     tell,
     until,
@@ -69,7 +69,7 @@ async def test_every_context_is_one_stream_of_its_own_with_one_end() -> None:
 
 async def test_synced_alignments_count_from_the_contexts_start() -> None:
     text = "Hello there. How are you? Quite well, thank you."
-    async with house() as server, server.dial(door=DOOR, sync_alignment="true") as ws:
+    async with running_server() as server, server.dial(door=DOOR, sync_alignment="true") as ws:
         await tell(ws, of("a", text=text), of("a", flush=True))
         await tell(ws, of("a", close_context=True), END)
         heard, _ = await hear_all(ws)
@@ -81,7 +81,7 @@ async def test_synced_alignments_count_from_the_contexts_start() -> None:
 
 
 async def test_signs_of_life_and_flushes_of_nothing_are_not_answered() -> None:
-    async with house() as server, server.dial(door=DOOR) as ws:
+    async with running_server() as server, server.dial(door=DOOR) as ws:
         await tell(ws, {"text": ""}, {}, of("x", text=""), of("x", flush=True))
         await tell(ws, of("x", close_context=True), {"close_context": True}, {"flush": True})
         await tell(ws, END)
@@ -89,7 +89,7 @@ async def test_signs_of_life_and_flushes_of_nothing_are_not_answered() -> None:
 
 
 async def test_a_flush_ends_nothing() -> None:
-    async with house() as server, server.dial(door=DOOR) as ws:
+    async with running_server() as server, server.dial(door=DOOR) as ws:
         for text in ("No stop yet", "nor here"):
             await tell(ws, of("a", text=text), of("a", flush=True))
             assert json.loads(await ws.get_message())["isFinal"] is False
@@ -98,9 +98,9 @@ async def test_a_flush_ends_nothing() -> None:
     assert ([frame["isFinal"] for frame in heard].count(True), code) == (1, 1000)
 
 
-@pytest.mark.usefixtures("brief_goodbyes")
+@pytest.mark.usefixtures("short_error_to_close")
 async def test_a_sixth_context_ends_the_call() -> None:
-    async with house() as server:
+    async with running_server() as server:
         async with server.dial(door=DOOR) as ws:
             await tell(ws, *(of(f"{number}", text=" ") for number in range(6)))
             heard, code = await hear_all(ws)
@@ -117,7 +117,7 @@ async def test_a_sixth_context_ends_the_call() -> None:
 
 
 async def test_a_context_that_fails_leaves_the_others_speaking() -> None:
-    async with house(speech=SpeechConfig(max_pending_chars=50)) as server:
+    async with running_server(speech=SpeechConfig(max_pending_chars=50)) as server:
         async with server.dial(door=DOOR) as ws:
             await tell(ws, of("a", text="Hello. "), of("bad", text="a" * 51), of("bad", text="b"))
             await tell(ws, of("worse", text="REFUSE this. "), END)
@@ -132,9 +132,9 @@ async def test_a_context_that_fails_leaves_the_others_speaking() -> None:
         await assert_it_still_serves(server)
 
 
-@pytest.mark.usefixtures("brief_goodbyes")
+@pytest.mark.usefixtures("short_error_to_close")
 async def test_silence_drops_the_whole_socket_and_every_message_is_a_sign_of_life() -> None:
-    async with house() as server:
+    async with running_server() as server:
         async with server.dial(door=DOOR, inactivity_timeout=1) as ws:
             await tell(ws, of("a", text=" "))
             start_s = trio.current_time()
@@ -147,9 +147,9 @@ async def test_silence_drops_the_whole_socket_and_every_message_is_a_sign_of_lif
         await assert_it_still_serves(server)
 
 
-@pytest.mark.usefixtures("brief_goodbyes")
+@pytest.mark.usefixtures("short_error_to_close")
 async def test_the_first_message_of_a_context_may_show_the_key() -> None:
-    async with house(locked()) as server:
+    async with running_server(locked()) as server:
         async with server.dial(door=DOOR) as ws:
             await tell(ws, {"text": ""}, of("a", text="Hi.", xi_api_key=KEY), of("b", text="Ho."))
             await tell(ws, END)
@@ -179,12 +179,12 @@ async def test_a_hang_up_ends_every_context() -> None:
                 await tell(ws, of("d", text="Half a"))
                 await gate.held()
                 await wait_all_tasks_blocked(0.02)
-                assert server.house.engine.borrowed_slots == 2
+                assert server.state.engine.borrowed_slots == 2
                 assert server.metric("csm_utterances_waiting") == 1
             await wait_all_tasks_blocked(0.02)
             gate.open()
             await until(lambda: server.tasks() == idle)
-            assert server.house.engine.borrowed_slots == 0
+            assert server.state.engine.borrowed_slots == 0
             assert server.metric("csm_cancels_total", reason="hang_up") == 4
 
 

@@ -22,10 +22,10 @@ from support.client_calls import (
     detail_of,
     dial_refused,
     hear_all,
-    house,
     joined_audio,
     key_shown,
     locked,
+    running_server,
     tell,
     until,
 )
@@ -51,7 +51,7 @@ UPGRADES = [
 async def test_a_socket_that_asks_for_nonsense_is_refused_before_the_upgrade(
     query: str, status: int, named: str
 ) -> None:
-    async with house() as server:
+    async with running_server() as server:
         idle = server.tasks()
         answer = await dial_refused(server, f"{SOCKET}?{query}")
         await until(lambda: server.tasks() == idle)
@@ -66,7 +66,7 @@ async def test_a_socket_that_asks_for_nonsense_is_refused_before_the_upgrade(
 
 
 async def test_a_dialogue_model_is_refused_before_the_upgrade_as_recorded() -> None:
-    async with house() as server:
+    async with running_server() as server:
         for door in ("stream-input", "multi-stream-input"):
             answer = await dial_refused(server, f"{SPEECH}/{door}?model_id=eleven_v3")
             assert answer.status_code == 400
@@ -84,7 +84,7 @@ async def test_a_dialogue_model_is_refused_before_the_upgrade_as_recorded() -> N
 
 
 async def test_a_wrong_key_is_upgraded_told_so_and_closed_a_moment_later() -> None:
-    async with house(locked()) as server:
+    async with running_server(locked()) as server:
         async with server.dial(headers={"xi-api-key": "wrong"}) as ws:
             told = json.loads(await ws.get_message())
             told_at_s = trio.current_time()
@@ -95,10 +95,10 @@ async def test_a_wrong_key_is_upgraded_told_so_and_closed_a_moment_later() -> No
         await assert_it_still_serves(server, **{"xi-api-key": KEY})
 
 
-@pytest.mark.usefixtures("brief_goodbyes")
+@pytest.mark.usefixtures("short_error_to_close")
 @pytest.mark.parametrize("field", ["xi_api_key", "xi-api-key", "authorization"])
 async def test_the_first_message_may_show_the_key(field: str) -> None:
-    async with house(locked()) as server:
+    async with running_server(locked()) as server:
         async with server.dial() as ws:
             await tell(ws, {"text": " ", field: KEY}, HI, {"text": ""})
             heard, code = await hear_all(ws)
@@ -112,12 +112,12 @@ async def test_the_first_message_may_show_the_key(field: str) -> None:
         await assert_it_still_serves(server, **{"xi-api-key": KEY})
 
 
-@pytest.mark.usefixtures("brief_goodbyes")
+@pytest.mark.usefixtures("short_error_to_close")
 @pytest.mark.parametrize(("query", "headers"), [*key_shown(KEY), *key_shown("wrong")])
 async def test_a_socket_shows_its_key_like_a_request(query: str, headers: dict[str, str]) -> None:
     right = KEY in query + str(headers)
     asked = dict([query[1:].split("=")]) if query else {}
-    async with house(locked()) as server, server.dial(headers=headers, **asked) as ws:
+    async with running_server(locked()) as server, server.dial(headers=headers, **asked) as ws:
         if right:
             await tell(ws, HI, {"text": ""})
         heard, code = await hear_all(ws)
@@ -168,13 +168,13 @@ MESSAGES: list[tuple[str | bytes | dict[str, Any], str, int, str]] = [
 ]
 
 
-@pytest.mark.usefixtures("brief_goodbyes")
+@pytest.mark.usefixtures("short_error_to_close")
 @pytest.mark.parametrize("opened", [False, True])
 @pytest.mark.parametrize(("message", "error", "code", "said"), MESSAGES)
 async def test_a_wrong_message_is_answered_with_one_error_and_a_close(
     message: str | bytes | dict[str, Any], error: str, code: int, said: str, opened: bool
 ) -> None:
-    async with house(speech=SpeechConfig(max_pending_chars=50)) as server:
+    async with running_server(speech=SpeechConfig(max_pending_chars=50)) as server:
         async with server.dial() as ws:
             await tell(ws, *([{"text": " "}] if opened else []), message, HI, {"text": ""})
             heard, closed = await hear_all(ws)
@@ -186,9 +186,9 @@ async def test_a_wrong_message_is_answered_with_one_error_and_a_close(
         await assert_it_still_serves(server)
 
 
-@pytest.mark.usefixtures("brief_goodbyes")
+@pytest.mark.usefixtures("short_error_to_close")
 async def test_voice_settings_that_change_end_the_call_in_the_vendors_words() -> None:
-    async with house() as server:
+    async with running_server() as server:
         async with server.dial() as ws:
             for stability in (0.5, 0.5, 0.6):
                 await tell(ws, {"text": " ", "voice_settings": {"stability": stability}})
@@ -201,9 +201,9 @@ async def test_voice_settings_that_change_end_the_call_in_the_vendors_words() ->
         await assert_it_still_serves(server)
 
 
-@pytest.mark.usefixtures("brief_goodbyes")
+@pytest.mark.usefixtures("short_error_to_close")
 async def test_an_unknown_voice_is_told_on_the_socket() -> None:
-    async with house() as server:
+    async with running_server() as server:
         async with server.dial("nobody") as ws:
             heard, code = await hear_all(ws)
         assert heard == [
@@ -219,7 +219,7 @@ async def test_an_unknown_voice_is_told_on_the_socket() -> None:
 
 
 async def test_a_message_of_two_mebibytes_closes_the_socket() -> None:
-    async with house() as server:
+    async with running_server() as server:
         async with server.dial() as ws:
             await send_until_closed(ws, BIG)
             assert await hear_all(ws) == ([], 1009)
@@ -232,9 +232,9 @@ async def send_until_closed(ws: WebSocketConnection, message: str) -> None:
         nursery.start_soon(ws.send_message, message)
 
 
-@pytest.mark.usefixtures("brief_goodbyes")
+@pytest.mark.usefixtures("short_error_to_close")
 async def test_a_client_that_falls_silent_is_told_what_it_should_have_done() -> None:
-    async with house() as server:
+    async with running_server() as server:
         async with server.dial(inactivity_timeout=1) as ws:
             await tell(ws, {"text": " "})
             heard, code = await hear_all(ws)
@@ -256,7 +256,7 @@ async def test_a_client_that_falls_silent_is_told_what_it_should_have_done() -> 
 async def test_an_upgrade_where_no_socket_is_is_answered_in_json_and_logged_as_nothing(
     path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with house() as server:
+    async with running_server() as server:
         answer = await dial_refused(server, path)
         assert 400 <= answer.status_code < 500
         detail_of(answer)
@@ -265,8 +265,8 @@ async def test_an_upgrade_where_no_socket_is_is_answered_in_json_and_logged_as_n
 
 
 async def test_both_sides_closing_at_once_is_no_error() -> None:
-    async with house() as server:
-        app = create_app(server.house)
+    async with running_server() as server:
+        app = create_app(server.state)
         query = b"output_format=pcm_24000"
         scope: Any = {
             "type": "websocket",

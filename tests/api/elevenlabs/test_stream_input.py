@@ -12,7 +12,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from csm_trio.config import Config, SpeechConfig
 from csm_trio.text.normalization.normalize import normalize
-from support.client_calls import hear_all, house, joined_audio, sine_speech, tell, until
+from support.client_calls import hear_all, joined_audio, running_server, sine_speech, tell, until
 from support.fakes import FRAME_SAMPLES, SineRunner, StepGate, sine_frames
 from support.serving import TEST_SERVER, serving
 
@@ -238,7 +238,7 @@ async def test_characters_come_with_their_audio_and_their_times_add_up() -> None
 
 
 async def test_alignment_can_be_switched_off() -> None:
-    async with house(speech=SpeechConfig(alignment="off")) as server, server.dial() as ws:
+    async with running_server(speech=SpeechConfig(alignment="off")) as server, server.dial() as ws:
         await tell(ws, {"text": TEXT}, EOS)
         heard, _ = await hear_all(ws)
     assert joined_audio(heard)

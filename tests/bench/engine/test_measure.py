@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from csm_trio.bench.engine.measure import Plan, frame_bytes, measure_engine
-from csm_trio.bench.engine.report import BatchTiming, EngineTiming, PeerTiming, PrefillTiming
+from csm_trio.bench.engine.report import BaselineTiming, BatchTiming, EngineTiming, PrefillTiming
 from csm_trio.config import EngineConfig
 from csm_trio.engine.load import load_model
 
@@ -25,7 +25,7 @@ TIMING = EngineTiming(
     copy_bytes_per_s=3e12,
     batches=(BatchTiming(1, 60, 6.0, 7.5, 0.5), BatchTiming(2, 60, 12.0, 13.0, 0.75)),
     prefills=(PrefillTiming(8, 256, 12.5),),
-    peers=(PeerTiming("transformers generate", 1, 215.0),),
+    peers=(BaselineTiming("transformers generate", 1, 215.0),),
 )
 
 

@@ -10,12 +10,12 @@ from trio_websocket import WebSocketRequest
 
 from csm_trio.audio.formats import AudioFormat
 from csm_trio.audio.wav import wav_header
-from csm_trio.bench.load.call import Tally, TurnRecord, error_kind, hold_line
+from csm_trio.bench.load.call import Recorder, TurnRecord, error_kind, run_call
 from csm_trio.bench.load.point import Point
 from csm_trio.bench.load.report import sum_up
 from csm_trio.bench.load.workload import Turn, Workload
 from csm_trio.errors import EngineBusy
-from csm_trio.protocol.elevenlabs.errors import socket_fault
+from csm_trio.protocol.elevenlabs.errors import socket_error
 from support.scripted_server import (
     FINAL,
     Script,
@@ -33,7 +33,7 @@ GUARD_S = 30.0
 TURN = Turn("Hello you.", None, 0.0)
 
 
-class HeardTally(Tally):
+class HeardTally(Recorder):
     """A tally that lets a script wait until its audio has been heard."""
 
     def __init__(self) -> None:
@@ -47,20 +47,20 @@ class HeardTally(Tally):
 
 async def hold(
     script: Script,
-    tally: Tally,
+    recorder: Recorder,
     *turns: Turn,
     words_per_s: float = 0.0,
     audio_format: AudioFormat = PCM,
 ) -> list[TurnRecord]:
     async with scripted_server(script) as url:
         workload = Workload(url, (audio_format,), words_per_s=words_per_s)
-        await hold_line(workload, audio_format, turns, tally)
-    assert (tally.lines, tally.speaking, tally.pending) == (0, 0, 0)
-    return tally.turns
+        await run_call(workload, audio_format, turns, recorder)
+    assert (recorder.lines, recorder.speaking, recorder.pending) == (0, 0, 0)
+    return recorder.turns
 
 
 async def test_a_stall_is_an_underrun_and_c100_sees_it(mock_clock: MockClock) -> None:
-    tally = HeardTally()
+    recorder = HeardTally()
 
     async def script(request: WebSocketRequest) -> None:
         socket = await request.accept()
@@ -68,12 +68,12 @@ async def test_a_stall_is_an_underrun_and_c100_sees_it(mock_clock: MockClock) ->
         for wait_s in (0.25, 1.5, 0.5):
             mock_clock.jump(wait_s)
             await socket.send_message(spoken(SECOND))
-            await tally.heard.acquire()
+            await recorder.heard.acquire()
         await socket.send_message(FINAL)
         await close_code(socket)
         mock_clock.jump(60)
 
-    (record,) = await hold(script, tally, TURN)
+    (record,) = await hold(script, recorder, TURN)
     assert record == TurnRecord(
         outcome="said",
         error=None,
@@ -86,15 +86,15 @@ async def test_a_stall_is_an_underrun_and_c100_sees_it(mock_clock: MockClock) ->
         underrun_s=0.5,
         hung_up=False,
     )
-    assert tally.gap_ticks == {15_000: 1, 5_000: 1}
-    figures = sum_up(Point(1, tally))
+    assert recorder.gap_ticks == {15_000: 1, 5_000: 1}
+    figures = sum_up(Point(1, recorder))
     assert (figures.c100, figures.c100_after_text) == (0.0, 0.0)
 
 
 async def test_first_audio_counts_from_the_end_of_the_first_sentence(
     mock_clock: MockClock,
 ) -> None:
-    tally = HeardTally()
+    recorder = HeardTally()
 
     async def script(request: WebSocketRequest) -> None:
         socket = await request.accept()
@@ -103,64 +103,64 @@ async def test_first_audio_counts_from_the_end_of_the_first_sentence(
         assert await next_text(socket) == "two. "
         mock_clock.jump(0.25)
         await socket.send_message(spoken(SECOND))
-        await tally.heard.acquire()
+        await recorder.heard.acquire()
         # The writer's next word is late: that silence is not the server's.
         mock_clock.jump(3.75)
         assert await next_text(socket) == "Three."
         assert await next_text(socket) == ""
         await socket.send_message(spoken(SECOND))
-        await tally.heard.acquire()
+        await recorder.heard.acquire()
         await socket.send_message(FINAL)
         await close_code(socket)
         mock_clock.jump(60)
 
-    (record,) = await hold(script, tally, replace(TURN, text="One two. Three."), words_per_s=1.0)
+    (record,) = await hold(script, recorder, replace(TURN, text="One two. Three."), words_per_s=1.0)
     assert record.first_audio_s == 0.25
     assert (record.worst_underrun_s, record.worst_underrun_after_text_s) == (2.75, 0.0)
-    figures = sum_up(Point(1, tally))
+    figures = sum_up(Point(1, recorder))
     assert (figures.c100, figures.c100_after_text) == (0.0, 1.0)
 
 
 async def test_a_wav_header_is_not_the_first_audio(mock_clock: MockClock) -> None:
-    tally = HeardTally()
+    recorder = HeardTally()
 
     async def script(request: WebSocketRequest) -> None:
         socket = await request.accept()
         await all_text(socket)
         await socket.send_message(spoken(wav_header(24_000, data_bytes=None)))
         await socket.send_message(spoken(SECOND))
-        await tally.heard.acquire()
+        await recorder.heard.acquire()
         await socket.send_message(FINAL)
         await close_code(socket)
         mock_clock.jump(60)
 
     wav = AudioFormat.parse("wav_24000")
-    (record,) = await hold(script, tally, TURN, audio_format=wav)
+    (record,) = await hold(script, recorder, TURN, audio_format=wav)
     assert (record.audio_s, record.worst_underrun_s) == (1.0, 0.0)
-    assert not tally.gap_ticks
+    assert not recorder.gap_ticks
 
 
 async def test_an_interruption_hangs_up_while_speech_still_comes(mock_clock: MockClock) -> None:
-    tally = HeardTally()
+    recorder = HeardTally()
 
     async def script(request: WebSocketRequest) -> None:
         socket = await request.accept()
         await all_text(socket)
         await socket.send_message(spoken(SECOND))
-        await tally.heard.acquire()
+        await recorder.heard.acquire()
         mock_clock.jump(0.5)
         assert await close_code(socket) == 1000
 
-    (record,) = await hold(script, tally, replace(TURN, interrupt_after_s=0.5))
+    (record,) = await hold(script, recorder, replace(TURN, interrupt_after_s=0.5))
     assert (record.outcome, record.hung_up, record.audio_s) == ("interrupted", True, 1.0)
-    assert sum_up(Point(1, tally)).c100 == 1.0
+    assert sum_up(Point(1, recorder)).c100 == 1.0
 
 
 async def test_an_interruption_of_speech_that_is_all_there_only_ends_the_listening(
     autojump_clock: MockClock,
 ) -> None:
     autojump_clock.autojump_threshold = 0.05
-    tally = Tally(from_s=0.0)
+    recorder = Recorder(from_s=0.0)
 
     async def script(request: WebSocketRequest) -> None:
         socket = await request.accept()
@@ -169,7 +169,7 @@ async def test_an_interruption_of_speech_that_is_all_there_only_ends_the_listeni
         await socket.send_message(FINAL)
         await close_code(socket)
 
-    (record,) = await hold(script, tally, replace(TURN, interrupt_after_s=0.75))
+    (record,) = await hold(script, recorder, replace(TURN, interrupt_after_s=0.75))
     assert (record.outcome, record.hung_up) == ("interrupted", False)
     assert trio.current_time() == pytest.approx(0.75)
 
@@ -187,7 +187,7 @@ async def leave(request: WebSocketRequest) -> None:
 async def complain(request: WebSocketRequest) -> None:
     socket = await request.accept()
     await all_text(socket)
-    await socket.send_message(socket_fault(EngineBusy()).frame())
+    await socket.send_message(socket_error(EngineBusy()).frame())
     await close_code(socket)
 
 
@@ -219,23 +219,23 @@ async def test_a_failure_has_a_kind_and_the_next_turn_dials_again(
     script: Script, kind: str, autojump_clock: MockClock
 ) -> None:
     autojump_clock.autojump_threshold = 0.05
-    tally = Tally(from_s=0.0)
-    records = await hold(script, tally, TURN, TURN)
+    recorder = Recorder(from_s=0.0)
+    records = await hold(script, recorder, TURN, TURN)
     assert [record.outcome for record in records] == ["failed", "failed"]
     assert {error_kind(record.error or "") for record in records} == {kind}
     # One second to the next call and one more after it: a refused call does not dial in a loop.
     assert trio.current_time() >= 2
-    figures = sum_up(Point(1, tally))
+    figures = sum_up(Point(1, recorder))
     assert (figures.errors, figures.c100, figures.failed) == ({kind: 2}, 0.0, 2)
 
 
 async def test_nobody_there_is_a_failure_too(autojump_clock: MockClock) -> None:
-    tally = Tally(from_s=0.0)
+    recorder = Recorder(from_s=0.0)
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listener.socket.getsockname()[1]
     await listener.aclose()
-    await hold_line(Workload(f"ws://127.0.0.1:{port}", (PCM,)), PCM, [TURN], tally)
-    (record,) = tally.turns
+    await run_call(Workload(f"ws://127.0.0.1:{port}", (PCM,)), PCM, [TURN], recorder)
+    (record,) = recorder.turns
     assert (error_kind(record.error or ""), record.connect_s) == ("cannot connect", None)
 
 
@@ -268,18 +268,18 @@ TURNS = [
 def test_turns_count_that_are_spoken_in_the_measured_time(
     begin_s: float, end_s: float, outcome: str, overdue: bool, counts: bool
 ) -> None:
-    tally = Tally(from_s=10.0, until_s=20.0, overdue=overdue)
-    counted = tally.begin_turn(begin_s)
-    assert tally.pending == counted
-    tally.end_turn(record(outcome), end_s, counted=counted)
-    assert len(tally.turns) == counts
-    assert tally.pending == 0
-    assert tally.drained.is_set() == (counted and end_s >= 20)
+    recorder = Recorder(from_s=10.0, until_s=20.0, overdue=overdue)
+    counted = recorder.begin_turn(begin_s)
+    assert recorder.pending == counted
+    recorder.end_turn(record(outcome), end_s, counted=counted)
+    assert len(recorder.turns) == counts
+    assert recorder.pending == 0
+    assert recorder.drained.is_set() == (counted and end_s >= 20)
 
 
 def test_sound_and_gaps_count_in_the_measured_time() -> None:
-    tally = Tally(from_s=10.0, until_s=20.0)
+    recorder = Recorder(from_s=10.0, until_s=20.0)
     for now_s in (9.9, 10.0, 19.9, 20.0, math.inf):
-        tally.note_audio(1.0, now_s)
-        tally.note_gap(0.08, now_s)
-    assert (tally.audio_s, tally.gap_ticks) == (2.0, {800: 2})
+        recorder.note_audio(1.0, now_s)
+        recorder.note_gap(0.08, now_s)
+    assert (recorder.audio_s, recorder.gap_ticks) == (2.0, {800: 2})

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from csm_trio.bench.load.call import Outcome, Tally, TurnRecord
+from csm_trio.bench.load.call import Outcome, Recorder, TurnRecord
 from csm_trio.bench.load.point import Point
 from csm_trio.bench.load.report import (
     Cancels,
@@ -114,9 +114,9 @@ def record(
 
 
 def point(*records: TurnRecord, calls: int = 4) -> Point:
-    tally = Tally(10.0, 20.0, turns=list(records), audio_s=25.0)
-    tally.gap_ticks.update([800] * 99 + [2_500])
-    return Point(calls, tally, lag_ticks=Counter({1: 100}), seconds=10.0, busy=0.25)
+    recorder = Recorder(10.0, 20.0, turns=list(records), audio_s=25.0)
+    recorder.gap_ticks.update([800] * 99 + [2_500])
+    return Point(calls, recorder, lag_ticks=Counter({1: 100}), seconds=10.0, busy=0.25)
 
 
 REFUSED = "The server is at capacity. (HTTP status 503)"

@@ -9,7 +9,7 @@ import torch
 from csm_trio.config import EngineConfig
 from csm_trio.engine.load import load_model
 from csm_trio.errors import StartupError
-from csm_trio.model.attention import SlotKV, Span
+from csm_trio.model.attention import KVCache, Span
 from csm_trio.model.checkpoint.random_weights import random_weights
 from csm_trio.model.checkpoint.read_config import csm_1b_config
 from csm_trio.model.checkpoint.tensor_shapes import expected_shapes
@@ -60,7 +60,7 @@ def test_activations_keep_their_size_through_all_layers(config: CSMConfig) -> No
     weights = random_weights(config, device=CPU, dtype=torch.float32)
     model = CSM(config, device=CPU)
     model.load(weights)
-    kv = SlotKV(config.backbone, 1, device=CPU, dtype=torch.float32)
+    kv = KVCache(config.backbone, 1, device=CPU, dtype=torch.float32)
     codes = torch.randint(0, 2_048, (1, config.codebooks))
     cos, sin = model.rotary.at(torch.zeros(1, 1, dtype=torch.int64))
     x = model.embed_frames(codes).unsqueeze(1)

@@ -12,7 +12,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from csm_trio.errors import StartupError
 from csm_trio.model.checkpoint.read_config import GREEDY, csm_1b_config, parse_config, read_config
-from csm_trio.model.config import Draw, Llama3Scaling, LlamaConfig
+from csm_trio.model.config import Llama3Scaling, LlamaConfig, SamplingParams
 from support.tiny_csm import AUDIO_VOCAB_SIZE, CODEBOOKS, tiny_config, write_tiny_checkpoint
 
 CSM_1B_ROPE = {
@@ -132,15 +132,15 @@ def test_sesame_s_own_configuration_names_flavors() -> None:
     assert parse_config(config, None) == replace(csm_1b_config(), text_vocab_size=128_300)
 
 
-CSM_1B_DRAW = Draw(0.9, 50)
-SAMPLING: list[tuple[Mapping[str, Any] | None, Draw, Draw]] = [
-    (None, CSM_1B_DRAW, CSM_1B_DRAW),
-    ({"max_new_tokens": 125, "_from_model_config": True}, CSM_1B_DRAW, CSM_1B_DRAW),
+CSM_1B_SAMPLING = SamplingParams(0.9, 50)
+SAMPLING: list[tuple[Mapping[str, Any] | None, SamplingParams, SamplingParams]] = [
+    (None, CSM_1B_SAMPLING, CSM_1B_SAMPLING),
+    ({"max_new_tokens": 125, "_from_model_config": True}, CSM_1B_SAMPLING, CSM_1B_SAMPLING),
     ({"do_sample": False, "depth_decoder_do_sample": False}, GREEDY, GREEDY),
     ({"temperature": 0.9, "top_k": 50}, GREEDY, GREEDY),
-    ({"do_sample": True}, Draw(1.0, 35), GREEDY),
-    ({"do_sample": True, "top_k": 20}, Draw(1.0, 20), GREEDY),
-    ({"do_sample": True, "top_k": 0}, Draw(1.0, 35), GREEDY),
+    ({"do_sample": True}, SamplingParams(1.0, 35), GREEDY),
+    ({"do_sample": True, "top_k": 20}, SamplingParams(1.0, 20), GREEDY),
+    ({"do_sample": True, "top_k": 0}, SamplingParams(1.0, 35), GREEDY),
     ({"do_sample": True, "temperature": 0.0}, GREEDY, GREEDY),
     (
         {
@@ -151,15 +151,15 @@ SAMPLING: list[tuple[Mapping[str, Any] | None, Draw, Draw]] = [
             "depth_decoder_temperature": 0.8,
             "depth_decoder_top_k": 9,
         },
-        Draw(0.3, 7),
-        Draw(0.8, 9),
+        SamplingParams(0.3, 7),
+        SamplingParams(0.8, 9),
     ),
 ]
 
 
 @pytest.mark.parametrize(("generation_config", "backbone", "depth"), SAMPLING)
 def test_sampling_follows_the_generation_config_as_transformers_reads_it(
-    generation_config: Mapping[str, Any] | None, backbone: Draw, depth: Draw
+    generation_config: Mapping[str, Any] | None, backbone: SamplingParams, depth: SamplingParams
 ) -> None:
     sampling = parse_config(_tiny_json(), generation_config).sampling
     assert (sampling.backbone, sampling.depth) == (backbone, depth)

@@ -291,7 +291,7 @@ def test_cast_modules_keep_codebooks_and_angles_in_fp32(codec: Codec) -> None:
     for decoder in (cast, loaded_after):
         assert decoder.dequantizer.table.dtype == torch.float32
         assert torch.equal(decoder.dequantizer.table, codec.decoder.dequantizer.table)
-        assert torch.equal(decoder.timekeeper.inverse_hz, codec.decoder.timekeeper.inverse_hz)
+        assert torch.equal(decoder.timekeeper.inv_freq, codec.decoder.timekeeper.inv_freq)
         assert {weight.dtype for weight in decoder.parameters()} == {torch.bfloat16}
     pairs = zip(cast.parameters(), loaded_after.parameters(), strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)

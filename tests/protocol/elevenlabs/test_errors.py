@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from csm_trio.errors import (
+    ClientStalled,
     EngineBusy,
     EngineFailed,
     InputTimeout,
     InvalidMessage,
     InvalidRequest,
-    ListenerStalled,
     MissingField,
     NotOffered,
     SpeechError,
@@ -21,7 +21,7 @@ from csm_trio.errors import (
     UnknownFormat,
     UnknownVoice,
 )
-from csm_trio.protocol.elevenlabs.errors import rest_fault, socket_fault
+from csm_trio.protocol.elevenlabs.errors import rest_error, socket_error
 
 BAD_SEED = InvalidRequest("seed is wrong.", param="seed")
 
@@ -39,7 +39,7 @@ class Unforeseen(SpeechError):
         (InvalidMessage(), "invalid_input_message", 1008, "message"),
         (BAD_SEED, "invalid_input_message", 1008, "seed"),
         (InputTimeout(20), "input_timeout_exceeded", 1008, None),
-        (ListenerStalled(10), "listener_stalled", 1008, None),
+        (ClientStalled(10), "listener_stalled", 1008, None),
         (TextTooLong(5), "max_character_limit_exceeded", 1009, "text"),
         (NotOffered("Not here."), "feature_not_available", 1008, None),
         (EngineBusy(), "system_busy", 1013, None),
@@ -50,16 +50,16 @@ class Unforeseen(SpeechError):
 def test_a_socket_error_has_the_vendors_name_and_a_true_close_code(
     error: SpeechError, name: str, code: int, param: str | None
 ) -> None:
-    fault = socket_fault(error)
+    fault = socket_error(error)
     frame = json.loads(fault.frame())
     assert (frame["error"], frame["code"], frame.get("param")) == (name, code, param)
     assert (fault.error, fault.code, fault.message) == (name, code, frame["message"])
 
 
 def test_recorded_messages_are_said_word_for_word() -> None:
-    assert socket_fault(Unauthorized()).message == "Invalid API key"
-    assert socket_fault(UnknownVoice("X")).message == "A voice with voice_id X does not exist."
-    assert json.loads(socket_fault(Unauthorized()).frame()) == {
+    assert socket_error(Unauthorized()).message == "Invalid API key"
+    assert socket_error(UnknownVoice("X")).message == "A voice with voice_id X does not exist."
+    assert json.loads(socket_error(Unauthorized()).frame()) == {
         "message": "Invalid API key",
         "error": "invalid_api_key",
         "code": 1008,
@@ -68,7 +68,7 @@ def test_recorded_messages_are_said_word_for_word() -> None:
 
 @given(st.text(st.characters()))
 def test_a_close_reason_fits_its_frame_and_begins_the_message(message: str) -> None:
-    reason = socket_fault(EngineFailed(message)).reason
+    reason = socket_error(EngineFailed(message)).reason
     assert len(reason.encode()) <= 123
     assert message.encode("utf-8", "replace").decode().startswith(reason)
     if len(message) <= 30:
@@ -112,7 +112,7 @@ def test_a_close_reason_fits_its_frame_and_begins_the_message(message: str) -> N
 def test_a_rest_error_is_one_object(
     error: SpeechError, status: int, type_: str, code: str, legacy: str, param: str | None
 ) -> None:
-    fault = rest_fault(error, request_id="r1")
+    fault = rest_error(error, request_id="r1")
     detail = {
         "type": type_,
         "code": code,
@@ -139,7 +139,7 @@ def test_a_rest_error_is_one_object(
 def test_a_wrong_field_is_a_list_that_points_at_it(
     error: InvalidRequest, kind: str, loc: list[str]
 ) -> None:
-    fault = rest_fault(error, request_id="r1")
+    fault = rest_error(error, request_id="r1")
     assert fault.status == 422
     assert fault.body == {
         "detail": [{"type": kind, "loc": loc, "msg": error.message, "input": None}]
@@ -147,5 +147,5 @@ def test_a_wrong_field_is_a_list_that_points_at_it(
 
 
 def test_a_full_server_says_when_to_come_back() -> None:
-    assert rest_fault(EngineBusy(retry_after_s=7), request_id="r").headers == {"Retry-After": "7"}
-    assert rest_fault(Unauthorized(), request_id="r").headers == {}
+    assert rest_error(EngineBusy(retry_after_s=7), request_id="r").headers == {"Retry-After": "7"}
+    assert rest_error(Unauthorized(), request_id="r").headers == {}

@@ -6,7 +6,7 @@ from quart import Blueprint, request
 
 from csm_trio.api.openai import speaks_openai
 from csm_trio.api.responses import read_body
-from csm_trio.api.state import House
+from csm_trio.api.state import ServerState
 from csm_trio.errors import InvalidRequest, NotOffered
 from csm_trio.protocol import openai
 from csm_trio.protocol.elevenlabs import catalog as listing
@@ -19,34 +19,34 @@ from csm_trio.voices import Voice
 _VOICE = "/v1/voices/<voice_id>"
 
 
-def catalog_blueprint(house: House) -> Blueprint:
+def catalog_blueprint(state: ServerState) -> Blueprint:
     """Return the listing doors, those of voice settings, and those that are not offered."""
     blueprint = Blueprint("catalog", __name__)
-    _add_voices(blueprint, house)
-    _add_voice_settings(blueprint, house)
-    _add_account(blueprint, house)
+    _add_voices(blueprint, state)
+    _add_voice_settings(blueprint, state)
+    _add_account(blueprint, state)
     return blueprint
 
 
-def _add_voices(blueprint: Blueprint, house: House) -> None:
+def _add_voices(blueprint: Blueprint, state: ServerState) -> None:
     def body(voice: Voice) -> JsonObject:
-        return listing.voice_body(voice, house.settings_of(voice))
+        return listing.voice_body(voice, state.settings_of(voice))
 
     @blueprint.get("/v1/voices")
     async def voices() -> JsonObject:
         """List every voice."""
-        return {"voices": [body(voice) for voice in house.voices.all()]}
+        return {"voices": [body(voice) for voice in state.voices.all()]}
 
     @blueprint.get("/v2/voices")
     async def search_voices() -> JsonObject:
         """List the voices that are asked for, a page at a time."""
         query = listing.parse_voices_query(request.args, request.args.getlist("voice_ids"))
-        return listing.voices_page(query, [body(one) for one in query.select(house.voices.all())])
+        return listing.voices_page(query, [body(one) for one in query.select(state.voices.all())])
 
     @blueprint.get(_VOICE)
     async def voice(voice_id: str) -> JsonObject:
         """Show one voice."""
-        return body(house.voices.get(voice_id))
+        return body(state.voices.get(voice_id))
 
     @blueprint.post("/v1/voices/add")
     @blueprint.post("/v1/voices/pvc")
@@ -56,11 +56,11 @@ def _add_voices(blueprint: Blueprint, house: House) -> None:
     @blueprint.post(f"{_VOICE}/edit")
     @blueprint.delete(_VOICE)
     async def change_voice(voice_id: str) -> JsonObject:
-        house.voices.get(voice_id)
+        state.voices.get(voice_id)
         raise _voices_come_from_a_file()
 
 
-def _add_voice_settings(blueprint: Blueprint, house: House) -> None:
+def _add_voice_settings(blueprint: Blueprint, state: ServerState) -> None:
     @blueprint.get("/v1/voices/settings/default")
     async def default_settings() -> JsonObject:
         """Show what a voice is set to that nobody has changed."""
@@ -69,37 +69,37 @@ def _add_voice_settings(blueprint: Blueprint, house: House) -> None:
     @blueprint.get(f"{_VOICE}/settings")
     async def settings(voice_id: str) -> JsonObject:
         """Show what a voice is set to."""
-        return asdict(house.settings_of(house.voices.get(voice_id)))
+        return asdict(state.settings_of(state.voices.get(voice_id)))
 
     @blueprint.post(f"{_VOICE}/settings/edit")
     async def edit_settings(voice_id: str) -> JsonObject:
         """Set a voice, for every later request that says nothing itself, until the server ends."""
         changes = read_voice_settings(parse_body(await read_body()))
-        voice = house.voices.get(voice_id)
-        if voice not in house.voices.all():
+        voice = state.voices.get(voice_id)
+        if voice not in state.voices.all():
             raise NotOffered("Only a listed voice can be given settings.")
-        given = house.voice_settings.get(voice.voice_id, VoiceSettings())
-        house.voice_settings[voice.voice_id] = given.overridden_by(changes)
+        given = state.voice_settings.get(voice.voice_id, VoiceSettings())
+        state.voice_settings[voice.voice_id] = given.overridden_by(changes)
         return {"status": "ok"}
 
 
-def _add_account(blueprint: Blueprint, house: House) -> None:
+def _add_account(blueprint: Blueprint, state: ServerState) -> None:
     @blueprint.get("/v1/models")
     async def models() -> list[JsonObject] | JsonObject:
         """List the models, in the form that the caller's convention has."""
         if speaks_openai():
             return openai.models_body()
-        return listing.models_body(house.speech.max_text_chars)
+        return listing.models_body(state.speech.max_text_chars)
 
     @blueprint.get("/v1/user")
     async def user() -> JsonObject:
         """Show an account without limits."""
-        return listing.user_body(len(house.voices.all()))
+        return listing.user_body(len(state.voices.all()))
 
     @blueprint.get("/v1/user/subscription")
     async def subscription() -> JsonObject:
         """Show what that account pays for."""
-        return listing.subscription_body(len(house.voices.all()))
+        return listing.subscription_body(len(state.voices.all()))
 
     @blueprint.get("/v1/history")
     async def history() -> JsonObject:
@@ -115,7 +115,7 @@ def _add_account(blueprint: Blueprint, house: House) -> None:
                 param="token_type",
                 location="path",
             )
-        return {"token": house.tokens.issue()}
+        return {"token": state.tokens.issue()}
 
 
 def _voices_come_from_a_file() -> NotOffered:

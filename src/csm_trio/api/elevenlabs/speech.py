@@ -6,15 +6,15 @@ from csm_trio.api.responses import (
     BATCH,
     LIVE,
     begin_speech,
+    error_response,
     read_body,
-    refusal,
     timestamp_response,
 )
-from csm_trio.api.speech_stream import Speech
-from csm_trio.api.state import House
+from csm_trio.api.speech_stream import SpeechStream
+from csm_trio.api.state import ServerState
 from csm_trio.errors import SpeechError
-from csm_trio.pipeline.spec import SpeechOrder
-from csm_trio.protocol.elevenlabs.errors import rest_fault
+from csm_trio.pipeline.spec import ContextSpec
+from csm_trio.protocol.elevenlabs.errors import rest_error
 from csm_trio.protocol.elevenlabs.speech_request import parse_speech_request
 from csm_trio.protocol.elevenlabs.timestamps import timestamp_object
 from csm_trio.protocol.events import SpeechSettings
@@ -23,52 +23,52 @@ from csm_trio.telemetry import session_id
 _ROUTE = "/v1/text-to-speech/<voice_id>"
 
 
-def elevenlabs_blueprint(house: House) -> Blueprint:
+def elevenlabs_blueprint(state: ServerState) -> Blueprint:
     """Return the REST routes under `/v1/text-to-speech`."""
     blueprint = Blueprint("elevenlabs", __name__)
 
     @blueprint.post(_ROUTE)
     async def convert(voice_id: str) -> Response:
         """Speak the whole text, then answer with all of it and its length."""
-        speech, order = await _begin_speech(house, voice_id, BATCH)
+        speech, spec = await _begin_speech(state, voice_id, BATCH)
         whole = await speech.whole()
-        return Response(whole.data, content_type=order.audio_format.content_type)
+        return Response(whole.data, content_type=spec.audio_format.content_type)
 
     @blueprint.post(f"{_ROUTE}/stream")
     async def stream(voice_id: str) -> Response:
         """Answer with the same bytes as they are made."""
-        speech, _ = await _begin_speech(house, voice_id, LIVE)
+        speech, _ = await _begin_speech(state, voice_id, LIVE)
         return speech.response()
 
     @blueprint.post(f"{_ROUTE}/with-timestamps")
     async def convert_with_timestamps(voice_id: str) -> Response:
         """Speak the whole text, then answer with one JSON object."""
-        speech, _ = await _begin_speech(house, voice_id, BATCH, aligned=True)
+        speech, _ = await _begin_speech(state, voice_id, BATCH, aligned=True)
         whole = await speech.whole()
         return Response(timestamp_object(whole), content_type="application/json")
 
     @blueprint.post(f"{_ROUTE}/stream/with-timestamps")
     async def stream_with_timestamps(voice_id: str) -> Response:
         """Answer with JSON objects as they are made, one a line or one an SSE event."""
-        speech, _ = await _begin_speech(house, voice_id, LIVE, aligned=True)
+        speech, _ = await _begin_speech(state, voice_id, LIVE, aligned=True)
         return timestamp_response(speech, timestamp_object)
 
     return blueprint
 
 
-def fault_response(house: House, error: SpeechError) -> Response:
+def elevenlabs_error_response(state: ServerState, error: SpeechError) -> Response:
     """Answer a SpeechError in the vendor's form."""
-    return refusal(house, error, rest_fault(error, request_id=session_id.get()))
+    return error_response(state, error, rest_error(error, request_id=session_id.get()))
 
 
 async def _begin_speech(
-    house: House, voice_id: str, usual: SpeechSettings, *, aligned: bool = False
-) -> tuple[Speech, SpeechOrder]:
+    state: ServerState, voice_id: str, usual: SpeechSettings, *, aligned: bool = False
+) -> tuple[SpeechStream, ContextSpec]:
     asked = parse_speech_request(
         await read_body(),
         request.args,
         voice_id=voice_id,
-        max_chars=house.speech.max_text_chars,
+        max_chars=state.speech.max_text_chars,
     )
-    voice = house.voices.get(voice_id)
-    return await begin_speech(house, voice, asked, usual, aligned=aligned)
+    voice = state.voices.get(voice_id)
+    return await begin_speech(state, voice, asked, usual, aligned=aligned)

@@ -7,13 +7,13 @@ from functools import partial
 import trio
 from quart import Blueprint, ResponseReturnValue, websocket
 
-from csm_trio.api.elevenlabs.speech import fault_response
-from csm_trio.api.state import House
+from csm_trio.api.elevenlabs.speech import elevenlabs_error_response
+from csm_trio.api.state import ServerState
 from csm_trio.errors import EngineFailed, ServerLeaving, SpeechError, Unauthorized
-from csm_trio.pipeline.session import Session, SessionTerms, SocketProtocol
-from csm_trio.pipeline.spec import SpeechOrder
+from csm_trio.pipeline.session import Session, SessionConfig, SocketProtocol
+from csm_trio.pipeline.spec import ContextSpec
 from csm_trio.protocol.elevenlabs.dialogue_socket import DialogueProtocol
-from csm_trio.protocol.elevenlabs.errors import CLOSE_GOING_AWAY, socket_fault
+from csm_trio.protocol.elevenlabs.errors import CLOSE_GOING_AWAY, socket_error
 from csm_trio.protocol.elevenlabs.multi_stream_input import MultiStreamInputProtocol
 from csm_trio.protocol.elevenlabs.socket_query import SocketQuery, parse_socket_query
 from csm_trio.protocol.elevenlabs.stream_input import StreamInputProtocol
@@ -21,7 +21,7 @@ from csm_trio.protocol.events import OpenContext
 
 logger = logging.getLogger(__name__)
 
-GOODBYE_S = 0.8
+ERROR_TO_CLOSE_S = 0.8
 """Between an error frame and the close, as recorded from the vendor: a client whose reader is
 not up yet when both arrive at once hangs for ever (LiveKit's plugin)."""
 
@@ -29,31 +29,31 @@ _SPEECH = "/v1/text-to-speech/<voice_id>"
 _DIALOGUE = "/v1/text-to-dialogue"
 
 
-def sockets_blueprint(house: House) -> Blueprint:
+def websockets_blueprint(state: ServerState) -> Blueprint:
     """Return the WebSocket routes."""
     blueprint = Blueprint("sockets", __name__)
 
     @blueprint.websocket(f"{_SPEECH}/stream-input")
     async def stream_input(voice_id: str) -> ResponseReturnValue | None:
         """Converse: text in while it is being written, speech out while it is being made."""
-        return await _answer(
-            house, voice_id, lambda query: StreamInputProtocol(auto_mode=query.auto_mode)
+        return await _serve_socket(
+            state, voice_id, lambda query: StreamInputProtocol(auto_mode=query.auto_mode)
         )
 
     @blueprint.websocket(f"{_SPEECH}/multi-stream-input")
     async def multi_stream_input(voice_id: str) -> ResponseReturnValue | None:
         """Converse in several contexts, so that one may end while the next begins."""
-        return await _answer(house, voice_id, _multi_stream_input_protocol)
+        return await _serve_socket(state, voice_id, _multi_stream_input_protocol)
 
     @blueprint.websocket(f"{_DIALOGUE}/stream-input")
     async def dialogue() -> ResponseReturnValue | None:
         """Speak in several voices by turns, each hearing the others."""
-        return await _answer(house, None, partial(_dialogue_protocol, house, named=False))
+        return await _serve_socket(state, None, partial(_dialogue_protocol, state, named=False))
 
     @blueprint.websocket(f"{_DIALOGUE}/multi-stream-input")
     async def multi_dialogue() -> ResponseReturnValue | None:
         """Do so in several contexts."""
-        return await _answer(house, None, partial(_dialogue_protocol, house, named=True))
+        return await _serve_socket(state, None, partial(_dialogue_protocol, state, named=True))
 
     return blueprint
 
@@ -62,15 +62,15 @@ def _multi_stream_input_protocol(query: SocketQuery) -> SocketProtocol:
     return MultiStreamInputProtocol(auto_mode=query.auto_mode, sync_alignment=query.sync_alignment)
 
 
-def _dialogue_protocol(house: House, query: SocketQuery, *, named: bool) -> SocketProtocol:
+def _dialogue_protocol(state: ServerState, query: SocketQuery, *, named: bool) -> SocketProtocol:
     def speaker_of(voice_id: str) -> int:
-        return house.voices.get(voice_id).speaker_id
+        return state.voices.get(voice_id).speaker_id
 
     return DialogueProtocol(speaker_of, named_contexts=named)
 
 
-async def _answer(
-    house: House, voice_id: str | None, make_protocol: Callable[[SocketQuery], SocketProtocol]
+async def _serve_socket(
+    state: ServerState, voice_id: str | None, make_protocol: Callable[[SocketQuery], SocketProtocol]
 ) -> ResponseReturnValue | None:
     """Let a client in, or refuse before the upgrade: an HTTP answer with a true status.
 
@@ -78,67 +78,67 @@ async def _answer(
     """
     try:
         query = parse_socket_query(websocket.args, dialogue=voice_id is None)
-        place = house.admission.admit()
+        lease = state.admission.admit()
     except SpeechError as error:
-        return fault_response(house, error)
-    with place:
+        return elevenlabs_error_response(state, error)
+    with lease:
         await websocket.accept()
-        await _converse(house, voice_id, query, make_protocol(query))
+        await _run_and_close(state, voice_id, query, make_protocol(query))
     return None
 
 
-async def _converse(
-    house: House, voice_id: str | None, query: SocketQuery, protocol: SocketProtocol
+async def _run_and_close(
+    state: ServerState, voice_id: str | None, query: SocketQuery, protocol: SocketProtocol
 ) -> None:
     """Run a session; if it ends in an error, say which, wait, and close with its code."""
     try:
-        await _run_session(house, voice_id, query, protocol)
+        await _run_session(state, voice_id, query, protocol)
     except ServerLeaving as error:
         await websocket.close(CLOSE_GOING_AWAY, error.message)
     except SpeechError as error:
-        house.metrics.refusals.labels(type(error).__name__).inc()
-        await _say_goodbye(error)
+        state.metrics.refusals.labels(type(error).__name__).inc()
+        await _close_with_error(error)
     except Exception:
         # A door's broad except: what leaves a socket handler would close 1000, as if all
         # had gone well.
         logger.exception("session failed")
-        await _say_goodbye(EngineFailed())
+        await _close_with_error(EngineFailed())
 
 
 async def _run_session(
-    house: House, voice_id: str | None, query: SocketQuery, protocol: SocketProtocol
+    state: ServerState, voice_id: str | None, query: SocketQuery, protocol: SocketProtocol
 ) -> None:
-    admitted = house.admits(websocket.headers, websocket.args)
-    needs_key = house.server.api_key is not None and admitted is None
+    admitted = state.admits(websocket.headers, websocket.args)
+    needs_key = state.server.api_key is not None and admitted is None
     if admitted is False:
         raise Unauthorized
     if voice_id is not None:
-        house.voices.get(voice_id)
+        state.voices.get(voice_id)
 
-    def open_order(opened: OpenContext) -> SpeechOrder:
-        order = house.order(
+    def open_spec(opened: OpenContext) -> ContextSpec:
+        spec = state.spec(
             opened.context_id,
-            house.voices.get(opened.settings.voice_id or voice_id or ""),
+            state.voices.get(opened.settings.voice_id or voice_id or ""),
             query.audio_format,
             query.settings.overridden_by(opened.settings),
-            max_audio_len_ms=house.speech.ws_max_audio_len_ms,
+            max_audio_len_ms=state.speech.ws_max_audio_len_ms,
         )
-        order.chunk_lengths = opened.chunk_lengths
-        order.dialogue = voice_id is None
-        order.aligned = True
-        return order
+        spec.chunk_lengths = opened.chunk_lengths
+        spec.dialogue = voice_id is None
+        spec.aligned = True
+        return spec
 
     def authorize(key: str) -> bool:
-        return house.accepts(key) or house.tokens.redeem(key)
+        return state.accepts(key) or state.tokens.redeem(key)
 
-    terms = SessionTerms(
-        open_order,
+    config = SessionConfig(
+        open_spec,
         query.inactivity_timeout_s,
         authorize if needs_key else None,
-        drain_begun=house.admission.drain_begun,
-        drain_s=house.server.drain_s,
+        drain_begun=state.admission.drain_begun,
+        drain_s=state.server.drain_s,
     )
-    session = Session(protocol, house.speaker, terms, house.metrics)
+    session = Session(protocol, state.synthesizer, config, state.metrics)
     await session.run(_next_message, websocket.send)
 
 
@@ -147,10 +147,10 @@ async def _next_message() -> str | bytes:
     return await websocket.receive() or ""
 
 
-async def _say_goodbye(error: SpeechError) -> None:
-    fault = socket_fault(error)
+async def _close_with_error(error: SpeechError) -> None:
+    fault = socket_error(error)
     await websocket.send(fault.frame())
-    with trio.move_on_after(GOODBYE_S):
+    with trio.move_on_after(ERROR_TO_CLOSE_S):
         while True:  # Reading on: a hang-up must be heard now, too.
             await websocket.receive()
     await websocket.close(fault.code, fault.reason)

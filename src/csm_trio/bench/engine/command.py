@@ -21,7 +21,7 @@ _MAX_ROWS = 1024
 _MAX_STEPS = 100_000
 _STEPS = 50
 
-_SCHEDULING = ("target_lead_s", "max_lead_s")
+_SCHEDULING = ("low_water_s", "high_water_s")
 _MODEL_SETTINGS = tuple(
     setting
     for setting in SETTINGS

@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from csm_trio.bench.engine.report import BatchTiming, EngineTiming, PeerTiming, PrefillTiming
-from csm_trio.bench.engine.transformers_baseline import TransformersPeer
+from csm_trio.bench.engine.report import BaselineTiming, BatchTiming, EngineTiming, PrefillTiming
+from csm_trio.bench.engine.transformers_baseline import TransformersBaseline
 from csm_trio.config import EngineConfig
 from csm_trio.engine.byte_size import format_bytes
-from csm_trio.engine.cuda_graph import captured
+from csm_trio.engine.cuda_graph import capture_graph
 from csm_trio.engine.load import LoadedModel, load_model, usual_slots, warm_runner
 from csm_trio.engine.memory import (
     available_bytes,
@@ -35,7 +35,7 @@ from csm_trio.engine.memory import (
 )
 from csm_trio.engine.runner import Placement, TorchRunner
 from csm_trio.engine.step_eager import CODEC_ROWS
-from csm_trio.engine.utterance import Sampling, Turn, Utterance
+from csm_trio.engine.utterance import PromptSegment, Sampling, Utterance
 from csm_trio.errors import SpeechError, StartupError
 from csm_trio.model.progress import Progress
 
@@ -166,8 +166,8 @@ def _time_batch(loaded: LoadedModel, runner: TorchRunner, batch: int, steps: int
     room = loaded.config.backbone.max_positions // 2
     utterance = Utterance(_TEXT, 0, room, Sampling(temperature=0.9, top_k=50, seed=1))
     slots = range(batch)
-    for first in range(0, batch, runner.opens_per_step):
-        opened = slots[first : first + runner.opens_per_step]
+    for first in range(0, batch, runner.max_prefills_per_step):
+        opened = slots[first : first + runner.max_prefills_per_step]
         _open(loaded, runner, [(slot, utterance) for slot in opened])
     timed = min(steps, room - _UNTIMED_STEPS)
     progress = Progress(logger, f"batch of {batch}", _UNTIMED_STEPS + timed, "steps")
@@ -196,7 +196,7 @@ def _open(loaded: LoadedModel, runner: TorchRunner, batch: list[tuple[int, Utter
             raise StartupError(
                 f"--max-positions {positions}: no room for the sentence that is timed."
             )
-    runner.fill()
+    runner.prefill_all()
 
 
 def _median_ms(work: Callable[[], object], rounds: int) -> float:
@@ -225,7 +225,7 @@ def _codec_ms(loaded: LoadedModel, batch: int) -> float:
         from csm_trio.engine.step_graphed import codec_kernels
 
         kernels = codec_kernels(loaded.config, device)
-        work = captured(lambda: codec.decode(codes, rows, state, kernels=kernels)).replay
+        work = capture_graph(lambda: codec.decode(codes, rows, state, kernels=kernels)).replay
     else:
 
         def work() -> None:
@@ -243,7 +243,7 @@ def _time_prefills(loaded: LoadedModel, runner: TorchRunner) -> list[PrefillTimi
     most = loaded.config.backbone.max_positions // 2
     timings = []
     for positions in sorted({min(positions, most) for positions in _PREFILL_POSITIONS}):
-        for prompts in sorted({1, min(runner.opens_per_step, runner.slots)}):
+        for prompts in sorted({1, min(runner.max_prefills_per_step, runner.slots)}):
             batch = [(slot, _prompted(loaded, positions)) for slot in range(prompts)]
 
             def once(batch: list[tuple[int, Utterance]] = batch) -> None:
@@ -263,7 +263,7 @@ def _prompted(loaded: LoadedModel, positions: int) -> Utterance:
     texts = len(tokenizer.encode("A.", speaker_id=0)) + len(tokenizer.encode("B.", speaker_id=0))
     frames = positions - texts - 1  # the turn's end-of-speech frame
     codes = np.zeros((max(1, frames), loaded.config.codebooks), np.int16)
-    return Utterance("B.", 0, 8, Sampling(seed=1), (Turn(0, "A.", codes),))
+    return Utterance("B.", 0, 8, Sampling(seed=1), (PromptSegment(0, "A.", codes),))
 
 
 def _peak_bytes(device: torch.device) -> int:
@@ -295,7 +295,7 @@ def _copy_bytes_per_s(device: torch.device) -> float:
     return 2e3 * size / min(_took_ms(once) for _ in range(10))
 
 
-def _time_peers(peer: _Peer, batches: Sequence[int]) -> tuple[PeerTiming, ...]:
+def _time_peers(peer: _Peer, batches: Sequence[int]) -> tuple[BaselineTiming, ...]:
     """Time transformers on the same weights; StartupError where it cannot have them."""
     if not batches:
         return ()
@@ -307,9 +307,9 @@ def _time_peers(peer: _Peer, batches: Sequence[int]) -> tuple[PeerTiming, ...]:
             f"{format_bytes(free)} left."
         )
     logger.info("loading the same weights with transformers")
-    model = TransformersPeer(peer.folder, device=placement.device, dtype=placement.dtype)
+    model = TransformersBaseline(peer.folder, device=placement.device, dtype=placement.dtype)
     timings = []
     for batch in batches:
-        timings.append(PeerTiming("transformers generate", batch, model.frame_ms(batch)))
+        timings.append(BaselineTiming("transformers generate", batch, model.frame_ms(batch)))
         logger.info("transformers, %d rows: %.1f ms a frame", batch, timings[-1].frame_ms)
     return tuple(timings)

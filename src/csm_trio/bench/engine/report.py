@@ -32,7 +32,7 @@ class PrefillTiming:
 
 
 @dataclass(frozen=True, slots=True)
-class PeerTiming:
+class BaselineTiming:
     """A frame of `batch` rows by another implementation on the same device, without audio."""
 
     name: str
@@ -65,7 +65,7 @@ class EngineTiming:
     copy_bytes_per_s: float
     batches: tuple[BatchTiming, ...]
     prefills: tuple[PrefillTiming, ...]
-    peers: tuple[PeerTiming, ...] = ()
+    peers: tuple[BaselineTiming, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -108,7 +108,7 @@ class EngineTiming:
         ]
         return "\n".join([*lines, *self.notes])
 
-    def _beside(self, peer: PeerTiming) -> str:
+    def _beside(self, peer: BaselineTiming) -> str:
         """Compare a peer with the step of as many rows, with Mimi in it and without."""
         for row in self.batches:
             if row.batch == peer.batch:

@@ -21,7 +21,7 @@ _ROUNDS = 9
 _ENOUGH_S = 5.0
 
 
-class TransformersPeer:
+class TransformersBaseline:
     """A loaded `CsmForConditionalGeneration` on a device.
 
     Raises `StartupError` where transformers cannot load the folder, or would fill some of the

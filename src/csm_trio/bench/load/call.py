@@ -1,6 +1,6 @@
 """One phone line: turn after turn over a server's socket, each as long as its sound plays.
 
-A turn goes in, what its listener heard comes out, into a `Tally`; figures are made elsewhere.
+A turn goes in, what its listener heard comes out, into a `Recorder`; figures are made elsewhere.
 """
 
 import math
@@ -99,7 +99,7 @@ class TurnRecord:
 
 
 @dataclass(slots=True)
-class Tally:
+class Recorder:
     """What the lines of one point note, between `from_s` and `until_s`.
 
     A turn counts that begins before `until_s` and ends after `from_s`; it may end at any time
@@ -147,8 +147,8 @@ class Tally:
             self.gap_ticks[round(gap_s * TICKS_PER_S)] += 1
 
 
-async def hold_line(
-    workload: Workload, audio_format: AudioFormat, turns: Iterable[Turn], tally: Tally
+async def run_call(
+    workload: Workload, audio_format: AudioFormat, turns: Iterable[Turn], recorder: Recorder
 ) -> None:
     """Speak one turn after the other, each on a socket of its own, until there are no more.
 
@@ -157,13 +157,13 @@ async def hold_line(
     target = SpeechTarget(
         workload.base_url, workload.voice_id, audio_format, api_key=workload.api_key
     )
-    tally.lines += 1
+    recorder.lines += 1
     try:
         for turn in turns:
-            failed = await _Conversation(target, turn, workload.words_per_s, tally).run()
+            failed = await _Conversation(target, turn, workload.words_per_s, recorder).run()
             await trio.sleep(max(turn.pause_s, _RETRY_S) if failed else turn.pause_s)
     finally:
-        tally.lines -= 1
+        recorder.lines -= 1
 
 
 def error_kind(message: str) -> str:
@@ -178,12 +178,14 @@ def error_kind(message: str) -> str:
 class _Conversation:
     """One turn while it runs: writes its text, plays its sound, is interrupted or not."""
 
-    def __init__(self, target: SpeechTarget, turn: Turn, words_per_s: float, tally: Tally) -> None:
+    def __init__(
+        self, target: SpeechTarget, turn: Turn, words_per_s: float, recorder: Recorder
+    ) -> None:
         self._call = Call(target)
         self._format = target.audio_format
         self._turn = turn
         self._words_per_s = words_per_s
-        self._tally = tally
+        self._tally = recorder
         self._counted = False
         self._player = Player()
         self._heard = trio.Event()

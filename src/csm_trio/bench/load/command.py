@@ -21,7 +21,7 @@ from csm_trio.bench.load.plot import svg
 from csm_trio.bench.load.point import Point, run_point, settle
 from csm_trio.bench.load.report import Figures, points_json, sum_up, table
 from csm_trio.bench.load.workload import TEXTS
-from csm_trio.process_tuning import calm_collector
+from csm_trio.process_tuning import tuned_gc
 
 _EXIT_FAILED = 1
 _EXIT_INTERRUPTED = 128 + signal.SIGINT
@@ -44,7 +44,7 @@ async def bench(
     sweep = _Sweep(options, stderr)
     async with trio.open_nursery() as nursery:
         await nursery.start(_cancel_on_interrupt, sweep.scope)
-        with calm_collector():
+        with tuned_gc():
             await sweep.run()
         nursery.cancel_scope.cancel()
     figures = [sum_up(point) for point in sweep.points]
@@ -108,17 +108,17 @@ class _Sweep:
 
 
 def _progress_line(point: Point, now_s: float) -> str:
-    tally = point.tally
-    if now_s < tally.from_s:
+    recorder = point.recorder
+    if now_s < recorder.from_s:
         stage = "ramp"
-    elif now_s < tally.until_s:
-        stage = f"{tally.until_s - now_s:.0f} s left"
+    elif now_s < recorder.until_s:
+        stage = f"{recorder.until_s - now_s:.0f} s left"
     else:
-        stage = f"waiting for {tally.pending} turns"
-    failed = sum(record.outcome == "failed" for record in tally.turns)
+        stage = f"waiting for {recorder.pending} turns"
+    failed = sum(record.outcome == "failed" for record in recorder.turns)
     return (
-        f"{point.calls} calls: {tally.lines} open, {tally.speaking} speaking, "
-        f"{len(tally.turns)} turns, {failed} failed, {tally.audio_s:.0f} s of audio, {stage}"
+        f"{point.calls} calls: {recorder.lines} open, {recorder.speaking} speaking, "
+        f"{len(recorder.turns)} turns, {failed} failed, {recorder.audio_s:.0f} s of audio, {stage}"
     )
 
 

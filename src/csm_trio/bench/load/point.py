@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import trio
 
-from csm_trio.bench.load.call import TICKS_PER_S, Tally, hold_line
+from csm_trio.bench.load.call import TICKS_PER_S, Recorder, run_call
 from csm_trio.bench.load.workload import Workload, arrival_times_s, format_of, turns
 
 TAIL_S = 20.0
@@ -43,7 +43,7 @@ class Point:
     """
 
     calls: int
-    tally: Tally = field(default_factory=Tally)
+    recorder: Recorder = field(default_factory=Recorder)
     lag_ticks: Counter[int] = field(default_factory=Counter)
     seconds: float = 0.0
     busy: float = 0.0
@@ -55,31 +55,31 @@ async def run_point(workload: Workload, point: Point, duration_s: float) -> None
 
     What ends within the ramp is not counted. May be cancelled; `point` then holds what there is.
     """
-    tally = point.tally
+    recorder = point.recorder
     before = await read_metrics(workload.base_url)
     async with trio.open_nursery() as nursery:
         start_s = trio.current_time()
-        tally.from_s = start_s + (0 if workload.arrivals == "together" else workload.ramp_s)
-        tally.until_s = tally.from_s + duration_s
+        recorder.from_s = start_s + (0 if workload.arrivals == "together" else workload.ramp_s)
+        recorder.until_s = recorder.from_s + duration_s
         for index, arrival_s in enumerate(arrival_times_s(workload, point.calls)):
             nursery.start_soon(_arrive, workload, point, index, start_s + arrival_s)
-        await trio.sleep_until(tally.from_s)
+        await trio.sleep_until(recorder.from_s)
         await _measure_client(point)
         # Asked before the lines are cut: their hundred cancels at once would be no figure.
         after = await read_metrics(workload.base_url)
         if before is not None and after is not None:
             point.cancels = buckets_between(before, after, _CANCEL_HISTOGRAM)
-        if tally.pending:
+        if recorder.pending:
             with trio.move_on_after(TAIL_S) as patience:
-                await tally.drained.wait()
-            tally.overdue = patience.cancelled_caught
+                await recorder.drained.wait()
+            recorder.overdue = patience.cancelled_caught
         nursery.cancel_scope.cancel()
 
 
 async def _arrive(workload: Workload, point: Point, index: int, at_s: float) -> None:
     await trio.sleep_until(at_s)
     audio_format = format_of(workload, index)
-    await hold_line(workload, audio_format, turns(workload, point.calls, index), point.tally)
+    await run_call(workload, audio_format, turns(workload, point.calls, index), point.recorder)
 
 
 async def _measure_client(point: Point) -> None:
@@ -88,7 +88,7 @@ async def _measure_client(point: Point) -> None:
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_note_lag, point.lag_ticks)
-            await trio.sleep_until(point.tally.until_s)
+            await trio.sleep_until(point.recorder.until_s)
             nursery.cancel_scope.cancel()
     finally:
         point.seconds = trio.current_time() - from_s

@@ -115,7 +115,7 @@ def spread_of_ticks(ticks: Counter[int]) -> Spread:
 
 def sum_up(point: Point) -> Figures:
     """Return the figures of all that a point has noted."""
-    records = point.tally.turns
+    records = point.recorder.turns
     outcomes = Counter(record.outcome for record in records)
     errors = [record.error for record in records if record.error is not None]
     lag_ms = spread_of_ticks(point.lag_ticks)
@@ -133,7 +133,7 @@ def sum_up(point: Point) -> Figures:
         # The last of a kind stays, in the order of the first.
         error_examples={error_kind(error): error[:_MAX_EXAMPLE_CHARS] for error in errors},
         first_audio_ms=_spread_ms(record.first_audio_s for record in records),
-        chunk_gap_ms=spread_of_ticks(point.tally.gap_ticks),
+        chunk_gap_ms=spread_of_ticks(point.recorder.gap_ticks),
         worst_underrun_ms=_spread_ms(
             record.worst_underrun_s for record in records if _heard(record)
         ),
@@ -145,7 +145,7 @@ def sum_up(point: Point) -> Figures:
         c100_after_text=_share_held(
             records, [record.worst_underrun_after_text_s for record in records]
         ),
-        streams=point.tally.audio_s / point.seconds if point.seconds else 0.0,
+        streams=point.recorder.audio_s / point.seconds if point.seconds else 0.0,
         real_time_factor=spread(factor for factor in factors if factor is not None),
         connect_ms=_spread_ms(record.connect_s for record in records),
         cancel_to_free=None if point.cancels is None else cancels_of(point.cancels),

@@ -36,7 +36,7 @@ def fetch_matching(repo_id: str, patterns: list[str]) -> Path:
     def fetch() -> str:
         return huggingface_hub.snapshot_download(repo_id, allow_patterns=patterns)
 
-    return Path(_told(repo_id, repo_id, fetch))
+    return Path(_fetch_or_fail(repo_id, repo_id, fetch))
 
 
 def fetch_file(repo_id: str, name: str) -> Path | None:
@@ -48,11 +48,11 @@ def fetch_file(repo_id: str, name: str) -> Path | None:
         except errors.RemoteEntryNotFoundError:
             return None
 
-    path = _told(f"{name} of {repo_id}", repo_id, fetch)
+    path = _fetch_or_fail(f"{name} of {repo_id}", repo_id, fetch)
     return None if path is None else Path(path)
 
 
-def _told(what: str, repo_id: str, fetch: Callable[[], T]) -> T:
+def _fetch_or_fail(what: str, repo_id: str, fetch: Callable[[], T]) -> T:
     try:
         return fetch()
     except _FAILURES as error:

@@ -55,7 +55,7 @@ class CheckpointFiles:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _Source:
     """A folder of checkpoint files; `fetch` makes one of them local, None if there is none."""
 
     name: str
@@ -76,29 +76,31 @@ def locate_checkpoint(
     if weights_path is not None:
         return _locate_local(weights_path, model_id=model_id, model_file=model_file)
     if model_id is not None:
-        place = _repository(model_id)
-        return _assemble(place, _weights_in(place, model_file), spare_id=None)
+        source = _repository(model_id)
+        return _assemble(source, _weights_in(source, model_file), spare_id=None)
     if model_file is not None:
         raise StartupError("--model-file names a file of a repository: pass --model-id with it.")
-    place = _local_place(_embedded_folder(), name="the embedded voice")
-    return _assemble(place, _weights_in(place, None), spare_id=None)
+    source = _local_source(_embedded_folder(), name="the embedded voice")
+    return _assemble(source, _weights_in(source, None), spare_id=None)
 
 
 def _locate_local(path: Path, *, model_id: str | None, model_file: str | None) -> CheckpointFiles:
     if path.is_dir():
-        place = _local_place(path, name=str(path))
-        return _assemble(place, _weights_in(place, model_file), spare_id=model_id)
+        source = _local_source(path, name=str(path))
+        return _assemble(source, _weights_in(source, model_file), spare_id=model_id)
     if not path.is_file():
         raise StartupError(f"--weights-path: {path} does not exist.")
-    place = _local_place(path.parent, name=str(path))
-    return _assemble(place, _weights_in(place, path.name), spare_id=model_id)
+    source = _local_source(path.parent, name=str(path))
+    return _assemble(source, _weights_in(source, path.name), spare_id=model_id)
 
 
-def _assemble(place: _Place, weights: tuple[Path, ...], *, spare_id: str | None) -> CheckpointFiles:
+def _assemble(
+    source: _Source, weights: tuple[Path, ...], *, spare_id: str | None
+) -> CheckpointFiles:
     """Complete the weights; the repository `spare_id` is asked for what is not beside them."""
-    codec = _locate_codec(place, weights, spare_id=spare_id)
-    tokenizer, config = place.find("tokenizer.json"), place.find("config.json")
-    generation_config = place.find("generation_config.json")
+    codec = _locate_codec(source, weights, spare_id=spare_id)
+    tokenizer, config = source.find("tokenizer.json"), source.find("config.json")
+    generation_config = source.find("generation_config.json")
     if spare_id is not None and (tokenizer is None or config is None):
         spare = _repository(spare_id)
         tokenizer = tokenizer or spare.find("tokenizer.json")
@@ -106,42 +108,42 @@ def _assemble(place: _Place, weights: tuple[Path, ...], *, spare_id: str | None)
             config = spare.find("config.json")
             generation_config = generation_config or spare.find("generation_config.json")
     return CheckpointFiles(
-        name=place.name,
+        name=source.name,
         weights=weights,
         codec=codec,
         config=config,
         generation_config=generation_config,
-        tokenizer=tokenizer or _csm_1b_tokenizer(place),
-        embedded=place.folder == _embedded_folder(),
+        tokenizer=tokenizer or _csm_1b_tokenizer(source),
+        embedded=source.folder == _embedded_folder(),
     )
 
 
-def _weights_in(place: _Place, model_file: str | None) -> tuple[Path, ...]:
+def _weights_in(source: _Source, model_file: str | None) -> tuple[Path, ...]:
     if model_file is not None:
-        named = place.fetch(model_file)
+        named = source.fetch(model_file)
         if named is None:
-            raise StartupError(f"{place.name} has no file {model_file}.")
+            raise StartupError(f"{source.name} has no file {model_file}.")
         if named.name.endswith(_INDEX_SUFFIX):
-            return _shards(place, named)
+            return _shards(source, named)
         if named.suffix not in _SUFFIXES:
             raise StartupError(f"{named} is neither a .safetensors nor a .gguf file.")
         return (named,)
-    index = _index_in(place)
+    index = _index_in(source)
     if index is not None:
-        return _shards(place, index)
-    single = place.fetch(_SINGLE_FILE) or _only_gguf(place.folder)
+        return _shards(source, index)
+    single = source.fetch(_SINGLE_FILE) or _only_gguf(source.folder)
     if single is None:
         raise StartupError(
-            f"{place.name} has no {_SINGLE_FILE} and no index of shards: "
+            f"{source.name} has no {_SINGLE_FILE} and no index of shards: "
             "name its weights file with --model-file."
         )
     return (single,)
 
 
-def _index_in(place: _Place) -> Path | None:
+def _index_in(source: _Source) -> Path | None:
     """Choose the index of shards: the library's usual name first, then by the alphabet."""
-    usual = place.find(f"model{_INDEX_SUFFIX}")
-    return usual or min(place.folder.glob(f"*{_INDEX_SUFFIX}"), default=None)
+    usual = source.find(f"model{_INDEX_SUFFIX}")
+    return usual or min(source.folder.glob(f"*{_INDEX_SUFFIX}"), default=None)
 
 
 def _only_gguf(folder: Path) -> Path | None:
@@ -149,14 +151,14 @@ def _only_gguf(folder: Path) -> Path | None:
     return found[0] if len(found) == 1 else None
 
 
-def _shards(place: _Place, index: Path, *, prefix: str = "") -> tuple[Path, ...]:
+def _shards(source: _Source, index: Path, *, prefix: str = "") -> tuple[Path, ...]:
     """Make local those shards of an index that hold a tensor whose name starts with `prefix`."""
     wanted = {shard for name, shard in _weight_map(index).items() if name.startswith(prefix)}
     shards = []
     for name in sorted(wanted):
-        shard = place.fetch(name) if Path(name).name == name else None
+        shard = source.fetch(name) if Path(name).name == name else None
         if shard is None:
-            raise StartupError(f"{place.name} lacks the shard {name} that {index.name} names.")
+            raise StartupError(f"{source.name} lacks the shard {name} that {index.name} names.")
         shards.append(shard)
     return tuple(shards)
 
@@ -177,11 +179,11 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 
 def _locate_codec(
-    place: _Place, weights: tuple[Path, ...], *, spare_id: str | None
+    source: _Source, weights: tuple[Path, ...], *, spare_id: str | None
 ) -> tuple[Path, ...]:
     if any(name.startswith(CODEC_PREFIX) for path in weights for name in tensor_names(path)):
         return ()
-    beside = place.find(f"{_CODEC_FOLDER}/{_SINGLE_FILE}")
+    beside = source.find(f"{_CODEC_FOLDER}/{_SINGLE_FILE}")
     if beside is not None:
         return (beside,)
     if spare_id is not None and (shards := _codec_shards(spare_id)):
@@ -196,7 +198,7 @@ def _locate_codec(
             if found:
                 return found
     raise StartupError(
-        f"{place.name} holds no codec: put Mimi's {_SINGLE_FILE} (the repository {MIMI}) into a "
+        f"{source.name} holds no codec: put Mimi's {_SINGLE_FILE} (the repository {MIMI}) into a "
         f"folder named {_CODEC_FOLDER} beside it. {' '.join(problems)}".rstrip()
     )
 
@@ -206,9 +208,9 @@ def _codec_shards(repo_id: str) -> tuple[Path, ...]:
 
     A single file is not looked into: it would have to be downloaded whole to see its names.
     """
-    place = _repository(repo_id)
-    index = _index_in(place)
-    return () if index is None else _shards(place, index, prefix=CODEC_PREFIX)
+    source = _repository(repo_id)
+    index = _index_in(source)
+    return () if index is None else _shards(source, index, prefix=CODEC_PREFIX)
 
 
 def _mimi_file() -> tuple[Path, ...]:
@@ -216,7 +218,7 @@ def _mimi_file() -> tuple[Path, ...]:
     return () if path is None else (path,)
 
 
-def _csm_1b_tokenizer(place: _Place) -> Path:
+def _csm_1b_tokenizer(source: _Source) -> Path:
     problem = ""
     try:
         path = _repository(CSM_1B).find("tokenizer.json")
@@ -224,20 +226,20 @@ def _csm_1b_tokenizer(place: _Place) -> Path:
         path, problem = None, f" {error}"
     if path is None:
         raise StartupError(
-            f"{place.name} has no tokenizer.json: put one beside it, or pass --model-id with a "
+            f"{source.name} has no tokenizer.json: put one beside it, or pass --model-id with a "
             f"repository that has one.{problem}"
         )
     return path
 
 
-def _repository(repo_id: str) -> _Place:
+def _repository(repo_id: str) -> _Source:
     """Fetch a repository's small files; its weights follow by name."""
     folder = hub.fetch_matching(repo_id, _SMALL_FILES)
-    return _Place(repo_id, folder, lambda name: hub.fetch_file(repo_id, name))
+    return _Source(repo_id, folder, lambda name: hub.fetch_file(repo_id, name))
 
 
-def _local_place(folder: Path, *, name: str) -> _Place:
-    return _Place(name, folder, lambda file_name: _existing(folder / file_name))
+def _local_source(folder: Path, *, name: str) -> _Source:
+    return _Source(name, folder, lambda file_name: _existing(folder / file_name))
 
 
 def _embedded_folder() -> Path:

@@ -18,16 +18,16 @@ from csm_trio.model.config import (
     FRAME_SAMPLES,
     SAMPLE_RATE_HZ,
     CSMConfig,
-    Draw,
     Llama3Scaling,
     LlamaConfig,
     MimiConfig,
     SamplingDefaults,
+    SamplingParams,
 )
 
-GREEDY = Draw(temperature=0.0, top_k=1)
+GREEDY = SamplingParams(temperature=0.0, top_k=1)
 
-CSM_1B_DRAW = Draw(temperature=0.9, top_k=50)
+CSM_1B_SAMPLING = SamplingParams(temperature=0.9, top_k=50)
 """How Sesame's reference draws both halves (SesameAILabs/csm, generator.py)."""
 
 
@@ -110,7 +110,7 @@ def csm_1b_config() -> CSMConfig:
         audio_vocab_size=2051,
         text_vocab_size=128_256,
         codebook_eos_id=0,
-        sampling=SamplingDefaults(backbone=CSM_1B_DRAW, depth=CSM_1B_DRAW),
+        sampling=SamplingDefaults(backbone=CSM_1B_SAMPLING, depth=CSM_1B_SAMPLING),
     )
 
 
@@ -306,20 +306,20 @@ def _sampling_defaults(
         for prefix in ("", "depth_decoder_")
         for key in ("do_sample", "temperature", "top_k")
     ):
-        return SamplingDefaults(backbone=CSM_1B_DRAW, depth=CSM_1B_DRAW)
+        return SamplingDefaults(backbone=CSM_1B_SAMPLING, depth=CSM_1B_SAMPLING)
     return SamplingDefaults(
         backbone=_draw(fields, prefix="", vocab_size=vocab_size),
         depth=_draw(fields, prefix="depth_decoder_", vocab_size=vocab_size),
     )
 
 
-def _draw(fields: Mapping[str, Any], *, prefix: str, vocab_size: int) -> Draw:
+def _draw(fields: Mapping[str, Any], *, prefix: str, vocab_size: int) -> SamplingParams:
     if not fields.get(f"{prefix}do_sample"):
         return GREEDY
     temperature = fields.get(f"{prefix}temperature")
     top_k = fields.get(f"{prefix}top_k")
     try:
-        draw = Draw(
+        draw = SamplingParams(
             temperature=1.0 if temperature is None else float(temperature),
             top_k=50 if top_k is None else int(top_k),
         )

@@ -15,7 +15,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from csm_trio.model.config import MimiConfig
 from csm_trio.model.kernels.workspace import Workspace, power_of_2
-from csm_trio.model.mimi.attention import MimiClock, RingAttend
+from csm_trio.model.mimi.attention import MimiPositions, RingAttend
 
 _LEAST_TILE = 16  # what a matrix instruction takes
 
@@ -227,8 +227,8 @@ def attend(
     return out
 
 
-def attending_rings(clock: MimiClock, space: Workspace, *, config: MimiConfig) -> RingAttend:
-    """Attend over the codec's rings as `Timekeeper.attending` does."""
+def attending_rings(clock: MimiPositions, space: Workspace, *, config: MimiConfig) -> RingAttend:
+    """Attend over the codec's rings as `RingPositions.attending` does."""
     steps = Clock(clock.rows, clock.start, clock.cosines[:, :, 0], clock.sines[:, :, 0])
     splits = splits_for(clock.rows.shape[0] * config.kv_heads, most=4)
 

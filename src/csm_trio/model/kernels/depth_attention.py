@@ -16,7 +16,7 @@ from csm_trio.model.kernels.workspace import Workspace, power_of_2
 
 
 @triton.jit(do_not_specialize=["position", "rows"])
-def _lockstep_kernel(
+def _depth_attention_kernel(
     out_ptr, qkv_ptr, keys_ptr, values_ptr, cos_ptr, sin_ptr, position, rows, places, scale,
     GROUP: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr,
     QUERIES: tl.constexpr, PLACES: tl.constexpr, FIRST: tl.constexpr, PDL: tl.constexpr,
@@ -91,7 +91,7 @@ class Scratch:
     sin: Tensor
 
 
-def attend_lockstep(
+def depth_attention(
     qkv: Tensor, position: int, scratch: Scratch, space: Workspace, *, heads: int
 ) -> Tensor:
     """Attend from qkv [rows, (heads + 2 kv_heads) * dim] at `position` to all before it.
@@ -102,7 +102,7 @@ def attend_lockstep(
     _, kv_heads, places, dim = scratch.keys.shape
     rows = len(qkv) // 2 if position == 1 else len(qkv)
     out = qkv.new_empty(len(qkv), heads * dim)
-    _lockstep_kernel[(rows, kv_heads)](
+    _depth_attention_kernel[(rows, kv_heads)](
         out, qkv, scratch.keys, scratch.values, scratch.cos, scratch.sin,
         position, rows, places, dim**-0.5,
         GROUP=heads // kv_heads, KV_HEADS=kv_heads, DIM=dim, WIDTH=max(16, power_of_2(dim)),

@@ -53,7 +53,7 @@ def _kth_largest(keys, k, BITS: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["codebook", "table_start"])
-def _draw_kernel(
+def _sample_kernel(
     logits_ptr, codes_ptr, slots_ptr, temperature_ptr, top_k_ptr, seeds_ptr, frames_ptr,
     table_ptr, next_ptr, codebook, table_start, codebooks, ids_count, width,
     HALF: tl.constexpr, EMBED: tl.constexpr, BITS: tl.constexpr,
@@ -90,7 +90,7 @@ def _draw_kernel(
 
 
 @dataclass(frozen=True, slots=True)
-class Dice:
+class SamplingTensors:
     """How rows draw. slots: int64 [rows]; the others are indexed by slot.
 
     temperature: float32 [slots, 2]; top_k: int64 [slots, 2]; seeds, frames: int64 [slots].
@@ -107,7 +107,7 @@ class Dice:
 def draw(
     logits: Tensor,
     codebook: int,
-    dice: Dice,
+    sampling: SamplingTensors,
     codes: Tensor,
     space: Workspace,
     *,
@@ -121,8 +121,9 @@ def draw(
     """
     rows, ids = logits.shape
     width = table.shape[1]
-    _draw_kernel[(rows,)](
-        logits, codes, dice.slots, dice.temperature, dice.top_k, dice.seeds, dice.frames,
+    _sample_kernel[(rows,)](
+        logits, codes, sampling.slots, sampling.temperature, sampling.top_k, sampling.seeds,
+        sampling.frames,
         table, table if embedded is None else embedded, codebook, table_start, codes.shape[1],
         ids, width,
         HALF=min(codebook, 1), EMBED=embedded is not None,

@@ -19,7 +19,7 @@ RING_MULTIPLE = 8
 
 
 @dataclass(frozen=True, slots=True)
-class MimiClock:
+class MimiPositions:
     """Where the rows of one step stand in time; all layers share it."""
 
     rows: Tensor  # [batch] slots
@@ -45,10 +45,10 @@ class FullPrecision(nn.Module):
         return self
 
 
-class Timekeeper(FullPrecision):
+class RingPositions(FullPrecision):
     """RoPE angles, ring places and sight of the rows of a step, from their positions."""
 
-    inverse_hz: Tensor  # [head_dim / 2] fp32: in bf16 the angles are wrong within seconds
+    inv_freq: Tensor  # [head_dim / 2] fp32: in bf16 the angles are wrong within seconds
     sign: Tensor  # [head_dim] fp32, -1 in the first half
     steps: Tensor  # [steps] int64, from 0
     ring: Tensor  # [capacity] int64, from 0
@@ -58,21 +58,21 @@ class Timekeeper(FullPrecision):
         self._config = config
         self.capacity = _ring_capacity(config)
         half = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
-        self.register_buffer("inverse_hz", 1.0 / config.rope_theta**half)
+        self.register_buffer("inv_freq", 1.0 / config.rope_theta**half)
         sign = torch.ones(config.head_dim, dtype=torch.float32)
         sign[: config.head_dim // 2] = -1
         self.register_buffer("sign", sign)
         self.register_buffer("steps", torch.arange(config.upsample_stride))
         self.register_buffer("ring", torch.arange(self.capacity))
 
-    def forward(self, rows: Tensor, start: Tensor) -> MimiClock:
+    def forward(self, rows: Tensor, start: Tensor) -> MimiPositions:
         """Tell the time of `rows` [batch] whose first new position is `start` [batch]."""
         now = start[:, None] + self.steps  # [batch, steps]
-        angles = now[:, :, None].float() * self.inverse_hz
+        angles = now[:, :, None].float() * self.inv_freq
         angles = torch.cat((angles, angles), -1)[:, :, None]  # [batch, steps, 1, head_dim]
-        return MimiClock(rows, start, angles.cos(), angles.sin() * self.sign)
+        return MimiPositions(rows, start, angles.cos(), angles.sin() * self.sign)
 
-    def attending(self, clock: MimiClock) -> RingAttend:
+    def attending(self, clock: MimiPositions) -> RingAttend:
         """Attend by torch's own operations."""
         config, rows = self._config, clock.rows
         groups = config.heads // config.kv_heads
@@ -98,7 +98,7 @@ class Timekeeper(FullPrecision):
 
         return attend
 
-    def _heads(self, qkv: Tensor, clock: MimiClock) -> tuple[Tensor, Tensor]:
+    def _heads(self, qkv: Tensor, clock: MimiPositions) -> tuple[Tensor, Tensor]:
         """Return queries [batch, kv_heads, groups * steps, dim], ring entries [.., 2, ..]."""
         config = self._config
         batch, steps, _ = qkv.shape
@@ -111,7 +111,7 @@ class Timekeeper(FullPrecision):
         return query, keys_values.view(batch * steps, 2, kv_heads, head_dim)
 
 
-def _rotate(heads: Tensor, clock: MimiClock) -> Tensor:
+def _rotate(heads: Tensor, clock: MimiPositions) -> Tensor:
     """Turn [batch, steps, heads, head_dim] by the rows' angles, in fp32 (half-split RoPE)."""
     swapped = heads.roll(heads.shape[-1] // 2, -1)
     return torch.addcmul(heads * clock.cosines, swapped, clock.sines).to(heads.dtype)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from csm_trio.model.config import MimiConfig
 from csm_trio.model.linear import linear, packed
-from csm_trio.model.mimi.attention import FullPrecision, MimiClock, RingAttend, Timekeeper
+from csm_trio.model.mimi.attention import FullPrecision, MimiPositions, RingAttend, RingPositions
 from csm_trio.model.mimi.convolution import (
     CausalConv,
     Convolve,
@@ -189,7 +189,7 @@ class DecoderKernels:
     attending: from a step's clock; convolving: from the rows' contexts [batch, floats].
     """
 
-    attending: Callable[[MimiClock], RingAttend]
+    attending: Callable[[MimiPositions], RingAttend]
     convolving: Callable[[Tensor], Convolve]
 
 
@@ -211,7 +211,7 @@ class MimiDecoder(nn.Module):
         if config.upsample_stride > 1:  # else the checkpoint has none
             stride = config.upsample_stride
             self.upsample = CausalConv(hidden, hidden, taps=2, stride=stride, bias=False)
-        self.timekeeper = Timekeeper(config)
+        self.timekeeper = RingPositions(config)
         self.layers = nn.ModuleList(_Layer(config) for _ in range(config.layers))
         self.first = CausalConv(hidden, channels, taps=config.kernel_size)
         self.stages = nn.ModuleList(

@@ -6,7 +6,7 @@ Sans I/O, like `stream_input`. A voice is a speaker id here: who it is, the door
 from collections.abc import Callable, Mapping
 
 from csm_trio.errors import InvalidRequest, TooManyContexts
-from csm_trio.protocol.elevenlabs.errors import socket_fault
+from csm_trio.protocol.elevenlabs.errors import socket_error
 from csm_trio.protocol.elevenlabs.multi_stream_input import MAX_CONTEXTS, read_context_id
 from csm_trio.protocol.elevenlabs.socket_messages_in import read_message
 from csm_trio.protocol.elevenlabs.socket_messages_out import Frame, dialogue_frame, frame_text
@@ -120,7 +120,7 @@ class DialogueProtocol:
     def send(self, event: OutEvent) -> str:
         """Return the message that tells the client of `event`."""
         if isinstance(event, ContextFailed):
-            frame: Frame = socket_fault(event.error).body()
+            frame: Frame = socket_error(event.error).body()
         else:
             frame = dialogue_frame(event)
         if self._named_contexts:

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from csm_trio.errors import (
+    ClientStalled,
     EngineBusy,
     EngineFailed,
     InputTimeout,
     InvalidRequest,
-    ListenerStalled,
     MissingField,
     NotOffered,
     SpeechError,
@@ -46,7 +46,7 @@ _SOCKET_FAULTS: dict[type[SpeechError], tuple[str, int]] = {
     TooManyContexts: ("max_active_conversations", CLOSE_POLICY_VIOLATION),
     Unauthorized: ("invalid_api_key", CLOSE_POLICY_VIOLATION),
     InputTimeout: ("input_timeout_exceeded", CLOSE_POLICY_VIOLATION),
-    ListenerStalled: ("listener_stalled", CLOSE_POLICY_VIOLATION),
+    ClientStalled: ("listener_stalled", CLOSE_POLICY_VIOLATION),
     NotOffered: ("feature_not_available", CLOSE_POLICY_VIOLATION),
     EngineBusy: ("system_busy", CLOSE_TRY_AGAIN_LATER),
     EngineFailed: ("internal_error", CLOSE_INTERNAL_ERROR),
@@ -55,7 +55,7 @@ _SOCKET_FAULTS: dict[type[SpeechError], tuple[str, int]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class SocketFault:
+class SocketError:
     """An error as a socket tells it: one frame, then a close with `code` and `reason`."""
 
     message: str
@@ -84,18 +84,18 @@ class SocketFault:
         return self.message.encode("utf-8", "replace")[:MAX_REASON_BYTES].decode("utf-8", "ignore")
 
 
-def socket_fault(error: SpeechError) -> SocketFault:
+def socket_error(error: SpeechError) -> SocketError:
     """Return `error` in the words of the vendor's sockets."""
     name, code = _nearest(_SOCKET_FAULTS, error)
     message = error.message
     if isinstance(error, UnknownVoice):
         message = f"A voice with voice_id {error.voice_id} does not exist."
     param = error.param if isinstance(error, InvalidRequest) else None
-    return SocketFault(message, name, code, param)
+    return SocketError(message, name, code, param)
 
 
 @dataclass(frozen=True, slots=True)
-class RestFault:
+class RestError:
     """An error as HTTP tells it; `body` is the JSON object to send."""
 
     status: int
@@ -134,14 +134,14 @@ _REST_FAULTS: dict[type[SpeechError], _RestKind] = {
 }
 
 
-def rest_fault(error: SpeechError, *, request_id: str) -> RestFault:
+def rest_error(error: SpeechError, *, request_id: str) -> RestError:
     """Return `error` in the words of the vendor's HTTP API.
 
     A wrong field is answered as FastAPI does, with a list; everything else with one object.
     """
     kind = _nearest(_REST_FAULTS, error)
     if isinstance(error, InvalidRequest) and kind is _INTERNAL:
-        return RestFault(422, {"detail": [_field_detail(error)]})
+        return RestError(422, {"detail": [_field_detail(error)]})
     detail: dict[str, object] = {
         "type": kind.type,
         "code": kind.code,
@@ -154,7 +154,7 @@ def rest_fault(error: SpeechError, *, request_id: str) -> RestFault:
     headers = {}
     if isinstance(error, EngineBusy):
         headers["Retry-After"] = str(error.retry_after_s)
-    return RestFault(kind.status, {"detail": detail}, headers)
+    return RestError(kind.status, {"detail": detail}, headers)
 
 
 def _field_detail(error: InvalidRequest) -> dict[str, object]:

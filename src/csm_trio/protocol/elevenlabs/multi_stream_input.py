@@ -6,7 +6,7 @@ Sans I/O, like `stream_input`; here empty text is a sign of life and ends nothin
 from dataclasses import dataclass
 
 from csm_trio.errors import InvalidRequest, TooManyContexts
-from csm_trio.protocol.elevenlabs.errors import socket_fault
+from csm_trio.protocol.elevenlabs.errors import socket_error
 from csm_trio.protocol.elevenlabs.socket_messages_in import (
     CHUNK_LENGTHS,
     SpeechMessage,
@@ -107,7 +107,7 @@ class MultiStreamInputProtocol:
     def send(self, event: OutEvent) -> str:
         """Return the message that tells the client of `event`, and of which context."""
         if isinstance(event, ContextFailed):
-            frame = socket_fault(event.error).body()
+            frame = socket_error(event.error).body()
         else:
             frame = speech_frame(event, from_start=self._sync_alignment)
         return frame_text(named_frame(frame, event.context_id))

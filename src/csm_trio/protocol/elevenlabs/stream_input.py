@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from csm_trio.alignment.alignment import Aligned, whole_words
 from csm_trio.errors import InvalidRequest
-from csm_trio.protocol.elevenlabs.errors import socket_fault
+from csm_trio.protocol.elevenlabs.errors import socket_error
 from csm_trio.protocol.elevenlabs.socket_messages_in import (
     CHUNK_LENGTHS,
     SpeechMessage,
@@ -102,7 +102,7 @@ class StreamInputProtocol:
         Its alignment is whole words: Vocode joins the messages' characters with spaces between.
         """
         if isinstance(event, ContextFailed):
-            return socket_fault(event.error).frame()
+            return socket_error(event.error).frame()
         if isinstance(event, Audio):
             event = replace(event, aligned=self._whole_words(event.aligned))
         else:
