@@ -16,6 +16,7 @@ FLOORS: dict[str, tuple[float, set[str], set[str]]] = {
     "errors": (1, set(), set()),
     "setting_types": (1, set(), set()),
     "process_tuning": (1, set(), set()),
+    "timebase": (1, set(), set()),
     "config": (1, {"errors", "setting_types"}, set()),
     "telemetry": (1, set(), {"prometheus_client"}),
     "text": (1, {"errors"}, set()),
@@ -42,15 +43,24 @@ FLOORS: dict[str, tuple[float, set[str], set[str]]] = {
 # What a room may see of the rooms below: not everything that is lower is its business.
 NARROWED: dict[str, set[str]] = {
     "text": {"errors"},
-    "audio": {"errors"},
-    "alignment": {"text"},
-    "voices": {"errors", "audio"},
-    "model": {"errors"},
+    "audio": {"errors", "timebase"},
+    "alignment": {"text", "timebase"},
+    "voices": {"errors", "timebase", "audio"},
+    "model": {"errors", "timebase"},
     "protocol": {"errors", "audio", "voices", "alignment"},
-    "engine": {"errors", "config", "telemetry", "model", "voices"},
+    "engine": {"errors", "timebase", "config", "telemetry", "model", "voices"},
     "client": {"errors", "audio", "protocol"},
     "say": {"errors", "audio", "client"},
-    "bench": {"errors", "audio", "client", "process_tuning", "config", "engine", "model"},
+    "bench": {
+        "errors",
+        "timebase",
+        "audio",
+        "client",
+        "process_tuning",
+        "config",
+        "engine",
+        "model",
+    },
 }
 
 # Only these files of the engine know Trio; the scheduler knows neither Trio nor torch.

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from csm_trio.audio.resample import Resampler
 from csm_trio.audio.wav import UnreadableWav, read_wav
 from csm_trio.errors import StartupError, UnknownVoice
+from csm_trio.timebase import SAMPLE_RATE_HZ
 
 MAX_SPEAKER_ID = 2**32 - 1
 
@@ -29,7 +30,7 @@ _DEFAULT_VOICES = {
 }
 _ENTRY_KEYS = ("speaker_id", "name", "description", "clips", "aliases")
 _CLIP_KEYS = ("file", "text")
-_CLIP_HZ = 24_000
+
 _MAX_CLIP_S = 60
 _NUMERIC_ID = re.compile(r"[0-9]{1,10}")
 
@@ -199,7 +200,7 @@ def _read_clips(folder: Path, voice_id: str, entries: object) -> tuple[VoiceClip
 
 
 def _as_heard(pcm: NDArray[np.int16], rate_hz: int) -> NDArray[np.float32]:
-    resampler = Resampler(rate_hz, _CLIP_HZ)
+    resampler = Resampler(rate_hz, SAMPLE_RATE_HZ)
     whole = np.concatenate((resampler.feed(pcm), resampler.finish()))
     heard: NDArray[np.float32] = whole.astype(np.float32) / np.float32(32_768)
     return heard

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from csm_trio.bench.load.call import Player
 from csm_trio.engine.scheduler import CREDIT_FRAMES, BufferTargets, Delivery, RowPriority, Scheduler
-from csm_trio.engine.utterance import FRAME_S, MAX_BATCH_FRAMES, EndReason, Frame
+from csm_trio.engine.utterance import MAX_BATCH_FRAMES, EndReason, Frame
+from csm_trio.timebase import FRAME_S
 
 LEADS = BufferTargets(low_s=0.5, high_s=3.0)
 SOUND = np.full(1_920, 5_000, np.int16)

@@ -10,7 +10,8 @@ from csm_trio.engine.scheduler import (
     RowPriority,
     Scheduler,
 )
-from csm_trio.engine.utterance import FRAME_S, Frame
+from csm_trio.engine.utterance import Frame
+from csm_trio.timebase import FRAME_S
 
 LEADS = BufferTargets(low_s=0.5, high_s=3.0)
 BATCH = RowPriority(batch=True)

@@ -8,7 +8,8 @@ vowel is not).
 import numpy as np
 from numpy.typing import NDArray
 
-SAMPLE_RATE_HZ = 24_000
+from csm_trio.timebase import SAMPLE_RATE_HZ
+
 WINDOW_MS = 20
 _WINDOW_SAMPLES = SAMPLE_RATE_HZ * WINDOW_MS // 1000
 

@@ -7,13 +7,14 @@ nor how it is sent.
 import numpy as np
 from numpy.typing import NDArray
 
-from csm_trio.alignment.acoustics import SAMPLE_RATE_HZ, AcousticModel
+from csm_trio.alignment.acoustics import AcousticModel
 from csm_trio.alignment.alignment import Aligned, tiled
 from csm_trio.alignment.char_timeline import CharTimeline
 from csm_trio.alignment.hmm import ForwardAligner
 from csm_trio.alignment.phonetics import PhoneClass, units_of
 from csm_trio.alignment.voice_profiles import VoiceProfiles
 from csm_trio.text.spans import SpokenText
+from csm_trio.timebase import SAMPLE_RATE_HZ
 
 _SAMPLES_PER_MS = SAMPLE_RATE_HZ // 1000
 _MEASURED = 0.86

@@ -18,8 +18,7 @@ from csm_trio.audio.g711 import encode_alaw, encode_ulaw
 from csm_trio.audio.resample import Resampler
 from csm_trio.audio.tempo import Tempo
 from csm_trio.audio.wav import wav_header
-
-SOURCE_HZ = 24_000
+from csm_trio.timebase import SAMPLE_RATE_HZ
 
 # LAME's scale runs from 2 (best) to 7 (fastest). 5 is the fastest that still shapes its noise.
 _LAME_QUALITY = 5
@@ -60,7 +59,7 @@ class SampleEncoder:
         *,
         header: bytes = b"",
     ) -> None:
-        self._resampler = Resampler(SOURCE_HZ, sample_rate_hz)
+        self._resampler = Resampler(SAMPLE_RATE_HZ, sample_rate_hz)
         self._pack = pack
         self._header = header
 
@@ -88,7 +87,7 @@ class Mp3Encoder:
     heavy = True
 
     def __init__(self, sample_rate_hz: int, bitrate_kbps: int) -> None:
-        self._resampler = Resampler(SOURCE_HZ, sample_rate_hz)
+        self._resampler = Resampler(SAMPLE_RATE_HZ, sample_rate_hz)
         self._lame = lameenc.Encoder()
         self._lame.silence()
         self._lame.set_channels(1)
@@ -124,7 +123,7 @@ class MuxedEncoder:
     heavy = True
 
     def __init__(self, recipe: Recipe) -> None:
-        self._resampler = Resampler(SOURCE_HZ, recipe.input_hz)
+        self._resampler = Resampler(SAMPLE_RATE_HZ, recipe.input_hz)
         self._muxed = Muxed(recipe)
 
     def encode(self, pcm: NDArray[np.int16]) -> bytes:
@@ -142,7 +141,7 @@ class TempoEncoder:
     heavy = True
 
     def __init__(self, encoder: Encoder, speed: float) -> None:
-        self._tempo = Tempo(SOURCE_HZ, speed)
+        self._tempo = Tempo(SAMPLE_RATE_HZ, speed)
         self._encoder = encoder
 
     def encode(self, pcm: NDArray[np.int16]) -> bytes:
@@ -162,7 +161,7 @@ def _opus(bitrate_kbps: int | None) -> Recipe:
     return Recipe(
         "ogg",
         "libopus",
-        SOURCE_HZ,
+        SAMPLE_RATE_HZ,
         bitrate_kbps=bitrate_kbps,
         options={"frame_duration": "20", "compression_level": _OPUS_COMPLEXITY},
         muxer_options={"page_duration": "20000"},

@@ -22,7 +22,6 @@ from typing import Generic, Protocol, TypeVar
 
 from csm_trio.engine.runaway import RunawayGuard
 from csm_trio.engine.utterance import (
-    FRAME_S,
     MAX_BATCH_FRAMES,
     EndReason,
     Frame,
@@ -31,6 +30,7 @@ from csm_trio.engine.utterance import (
     buffer_empty_after,
 )
 from csm_trio.errors import SpeechError
+from csm_trio.timebase import FRAME_S
 
 CREDIT_FRAMES = 25
 """How far a row may run ahead of its listener: 2 s of audio."""

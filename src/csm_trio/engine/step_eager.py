@@ -16,10 +16,10 @@ from torch import Tensor
 from csm_trio.engine.slots import Slots
 from csm_trio.engine.utterance import Frame
 from csm_trio.model.attention import Span
-from csm_trio.model.config import FRAME_SAMPLES
 from csm_trio.model.csm import CSM
 from csm_trio.model.llama import Attend
 from csm_trio.model.mimi.decoder import MimiDecoder
+from csm_trio.timebase import FRAME_SAMPLES
 
 CODEC_ROWS = 4
 """Of a CPU's codec groups: four rows take it about as long as one and a half."""

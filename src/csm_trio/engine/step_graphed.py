@@ -16,13 +16,14 @@ import torch
 from csm_trio.engine.cuda_graph import capture_graph
 from csm_trio.engine.slots import Slots
 from csm_trio.engine.utterance import Frame
-from csm_trio.model.config import FRAME_SAMPLES, CSMConfig
+from csm_trio.model.config import CSMConfig
 from csm_trio.model.csm import CSM
 from csm_trio.model.fused_step import FusedFrame
 from csm_trio.model.kernels.attention import attending_rings
 from csm_trio.model.kernels.convolution import FusedConvolutions
 from csm_trio.model.kernels.workspace import Workspace
 from csm_trio.model.mimi.decoder import DecoderKernels, MimiDecoder
+from csm_trio.timebase import FRAME_SAMPLES
 
 logger = logging.getLogger(__name__)
 

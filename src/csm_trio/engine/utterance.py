@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-FRAME_S = 0.08
+from csm_trio.timebase import FRAME_S
 
 MAX_BATCH_FRAMES = 3
 """Frames that may travel together once the listener is ahead: 240 ms, a message's worth."""

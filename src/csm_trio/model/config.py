@@ -2,12 +2,6 @@
 
 from dataclasses import dataclass
 
-FRAME_SAMPLES = 1920
-"""Samples of one frame: 80 ms at 24 kHz, one backbone step."""
-
-SAMPLE_RATE_HZ = 24_000
-FRAME_RATE_HZ = 12.5
-
 
 @dataclass(frozen=True, slots=True)
 class Llama3Scaling:

@@ -30,7 +30,6 @@ from csm_trio.engine.utterance import (
     buffer_empty_after,
 )
 from csm_trio.errors import ClientStalled, SpeechError, first_leaf
-from csm_trio.model.config import FRAME_SAMPLES
 from csm_trio.pipeline.encoding import Encoding
 from csm_trio.pipeline.prompt_history import PromptHistory
 from csm_trio.pipeline.segmenting import segment
@@ -47,10 +46,10 @@ from csm_trio.protocol.events import AddText, ContextDone, ContextFailed, Flush,
 from csm_trio.telemetry import Metrics
 from csm_trio.text.duration import longest_speech_s
 from csm_trio.text.ssml import Break
+from csm_trio.timebase import FRAME_MS, FRAME_SAMPLES
 
 logger = logging.getLogger(__name__)
 
-FRAME_MS = 80
 SILENCE = Frame(np.zeros(FRAME_SAMPLES, dtype=np.int16), np.zeros(0, dtype=np.int16))
 """What a `<break>` is made of: it holds no slot, and no history knows it."""
 

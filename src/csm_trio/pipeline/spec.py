@@ -7,13 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from csm_trio.audio.formats import AudioFormat
-from csm_trio.engine.utterance import FRAME_S, PromptSegment
+from csm_trio.engine.utterance import PromptSegment
 from csm_trio.errors import TextTooLong
 from csm_trio.pipeline.stream_items import TurnEnd
 from csm_trio.protocol.events import SpeechSettings
 from csm_trio.telemetry import Timeline
 from csm_trio.text.spans import SpokenText
 from csm_trio.text.ssml import Break
+from csm_trio.timebase import FRAME_S
 from csm_trio.voices import Voice
 
 

@@ -4,8 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from csm_trio.engine.byte_size import format_bytes
-
-_FRAME_MS = 80.0
+from csm_trio.timebase import FRAME_MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +92,7 @@ class EngineTiming:
         ]
         lines += [
             f"{row.batch:5d}   {row.median_ms:9.2f}   {row.p99_ms:6.2f}   {row.codec_ms:8.2f}   "
-            f"{row.median_ms / self.floor_ms:7.2f}   {row.median_ms / _FRAME_MS:16.3f}"
+            f"{row.median_ms / self.floor_ms:7.2f}   {row.median_ms / FRAME_MS:16.3f}"
             for row in self.batches
         ]
         lines += ["", "prefill: prompts x positions, ms"]

@@ -14,9 +14,6 @@ from typing import Any
 
 from csm_trio.errors import StartupError
 from csm_trio.model.config import (
-    FRAME_RATE_HZ,
-    FRAME_SAMPLES,
-    SAMPLE_RATE_HZ,
     CSMConfig,
     Llama3Scaling,
     LlamaConfig,
@@ -24,6 +21,7 @@ from csm_trio.model.config import (
     SamplingDefaults,
     SamplingParams,
 )
+from csm_trio.timebase import FRAME_RATE_HZ, FRAME_SAMPLES, SAMPLE_RATE_HZ
 
 GREEDY = SamplingParams(temperature=0.0, top_k=1)
 

@@ -17,7 +17,7 @@ from csm_trio.model.checkpoint.locate import CheckpointFiles
 from csm_trio.model.checkpoint.read_config import codec_config
 from csm_trio.model.checkpoint.tensor_files import open_tensors, tensor_names
 from csm_trio.model.checkpoint.tensor_names import CODEC_PREFIX
-from csm_trio.model.config import FRAME_SAMPLES
+from csm_trio.timebase import FRAME_SAMPLES
 
 # The decoding half, and what only training reads.
 _UNUSED = re.compile(r"(decoder|upsample)|.*\.initialized$")
