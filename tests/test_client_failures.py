@@ -99,7 +99,7 @@ async def close_with_reason(socket: WebSocketConnection) -> None:
 
 
 async def send_error(socket: WebSocketConnection) -> None:
-    await socket.send_message(socket_error(UnknownVoice("bob")).frame())
+    await socket.send_message(socket_error(UnknownVoice("bob")).to_text())
 
 
 async def send_nonsense(socket: WebSocketConnection) -> None:

@@ -155,7 +155,7 @@ async def test_a_wav_file_ends_with_its_true_lengths(tmp_path: Path, cuts: tuple
 
 async def test_a_wav_that_broke_off_is_still_a_wav_file(tmp_path: Path) -> None:
     out, stderr = tmp_path / "speech.wav", io.StringIO()
-    script = speaker(WAV[:2044], final=socket_error(Unauthorized()).frame())
+    script = speaker(WAV[:2044], final=socket_error(Unauthorized()).to_text())
     async with options(script, out=out, format_name="wav_24000") as asked:
         assert await say(asked, stderr=stderr) == 1
     with wave.open(str(out)) as file:
@@ -182,7 +182,7 @@ async def test_a_player_that_went_away_is_one_sentence(pipe: tuple[int, int]) ->
 async def test_a_failed_call_leaves_an_earlier_file_alone(tmp_path: Path) -> None:
     out, stderr = tmp_path / "speech.pcm", io.StringIO()
     out.write_bytes(b"earlier")
-    script = speaker(final=socket_error(Unauthorized()).frame())
+    script = speaker(final=socket_error(Unauthorized()).to_text())
     async with options(script, out=out) as asked:
         assert await say(asked, stderr=stderr) == 1
     assert out.read_bytes() == b"earlier"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from csm_trio.errors import InvalidRequest
 from csm_trio.protocol.fields import JsonFields, read_voice_settings
 from csm_trio.protocol.voice_settings import (
-    USUAL_VOICE_SETTINGS,
+    DEFAULT_VOICE_SETTINGS,
     VoiceSettings,
     temperature_scale,
 )
@@ -75,5 +75,7 @@ def test_settings_without_stability_leave_the_temperature_alone() -> None:
 
 
 def test_what_is_said_replaces_what_was_set_and_nothing_else() -> None:
-    changed = USUAL_VOICE_SETTINGS.overridden_by(VoiceSettings(style=0.5, use_speaker_boost=False))
+    changed = DEFAULT_VOICE_SETTINGS.overridden_by(
+        VoiceSettings(style=0.5, use_speaker_boost=False)
+    )
     assert changed == VoiceSettings(0.5, 0.75, 0.5, False, 1.0)

@@ -9,10 +9,10 @@ import pytest
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest, serve_websocket
 
-from csm_trio.protocol.elevenlabs.socket_messages_out import speech_frame
+from csm_trio.protocol.elevenlabs.socket_messages_out import speech_message
 from csm_trio.protocol.events import Audio, ContextDone
 
-FINAL = json.dumps(speech_frame(ContextDone("")))
+FINAL = json.dumps(speech_message(ContextDone("")))
 
 Script = Callable[[WebSocketRequest], Awaitable[None]]
 
@@ -34,7 +34,7 @@ async def scripted_server(script: Script) -> AsyncIterator[str]:
 
 def spoken(data: bytes) -> str:
     """Return the frame that carries `data`."""
-    return json.dumps(speech_frame(Audio("", data)))
+    return json.dumps(speech_message(Audio("", data)))
 
 
 async def next_text(socket: WebSocketConnection) -> str:

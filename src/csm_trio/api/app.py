@@ -17,6 +17,7 @@ from csm_trio.api.responses import add_standard_headers, error_response
 from csm_trio.api.speech_stream import SpeechConnection, SpeechSocketConnection, body_has_ended
 from csm_trio.api.state import ServerState, presented_key
 from csm_trio.errors import SpeechError, Unauthorized
+from csm_trio.protocol.elevenlabs.errors import http_error_body
 from csm_trio.protocol.openai import error_body, openai_error
 from csm_trio.telemetry import session_id
 
@@ -79,15 +80,8 @@ def create_app(state: ServerState) -> SpeechApp:
         if speaks_openai():
             kind = "invalid_request_error" if status < 500 else "server_error"
             return error_body(error.description or error.name, kind), status, kept
-        name = error.name.lower().replace(" ", "_")
-        detail = {
-            "type": "invalid_request" if status < 500 else "internal_error",
-            "code": name,
-            "status": name,
-            "message": error.description,
-            "request_id": session_id.get(),
-        }
-        return {"detail": detail}, status, kept
+        body = http_error_body(status, error.name, error.description, request_id=session_id.get())
+        return body, status, kept
 
     return app
 

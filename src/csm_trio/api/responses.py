@@ -13,10 +13,9 @@ from csm_trio.api.speech_stream import SpeechStream
 from csm_trio.api.state import ServerState
 from csm_trio.errors import SpeechError
 from csm_trio.pipeline.spec import ContextSpec
-from csm_trio.protocol.elevenlabs.errors import RestError
-from csm_trio.protocol.elevenlabs.speech_request import SpeechRequest
 from csm_trio.protocol.elevenlabs.timestamps import timestamp_style
 from csm_trio.protocol.events import AddText, Audio, Flush, SpeechSettings
+from csm_trio.protocol.rest import RestError, SpeechRequest
 from csm_trio.telemetry import session_id
 from csm_trio.voices import Voice
 

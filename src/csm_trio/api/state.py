@@ -17,7 +17,7 @@ from csm_trio.pipeline.request_history import RequestHistory
 from csm_trio.pipeline.spec import Backlog, ContextSpec
 from csm_trio.protocol.events import SpeechSettings
 from csm_trio.protocol.fields import bearer_token
-from csm_trio.protocol.voice_settings import USUAL_VOICE_SETTINGS, VoiceSettings
+from csm_trio.protocol.voice_settings import DEFAULT_VOICE_SETTINGS, VoiceSettings
 from csm_trio.telemetry import Metrics
 from csm_trio.voices import Voice, VoiceCatalog
 
@@ -60,7 +60,7 @@ class ServerState:
 
     def settings_of(self, voice: Voice) -> VoiceSettings:
         """Return what a voice is set to, whole."""
-        return USUAL_VOICE_SETTINGS.overridden_by(
+        return DEFAULT_VOICE_SETTINGS.overridden_by(
             self.voice_settings.get(voice.voice_id, VoiceSettings())
         )
 

@@ -1,22 +1,23 @@
-"""What doors and pipeline say to each other: frozen values, no behaviour beyond merging."""
+"""Events between protocols and pipeline: frozen values, no behaviour beyond merging settings."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
 
 from csm_trio.alignment.alignment import Aligned
 from csm_trio.errors import SpeechError
+from csm_trio.protocol.overrides import Overridable
 
 
 @dataclass(frozen=True, slots=True)
-class SpeechSettings:
-    """A caller's wishes about one voice's speech; None means "as the server or model has it".
+class SpeechSettings(Overridable):
+    """Settings of one voice's speech; None means the default of the server or model.
 
     `temperature` 0 or `top_k` 1 is greedy. `seed` is unsigned 32-bit. `buffer_size` is in
-    frames of 80 ms. `batch` work waits while a live call is short of audio. `speed` holds for
-    a context as a whole, as it was when it opened. `temperature_scale` multiplies the model's
-    own temperature where `temperature` does not replace it. `voice_id` is whose turn it is,
-    where a context has several voices. `normalization` is how much of the text is put in words;
-    with `ssml` its tags are markup.
+    frames of 80 ms. `batch` work waits while a live context's playback buffer is below low water.
+    `speed` holds for a context as a whole, as it was when it opened. `temperature_scale`
+    multiplies the model's own temperature where `temperature` does not replace it. `voice_id` is
+    the voice of a turn, in a context of several voices. `normalization` selects text
+    normalization; with `ssml` the text's tags are markup.
     """
 
     speaker_id: int | None = None
@@ -32,21 +33,13 @@ class SpeechSettings:
     normalization: Literal["auto", "on", "off"] | None = None
     ssml: bool | None = None
 
-    def overridden_by(self, other: "SpeechSettings") -> "SpeechSettings":
-        """Return these settings with every field that `other` sets replaced by its value."""
-        merged = {}
-        for field in fields(self):
-            theirs = getattr(other, field.name)
-            merged[field.name] = getattr(self, field.name) if theirs is None else theirs
-        return SpeechSettings(**merged)
-
 
 @dataclass(frozen=True, slots=True)
 class OpenContext:
-    """A stream of text begins.
+    """A context begins.
 
-    `chunk_lengths` are the characters that may wait for a sentence's end before each of the
-    first sentences is cut without one (the last holds on); none means the server's own.
+    `chunk_lengths[i]` is how many characters may wait for a sentence end before sentence i is cut
+    without one (the last entry holds for all later ones); empty means the server's own rule.
     """
 
     context_id: str
@@ -65,9 +58,9 @@ class AddText:
 
 @dataclass(frozen=True, slots=True)
 class Flush:
-    """Say what is buffered now.
+    """Synthesize the buffered text now.
 
-    A `hint` flush (`try_trigger_generation`) lets go only of what can stand alone.
+    A `hint` flush (`try_trigger_generation`) emits only text that can stand alone.
     """
 
     context_id: str
@@ -76,7 +69,7 @@ class Flush:
 
 @dataclass(frozen=True, slots=True)
 class CloseContext:
-    """No more text will come. With `discard`, stop speaking now; else say what is left."""
+    """No more text will come. With `discard`, cancel; else synthesize the remaining text."""
 
     context_id: str
     discard: bool = False
@@ -84,14 +77,14 @@ class CloseContext:
 
 @dataclass(frozen=True, slots=True)
 class ClearContext:
-    """Stop speaking now and forget what waits; a context may be opened anew under this id."""
+    """Cancel the context and discard its text; one may be opened anew under this id."""
 
     context_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class CloseSession:
-    """The client wants nothing more on this socket once what it asked for is said."""
+    """The client ends the session once the text it has sent is synthesized."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,16 +96,16 @@ class Authenticate:
 
 @dataclass(frozen=True, slots=True)
 class KeepAlive:
-    """Nothing but a sign of life."""
+    """A message without content; it restarts the inactivity timeout."""
 
 
 @dataclass(frozen=True, slots=True)
 class Audio:
-    """Encoded bytes of one context, the next piece of one continuous stream.
+    """A chunk: encoded bytes of one context, the next part of one continuous stream.
 
-    `aligned` are the characters that begin in it, where any do and someone asked. The one that
-    closes a sentence may come without bytes, where its sound has all gone before. In a dialogue,
-    `turn` says how many turns were over before it.
+    `aligned` are the characters that begin in it, if any do and alignment is on. The last chunk of
+    a sentence may be empty, where earlier chunks hold all of its audio. In a dialogue, `turn` is
+    the number of turns that ended before it.
     """
 
     context_id: str
@@ -123,21 +116,21 @@ class Audio:
 
 @dataclass(frozen=True, slots=True)
 class TurnDone:
-    """One voice's turn in a dialogue has been heard; no chunk has sound of two turns' sentences."""
+    """One voice's turn in a dialogue is complete; no chunk has audio of two turns."""
 
     context_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class ContextDone:
-    """This context is over: everything asked of it has been said, or nobody wants the rest."""
+    """This context is over: all its text is synthesized, or the client has discarded the rest."""
 
     context_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class ContextCleared:
-    """Nothing more will be heard of what this context was asked to say before it was cleared."""
+    """This context was cleared: no more audio of the text before will come."""
 
     context_id: str
 

@@ -33,7 +33,7 @@ _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
 
 class Fields(Protocol):
-    """Named values of unknown quality, each read as one type; None where absent."""
+    """Named values from a client, each checked as it is read; None where absent."""
 
     location: ClassVar[Literal["body", "query"]]
 
@@ -54,8 +54,8 @@ class Fields(Protocol):
 class JsonFields:
     """The members of a JSON object; null counts as absent.
 
-    A truth value is no number. `5.0` is accepted where a whole number is asked for: JSON knows
-    only one kind of number. `within` is where the object stands in a larger one.
+    A truth value is no number. `5.0` is accepted as a whole number: JSON has only one kind of
+    number. `within` is the path of the object in a larger one.
     """
 
     values: Mapping[str, object]
@@ -63,7 +63,7 @@ class JsonFields:
     location: ClassVar[Literal["body", "query"]] = "body"
 
     def path(self, name: str) -> str:
-        """Return what an error calls this member: `voice_settings.stability`."""
+        """Return the path of a member for error messages: `voice_settings.stability`."""
         return f"{self.within}.{name}" if self.within else name
 
     def text(self, name: str) -> str | None:
@@ -118,6 +118,22 @@ class JsonFields:
             raise self._wrong(name, "an object or null")
         return JsonFields(value, self.path(name))
 
+    def objects(
+        self, name: str, *, at_least: int = 0, at_most: int
+    ) -> list[dict[str, object]] | None:
+        """Return a list of objects; None where it is null or absent."""
+        value = self.values.get(name)
+        if value is None:
+            return None
+        if (
+            not isinstance(value, list)
+            or not at_least <= len(value) <= at_most
+            or not all(isinstance(one, dict) for one in value)
+        ):
+            count = f"{at_least} to {at_most}" if at_least else f"at most {at_most}"
+            raise self._wrong(name, f"a list of {count} objects")
+        return value
+
     def strings(self, name: str, at_most: int) -> tuple[str, ...]:
         """Return a list of strings, none where it is null or absent."""
         value = self.values.get(name)
@@ -144,7 +160,7 @@ class QueryFields:
     location: ClassVar[Literal["body", "query"]] = "query"
 
     def text(self, name: str) -> str | None:
-        """Return the parameter as it stands."""
+        """Return the parameter verbatim."""
         return self.values.get(name)
 
     def flag(self, name: str) -> bool | None:
@@ -182,7 +198,7 @@ class QueryFields:
 
 
 def read_settings(fields: Fields) -> SpeechSettings:
-    """Return the speech settings among `fields`, those in `voice_settings` too."""
+    """Return the speech settings among `fields`, including those in `voice_settings`."""
     settings = SpeechSettings(
         speaker_id=fields.integer("speaker_id", 0, MAX_SPEAKER_ID),
         temperature=fields.number("temperature", 0.0, MAX_TEMPERATURE),
@@ -224,9 +240,9 @@ def _read_normalization(fields: Fields) -> Literal["auto", "on", "off"] | None:
 
 
 def check_language(fields: Fields) -> None:
-    """Raise `InvalidRequest` for a `language_code` that is not English; the voice speaks no other.
+    """Raise `InvalidRequest` for a `language_code` that is not English, CSM's only language.
 
-    `en`, `eng` and their regions ("en-US", "en_GB") are English, in any case; so is none at all.
+    `en`, `eng` and their regions ("en-US", "en_GB") are English, in any case; absent is allowed.
     """
     value = fields.text("language_code")
     if value and not _ENGLISH.fullmatch(value):
@@ -253,7 +269,7 @@ def read_api_key(fields: Fields) -> str | None:
 
 
 def bearer_token(authorization: str | None) -> str | None:
-    """Return what an `Authorization` value carries, with or without the word Bearer before it."""
+    """Return the token of an `Authorization` value, with or without the word Bearer before it."""
     scheme, _, token = (authorization or "").strip().partition(" ")
     if scheme.lower() == "bearer":
         return token.strip() or None
@@ -261,9 +277,9 @@ def bearer_token(authorization: str | None) -> str | None:
 
 
 def parse_object(text: str) -> dict[str, object]:
-    """Parse a JSON object; raise `ValueError` if it is none, or nested beyond all reason.
+    """Parse a JSON object; raise `ValueError` if it is none, or nested too deeply.
 
-    NaN and the infinities, which Python reads and JSON does not know, are refused.
+    NaN and the infinities, which Python reads but JSON does not allow, are refused.
     """
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
@@ -275,7 +291,7 @@ def parse_object(text: str) -> dict[str, object]:
 
 
 def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def _whole_characters(text: str) -> str:

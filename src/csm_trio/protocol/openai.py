@@ -1,6 +1,6 @@
 """OpenAI's speech convention: its body in, a checked request out; its events, lists and errors.
 
-Knows neither HTTP nor which voices there are.
+Knows neither HTTP nor which voices exist.
 """
 
 import base64
@@ -20,10 +20,9 @@ from csm_trio.errors import (
     UnknownModel,
     UnknownVoice,
 )
-from csm_trio.protocol.elevenlabs.errors import RestError
-from csm_trio.protocol.elevenlabs.speech_request import SpeechRequest, parse_body, read_text
 from csm_trio.protocol.events import Audio, SpeechSettings
 from csm_trio.protocol.fields import JsonFields, read_settings
+from csm_trio.protocol.rest import RestError, SpeechRequest, parse_body, read_text
 from csm_trio.voices import Voice
 
 JsonObject = dict[str, object]
@@ -34,18 +33,18 @@ VOICE_NAMES = (
     *("alloy", "ash", "ballad", "coral", "echo", "fable", "onyx"),
     *("nova", "sage", "shimmer", "verse", "marin", "cedar"),
 )
-"""OpenAI's voices: a server's own stand in for them in this order."""
+"""OpenAI's voices; the server's voices stand in for them in this order."""
 
 MODELS = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts", "csm")
 _CREATED = 1_741_824_000
-"""CSM's release: a model object must say when it was made."""
+"""Unix time of CSM's release, for the required `created` of a model object."""
 
 DEFAULT_FORMAT = "mp3"
 
 
 @dataclass(frozen=True, slots=True)
 class OpenAIRequest:
-    """A speech request, and whether its sound goes in server-sent events."""
+    """A speech request, and whether its audio is sent as server-sent events."""
 
     speech: SpeechRequest
     as_events: bool
@@ -54,7 +53,7 @@ class OpenAIRequest:
 def parse_openai_request(body: bytes, *, max_chars: int) -> OpenAIRequest:
     """Parse the body of `POST /v1/audio/speech`; unknown fields are ignored.
 
-    `model` may be any name, `instructions` any text: neither is spoken or obeyed. Raises
+    `model` may be any name, `instructions` any text: neither has an effect. Raises
     `MissingField`, `TextTooLong`, `UnknownFormat`, or `InvalidRequest` naming the field.
     """
     fields = parse_body(body)
@@ -93,7 +92,7 @@ def _read_voice(fields: JsonFields) -> str:
 
 
 def audio_event(audio: Audio) -> bytes:
-    """Return a piece of audio as a server-sent event."""
+    """Return a chunk as a server-sent event."""
     encoded = base64.b64encode(audio.data).decode("ascii")
     return _event({"type": "speech.audio.delta", "audio": encoded})
 
@@ -137,7 +136,7 @@ def audio_voices_body(voices: Iterable[Voice]) -> JsonObject:
 def error_body(
     message: str, kind: str, *, param: str | None = None, code: str | None = None
 ) -> JsonObject:
-    """Return OpenAI's form of an error."""
+    """Return an error body in OpenAI's form."""
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
@@ -152,12 +151,12 @@ _STATUSES: Mapping[type[SpeechError], tuple[int, str, str]] = {
     SpeechError: (500, "server_error", "internal_error"),
 }
 
-# What other rooms call by the other convention's names.
+# OpenAI's names of fields that `InvalidRequest.param` names in ElevenLabs' way.
 _PARAMS = {"voice_id": "voice", "text": "input"}
 
 
 def openai_error(error: SpeechError) -> RestError:
-    """Return `error` in the words of OpenAI's API."""
+    """Return `error` in the form of OpenAI's API."""
     status, kind, code = next(
         _STATUSES[ancestor] for ancestor in type(error).__mro__ if ancestor in _STATUSES
     )

@@ -187,7 +187,7 @@ async def leave(request: WebSocketRequest) -> None:
 async def complain(request: WebSocketRequest) -> None:
     socket = await request.accept()
     await all_text(socket)
-    await socket.send_message(socket_error(EngineBusy()).frame())
+    await socket.send_message(socket_error(EngineBusy()).to_text())
     await close_code(socket)
 
 

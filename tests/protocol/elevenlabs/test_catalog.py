@@ -15,7 +15,7 @@ from csm_trio.protocol.elevenlabs.catalog import (
     voice_body,
     voices_page,
 )
-from csm_trio.protocol.voice_settings import USUAL_VOICE_SETTINGS
+from csm_trio.protocol.voice_settings import DEFAULT_VOICE_SETTINGS
 from csm_trio.voices import Voice
 
 VOICES = [
@@ -106,7 +106,7 @@ def test_without_a_size_a_page_has_ten() -> None:
 
 
 def test_a_voice_has_what_every_reader_reads() -> None:
-    body = voice_body(VOICES[0], USUAL_VOICE_SETTINGS)
+    body = voice_body(VOICES[0], DEFAULT_VOICE_SETTINGS)
     assert (body["voice_id"], body["name"], body["category"]) == ("zoe", "Zoë", "premade")
     assert body["labels"] == {"language": "en"}
     assert body["settings"] == {

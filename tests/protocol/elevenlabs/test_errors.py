@@ -51,7 +51,7 @@ def test_a_socket_error_has_the_vendors_name_and_a_true_close_code(
     error: SpeechError, name: str, code: int, param: str | None
 ) -> None:
     fault = socket_error(error)
-    frame = json.loads(fault.frame())
+    frame = json.loads(fault.to_text())
     assert (frame["error"], frame["code"], frame.get("param")) == (name, code, param)
     assert (fault.error, fault.code, fault.message) == (name, code, frame["message"])
 
@@ -59,7 +59,7 @@ def test_a_socket_error_has_the_vendors_name_and_a_true_close_code(
 def test_recorded_messages_are_said_word_for_word() -> None:
     assert socket_error(Unauthorized()).message == "Invalid API key"
     assert socket_error(UnknownVoice("X")).message == "A voice with voice_id X does not exist."
-    assert json.loads(socket_error(Unauthorized()).frame()) == {
+    assert json.loads(socket_error(Unauthorized()).to_text()) == {
         "message": "Invalid API key",
         "error": "invalid_api_key",
         "code": 1008,

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from csm_trio.errors import InvalidRequest, MissingField, TextTooLong, UnknownFormat
-from csm_trio.protocol.elevenlabs.speech_request import SpeechRequest, parse_speech_request
+from csm_trio.protocol.elevenlabs.speech_request import parse_speech_request
 from csm_trio.protocol.events import SpeechSettings
+from csm_trio.protocol.rest import SpeechRequest
 
 
 def parse(body: object, max_chars: int = 100, **query: str) -> SpeechRequest:

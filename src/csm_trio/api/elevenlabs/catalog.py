@@ -11,9 +11,9 @@ from csm_trio.errors import InvalidRequest, NotOffered
 from csm_trio.protocol import openai
 from csm_trio.protocol.elevenlabs import catalog as listing
 from csm_trio.protocol.elevenlabs.catalog import JsonObject
-from csm_trio.protocol.elevenlabs.speech_request import parse_body
 from csm_trio.protocol.fields import read_voice_settings
-from csm_trio.protocol.voice_settings import USUAL_VOICE_SETTINGS, VoiceSettings
+from csm_trio.protocol.rest import parse_body
+from csm_trio.protocol.voice_settings import DEFAULT_VOICE_SETTINGS, VoiceSettings
 from csm_trio.voices import Voice
 
 _VOICE = "/v1/voices/<voice_id>"
@@ -64,7 +64,7 @@ def _add_voice_settings(blueprint: Blueprint, state: ServerState) -> None:
     @blueprint.get("/v1/voices/settings/default")
     async def default_settings() -> JsonObject:
         """Show what a voice is set to that nobody has changed."""
-        return asdict(USUAL_VOICE_SETTINGS)
+        return asdict(DEFAULT_VOICE_SETTINGS)
 
     @blueprint.get(f"{_VOICE}/settings")
     async def settings(voice_id: str) -> JsonObject:

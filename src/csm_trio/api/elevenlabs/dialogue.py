@@ -58,10 +58,10 @@ async def _begin_speech(
     asked = parse_dialogue_request(
         await read_body(), request.args, max_chars=state.speech.max_text_chars
     )
-    voices = {line.voice_id: state.voices.get(line.voice_id) for line in asked.lines}
+    voices = {line.voice_id: state.voices.get(line.voice_id) for line in asked.inputs}
     spec = state.spec(
         "",
-        voices[asked.lines[0].voice_id],
+        voices[asked.inputs[0].voice_id],
         asked.audio_format,
         usual.overridden_by(asked.settings),
         max_audio_len_ms=state.speech.rest_max_audio_len_ms,
@@ -69,7 +69,7 @@ async def _begin_speech(
     spec.dialogue = True
     spec.aligned = aligned
     deltas: list[AddText | Flush] = []
-    for line in asked.lines:
+    for line in asked.inputs:
         speaker_id = voices[line.voice_id].speaker_id
         whose = SpeechSettings(speaker_id=speaker_id, voice_id=line.voice_id)
         deltas += [AddText("", line.text, whose), Flush("")]

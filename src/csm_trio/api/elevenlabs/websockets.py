@@ -149,7 +149,7 @@ async def _next_message() -> str | bytes:
 
 async def _close_with_error(error: SpeechError) -> None:
     fault = socket_error(error)
-    await websocket.send(fault.frame())
+    await websocket.send(fault.to_text())
     with trio.move_on_after(ERROR_TO_CLOSE_S):
         while True:  # Reading on: a hang-up must be heard now, too.
             await websocket.receive()

@@ -6,7 +6,7 @@ Json = dict[str, object]
 
 
 def socket_alignment(alignment: Alignment) -> Json:
-    """Return what a text-to-speech socket calls an alignment: whole milliseconds."""
+    """Return an alignment as text-to-speech sockets send it: whole milliseconds."""
     return {
         "chars": alignment.chars,
         "charStartTimesMs": alignment.starts_ms,
@@ -15,7 +15,7 @@ def socket_alignment(alignment: Alignment) -> Json:
 
 
 def dialogue_alignment(alignment: Alignment) -> Json:
-    """Return the same in the spelling of the dialogue sockets."""
+    """Return an alignment as text-to-dialogue sockets send it: milliseconds, snake_case keys."""
     return {
         "chars": alignment.chars,
         "char_start_times_ms": alignment.starts_ms,
@@ -24,7 +24,7 @@ def dialogue_alignment(alignment: Alignment) -> Json:
 
 
 def rest_alignment(alignment: Alignment) -> Json:
-    """Return what a REST answer calls an alignment: seconds, and ends instead of durations."""
+    """Return an alignment as REST answers have it: seconds, and ends instead of durations."""
     ends_ms = map(sum, zip(alignment.starts_ms, alignment.durations_ms, strict=True))
     return {
         "characters": alignment.chars,

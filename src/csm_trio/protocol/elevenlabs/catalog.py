@@ -1,7 +1,7 @@
-"""What ElevenLabs' listing doors say: voices, models, the account; JSON values out.
+"""Bodies of ElevenLabs' listing endpoints: voices, models, the account; JSON values out.
 
-The bodies satisfy the strictest reader, the vendor's JavaScript SDK, which checks what it reads.
-Values that have no meaning for a server of one's own are those of an account without limits.
+The bodies satisfy the strictest client, the vendor's JavaScript SDK, which validates each answer.
+Values without meaning on a self-hosted server are those of an account without limits.
 """
 
 import base64
@@ -17,7 +17,7 @@ from csm_trio.voices import Voice
 JsonObject = dict[str, object]
 
 LANGUAGES = [{"language_id": "en", "name": "English"}]
-DESCRIPTION = "Every model name speaks with the one model that this server has loaded."
+DESCRIPTION = "Every model name selects the one model that this server has loaded."
 
 ELEVENLABS_MODELS = {
     "eleven_multilingual_v2": "Eleven Multilingual v2",
@@ -28,14 +28,14 @@ ELEVENLABS_MODELS = {
     "eleven_monolingual_v1": "Eleven English v1",
     "eleven_v3": "Eleven v3",
 }
-"""Model names that clients default to. Those of `eleven_v3*` and `eleven_v4*` send them to the
-text-to-dialogue sockets: without those, they must not stand here."""
+"""Model names that clients default to, with display names. With `eleven_v3*` and `eleven_v4*`
+clients use the text-to-dialogue sockets: list these only while those sockets exist."""
 
 DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE = 10, 100
 _SORTS = ("name", "created_at_unix")
 _DIRECTIONS = ("asc", "desc")
 _PREMADE = "premade"
-# Which voices a type is of: those that are premade, those that are not.
+# Whether a `voice_type` includes premade voices, and whether it includes all others.
 _VOICE_TYPES = {
     "default": (True, False),
     "saved": (True, True),
@@ -75,7 +75,7 @@ def models_body(max_chars: int) -> list[JsonObject]:
 
 
 def voice_body(voice: Voice, settings: VoiceSettings) -> JsonObject:
-    """Return one voice as `GET /v1/voices/{voice_id}` shows it."""
+    """Return one voice, the body of `GET /v1/voices/{voice_id}`."""
     return {
         "voice_id": voice.voice_id,
         "name": voice.name,
@@ -101,7 +101,7 @@ def voice_body(voice: Voice, settings: VoiceSettings) -> JsonObject:
 
 @dataclass(frozen=True, slots=True)
 class VoicesQuery:
-    """Which voices `GET /v2/voices` is asked for, and which page of them."""
+    """The filters, order and page of a `GET /v2/voices` request."""
 
     search: str = ""
     by_name: bool = False
@@ -123,10 +123,10 @@ class VoicesQuery:
         return found
 
     def _matches(self, voice: Voice) -> bool:
-        said = " ".join((voice.voice_id, voice.name, voice.description or "", voice.category))
+        searched = " ".join((voice.voice_id, voice.name, voice.description or "", voice.category))
         return (
             (self.premade if voice.category == _PREMADE else self.own)
-            and self.search.casefold() in said.casefold()
+            and self.search.casefold() in searched.casefold()
             and self.category in (None, voice.category)
             and (not self.voice_ids or voice.voice_id in self.voice_ids)
         )
@@ -140,7 +140,7 @@ def parse_voices_query(query: Mapping[str, str], voice_ids: Sequence[str]) -> Vo
     fields = QueryFields(query)
     premade, own = _VOICE_TYPES[_one_of(query, "voice_type", tuple(_VOICE_TYPES)) or "saved"]
     if query.get("collection_id"):
-        premade = own = False  # nothing here is ever collected
+        premade = own = False  # this server has no collections
     return VoicesQuery(
         search=query.get("search", "").strip(),
         by_name=_one_of(query, "sort", _SORTS) == "name",
@@ -155,7 +155,7 @@ def parse_voices_query(query: Mapping[str, str], voice_ids: Sequence[str]) -> Vo
 
 
 def voices_page(query: VoicesQuery, found: Sequence[JsonObject]) -> JsonObject:
-    """Return `GET /v2/voices`: the asked page of all the bodies that were found."""
+    """Return `GET /v2/voices`: the requested page of `found`, the bodies of all matching voices."""
     end = query.begin + query.page_size
     more = end < len(found)
     return {
@@ -189,14 +189,14 @@ def _read_page_token(token: str | None) -> int:
         return int(begin)
     except (binascii.Error, ValueError):
         raise InvalidRequest(
-            "next_page_token is none that this server gave.",
+            "next_page_token was not issued by this server.",
             param="next_page_token",
             location="query",
         ) from None
 
 
 def subscription_body(voices: int) -> JsonObject:
-    """Return `GET /v1/user/subscription`: an account that nothing is counted against."""
+    """Return `GET /v1/user/subscription`: an account without quotas."""
     return {
         **_account(voices),
         "open_invoices": [],
@@ -251,5 +251,5 @@ def _account(voices: int) -> JsonObject:
 
 
 def history_body() -> JsonObject:
-    """Return `GET /v1/history`: this server records nothing that could be fetched again."""
+    """Return `GET /v1/history`: empty, since this server stores no audio."""
     return {"history": [], "has_more": False, "last_history_item_id": None}

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 from csm_trio.audio.formats import AudioFormat
 from csm_trio.errors import InvalidRequest, MissingField, TextTooLong
-from csm_trio.protocol.elevenlabs.dialogue_socket import MAX_VOICES
-from csm_trio.protocol.elevenlabs.speech_request import DEFAULT_REST_FORMAT, parse_body, read_text
+from csm_trio.protocol.elevenlabs.dialogue_socket import MAX_INPUTS, MAX_VOICES
+from csm_trio.protocol.elevenlabs.speech_request import DEFAULT_REST_FORMAT
 from csm_trio.protocol.events import SpeechSettings
 from csm_trio.protocol.fields import (
     JsonFields,
@@ -14,13 +14,12 @@ from csm_trio.protocol.fields import (
     read_settings,
     read_voice_settings,
 )
-
-MAX_LINES = 1_000
+from csm_trio.protocol.rest import parse_body, read_text
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """What one voice says before the next one's turn."""
+class DialogueInput:
+    """The text of one voice's turn."""
 
     voice_id: str
     text: str
@@ -28,21 +27,21 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class DialogueRequest:
-    """Lines to be said in a row, in one format; there is at least one."""
+    """Turns to be synthesized in order, in one format; there is at least one."""
 
-    lines: tuple[Line, ...]
+    inputs: tuple[DialogueInput, ...]
     audio_format: AudioFormat
     settings: SpeechSettings = field(default_factory=SpeechSettings)
 
     @property
     def chars(self) -> int:
-        """How much text there is."""
-        return sum(len(line.text) for line in self.lines)
+        """Characters of text in all inputs."""
+        return sum(len(one.text) for one in self.inputs)
 
     @property
     def voice_ids(self) -> list[str]:
-        """Who says each line."""
-        return [line.voice_id for line in self.lines]
+        """The voice of each input."""
+        return [one.voice_id for one in self.inputs]
 
 
 def parse_dialogue_request(
@@ -50,17 +49,17 @@ def parse_dialogue_request(
 ) -> DialogueRequest:
     """Parse a dialogue request; unknown fields and parameters are ignored, null is absent.
 
-    Raises `MissingField`, `TextTooLong` (for all lines together), `UnknownFormat`, or
+    Raises `MissingField`, `TextTooLong` (for all inputs together), `UnknownFormat`, or
     `InvalidRequest` naming the field that is wrong.
     """
     fields = parse_body(body)
     check_language(fields)
-    lines = tuple(_read_line(one, max_chars) for one in _inputs(fields))
-    if len({line.voice_id for line in lines}) > MAX_VOICES:
+    inputs = tuple(_read_input(one, max_chars) for one in _input_fields(fields))
+    if len({one.voice_id for one in inputs}) > MAX_VOICES:
         raise InvalidRequest(f"inputs must have at most {MAX_VOICES} voices.", param="inputs")
     voice_settings = read_voice_settings(fields.members("settings"))
     request = DialogueRequest(
-        lines=lines,
+        inputs=inputs,
         audio_format=AudioFormat.parse(query.get("output_format", DEFAULT_REST_FORMAT)),
         settings=voice_settings.speech().overridden_by(read_settings(fields)),
     )
@@ -69,21 +68,15 @@ def parse_dialogue_request(
     return request
 
 
-def _inputs(fields: JsonFields) -> list[JsonFields]:
-    inputs = fields.values.get("inputs")
+def _input_fields(fields: JsonFields) -> list[JsonFields]:
+    inputs = fields.objects("inputs", at_least=1, at_most=MAX_INPUTS)
     if inputs is None:
         raise MissingField("inputs")
-    if (
-        not isinstance(inputs, list)
-        or not 0 < len(inputs) <= MAX_LINES
-        or not all(isinstance(one, dict) for one in inputs)
-    ):
-        raise InvalidRequest(f"inputs must be a list of 1 to {MAX_LINES} objects.", param="inputs")
-    return [JsonFields(one, f"inputs.{at}") for at, one in enumerate(inputs)]
+    return [JsonFields(one, f"inputs.{index}") for index, one in enumerate(inputs)]
 
 
-def _read_line(fields: JsonFields, max_chars: int) -> Line:
+def _read_input(fields: JsonFields, max_chars: int) -> DialogueInput:
     voice_id = fields.text("voice_id")
     if voice_id is None:
         raise MissingField(fields.path("voice_id"))
-    return Line(voice_id, read_text(fields, "text", max_chars))
+    return DialogueInput(voice_id, read_text(fields, "text", max_chars))

@@ -1,6 +1,6 @@
-"""ElevenLabs' text-to-dialogue sockets: their messages to events, and events to their frames.
+"""ElevenLabs' text-to-dialogue sockets: their messages to events, and events to their messages.
 
-Sans I/O, like `stream_input`. A voice is a speaker id here: who it is, the door says.
+Sans I/O, like `stream_input`. Knows a voice as a speaker id; the endpoint supplies the mapping.
 """
 
 from collections.abc import Callable, Mapping
@@ -8,8 +8,12 @@ from collections.abc import Callable, Mapping
 from csm_trio.errors import InvalidRequest, TooManyContexts
 from csm_trio.protocol.elevenlabs.errors import socket_error
 from csm_trio.protocol.elevenlabs.multi_stream_input import MAX_CONTEXTS, read_context_id
-from csm_trio.protocol.elevenlabs.socket_messages_in import read_message
-from csm_trio.protocol.elevenlabs.socket_messages_out import Frame, dialogue_frame, frame_text
+from csm_trio.protocol.elevenlabs.socket_messages_in import read_message_fields
+from csm_trio.protocol.elevenlabs.socket_messages_out import (
+    Message,
+    dialogue_message,
+    message_text,
+)
 from csm_trio.protocol.elevenlabs.stream_input import SINGLE_CONTEXT
 from csm_trio.protocol.events import (
     AddText,
@@ -27,20 +31,20 @@ from csm_trio.protocol.events import (
 from csm_trio.protocol.fields import JsonFields, read_api_key, read_settings
 
 MAX_VOICES = 10
-"""The vendor's limit of voices in one dialogue."""
+"""Voices in one dialogue, at most: the vendor's limit."""
 
-_MAX_INPUTS = 1_000
+MAX_INPUTS = 1_000
 
-# What one context's voices are called, and which speaker each is.
+# Speaker ids of one context's voices, by voice id.
 _Cast = Mapping[str, int]
 
 
 class DialogueProtocol:
-    """`text-to-dialogue`: each input is said by its voice, in one stream of speech.
+    """`text-to-dialogue`: each input is synthesized in its voice, in one stream of speech.
 
     With `named_contexts` it is `multi-stream-input`, whose every message names its context, else
-    `stream-input`. A context's first message registers its voices. Closing a context says what
-    it still holds, as the vendor does; closing it again stops it. `speaker_of` raises
+    `stream-input`. A context's first message registers its voices. Closing a context synthesizes
+    its remaining text, as the vendor does; closing it again stops it. `speaker_of` raises
     `UnknownVoice`.
     """
 
@@ -52,14 +56,14 @@ class DialogueProtocol:
         self._ended = False
 
     def receive(self, message: str | bytes) -> list[InEvent]:
-        """Return what `message` means, in order; nothing after `close_socket`.
+        """Return the events of `message`, in order; none after `close_socket`.
 
         Raises `InvalidMessage` if it is no JSON object, `TooManyContexts`, `UnknownVoice`, or
         `InvalidRequest` naming a field that is wrong.
         """
         if self._ended:
             return []
-        fields = read_message(message)
+        fields = read_message_fields(message)
         context_id = read_context_id(fields) if self._named_contexts else SINGLE_CONTEXT
         if fields.flag("close_socket"):
             self._ended = True
@@ -67,7 +71,8 @@ class DialogueProtocol:
         if context_id is None:
             raise InvalidRequest("context_id must be given in every message.", param="context_id")
         closes = self._named_contexts and fields.flag("close_context")
-        inputs = _objects(fields, "inputs")
+        objects = fields.objects("inputs", at_most=MAX_INPUTS) or []
+        inputs = [JsonFields(one) for one in objects]
         events = self._registration(context_id, fields, needed=bool(inputs))
         events += self._inputs(context_id, inputs)
         known = context_id in self._casts
@@ -81,7 +86,7 @@ class DialogueProtocol:
 
     def _registration(self, context_id: str, fields: JsonFields, *, needed: bool) -> list[InEvent]:
         voices = fields.values.get("voices")
-        said = read_settings(fields)
+        settings = read_settings(fields)
         if context_id in self._casts:
             if voices is not None:
                 raise InvalidRequest("voices can only be set in the first message.", param="voices")
@@ -95,7 +100,7 @@ class DialogueProtocol:
             raise TooManyContexts(MAX_CONTEXTS)
         cast = self._casts[context_id] = {name: self._speaker_of(name) for name in names}
         first_voice = SpeechSettings(speaker_id=cast[names[0]], voice_id=names[0])
-        return [*events, OpenContext(context_id, said.overridden_by(first_voice))]
+        return [*events, OpenContext(context_id, settings.overridden_by(first_voice))]
 
     def _inputs(self, context_id: str, inputs: list[JsonFields]) -> list[InEvent]:
         events: list[InEvent] = []
@@ -113,31 +118,19 @@ class DialogueProtocol:
                 events.append(Flush(context_id))
             text = one.text("text")
             if text:
-                whose = SpeechSettings(speaker_id=cast[voice_id], voice_id=voice_id)
-                events.append(AddText(context_id, text, whose))
+                voice = SpeechSettings(speaker_id=cast[voice_id], voice_id=voice_id)
+                events.append(AddText(context_id, text, voice))
         return events
 
     def send(self, event: OutEvent) -> str:
-        """Return the message that tells the client of `event`."""
+        """Return the message for `event`."""
         if isinstance(event, ContextFailed):
-            frame: Frame = socket_error(event.error).body()
+            message: Message = socket_error(event.error).to_message()
         else:
-            frame = dialogue_frame(event)
+            message = dialogue_message(event)
         if self._named_contexts:
-            frame["context_id"] = event.context_id
-        return frame_text(frame)
-
-
-def _objects(fields: JsonFields, name: str) -> list[JsonFields]:
-    value = fields.values.get(name)
-    items = [] if value is None else value
-    if (
-        not isinstance(items, list)
-        or len(items) > _MAX_INPUTS
-        or not all(isinstance(item, dict) for item in items)
-    ):
-        raise InvalidRequest(f"{name} must be a list of at most {_MAX_INPUTS} objects.", param=name)
-    return [JsonFields(item) for item in items]
+            message["context_id"] = event.context_id
+        return message_text(message)
 
 
 def _voice_names(voices: object) -> list[str]:

@@ -1,11 +1,11 @@
-"""Our errors in, the vendor's out: HTTP bodies and status, socket frames and close codes.
+"""`SpeechError`s in ElevenLabs' form: HTTP status and body, socket message and close code.
 
-Shapes and names as recorded from the live API; the library's `errors` know nothing of them.
+Shapes and names as recorded from the live API.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 from csm_trio.errors import (
@@ -25,6 +25,7 @@ from csm_trio.errors import (
     UnknownVoice,
     UnsupportedModel,
 )
+from csm_trio.protocol.rest import RestError
 
 Entry = TypeVar("Entry")
 
@@ -38,7 +39,7 @@ CLOSE_TRY_AGAIN_LATER = 1013
 # RFC 6455 §5.5: a control frame holds 125 bytes, two of them the code.
 MAX_REASON_BYTES = 123
 
-_SOCKET_FAULTS: dict[type[SpeechError], tuple[str, int]] = {
+_SOCKET_ERRORS: dict[type[SpeechError], tuple[str, int]] = {
     InvalidRequest: ("invalid_input_message", CLOSE_POLICY_VIOLATION),
     UnknownVoice: ("voice_id_does_not_exist", CLOSE_POLICY_VIOLATION),
     UnknownFormat: ("invalid_output_format", CLOSE_POLICY_VIOLATION),
@@ -56,19 +57,19 @@ _SOCKET_FAULTS: dict[type[SpeechError], tuple[str, int]] = {
 
 @dataclass(frozen=True, slots=True)
 class SocketError:
-    """An error as a socket tells it: one frame, then a close with `code` and `reason`."""
+    """An error on a socket: one message, then a close frame with `code` and `reason`."""
 
     message: str
     error: str
     code: int
     param: str | None = None
 
-    def frame(self) -> str:
-        """Return the error frame."""
-        return json.dumps(self.body())
+    def to_text(self) -> str:
+        """Return the error message as JSON."""
+        return json.dumps(self.to_message())
 
-    def body(self) -> dict[str, object]:
-        """Return what the error frame holds."""
+    def to_message(self) -> dict[str, object]:
+        """Return the error message."""
         body: dict[str, object] = {
             "message": self.message,
             "error": self.error,
@@ -80,13 +81,13 @@ class SocketError:
 
     @property
     def reason(self) -> str:
-        """The message, cut between characters to what a close frame can hold."""
+        """The message, cut between characters to the length that a close frame can hold."""
         return self.message.encode("utf-8", "replace")[:MAX_REASON_BYTES].decode("utf-8", "ignore")
 
 
 def socket_error(error: SpeechError) -> SocketError:
-    """Return `error` in the words of the vendor's sockets."""
-    name, code = _nearest(_SOCKET_FAULTS, error)
+    """Return `error` in the form of the vendor's sockets."""
+    name, code = _nearest(_SOCKET_ERRORS, error)
     message = error.message
     if isinstance(error, UnknownVoice):
         message = f"A voice with voice_id {error.voice_id} does not exist."
@@ -95,17 +96,11 @@ def socket_error(error: SpeechError) -> SocketError:
 
 
 @dataclass(frozen=True, slots=True)
-class RestError:
-    """An error as HTTP tells it; `body` is the JSON object to send."""
-
-    status: int
-    body: dict[str, object]
-    headers: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
 class _RestKind:
-    """`legacy` is the body's `status` field: the older name, which clients still match."""
+    """An error's HTTP status and names.
+
+    `legacy` is the body's `status` field: the older name, which clients still match.
+    """
 
     status: int
     type: str
@@ -114,7 +109,7 @@ class _RestKind:
 
 
 _INTERNAL = _RestKind(500, "internal_error", "internal_error", "internal_error")
-_REST_FAULTS: dict[type[SpeechError], _RestKind] = {
+_REST_ERRORS: dict[type[SpeechError], _RestKind] = {
     UnknownVoice: _RestKind(404, "not_found", "voice_not_found", "voice_not_found"),
     UnknownFormat: _RestKind(
         403, "validation_error", "invalid_output_format", "invalid_output_format"
@@ -135,20 +130,14 @@ _REST_FAULTS: dict[type[SpeechError], _RestKind] = {
 
 
 def rest_error(error: SpeechError, *, request_id: str) -> RestError:
-    """Return `error` in the words of the vendor's HTTP API.
+    """Return `error` in the form of the vendor's HTTP API.
 
     A wrong field is answered as FastAPI does, with a list; everything else with one object.
     """
-    kind = _nearest(_REST_FAULTS, error)
+    kind = _nearest(_REST_ERRORS, error)
     if isinstance(error, InvalidRequest) and kind is _INTERNAL:
         return RestError(422, {"detail": [_field_detail(error)]})
-    detail: dict[str, object] = {
-        "type": kind.type,
-        "code": kind.code,
-        "message": error.message,
-        "status": kind.legacy,
-        "request_id": request_id,
-    }
+    detail = _detail(kind, error.message, request_id)
     if isinstance(error, InvalidRequest):
         detail["param"] = error.param
     headers = {}
@@ -157,8 +146,27 @@ def rest_error(error: SpeechError, *, request_id: str) -> RestError:
     return RestError(kind.status, {"detail": detail}, headers)
 
 
+def http_error_body(
+    status: int, name: str, message: str | None, *, request_id: str
+) -> dict[str, object]:
+    """Return the body for an error of HTTP itself; `name` is its name, such as "Not Found"."""
+    code = name.lower().replace(" ", "_")
+    kind = "invalid_request" if status < 500 else "internal_error"
+    return {"detail": _detail(_RestKind(status, kind, code, code), message, request_id)}
+
+
+def _detail(kind: _RestKind, message: str | None, request_id: str) -> dict[str, object]:
+    return {
+        "type": kind.type,
+        "code": kind.code,
+        "message": message,
+        "status": kind.legacy,
+        "request_id": request_id,
+    }
+
+
 def _field_detail(error: InvalidRequest) -> dict[str, object]:
-    # Where the whole of the body is wrong there is no field to point at within it.
+    # Where the body as a whole is wrong, the path names no field within it.
     field_path = [] if error.param == error.location else error.param.split(".")
     kind = "missing" if isinstance(error, MissingField) else "value_error"
     loc = [error.location, *field_path]

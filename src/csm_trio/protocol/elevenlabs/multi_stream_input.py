@@ -1,6 +1,6 @@
-"""ElevenLabs' `multi-stream-input` socket: its messages to events, and events to its frames.
+"""ElevenLabs' `multi-stream-input` socket: its messages to events, and events to its messages.
 
-Sans I/O, like `stream_input`; here empty text is a sign of life and ends nothing.
+Sans I/O, like `stream_input`; here empty text is a keep-alive and ends nothing.
 """
 
 from dataclasses import dataclass
@@ -9,11 +9,15 @@ from csm_trio.errors import InvalidRequest, TooManyContexts
 from csm_trio.protocol.elevenlabs.errors import socket_error
 from csm_trio.protocol.elevenlabs.socket_messages_in import (
     CHUNK_LENGTHS,
-    SpeechMessage,
+    ClientMessage,
     check_unchanged,
-    read_speech_message,
+    read_client_message,
 )
-from csm_trio.protocol.elevenlabs.socket_messages_out import frame_text, named_frame, speech_frame
+from csm_trio.protocol.elevenlabs.socket_messages_out import (
+    message_text,
+    named_message,
+    speech_message,
+)
 from csm_trio.protocol.events import (
     Authenticate,
     CloseContext,
@@ -28,9 +32,9 @@ from csm_trio.protocol.fields import JsonFields
 from csm_trio.protocol.voice_settings import VoiceSettings
 
 MAX_CONTEXTS = 5
-"""The vendor's limit of contexts open at once on one socket; those that close do not count."""
+"""Contexts open at once on one socket, at most: the vendor's limit. Closing ones do not count."""
 
-MAX_CONTEXT_ID_CHARS = 256  # it comes back in every frame
+MAX_CONTEXT_ID_CHARS = 256  # it comes back in every message
 UNNAMED_CONTEXT = ""
 
 
@@ -46,9 +50,9 @@ class MultiStreamInputProtocol:
     """`multi-stream-input`: several contexts on one socket, each named by `context_id`.
 
     A context opens with the first text that names it (a space will do) and may have its own
-    voice settings. Without `context_id` it is the one context that has no name. `close_context`
-    right after a flush without text is the normal end of a turn: what is left is said. Any
-    other `close_context` is an interruption, a second one too.
+    voice settings. A message without `context_id` belongs to the one unnamed context.
+    `close_context` right after a flush without text is the normal end of a turn: the remaining
+    text is synthesized. Any other `close_context` is a barge-in, a second one too.
     """
 
     contexts_fail_alone = True
@@ -59,62 +63,62 @@ class MultiStreamInputProtocol:
         self._contexts: dict[str, _Context] = {}
         self._ended = False
 
-    def receive(self, message: str | bytes) -> list[InEvent]:
-        """Return what `message` means, in order; nothing after `close_socket`.
+    def receive(self, text: str | bytes) -> list[InEvent]:
+        """Return the events of message `text`, in order; none after `close_socket`.
 
         Raises `InvalidMessage` if it is no JSON object, `TooManyContexts`, or `InvalidRequest`
         naming a field that is wrong.
         """
         if self._ended:
             return []
-        said = read_speech_message(message)
-        context_id = read_context_id(said.fields) or UNNAMED_CONTEXT
-        if said.fields.flag("close_socket"):
+        message = read_client_message(text)
+        context_id = read_context_id(message.fields) or UNNAMED_CONTEXT
+        if message.fields.flag("close_socket"):
             self._ended = True
             return [CloseSession()]
-        if said.fields.flag("close_context"):
-            return self._close(context_id, flush=said.flush)
+        if message.fields.flag("close_context"):
+            return self._close(context_id, flush=message.flush)
         context = self._contexts.get(context_id)
         if context is None:
-            return self._first_words(context_id, said) or [KeepAlive()]
-        check_unchanged(context.voice_settings, said.voice_settings)
-        return self._say(context_id, context, said, opening=False) or [KeepAlive()]
+            return self._open(context_id, message) or [KeepAlive()]
+        check_unchanged(context.voice_settings, message.voice_settings)
+        return self._add_text(context_id, context, message, opening=False) or [KeepAlive()]
 
     def _close(self, context_id: str, *, flush: bool) -> list[InEvent]:
         context = self._contexts.pop(context_id, None)
         normal_end = context is not None and (context.flushed or flush)
         return [CloseContext(context_id, discard=not normal_end)]
 
-    def _first_words(self, context_id: str, said: SpeechMessage) -> list[InEvent]:
-        """Open a context, unless the message is a sign of life or a flush of nothing."""
-        events: list[InEvent] = [] if said.api_key is None else [Authenticate(said.api_key)]
-        if not said.known or (not said.text and (said.flush or said.text == "")):
+    def _open(self, context_id: str, message: ClientMessage) -> list[InEvent]:
+        """Open a context, unless the message is a keep-alive or a flush without text."""
+        events: list[InEvent] = [] if message.api_key is None else [Authenticate(message.api_key)]
+        if not message.known or (not message.text and (message.flush or message.text == "")):
             return events
         if len(self._contexts) == MAX_CONTEXTS:
             raise TooManyContexts(MAX_CONTEXTS)
-        context = self._contexts[context_id] = _Context(said.voice_settings)
-        lengths = () if self._auto_mode else said.chunk_lengths or CHUNK_LENGTHS
-        events.append(OpenContext(context_id, said.settings, lengths))
-        return [*events, *self._say(context_id, context, said, opening=True)]
+        context = self._contexts[context_id] = _Context(message.voice_settings)
+        lengths = () if self._auto_mode else message.chunk_lengths or CHUNK_LENGTHS
+        events.append(OpenContext(context_id, message.settings, lengths))
+        return [*events, *self._add_text(context_id, context, message, opening=True)]
 
-    def _say(
-        self, context_id: str, context: _Context, said: SpeechMessage, *, opening: bool
+    def _add_text(
+        self, context_id: str, context: _Context, message: ClientMessage, *, opening: bool
     ) -> list[InEvent]:
-        if said.speaks or said.flush:
-            context.flushed = not said.speaks
-        return said.text_events(context_id, opening=opening, auto_mode=self._auto_mode)
+        if message.has_words or message.flush:
+            context.flushed = not message.has_words
+        return message.text_events(context_id, opening=opening, auto_mode=self._auto_mode)
 
     def send(self, event: OutEvent) -> str:
-        """Return the message that tells the client of `event`, and of which context."""
+        """Return the message for `event`, with the name of its context."""
         if isinstance(event, ContextFailed):
-            frame = socket_error(event.error).body()
+            message = socket_error(event.error).to_message()
         else:
-            frame = speech_frame(event, from_start=self._sync_alignment)
-        return frame_text(named_frame(frame, event.context_id))
+            message = speech_message(event, from_start=self._sync_alignment)
+        return message_text(named_message(message, event.context_id))
 
 
 def read_context_id(fields: JsonFields) -> str | None:
-    """Return the name of the context that a message is about; the SDKs know both spellings."""
+    """Return the context id of a message; the SDKs know both spellings."""
     for name in ("context_id", "contextId"):
         context_id = fields.text(name)
         if context_id is not None and len(context_id) > MAX_CONTEXT_ID_CHARS:

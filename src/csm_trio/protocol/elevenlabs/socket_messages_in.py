@@ -1,6 +1,6 @@
-"""What the messages of all text-to-speech sockets have in common, each field checked.
+"""Read the fields that messages of all text-to-speech sockets share, and check each.
 
-It must not know what opens and what ends a context: that depends on the socket.
+Must not know which message opens or ends a context: that depends on the socket.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from csm_trio.protocol.fields import (
 from csm_trio.protocol.voice_settings import VoiceSettings
 
 CHUNK_LENGTHS = (120, 160, 250, 290)
-"""The vendor's `chunk_length_schedule` where a client sends none (asyncapi.yml)."""
+"""Characters before each cut: the vendor's default `chunk_length_schedule` (asyncapi.yml)."""
 
 _CHUNK_LENGTH_RANGE = (50, 500)
 _MAX_SCHEDULE_ITEMS = 100
@@ -32,8 +32,8 @@ _SCHEDULE = "chunk_length_schedule"
 
 
 @dataclass(frozen=True, slots=True)
-class SpeechMessage:
-    """One client message. `known` is false where nothing in it is a text socket's."""
+class ClientMessage:
+    """One message of a client; `known` is false where it has no field of a text socket."""
 
     fields: JsonFields
     text: str | None
@@ -46,29 +46,29 @@ class SpeechMessage:
     known: bool
 
     @property
-    def speaks(self) -> bool:
+    def has_words(self) -> bool:
         """Whether it holds text other than whitespace."""
         return bool(self.text and not self.text.isspace())
 
     def text_events(self, context_id: str, *, opening: bool, auto_mode: bool) -> list[InEvent]:
-        """Return what it adds to an open context, or to the one that it is `opening`.
+        """Return the events that it adds to an open context, or to the one that it is `opening`.
 
-        With `auto_mode` its text is said at once.
+        With `auto_mode` its text is flushed at once.
         """
-        # The opener's space only opens [recorded]; any later one stands between two words.
-        text = "" if self.text is None or (opening and not self.speaks) else self.text
+        # The opener's space only opens (recorded); a later space stands between two words.
+        text = "" if self.text is None or (opening and not self.has_words) else self.text
         settings = SpeechSettings() if opening else self.settings
         events: list[InEvent] = []
         if text or settings != SpeechSettings():
             events.append(AddText(context_id, text, settings))
-        if self.flush or (auto_mode and self.speaks):
+        if self.flush or (auto_mode and self.has_words):
             events.append(Flush(context_id))
         elif self.try_trigger:
             events.append(Flush(context_id, hint=True))
         return events
 
 
-def read_message(message: str | bytes) -> JsonFields:
+def read_message_fields(message: str | bytes) -> JsonFields:
     """Return the members of a message; raise `InvalidMessage` if it is no JSON object."""
     if isinstance(message, bytes):
         raise InvalidMessage
@@ -78,16 +78,16 @@ def read_message(message: str | bytes) -> JsonFields:
         raise InvalidMessage from None
 
 
-def read_speech_message(message: str | bytes) -> SpeechMessage:
-    """Return a text-to-speech socket's message.
+def read_client_message(message: str | bytes) -> ClientMessage:
+    """Parse a message of a text-to-speech socket.
 
     Raises `InvalidMessage` if it is no JSON object, `InvalidRequest` naming a field that is
     wrong.
     """
-    fields = read_message(message)
+    fields = read_message_fields(message)
     settings = read_settings(fields)
     given = {name for name, value in fields.values.items() if value is not None}
-    return SpeechMessage(
+    return ClientMessage(
         fields=fields,
         text=fields.text("text"),
         flush=fields.flag("flush") or False,
@@ -101,7 +101,7 @@ def read_speech_message(message: str | bytes) -> SpeechMessage:
 
 
 def check_unchanged(first: VoiceSettings, later: VoiceSettings) -> None:
-    """Raise `InvalidRequest`, in the vendor's words, if a context's voice settings change."""
+    """Raise `InvalidRequest`, with the vendor's text, if a context's voice settings change."""
     if later not in (VoiceSettings(), first):
         raise InvalidRequest(
             "voice_settings field must be provided in the first message and then either be not "
@@ -111,7 +111,7 @@ def check_unchanged(first: VoiceSettings, later: VoiceSettings) -> None:
 
 
 def _chunk_lengths(fields: JsonFields) -> tuple[int, ...] | None:
-    """Return the first schedule there is; null and an empty one count as none."""
+    """Return the first schedule in the message; null and an empty one count as absent."""
     for config in [fields.members(name) for name in _GENERATION_FIELDS]:
         schedule = config.values.get(_SCHEDULE)
         if schedule:
@@ -122,7 +122,7 @@ def _chunk_lengths(fields: JsonFields) -> tuple[int, ...] | None:
 def _read_schedule(schedule: object, path: str) -> tuple[int, ...]:
     low, high = _CHUNK_LENGTH_RANGE
     lengths = schedule if isinstance(schedule, list) else []
-    # The vendor's schema has numbers, not whole ones.
+    # The vendor's schema has numbers, not integers.
     if 0 < len(lengths) <= _MAX_SCHEDULE_ITEMS and all(
         isinstance(item, int | float) and not isinstance(item, bool) and low <= item <= high
         for item in lengths

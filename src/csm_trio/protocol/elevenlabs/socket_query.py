@@ -1,4 +1,4 @@
-"""A socket's address in, what it asks for out; it knows no message and no event."""
+"""Parse a socket's query string into a checked `SocketQuery`; knows no message and no event."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ _DIALOGUE_MODELS = ("eleven_v3", "eleven_v4")
 
 @dataclass(frozen=True, slots=True)
 class SocketQuery:
-    """What a socket's address asks for; `settings` hold until a message changes them."""
+    """The parameters of a socket's query; `settings` hold until a message changes them."""
 
     audio_format: AudioFormat
     settings: SpeechSettings = field(default_factory=SpeechSettings)
@@ -29,24 +29,23 @@ class SocketQuery:
 def parse_socket_query(query: Mapping[str, str], *, dialogue: bool = False) -> SocketQuery:
     """Parse a socket's query string; unknown parameters are ignored, as the vendor does.
 
-    A `dialogue` socket knows neither `auto_mode` nor
-    `sync_alignment`, and its `inactivity_timeout` is fixed. Raises
-    `UnknownFormat`, `UnsupportedModel` for a dialogue model on any other socket, or
-    `InvalidRequest` naming the parameter that is wrong.
+    A `dialogue` socket knows neither `auto_mode` nor `sync_alignment`, and its
+    `inactivity_timeout` is fixed. Raises `UnknownFormat`, `UnsupportedModel` for a dialogue model
+    on any other socket, or `InvalidRequest` naming the parameter that is wrong.
     """
     fields = QueryFields(query)
     check_language(fields)
     if not dialogue:
         _refuse_dialogue_model(query.get("model_id", ""))
-    # What a dialogue socket does not know is ignored on it, like any unknown parameter.
-    own = QueryFields({}) if dialogue else fields
-    timeout_s = own.integer("inactivity_timeout", 1, MAX_INACTIVITY_TIMEOUT_S)
+    # Parameters of the other sockets are ignored on a dialogue socket, like unknown ones.
+    speech_fields = QueryFields({}) if dialogue else fields
+    timeout_s = speech_fields.integer("inactivity_timeout", 1, MAX_INACTIVITY_TIMEOUT_S)
     return SocketQuery(
         audio_format=AudioFormat.parse(query.get("output_format", DEFAULT_SOCKET_FORMAT)),
         settings=read_settings(fields),
         inactivity_timeout_s=DEFAULT_INACTIVITY_TIMEOUT_S if timeout_s is None else timeout_s,
-        auto_mode=own.flag("auto_mode") or False,
-        sync_alignment=own.flag("sync_alignment") or False,
+        auto_mode=speech_fields.flag("auto_mode") or False,
+        sync_alignment=speech_fields.flag("sync_alignment") or False,
     )
 
 

@@ -1,7 +1,7 @@
-"""ElevenLabs' `stream-input` socket: its messages to events, and events to its frames.
+"""ElevenLabs' `stream-input` socket: its messages to events, and events to its messages.
 
-Sans I/O: knows neither the socket nor what becomes of the events. Times out, counts and
-authenticates nothing; it only says what a message means.
+Sans I/O: knows neither the socket nor the consumer of the events. Times out, counts and
+authenticates nothing; it only translates.
 """
 
 from dataclasses import replace
@@ -11,12 +11,12 @@ from csm_trio.errors import InvalidRequest
 from csm_trio.protocol.elevenlabs.errors import socket_error
 from csm_trio.protocol.elevenlabs.socket_messages_in import (
     CHUNK_LENGTHS,
-    SpeechMessage,
+    ClientMessage,
     check_unchanged,
-    read_message,
-    read_speech_message,
+    read_client_message,
+    read_message_fields,
 )
-from csm_trio.protocol.elevenlabs.socket_messages_out import frame_text, speech_frame
+from csm_trio.protocol.elevenlabs.socket_messages_out import message_text, speech_message
 from csm_trio.protocol.events import (
     Audio,
     Authenticate,
@@ -39,9 +39,9 @@ SINGLE_CONTEXT = ""
 class StreamInputProtocol:
     """`stream-input`: one socket, one context, open from the first message to the empty text.
 
-    The opener `{"text": " "}` is not obligatory: the first message may carry real text. With
-    `auto_mode` every message's text is said at once, and no chunk schedule applies.
-    `{"clear": true}` (an extension) is obeyed before the text of its own message, and even after
+    The opener `{"text": " "}` is optional: the first message may carry real text. With
+    `auto_mode` every message's text is flushed at once, and no chunk schedule applies.
+    `{"clear": true}` (an extension) applies before the text of its own message, and even after
     the end of input.
     """
 
@@ -54,69 +54,69 @@ class StreamInputProtocol:
         self._settings = SpeechSettings()
         self._voice_settings = VoiceSettings()
         self._chunk_lengths: tuple[int, ...] = () if auto_mode else CHUNK_LENGTHS
-        self._word_begun: Aligned | None = None
+        self._partial_word: Aligned | None = None
 
-    def receive(self, message: str | bytes) -> list[InEvent]:
-        """Return what `message` means, in order; after the end of input, only a clear is heard.
+    def receive(self, text: str | bytes) -> list[InEvent]:
+        """Return the events of message `text`, in order; after the end of input, only a clear.
 
         Raises `InvalidMessage` if it is no JSON object, `InvalidRequest` naming a field that
-        is wrong; what went before stays in force.
+        is wrong; earlier messages stay in force.
         """
         if self._ended:
-            return [ClearContext(SINGLE_CONTEXT)] if _asks_for_silence(message) else []
-        said = read_speech_message(message)
-        clear = said.fields.flag("clear") or False
-        if not said.known and not clear:
+            return [ClearContext(SINGLE_CONTEXT)] if _is_clear(text) else []
+        message = read_client_message(text)
+        clear = message.fields.flag("clear") or False
+        if not message.known and not clear:
             return [KeepAlive()]
         if self._opened:
-            check_unchanged(self._voice_settings, said.voice_settings)
+            check_unchanged(self._voice_settings, message.voice_settings)
         opening = not self._opened
-        events = self._opening_events(said) if opening else []
+        events = self._opening_events(message) if opening else []
         if clear:
-            # What the texts before have set still holds; their text does not.
+            # The settings of earlier messages still hold; their text does not.
             events += [ClearContext(SINGLE_CONTEXT), self._open()]
-        self._settings = self._settings.overridden_by(said.settings)
-        if said.text == "" and not said.flush:
+        self._settings = self._settings.overridden_by(message.settings)
+        if message.text == "" and not message.flush:
             # Vocode's {"text": "", "try_trigger_generation": true, "flush": false} ends it too.
             self._ended = True
             events += [CloseContext(SINGLE_CONTEXT), CloseSession()]
         else:
-            events += said.text_events(SINGLE_CONTEXT, opening=opening, auto_mode=self._auto_mode)
+            events += message.text_events(
+                SINGLE_CONTEXT, opening=opening, auto_mode=self._auto_mode
+            )
         return events or [KeepAlive()]
 
-    def _opening_events(self, said: SpeechMessage) -> list[InEvent]:
+    def _opening_events(self, message: ClientMessage) -> list[InEvent]:
         self._opened = True
-        self._settings = said.settings
-        self._voice_settings = said.voice_settings
-        if said.chunk_lengths is not None and not self._auto_mode:
-            self._chunk_lengths = said.chunk_lengths
-        key = said.api_key
+        self._settings = message.settings
+        self._voice_settings = message.voice_settings
+        if message.chunk_lengths is not None and not self._auto_mode:
+            self._chunk_lengths = message.chunk_lengths
+        key = message.api_key
         return [*([] if key is None else [Authenticate(key)]), self._open()]
 
     def _open(self) -> OpenContext:
         return OpenContext(SINGLE_CONTEXT, self._settings, self._chunk_lengths)
 
     def send(self, event: OutEvent) -> str:
-        """Return the message that tells the client of `event`.
-
-        Its alignment is whole words: Vocode joins the messages' characters with spaces between.
-        """
+        """Return the message for `event`; its alignment holds whole words only."""
         if isinstance(event, ContextFailed):
-            return socket_error(event.error).frame()
+            return socket_error(event.error).to_text()
         if isinstance(event, Audio):
+            # Vocode joins the characters of consecutive messages with spaces between.
             event = replace(event, aligned=self._whole_words(event.aligned))
         else:
-            self._word_begun = None
-        return frame_text(speech_frame(event))
+            self._partial_word = None
+        return message_text(speech_message(event))
 
     def _whole_words(self, aligned: Aligned | None) -> Aligned | None:
-        pieces = [piece for piece in (self._word_begun, aligned) if piece is not None]
-        whole, self._word_begun = whole_words(pieces)
+        parts = [part for part in (self._partial_word, aligned) if part is not None]
+        whole, self._partial_word = whole_words(parts)
         return whole
 
 
-def _asks_for_silence(message: str | bytes) -> bool:
+def _is_clear(text: str | bytes) -> bool:
     try:
-        return read_message(message).flag("clear") or False
+        return read_message_fields(text).flag("clear") or False
     except InvalidRequest:
         return False

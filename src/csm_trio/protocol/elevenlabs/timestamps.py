@@ -1,6 +1,7 @@
-"""The bodies of the `with-timestamps` doors: one object, and which of two framings of many.
+"""Bodies of the `with-timestamps` endpoints: one JSON object, or a stream of them.
 
-The vendor streams newline-delimited JSON; others read the same objects as server-sent events.
+The vendor streams newline-delimited JSON; generic clients read the same objects as server-sent
+events.
 """
 
 import base64
@@ -21,9 +22,9 @@ _STYLES: dict[str, TimestampStyle] = {
 
 
 def timestamp_object(audio: Audio, **more: object) -> str:
-    """Return one piece of audio as a JSON object on one line, without framing or line end.
+    """Return one chunk as a JSON object on one line, without framing or line end.
 
-    Times count from the start of the answer. `more` are members that a door adds.
+    Times are seconds from the start of the answer. `more` are members that an endpoint adds.
     """
     aligned = audio.aligned
     return json.dumps(
@@ -38,38 +39,38 @@ def timestamp_object(audio: Audio, **more: object) -> str:
     )
 
 
-def voice_segments(pieces: Sequence[Audio], voice_ids: Sequence[str]) -> list[Json]:
-    """Return which of a dialogue's inputs is heard when in `pieces`, one segment each, in order.
+def voice_segments(chunks: Sequence[Audio], voice_ids: Sequence[str]) -> list[Json]:
+    """Return the time span in `chunks` of each of a dialogue's inputs, in order.
 
-    `voice_ids` says who says each input. Indices are those of `alignment.characters` over all
-    pieces, the end exclusive. An input of which there is nothing to say has no segment.
+    `voice_ids` are the voices of the inputs. Indices are those of `alignment.characters` over all
+    chunks, the end exclusive. An input without speech has no segment.
     """
     segments: dict[int, Json] = {}
-    at = 0
-    for piece in pieces:
-        if piece.aligned is None:
+    chars = 0
+    for chunk in chunks:
+        if chunk.aligned is None:
             continue
-        written, from_ms = piece.aligned.written, piece.aligned.from_ms
+        written, from_ms = chunk.aligned.written, chunk.aligned.from_ms
         begun: Json = {
-            "voice_id": voice_ids[piece.turn],
+            "voice_id": voice_ids[chunk.turn],
             "start_time_seconds": from_ms / 1000,
-            "character_start_index": at,
-            "dialogue_input_index": piece.turn,
+            "character_start_index": chars,
+            "dialogue_input_index": chunk.turn,
         }
-        at += len(written.chars)
+        chars += len(written.chars)
         end: Json = {
             "end_time_seconds": (from_ms + written.end_ms) / 1000,
-            "character_end_index": at,
+            "character_end_index": chars,
         }
-        segments[piece.turn] = segments.get(piece.turn, begun) | end
+        segments[chunk.turn] = segments.get(chunk.turn, begun) | end
     return list(segments.values())
 
 
 def timestamp_style(accept: str | None, *, has_api_key_header: bool) -> TimestampStyle:
-    """Choose by the media types `accept` names: the highest `q` wins, then the first.
+    """Choose by the media types in `accept`: the highest `q` wins, then the first.
 
-    Where it names none of ours (`*/*` names none), the caller is one of the vendor's own
-    clients if it sent its key as a header: those read lines of JSON, all others get events.
+    Where `accept` names neither style (`*/*` names none), a client that sent the vendor's key
+    header is one of the vendor's own, which read lines of JSON; all others get events.
     """
     best: TimestampStyle | None = None
     best_quality = 0.0
