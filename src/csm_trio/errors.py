@@ -1,13 +1,13 @@
-"""What can go wrong, in the caller's words.
+"""Errors that a client can be shown, and errors of startup.
 
-The tree knows no HTTP and no WebSocket: each door renders these in its protocol's own form.
+Knows no HTTP and no WebSocket: `protocol` renders a `SpeechError` in each vendor's form.
 """
 
 from typing import Literal
 
 
 class SpeechError(Exception):
-    """Something stopped a caller's speech; `message` is a sentence that can be shown to them."""
+    """An error that ends a client's speech; `message` is a sentence to show to the client."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -15,10 +15,9 @@ class SpeechError(Exception):
 
 
 class InvalidRequest(SpeechError):
-    """The caller sent something that cannot be obeyed; `param` names the field that is wrong.
+    """The request or message is invalid; `param` names the field that is wrong.
 
-    `location` says whether the field stood in what was sent, or where in the address it was sent
-    to.
+    `location` is the part of the request that holds the field.
     """
 
     def __init__(
@@ -67,7 +66,7 @@ class UnknownFormat(InvalidRequest):
 
 
 class UnsupportedModel(InvalidRequest):
-    """A model of the dialogue sockets was asked for on another."""
+    """The query of a text-to-speech socket names a model of the dialogue sockets."""
 
     def __init__(self, model_id: str) -> None:
         super().__init__(
@@ -79,7 +78,7 @@ class UnsupportedModel(InvalidRequest):
 
 
 class TooManyContexts(SpeechError):
-    """A socket has more contexts open, or still ending, than it may."""
+    """A socket has too many contexts open or still ending."""
 
     def __init__(self, limit: int) -> None:
         super().__init__(
@@ -104,7 +103,7 @@ class UnknownModel(InvalidRequest):
 
 
 class NotOffered(SpeechError):
-    """This server does not do what was asked, and never will for this caller."""
+    """The request is valid, but this server does not offer the feature."""
 
 
 class Unauthorized(SpeechError):
@@ -115,7 +114,7 @@ class Unauthorized(SpeechError):
 
 
 class EngineBusy(SpeechError):
-    """Every place is taken; try again after `retry_after_s` seconds."""
+    """Every session or slot is in use; the client may retry after `retry_after_s` seconds."""
 
     def __init__(self, message: str = "The server is at capacity.", *, retry_after_s: int = 1):
         super().__init__(message)
@@ -135,7 +134,7 @@ class InputTimeout(SpeechError):
 
 
 class ClientStalled(SpeechError):
-    """The listener did not take its audio for `timeout_s` seconds."""
+    """The client did not read its audio for `timeout_s` seconds."""
 
     def __init__(self, timeout_s: float) -> None:
         super().__init__(f"The audio was not taken for {timeout_s:g} seconds.")
@@ -143,25 +142,25 @@ class ClientStalled(SpeechError):
 
 
 class EngineFailed(SpeechError):
-    """The engine broke while speaking; the cause is in the server's log."""
+    """The engine failed during generation; the cause is in the server's log."""
 
     def __init__(self, message: str = "The speech engine failed.") -> None:
         super().__init__(message)
 
 
 class ServerLeaving(SpeechError):
-    """The server is shutting down, and this call is over or out of time."""
+    """The server is shutting down, and this session is complete or out of time."""
 
     def __init__(self) -> None:
         super().__init__("The server is shutting down.")
 
 
 def first_leaf(error: BaseException) -> BaseException:
-    """Return the first leaf of an exception group: the one that brought the others down."""
+    """Return the first leaf of an exception group: the error that cancelled the other tasks."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
 
 
 class StartupError(Exception):
-    """The server cannot start: a bad setting, a model that cannot be had. One clear sentence."""
+    """The server cannot start, for a bad setting or a missing model; the message is one sentence."""

@@ -1,7 +1,4 @@
-"""Metrics as one object, a timeline per context, and logs that carry the session's id.
-
-`Metrics` has its own registry, so that two servers in one process (tests) do not share figures.
-"""
+"""Metrics of one server, a timeline per context, and logs with the session's id."""
 
 import logging
 import time
@@ -12,75 +9,79 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-_SHORT_S = (0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.2, 0.5, 1.0)
-_WAIT_S = (0.02, 0.04, 0.06, 0.08, 0.12, 0.16, 0.25, 0.35, 0.5, 0.8, 1.5, 3.0, 10.0)
-_RATIOS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9, 1.0, 1.5, 2.5)
+_STEP_BUCKETS_S = (0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.2, 0.5, 1.0)
+_WAIT_BUCKETS_S = (0.02, 0.04, 0.06, 0.08, 0.12, 0.16, 0.25, 0.35, 0.5, 0.8, 1.5, 3.0, 10.0)
+_RATIO_BUCKETS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9, 1.0, 1.5, 2.5)
 
 session_id: ContextVar[str] = ContextVar("session_id", default="-")
-"""The id that log lines of this task carry; also `request-id` of a REST answer."""
+"""Id in the log lines of this task; also `request-id` of a REST answer."""
 
 
 class Metrics:
-    """Everything `/metrics` shows. Prometheus' own counters: safe from any thread."""
+    """The metrics of one server, safe to change from any thread."""
 
     def __init__(self) -> None:
+        # Its own registry: two servers in one process (tests) must not share metrics.
         self.registry = CollectorRegistry()
         registry = self.registry
-        self.slots = Gauge("csm_slots", "Slots of the batch.", registry=registry)
+        self.slots = Gauge("csm_slots", "Slots in the pool.", registry=registry)
         self.slots_used = Gauge(
-            "csm_slots_used", "Slots that hold an utterance now.", registry=registry
+            "csm_slots_used", "Slots that hold an utterance.", registry=registry
         )
         self.utterances_waiting = Gauge(
-            "csm_utterances_waiting", "Utterances that wait for a slot.", registry=registry
+            "csm_utterances_waiting", "Utterances that wait for a pool token.", registry=registry
         )
         self.sessions_limit = Gauge(
-            "csm_sessions_limit", "Calls admitted at once.", registry=registry
+            "csm_sessions_limit", "Maximum of concurrent sessions.", registry=registry
         )
         self.sessions = Gauge(
-            "csm_sessions", "Calls (sockets and REST requests) open now.", registry=registry
+            "csm_sessions", "Open sessions (sockets and REST requests).", registry=registry
         )
         self.step_s = Histogram(
-            "csm_step_seconds", "Time of one step: a frame for every running row.",
-            buckets=_SHORT_S, registry=registry,
+            "csm_step_seconds", "Time of one step, which makes a frame for every running row.",
+            buckets=_STEP_BUCKETS_S, registry=registry,
         )  # fmt: skip
         self.prefill_s = Histogram(
             "csm_prefill_seconds",
-            "Time of one piece of prefill between two steps.",
-            buckets=_SHORT_S,
+            "Time of one prefill chunk between two steps.",
+            buckets=_STEP_BUCKETS_S,
             registry=registry,
         )
         self.cancel_to_free_s = Histogram(
             "csm_cancel_to_free_seconds",
-            "Time from an utterance's cancel until its slot is free.",
-            buckets=_SHORT_S,
+            "Time from an utterance's cancel to the release of its slot.",
+            buckets=_STEP_BUCKETS_S,
             registry=registry,
         )
         self.frames = Counter("csm_frames", "Frames of 80 ms delivered.", registry=registry)
-        self.first_audio_s = Histogram(
-            "csm_first_audio_seconds",
-            "Time from a context's first sentence to its first chunk.",
-            buckets=_WAIT_S, registry=registry,
+        self.ttfa_s = Histogram(
+            "csm_ttfa_seconds",
+            "TTFA: time from a context's first sentence to its first chunk.",
+            buckets=_WAIT_BUCKETS_S, registry=registry,
         )  # fmt: skip
         self.chunk_gap_s = Histogram(
             "csm_chunk_gap_seconds",
-            "Time between chunks of a context.",
-            buckets=_WAIT_S,
+            "Time between two chunks of a context.",
+            buckets=_WAIT_BUCKETS_S,
             registry=registry,
         )
         self.real_time_factor = Histogram(
             "csm_real_time_factor",
-            "Utterance: time taken over audio made.",
-            buckets=_RATIOS,
+            "Generation time of an utterance over the duration of its audio.",
+            buckets=_RATIO_BUCKETS,
             registry=registry,
         )
         self.utterance_ends = Counter(
-            "csm_utterance_ends", "Utterances by how they ended.", ["reason"], registry=registry
+            "csm_utterance_ends", "Utterances that ended, by reason.", ["reason"], registry=registry
         )
         self.cancels = Counter(
-            "csm_cancels", "Contexts cut short, by reason.", ["reason"], registry=registry
+            "csm_cancels", "Contexts cancelled, by reason.", ["reason"], registry=registry
         )
         self.refusals = Counter(
-            "csm_refusals", "Calls and requests refused, by reason.", ["reason"], registry=registry
+            "csm_refusals",
+            "Sessions and requests refused, by error.",
+            ["reason"],
+            registry=registry,
         )
         self.failures = Counter(
             "csm_failures", "Contexts that failed, by error.", ["error"], registry=registry
@@ -96,28 +97,28 @@ class Metrics:
 
 @dataclass(slots=True)
 class Timeline:
-    """When things happened to one context, in seconds of the monotonic clock."""
+    """Times of a context's events, in seconds of the monotonic clock."""
 
     received_s: float = field(default_factory=time.monotonic)
     marks: dict[str, float] = field(default_factory=dict)
     laps: dict[str, float] = field(default_factory=dict)
 
     def mark(self, name: str) -> bool:
-        """Note that `name` happened now, unless it has before; tell whether it was new."""
+        """Record the first time of event `name`; return whether this is it."""
         if name in self.marks:
             return False
         self.marks[name] = time.monotonic()
         return True
 
     def lap(self, name: str) -> float | None:
-        """Note that `name` happened again; return the seconds since it did last, if it has."""
+        """Record event `name`; return the seconds since its last time, None on the first."""
         now_s = time.monotonic()
         before_s = self.laps.get(name)
         self.laps[name] = now_s
         return None if before_s is None else now_s - before_s
 
     def since(self, start: str, end: str) -> float | None:
-        """Return the seconds from one mark to another, or None where one is missing."""
+        """Return the seconds from one mark to another; None where one is missing."""
         if start not in self.marks or end not in self.marks:
             return None
         return self.marks[end] - self.marks[start]
@@ -135,12 +136,12 @@ class _SessionFilter(logging.Filter):
 
 
 def configure_logging(level: str) -> None:
-    """Log to standard error, one line an event, with the session's id."""
+    """Log to standard error, one line per event, with the session's id."""
     stream = logging.StreamHandler()
     stream.addFilter(_SessionFilter())
     stream.setFormatter(
         logging.Formatter("%(asctime)s %(levelname)s %(name)s [%(session)s] %(message)s")
     )
     logging.basicConfig(level=level.upper(), handlers=[stream], force=True)
-    for chatty in ("httpx", "httpcore", "huggingface_hub", "urllib3", "filelock"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for library in ("httpx", "httpcore", "huggingface_hub", "urllib3", "filelock"):
+        logging.getLogger(library).setLevel(logging.WARNING)

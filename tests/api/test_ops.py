@@ -127,7 +127,7 @@ async def test_the_figures_follow_a_call() -> None:
     assert (after["csm_sessions"], after["csm_slots_used"]) == (0, 0)
     assert after["csm_frames_total"] == 12
     assert after["csm_characters_total"] == len(text)
-    assert after["csm_first_audio_seconds_count"] == 1
+    assert after["csm_ttfa_seconds_count"] == 1
     assert after["csm_chunk_gap_seconds_count"] >= 3
     assert after["csm_step_seconds_count"] == 14
     assert after["csm_prefill_seconds_count"] == 2

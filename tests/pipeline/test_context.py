@@ -650,7 +650,7 @@ async def test_a_context_is_one_line_in_the_log(caplog: pytest.LogCaptureFixture
 async def test_the_times_of_chunks_are_counted() -> None:
     call = Call(FakeEngine())
     events = await call.run(ONE, TWO)
-    assert call.count("csm_first_audio_seconds_count") == 1
+    assert call.count("csm_ttfa_seconds_count") == 1
     assert call.count("csm_chunk_gap_seconds_count") == len(events) - 2
 
 

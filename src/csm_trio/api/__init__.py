@@ -1,1 +1,1 @@
-"""The doors: HTTP and WebSocket routes. Quart lives here and nowhere else."""
+"""HTTP and WebSocket endpoints. The only package that imports Quart."""

@@ -1,4 +1,4 @@
-"""The door's own limit: how many calls are inside at once, and whether it still opens."""
+"""Admission control: the limit of concurrent sessions, and the drain state."""
 
 from types import TracebackType
 
@@ -9,7 +9,7 @@ from csm_trio.telemetry import Metrics
 
 
 class SessionLease:
-    """One admitted call; leaving the `with` block gives the place back."""
+    """The right to one session; leaving the `with` block releases it."""
 
     def __init__(self, admission: "Admission") -> None:
         self._admission = admission
@@ -23,48 +23,48 @@ class SessionLease:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._admission._leave()
+        self._admission._release()
 
 
 class Admission:
-    """Admit calls up to a limit. A call once admitted is never refused in its middle."""
+    """Admits sessions (sockets and REST requests) up to a limit, until the drain begins."""
 
     def __init__(self, limit: int, metrics: Metrics) -> None:
         self.limit = limit
-        self.inside = 0
+        self.open_sessions = 0
         self._metrics = metrics
-        self._emptied = trio.Event()
+        self._all_ended = trio.Event()
         self.drain_begun = trio.Event()
         metrics.sessions_limit.set(limit)
 
     @property
     def draining(self) -> bool:
-        """Tell whether nobody is admitted any more."""
+        """Whether every new session is refused."""
         return self.drain_begun.is_set()
 
     @property
     def cancel_reason(self) -> str:
-        """What a call that is cut from outside is to be counted as."""
+        """The metric label of a session that is cancelled from outside."""
         return "shutdown" if self.draining else "hang_up"
 
     def admit(self) -> SessionLease:
-        """Take a place, to be entered at once; raises EngineBusy where there is none."""
+        """Return a lease, to be entered at once; raise EngineBusy at the limit or in a drain."""
         if self.draining:
             raise EngineBusy("The server is shutting down.", retry_after_s=5)
-        if self.inside >= self.limit:
+        if self.open_sessions >= self.limit:
             raise EngineBusy
-        self.inside += 1
-        self._metrics.sessions.set(self.inside)
+        self.open_sessions += 1
+        self._metrics.sessions.set(self.open_sessions)
         return SessionLease(self)
 
     async def drain(self) -> None:
-        """Admit nobody any more; return when the last call has left."""
+        """Refuse every new session; return when the last open one has ended."""
         self.drain_begun.set()
-        if self.inside:
-            await self._emptied.wait()
+        if self.open_sessions:
+            await self._all_ended.wait()
 
-    def _leave(self) -> None:
-        self.inside -= 1
-        self._metrics.sessions.set(self.inside)
-        if self.draining and not self.inside:
-            self._emptied.set()
+    def _release(self) -> None:
+        self.open_sessions -= 1
+        self._metrics.sessions.set(self.open_sessions)
+        if self.draining and not self.open_sessions:
+            self._all_ended.set()

@@ -1,4 +1,4 @@
-"""The application: every door, the key check, body limits, and errors as answers."""
+"""The application: every endpoint, the key check, body limits, and errors as answers."""
 
 import logging
 import secrets
@@ -7,16 +7,17 @@ from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
+from csm_trio.api.asgi import SpeechConnection, SpeechSocketConnection, body_has_ended
+from csm_trio.api.auth import check_request
 from csm_trio.api.elevenlabs.catalog import catalog_blueprint
 from csm_trio.api.elevenlabs.dialogue import dialogue_blueprint
 from csm_trio.api.elevenlabs.speech import elevenlabs_blueprint, elevenlabs_error_response
 from csm_trio.api.elevenlabs.websockets import websockets_blueprint
-from csm_trio.api.openai import KEYLESS, openai_blueprint, speaks_openai
+from csm_trio.api.openai import is_openai_request, openai_blueprint
 from csm_trio.api.ops import ops_blueprint
 from csm_trio.api.responses import add_standard_headers, error_response
-from csm_trio.api.speech_stream import SpeechConnection, SpeechSocketConnection, body_has_ended
-from csm_trio.api.state import ServerState, presented_key
-from csm_trio.errors import SpeechError, Unauthorized
+from csm_trio.api.state import ServerState
+from csm_trio.errors import SpeechError
 from csm_trio.protocol.elevenlabs.errors import http_error_body
 from csm_trio.protocol.openai import error_body, openai_error
 from csm_trio.telemetry import session_id
@@ -25,10 +26,11 @@ logger = logging.getLogger(__name__)
 
 
 UNREAD_BODY_S = 2.0
+"""Seconds that a refused request may take to send the rest of its body."""
 
 
 class SpeechApp(QuartTrio):
-    """Quart on Trio, with request nurseries that speech can live in."""
+    """Quart on Trio, with request nurseries that speech lives in."""
 
     asgi_http_class = SpeechConnection
     asgi_websocket_class = SpeechSocketConnection
@@ -46,28 +48,31 @@ def create_app(state: ServerState) -> SpeechApp:
     app.register_blueprint(websockets_blueprint(state))
 
     @app.before_request
-    async def name_request() -> None:
+    async def begin_request() -> None:
         session_id.set(secrets.token_hex(8))
-        if _needs_key() and state.server.api_key is not None:
-            key = presented_key(request.headers, request.args)
-            if key is None or not state.accepts(key):
-                raise Unauthorized
+        check_request(
+            request.method,
+            request.path,
+            request.headers,
+            request.args,
+            api_key=state.server.api_key,
+        )
 
     @app.before_websocket
-    async def name_session() -> None:
+    async def begin_socket() -> None:
         session_id.set(secrets.token_hex(8))
 
     @app.after_request
     async def finish(response: Response) -> Response:
         add_standard_headers(response)
-        # Refused unread: what is left of the body would stand before the next request.
+        # The unread rest of a refused request's body would be parsed as the next request.
         if not await body_has_ended(within_s=UNREAD_BODY_S):
             response.headers["connection"] = "close"
         return response
 
     @app.errorhandler(SpeechError)
     async def refuse(error: SpeechError) -> Response:
-        if speaks_openai():
+        if is_openai_request():
             return error_response(state, error, openai_error(error))
         return elevenlabs_error_response(state, error)
 
@@ -76,23 +81,11 @@ def create_app(state: ServerState) -> SpeechApp:
         error: HTTPException,
     ) -> tuple[dict[str, object], int, list[tuple[str, str]]]:
         status = error.code or 500
-        kept = [(name, text) for name, text in error.get_headers() if name != "Content-Type"]
-        if speaks_openai():
+        headers = [(name, text) for name, text in error.get_headers() if name != "Content-Type"]
+        if is_openai_request():
             kind = "invalid_request_error" if status < 500 else "server_error"
-            return error_body(error.description or error.name, kind), status, kept
+            return error_body(error.description or error.name, kind), status, headers
         body = http_error_body(status, error.name, error.description, request_id=session_id.get())
-        return body, status, kept
+        return body, status, headers
 
     return app
-
-
-def _needs_key() -> bool:
-    """Tell whether the current request is for a door that a key opens.
-
-    A browser asks by OPTIONS, without a key, whether its page may ask with one.
-    """
-    return (
-        request.path.startswith(("/v1/", "/v2/"))
-        and request.path not in KEYLESS
-        and request.method != "OPTIONS"
-    )

@@ -1,23 +1,35 @@
-"""Tokens that open one socket each, for browsers that must not hold the key."""
+"""Authentication: API keys, bearer tokens, and single-use tokens of sockets.
 
+Tokens are for browsers, which must not hold the key. Knows nothing of the server behind the key.
+"""
+
+import hmac
 import secrets
+from collections.abc import Callable, Mapping
 
 import trio
+from werkzeug.datastructures import Headers
+
+from csm_trio.errors import Unauthorized
+from csm_trio.protocol.fields import bearer_token
 
 TOKEN_LIFE_S = 900.0
-"""The vendor's: 15 minutes (docs of `/v1/single-use-token`)."""
+"""Lifetime of a single-use token: the vendor's 15 minutes (docs of `/v1/single-use-token`)."""
 
 MAX_TOKENS = 10_000
 
+KEYLESS_PATHS = frozenset({"/v1/audio/models", "/v1/audio/voices"})
+"""Lists that are readable without a key: Open WebUI sends none, though it has one."""
+
 
 class SingleUseTokens:
-    """Tokens that were handed out and not yet shown; the oldest give way beyond the bound."""
+    """Tokens issued and not yet redeemed; above `MAX_TOKENS` the oldest are evicted."""
 
     def __init__(self) -> None:
         self._ends_s: dict[str, float] = {}
 
     def issue(self) -> str:
-        """Hand out a new token."""
+        """Return a new token."""
         now_s = trio.current_time()
         while self._ends_s:
             oldest, ends_s = next(iter(self._ends_s.items()))
@@ -29,5 +41,61 @@ class SingleUseTokens:
         return token
 
     def redeem(self, token: str) -> bool:
-        """Tell whether a token is good, which it is once."""
+        """Return whether a token is valid, and invalidate it."""
         return self._ends_s.pop(token, 0.0) > trio.current_time()
+
+
+def check_key(key: str, api_key: str | None) -> bool:
+    """Return whether `key` is the server's; every key is, where the server has none."""
+    if api_key is None:
+        return True
+    return hmac.compare_digest(key.encode(), api_key.encode())
+
+
+def check_request(
+    method: str, path: str, headers: Headers, query: Mapping[str, str], *, api_key: str | None
+) -> None:
+    """Raise `Unauthorized` for an HTTP request that needs the key and does not present it."""
+    if api_key is None or not _needs_key(method, path):
+        return
+    key = presented_key(headers, query)
+    if key is None or not check_key(key, api_key):
+        raise Unauthorized
+
+
+def check_socket(
+    headers: Headers,
+    query: Mapping[str, str],
+    *,
+    api_key: str | None,
+    tokens: SingleUseTokens,
+) -> Callable[[str], bool] | None:
+    """Check the key or single-use token of a socket's upgrade request; a token is then used.
+
+    Returns the check that the first message's key must pass where the request presents neither;
+    None where the client is authenticated. Raises `Unauthorized` for wrong ones.
+    """
+    key, token = presented_key(headers, query), query.get("single_use_token")
+    if api_key is None or (key is not None and check_key(key, api_key)):
+        return None
+    if key is None and token is None:
+        return lambda shown: check_key(shown, api_key) or tokens.redeem(shown)
+    if any(tokens.redeem(shown) for shown in (token, key) if shown is not None):
+        return None
+    raise Unauthorized
+
+
+def presented_key(headers: Headers, query: Mapping[str, str]) -> str | None:
+    """Return the key in a request: header `xi-api-key`, a bearer token, or the query."""
+    return (
+        headers.get("xi-api-key")
+        or bearer_token(headers.get("authorization"))
+        or query.get("xi-api-key")
+        or query.get("xi_api_key")
+        or bearer_token(query.get("authorization"))
+    )
+
+
+def _needs_key(method: str, path: str) -> bool:
+    # Browsers send a preflight OPTIONS without the key.
+    return path.startswith(("/v1/", "/v2/")) and path not in KEYLESS_PATHS and method != "OPTIONS"

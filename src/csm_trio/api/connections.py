@@ -1,6 +1,6 @@
-"""TCP connections: hypercorn speaks HTTP on each, and what breaks one leaves the others alone.
+"""TCP connections: hypercorn serves HTTP on each, and an error on one leaves the others alone.
 
-It must not know what is behind the application.
+Must not know the application behind them.
 """
 
 import logging
@@ -23,15 +23,15 @@ logger = logging.getLogger(__name__)
 class _Connection(TCPServer):
     """One client's connection.
 
-    hypercorn raises where it answers out of turn, and its own `serve` would end with that.
+    hypercorn raises on a client's protocol error, which would end its own `serve`.
     """
 
     async def run(self) -> None:
-        """Serve it until it is closed."""
+        """Serve the connection until it is closed."""
         try:
             await super().run()
         except* Exception as group:
-            # A door's broad except: the application's own errors do not come here.
+            # Broad: hypercorn's errors only, the application handles its own.
             logger.info("connection broken off: %r", first_leaf(group))
 
 
@@ -39,14 +39,14 @@ async def serve_connections(
     app: ASGIFramework,
     settings: HypercornConfig,
     listening: socket.socket,
-    until_told: Callable[[], Awaitable[None]],
+    until_stopped: Callable[[], Awaitable[None]],
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve who connects until `until_told` returns, then end those who are left.
+    """Accept and serve connections until `until_stopped` returns, then end those that are open.
 
-    An idle connection ends at once, another may take `settings.graceful_timeout` seconds more.
-    The socket is closed.
+    An idle connection ends at once, a busy one after `settings.graceful_timeout` seconds at the
+    latest. The listening socket is closed.
     """
     context = WorkerContext(max_requests=None)
     serve_one = partial(_Connection, ASGIWrapper(app), settings, context, ConnectionState({}))
@@ -57,7 +57,7 @@ async def serve_connections(
                 partial(trio.serve_listeners, serve_one, [listener], handler_nursery=connections)
             )
             task_status.started()
-            await until_told()
+            await until_stopped()
             accepting.cancel_scope.cancel()
         await context.terminated.set()
         connections.cancel_scope.deadline = trio.current_time() + settings.graceful_timeout

@@ -1,8 +1,9 @@
-"""OpenAI's doors: `POST /v1/audio/speech` and its lists."""
+"""OpenAI's endpoints: `POST /v1/audio/speech` and its lists."""
 
 from quart import Blueprint, Response, has_request_context, request
 
-from csm_trio.api.responses import LIVE, begin_speech, read_body
+from csm_trio.api.responses import LIVE, read_body, start_request
+from csm_trio.api.speech_body import speech_response
 from csm_trio.api.state import ServerState
 from csm_trio.protocol.openai import (
     VOICE_NAMES,
@@ -15,17 +16,14 @@ from csm_trio.protocol.openai import (
     parse_openai_request,
 )
 
-KEYLESS = frozenset({"/v1/audio/models", "/v1/audio/voices"})
-"""Lists that are read without a key: Open WebUI sends none, though it has one."""
 
+def is_openai_request() -> bool:
+    """Return whether the current request follows OpenAI's convention.
 
-def speaks_openai() -> bool:
-    """Tell whether the current request is one of OpenAI's convention.
-
-    `/v1/models` belongs to both: whoever sends `xi-api-key` means the other.
+    `/v1/models` belongs to both conventions; the header `xi-api-key` marks ElevenLabs'.
     """
     if not has_request_context():
-        return False  # A socket that no route takes: OpenAI's convention has none here.
+        return False  # A socket without a route: OpenAI's convention has no sockets here.
     if request.path.startswith("/v1/audio/"):
         return True
     is_model = request.path == "/v1/models" or request.path.startswith("/v1/models/")
@@ -37,18 +35,19 @@ def openai_blueprint(state: ServerState) -> Blueprint:
     blueprint = Blueprint("openai", __name__)
 
     @blueprint.post("/v1/audio/speech")
-    async def speak() -> Response:
-        """Answer with sound as it is made: bytes, or server-sent events."""
-        asked = parse_openai_request(await read_body(), max_chars=state.speech.max_text_chars)
-        voice = state.voices.get_or_nth(asked.speech.voice_id, VOICE_NAMES)
-        speech, spec = await begin_speech(state, voice, asked.speech, LIVE)
-        if not asked.as_events:
-            return speech.response()
-        return speech.response(
+    async def speech() -> Response:
+        """Answer with audio as it is made: bytes, or server-sent events."""
+        parsed = parse_openai_request(await read_body(), max_chars=state.speech.max_text_chars)
+        voice = state.voices.get_or_nth(parsed.speech.voice_id, VOICE_NAMES)
+        stream, spec = await start_request(state, voice, parsed.speech, LIVE)
+        if not parsed.as_events:
+            return speech_response(stream)
+        return speech_response(
+            stream,
             "text/event-stream",
             serialize=audio_event,
             trailer=lambda: done_event(
-                input_tokens=len(asked.speech.text), output_tokens=spec.spoken_frames
+                input_tokens=len(parsed.speech.text), output_tokens=spec.spoken_frames
             ),
         )
 

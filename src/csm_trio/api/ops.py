@@ -1,4 +1,4 @@
-"""For whoever runs the server: alive, ready, figures. No key is asked here."""
+"""Endpoints for operators: liveness, readiness, metrics. They need no key."""
 
 from quart import Blueprint, Response
 
@@ -13,21 +13,21 @@ def ops_blueprint(state: ServerState) -> Blueprint:
     @blueprint.get("/healthz")
     @blueprint.get("/health")
     async def healthz() -> tuple[dict[str, str], int]:
-        """Say whether the process lives and the step loop beats."""
+        """Liveness: whether the step loop answers in time."""
         if await state.engine.responds():
             return {"status": "ok"}, 200
         return {"status": "the step loop does not answer"}, 503
 
     @blueprint.get("/readyz")
     async def readyz() -> tuple[dict[str, str], int]:
-        """Say whether new calls are welcome; the port opens only when the engine is warm."""
+        """Readiness: whether new sessions are admitted; the port opens only after warm-up."""
         if state.admission.draining:
             return {"status": "draining"}, 503
         return {"status": "ready"}, 200
 
     @blueprint.get("/metrics")
     async def metrics() -> Response:
-        """Show Prometheus' text format."""
+        """Metrics in Prometheus' text format."""
         return Response(state.metrics.render(), content_type=METRICS_CONTENT_TYPE)
 
     return blueprint

@@ -1,6 +1,6 @@
-"""One HTTP request for speech, in whichever convention: from its checked values to its sound.
+"""Start the speech of an HTTP request, and answer it; the same for every vendor's convention.
 
-Also the headers of every answer, which say what it cost and let a browser's page read it.
+Also the headers of every answer: request ids, cost, CORS.
 """
 
 import json
@@ -9,6 +9,7 @@ from typing import cast
 
 from quart import Response, g, request
 
+from csm_trio.api.speech_body import speech_response
 from csm_trio.api.speech_stream import SpeechStream
 from csm_trio.api.state import ServerState
 from csm_trio.errors import SpeechError
@@ -20,7 +21,7 @@ from csm_trio.telemetry import session_id
 from csm_trio.voices import Voice
 
 LIVE, BATCH = SpeechSettings(), SpeechSettings(batch=True)
-"""What a request's priority is unless it says: nobody listens yet to a body made whole first."""
+"""Default priority of a request: batch for a body that is sent only when it is complete."""
 
 _SPEECH_HEADERS = (
     "history-item-id",
@@ -44,87 +45,86 @@ async def read_body() -> bytes:
     return cast(bytes, await request.get_data(as_text=False))
 
 
-async def begin_speech(
+async def start_request(
     state: ServerState,
     voice: Voice,
-    asked: SpeechRequest,
-    usual: SpeechSettings,
+    parsed: SpeechRequest,
+    defaults: SpeechSettings,
     *,
     aligned: bool = False,
 ) -> tuple[SpeechStream, ContextSpec]:
-    """Admit the call and start speaking; `usual` is what the request may replace.
+    """Admit the session and start its synthesis; the request's settings override `defaults`.
 
-    `aligned` says whether the answer tells which character is spoken when.
-
-    Raises EngineBusy where the house is full, or the SpeechError that came instead of audio.
+    With `aligned`, chunks carry the alignment of their characters. Raises EngineBusy at the limit
+    of sessions, or the SpeechError that came instead of audio.
     """
     request_id = session_id.get()
     request_history = state.request_history
-    history = request_history.segments_of(asked.previous_request_ids, voice.voice_id)
-    if asked.previous_text is not None and not history:
-        history = request_history.segments_before(asked.previous_text, voice.voice_id)
-    record = request_history.recorder(request_id, voice.voice_id, asked.text)
+    history = request_history.segments_of(parsed.previous_request_ids, voice.voice_id)
+    if parsed.previous_text is not None and not history:
+        history = request_history.segments_before(parsed.previous_text, voice.voice_id)
+    record = request_history.recorder(request_id, voice.voice_id, parsed.text)
     spec = state.spec(
         "",
         voice,
-        asked.audio_format,
-        usual.overridden_by(asked.settings),
+        parsed.audio_format,
+        defaults.overridden_by(parsed.settings),
         max_audio_len_ms=state.speech.rest_max_audio_len_ms,
         history=history,
-        on_segment=record if asked.kept else None,
+        on_segment=record if parsed.kept else None,
     )
     spec.aligned = aligned
-    text = [AddText(spec.context_id, asked.text)]
-    return await start_speech(state, spec, text, chars=len(asked.text)), spec
+    text = [AddText(spec.context_id, parsed.text)]
+    return await start_stream(state, spec, text, chars=len(parsed.text)), spec
 
 
-async def start_speech(
+async def start_stream(
     state: ServerState, spec: ContextSpec, deltas: Sequence[AddText | Flush], *, chars: int
 ) -> SpeechStream:
-    """Admit the call and start speaking; note what the answer's headers are to say of it.
+    """Admit the session, start its synthesis, and store the values of the answer's headers.
 
-    Raises EngineBusy where the house is full, or the SpeechError that came instead of audio.
+    Raises EngineBusy at the limit of sessions, or the SpeechError that came instead of audio.
     """
     state.metrics.characters.inc(chars)
-    speech = await SpeechStream.begin(
+    stream = await SpeechStream.start(
         state.synthesizer, spec, deltas=deltas, admission=state.admission
     )
-    inside, limit = str(state.admission.inside), str(state.admission.limit)
-    values = (session_id.get(), str(chars), inside, limit, inside)
+    concurrent, limit = str(state.admission.open_sessions), str(state.admission.limit)
+    values = (session_id.get(), str(chars), concurrent, limit, concurrent)
     g.speech_headers = dict(zip(_SPEECH_HEADERS, values, strict=True))
-    return speech
+    return stream
 
 
-def timestamp_response(speech: SpeechStream, write: Callable[[Audio], str]) -> Response:
-    """Answer with the JSON objects that `write` makes, as speech is: one a line or an SSE event."""
+def timestamp_response(stream: SpeechStream, write: Callable[[Audio], str]) -> Response:
+    """Answer with a JSON object per chunk, one a line or one an SSE event, as they are made."""
     style = timestamp_style(
         request.headers.get("accept"), has_api_key_header="xi-api-key" in request.headers
     )
     if style == "sse":
-        return speech.response(
-            "text/event-stream", serialize=lambda audio: f"data: {write(audio)}\n\n".encode()
+        return speech_response(
+            stream,
+            "text/event-stream",
+            serialize=lambda audio: f"data: {write(audio)}\n\n".encode(),
         )
-    return speech.response(
-        "application/x-ndjson", serialize=lambda audio: f"{write(audio)}\n".encode()
+    return speech_response(
+        stream, "application/x-ndjson", serialize=lambda audio: f"{write(audio)}\n".encode()
     )
 
 
-def error_response(state: ServerState, error: SpeechError, fault: RestError) -> Response:
-    """Answer an error as `fault` tells it, and count it.
-
-    What it is signed with here is all that the refusal of a socket has.
-    """
+def error_response(state: ServerState, error: SpeechError, rendered: RestError) -> Response:
+    """Answer with a rendered error, and count it."""
     state.metrics.refusals.labels(type(error).__name__).inc()
+    # The refusal of a socket gets no other headers: `add_standard_headers` does not see it.
     return Response(
-        json.dumps(fault.body),
-        status=fault.status,
-        headers={**fault.headers, "x-trace-id": session_id.get()},
+        json.dumps(rendered.body),
+        status=rendered.status,
+        headers={**rendered.headers, "x-trace-id": session_id.get()},
         content_type="application/json",
     )
 
 
 def add_standard_headers(response: Response) -> None:
-    """Put the headers of every answer on one, and those of speech where there was some."""
+    """Add the headers of every answer, and those of speech where there is speech."""
     request_id = session_id.get()
     response.headers["request-id"] = request_id
     response.headers["x-request-id"] = request_id
@@ -135,6 +135,6 @@ def add_standard_headers(response: Response) -> None:
     if response.status_code == 200:
         response.headers.update(g.get("speech_headers", {}))
     response.headers.update(_CORS)
-    # Named one by one: to a browser `*` does not include `authorization`.
-    asked = request.headers.get("access-control-request-headers")
-    response.headers["access-control-allow-headers"] = asked or "*"
+    # Listed one by one: to a browser `*` does not include `authorization`.
+    wanted = request.headers.get("access-control-request-headers")
+    response.headers["access-control-allow-headers"] = wanted or "*"

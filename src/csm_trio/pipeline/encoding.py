@@ -95,7 +95,7 @@ class Encoding:
                 await _send_soon(outbox, Audio(spec.context_id, data, aligned, spec.turns_done))
             if data and spec.timeline.mark("first_chunk"):
                 first_audio_s = spec.timeline.since("segmented", "first_chunk")
-                self._metrics.first_audio_s.observe(first_audio_s or 0.0)
+                self._metrics.ttfa_s.observe(first_audio_s or 0.0)
             elif gap_s is not None:
                 self._metrics.chunk_gap_s.observe(gap_s)
             if isinstance(chunk[-1], TurnEnd):

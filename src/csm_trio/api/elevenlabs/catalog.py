@@ -1,10 +1,10 @@
-"""ElevenLabs' doors beside speech: voices, models, the account, tokens for browsers."""
+"""ElevenLabs' endpoints beside speech: voices, models, the account, single-use tokens."""
 
 from dataclasses import asdict
 
 from quart import Blueprint, request
 
-from csm_trio.api.openai import speaks_openai
+from csm_trio.api.openai import is_openai_request
 from csm_trio.api.responses import read_body
 from csm_trio.api.state import ServerState
 from csm_trio.errors import InvalidRequest, NotOffered
@@ -20,7 +20,7 @@ _VOICE = "/v1/voices/<voice_id>"
 
 
 def catalog_blueprint(state: ServerState) -> Blueprint:
-    """Return the listing doors, those of voice settings, and those that are not offered."""
+    """Return the endpoints of lists, voice settings and tokens, and the refused ones."""
     blueprint = Blueprint("catalog", __name__)
     _add_voices(blueprint, state)
     _add_voice_settings(blueprint, state)
@@ -39,7 +39,7 @@ def _add_voices(blueprint: Blueprint, state: ServerState) -> None:
 
     @blueprint.get("/v2/voices")
     async def search_voices() -> JsonObject:
-        """List the voices that are asked for, a page at a time."""
+        """List the matching voices, a page at a time."""
         query = listing.parse_voices_query(request.args, request.args.getlist("voice_ids"))
         return listing.voices_page(query, [body(one) for one in query.select(state.voices.all())])
 
@@ -63,31 +63,31 @@ def _add_voices(blueprint: Blueprint, state: ServerState) -> None:
 def _add_voice_settings(blueprint: Blueprint, state: ServerState) -> None:
     @blueprint.get("/v1/voices/settings/default")
     async def default_settings() -> JsonObject:
-        """Show what a voice is set to that nobody has changed."""
+        """Show the settings of an unedited voice."""
         return asdict(DEFAULT_VOICE_SETTINGS)
 
     @blueprint.get(f"{_VOICE}/settings")
     async def settings(voice_id: str) -> JsonObject:
-        """Show what a voice is set to."""
+        """Show the settings of a voice."""
         return asdict(state.settings_of(state.voices.get(voice_id)))
 
     @blueprint.post(f"{_VOICE}/settings/edit")
     async def edit_settings(voice_id: str) -> JsonObject:
-        """Set a voice, for every later request that says nothing itself, until the server ends."""
+        """Edit the defaults of a voice, for every later request, until the server ends."""
         changes = read_voice_settings(parse_body(await read_body()))
         voice = state.voices.get(voice_id)
         if voice not in state.voices.all():
             raise NotOffered("Only a listed voice can be given settings.")
-        given = state.voice_settings.get(voice.voice_id, VoiceSettings())
-        state.voice_settings[voice.voice_id] = given.overridden_by(changes)
+        edits = state.voice_settings.get(voice.voice_id, VoiceSettings())
+        state.voice_settings[voice.voice_id] = edits.overridden_by(changes)
         return {"status": "ok"}
 
 
 def _add_account(blueprint: Blueprint, state: ServerState) -> None:
     @blueprint.get("/v1/models")
     async def models() -> list[JsonObject] | JsonObject:
-        """List the models, in the form that the caller's convention has."""
-        if speaks_openai():
+        """List the models, in the form of the client's convention."""
+        if is_openai_request():
             return openai.models_body()
         return listing.models_body(state.speech.max_text_chars)
 
@@ -98,17 +98,17 @@ def _add_account(blueprint: Blueprint, state: ServerState) -> None:
 
     @blueprint.get("/v1/user/subscription")
     async def subscription() -> JsonObject:
-        """Show what that account pays for."""
+        """Show the subscription of that account."""
         return listing.subscription_body(len(state.voices.all()))
 
     @blueprint.get("/v1/history")
     async def history() -> JsonObject:
-        """List what was recorded: nothing."""
+        """List stored speech: none."""
         return listing.history_body()
 
     @blueprint.post("/v1/single-use-token/<purpose>")
     async def single_use_token(purpose: str) -> JsonObject:
-        """Hand out a token that opens one socket."""
+        """Issue a token that authenticates one socket."""
         if purpose != "tts_websocket":
             raise InvalidRequest(
                 "The only single-use token here is tts_websocket.",

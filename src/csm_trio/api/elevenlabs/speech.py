@@ -1,15 +1,16 @@
-"""ElevenLabs' doors: text to speech over REST."""
+"""ElevenLabs' text-to-speech over REST."""
 
 from quart import Blueprint, Response, request
 
 from csm_trio.api.responses import (
     BATCH,
     LIVE,
-    begin_speech,
     error_response,
     read_body,
+    start_request,
     timestamp_response,
 )
+from csm_trio.api.speech_body import speech_response
 from csm_trio.api.speech_stream import SpeechStream
 from csm_trio.api.state import ServerState
 from csm_trio.errors import SpeechError
@@ -29,29 +30,29 @@ def elevenlabs_blueprint(state: ServerState) -> Blueprint:
 
     @blueprint.post(_ROUTE)
     async def convert(voice_id: str) -> Response:
-        """Speak the whole text, then answer with all of it and its length."""
-        speech, spec = await _begin_speech(state, voice_id, BATCH)
-        whole = await speech.whole()
+        """Synthesize the whole text, then answer with all audio and its length."""
+        stream, spec = await _start_stream(state, voice_id, BATCH)
+        whole = await stream.collect()
         return Response(whole.data, content_type=spec.audio_format.content_type)
 
     @blueprint.post(f"{_ROUTE}/stream")
-    async def stream(voice_id: str) -> Response:
-        """Answer with the same bytes as they are made."""
-        speech, _ = await _begin_speech(state, voice_id, LIVE)
-        return speech.response()
+    async def convert_streaming(voice_id: str) -> Response:
+        """Answer with the same audio as it is made."""
+        stream, _ = await _start_stream(state, voice_id, LIVE)
+        return speech_response(stream)
 
     @blueprint.post(f"{_ROUTE}/with-timestamps")
     async def convert_with_timestamps(voice_id: str) -> Response:
-        """Speak the whole text, then answer with one JSON object."""
-        speech, _ = await _begin_speech(state, voice_id, BATCH, aligned=True)
-        whole = await speech.whole()
+        """Synthesize the whole text, then answer with one JSON object."""
+        stream, _ = await _start_stream(state, voice_id, BATCH, aligned=True)
+        whole = await stream.collect()
         return Response(timestamp_object(whole), content_type="application/json")
 
     @blueprint.post(f"{_ROUTE}/stream/with-timestamps")
     async def stream_with_timestamps(voice_id: str) -> Response:
         """Answer with JSON objects as they are made, one a line or one an SSE event."""
-        speech, _ = await _begin_speech(state, voice_id, LIVE, aligned=True)
-        return timestamp_response(speech, timestamp_object)
+        stream, _ = await _start_stream(state, voice_id, LIVE, aligned=True)
+        return timestamp_response(stream, timestamp_object)
 
     return blueprint
 
@@ -61,14 +62,14 @@ def elevenlabs_error_response(state: ServerState, error: SpeechError) -> Respons
     return error_response(state, error, rest_error(error, request_id=session_id.get()))
 
 
-async def _begin_speech(
-    state: ServerState, voice_id: str, usual: SpeechSettings, *, aligned: bool = False
+async def _start_stream(
+    state: ServerState, voice_id: str, defaults: SpeechSettings, *, aligned: bool = False
 ) -> tuple[SpeechStream, ContextSpec]:
-    asked = parse_speech_request(
+    parsed = parse_speech_request(
         await read_body(),
         request.args,
         voice_id=voice_id,
         max_chars=state.speech.max_text_chars,
     )
     voice = state.voices.get(voice_id)
-    return await begin_speech(state, voice, asked, usual, aligned=aligned)
+    return await start_request(state, voice, parsed, defaults, aligned=aligned)

@@ -1,4 +1,4 @@
-"""The sockets' doors: who is let in, the session behind, and how each ends."""
+"""ElevenLabs' WebSocket endpoints: admission, authentication, the session, and its close code."""
 
 import logging
 from collections.abc import Callable
@@ -7,9 +7,10 @@ from functools import partial
 import trio
 from quart import Blueprint, ResponseReturnValue, websocket
 
+from csm_trio.api.auth import check_socket
 from csm_trio.api.elevenlabs.speech import elevenlabs_error_response
 from csm_trio.api.state import ServerState
-from csm_trio.errors import EngineFailed, ServerLeaving, SpeechError, Unauthorized
+from csm_trio.errors import EngineFailed, ServerLeaving, SpeechError
 from csm_trio.pipeline.session import Session, SessionConfig, SocketProtocol
 from csm_trio.pipeline.spec import ContextSpec
 from csm_trio.protocol.elevenlabs.dialogue_socket import DialogueProtocol
@@ -22,8 +23,8 @@ from csm_trio.protocol.events import OpenContext
 logger = logging.getLogger(__name__)
 
 ERROR_TO_CLOSE_S = 0.8
-"""Between an error frame and the close, as recorded from the vendor: a client whose reader is
-not up yet when both arrive at once hangs for ever (LiveKit's plugin)."""
+"""Seconds between an error message and the close, as recorded from the vendor. Where both arrive
+at once before its reader has started, LiveKit's plugin hangs for ever."""
 
 _SPEECH = "/v1/text-to-speech/<voice_id>"
 _DIALOGUE = "/v1/text-to-dialogue"
@@ -35,24 +36,24 @@ def websockets_blueprint(state: ServerState) -> Blueprint:
 
     @blueprint.websocket(f"{_SPEECH}/stream-input")
     async def stream_input(voice_id: str) -> ResponseReturnValue | None:
-        """Converse: text in while it is being written, speech out while it is being made."""
+        """Synthesize one context: text in while it is written, audio out while it is made."""
         return await _serve_socket(
             state, voice_id, lambda query: StreamInputProtocol(auto_mode=query.auto_mode)
         )
 
     @blueprint.websocket(f"{_SPEECH}/multi-stream-input")
     async def multi_stream_input(voice_id: str) -> ResponseReturnValue | None:
-        """Converse in several contexts, so that one may end while the next begins."""
+        """Synthesize several contexts, so that one may end while the next begins."""
         return await _serve_socket(state, voice_id, _multi_stream_input_protocol)
 
     @blueprint.websocket(f"{_DIALOGUE}/stream-input")
     async def dialogue() -> ResponseReturnValue | None:
-        """Speak in several voices by turns, each hearing the others."""
+        """Synthesize a dialogue of several voices, each with the others in its prompt."""
         return await _serve_socket(state, None, partial(_dialogue_protocol, state, named=False))
 
     @blueprint.websocket(f"{_DIALOGUE}/multi-stream-input")
     async def multi_dialogue() -> ResponseReturnValue | None:
-        """Do so in several contexts."""
+        """Synthesize dialogues in several contexts."""
         return await _serve_socket(state, None, partial(_dialogue_protocol, state, named=True))
 
     return blueprint
@@ -72,7 +73,7 @@ def _dialogue_protocol(state: ServerState, query: SocketQuery, *, named: bool) -
 async def _serve_socket(
     state: ServerState, voice_id: str | None, make_protocol: Callable[[SocketQuery], SocketProtocol]
 ) -> ResponseReturnValue | None:
-    """Let a client in, or refuse before the upgrade: an HTTP answer with a true status.
+    """Admit a session, or refuse it before the upgrade with a true HTTP status.
 
     Without a `voice_id` it is a dialogue, whose messages name the voices.
     """
@@ -90,7 +91,7 @@ async def _serve_socket(
 async def _run_and_close(
     state: ServerState, voice_id: str | None, query: SocketQuery, protocol: SocketProtocol
 ) -> None:
-    """Run a session; if it ends in an error, say which, wait, and close with its code."""
+    """Run a session; where it ends in an error, send that, wait, and close with its code."""
     try:
         await _run_session(state, voice_id, query, protocol)
     except ServerLeaving as error:
@@ -99,8 +100,7 @@ async def _run_and_close(
         state.metrics.refusals.labels(type(error).__name__).inc()
         await _close_with_error(error)
     except Exception:
-        # A door's broad except: what leaves a socket handler would close 1000, as if all
-        # had gone well.
+        # Broad: an error that leaves a socket handler would close the socket with 1000, normal.
         logger.exception("session failed")
         await _close_with_error(EngineFailed())
 
@@ -108,10 +108,9 @@ async def _run_and_close(
 async def _run_session(
     state: ServerState, voice_id: str | None, query: SocketQuery, protocol: SocketProtocol
 ) -> None:
-    admitted = state.admits(websocket.headers, websocket.args)
-    needs_key = state.server.api_key is not None and admitted is None
-    if admitted is False:
-        raise Unauthorized
+    authorize = check_socket(
+        websocket.headers, websocket.args, api_key=state.server.api_key, tokens=state.tokens
+    )
     if voice_id is not None:
         state.voices.get(voice_id)
 
@@ -128,13 +127,10 @@ async def _run_session(
         spec.aligned = True
         return spec
 
-    def authorize(key: str) -> bool:
-        return state.accepts(key) or state.tokens.redeem(key)
-
     config = SessionConfig(
         open_spec,
         query.inactivity_timeout_s,
-        authorize if needs_key else None,
+        authorize,
         drain_begun=state.admission.drain_begun,
         drain_s=state.server.drain_s,
     )
@@ -143,14 +139,14 @@ async def _run_session(
 
 
 async def _next_message() -> str | bytes:
-    # quart-trio makes None of an empty message.
+    # quart-trio returns None for an empty message.
     return await websocket.receive() or ""
 
 
 async def _close_with_error(error: SpeechError) -> None:
-    fault = socket_error(error)
-    await websocket.send(fault.to_text())
+    rendered = socket_error(error)
+    await websocket.send(rendered.to_text())
     with trio.move_on_after(ERROR_TO_CLOSE_S):
-        while True:  # Reading on: a hang-up must be heard now, too.
+        while True:  # Keep reading: a hang-up must be noticed now, too.
             await websocket.receive()
-    await websocket.close(fault.code, fault.reason)
+    await websocket.close(rendered.code, rendered.reason)
