@@ -163,4 +163,4 @@ def first_leaf(error: BaseException) -> BaseException:
 
 
 class StartupError(Exception):
-    """The server cannot start, for a bad setting or a missing model; the message is one sentence."""
+    """The server cannot start: a bad setting or missing model; the message is one sentence."""
