@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -18,7 +19,7 @@ from csm_trio.engine.service import Engine
 from csm_trio.engine.utterance import MAX_BATCH_FRAMES, PromptSegment, Utterance
 from csm_trio.errors import ClientStalled, EngineFailed, InvalidRequest, TextTooLong
 from csm_trio.pipeline.context import Synthesizer
-from csm_trio.pipeline.spec import Backlog, ContextSpec
+from csm_trio.pipeline.spec import Backlog, ContextProgress, ContextSpec
 from csm_trio.protocol.events import (
     AddText,
     Audio,
@@ -41,12 +42,13 @@ PLAIN = SpeechSettings()
 ONE, TWO, THREE = "This is the first one. ", "Here comes the second. ", "And now the third."
 
 
-def make_order(
+def make_spec(
     settings: SpeechSettings = PLAIN,
     *,
     audio_format: str = "pcm_24000",
     speaker_id: int = 0,
     max_audio_len_ms: int = 30_000,
+    aligned: bool = False,
 ) -> ContextSpec:
     return ContextSpec(
         context_id="a",
@@ -54,8 +56,8 @@ def make_order(
         audio_format=AudioFormat.parse(audio_format),
         settings=settings,
         max_audio_len_ms=max_audio_len_ms,
-        backlog=Backlog(10_000),
-        cancel_reason=lambda: "hang_up",
+        max_pending_chars=10_000,
+        aligned=aligned,
     )
 
 
@@ -70,22 +72,25 @@ class Call:
         config: SpeechConfig | None = None,
     ) -> None:
         self.engine = engine
-        self.spec = spec or make_order()
+        self.spec = spec or make_spec()
+        self.progress = ContextProgress.begin(self.spec, lambda: "hang_up")
         self.metrics = Metrics()
         self.begun_s = time.monotonic()
-        self._speaker = Synthesizer(cast(Engine, engine), config or SpeechConfig(), self.metrics)
+        self._synthesizer = Synthesizer(
+            cast(Engine, engine), config or SpeechConfig(), self.metrics
+        )
         self.deltas, self._deltas = trio.open_memory_channel[AddText | Flush](1_000)
         self._outbox, self.outbox = trio.open_memory_channel[OutEvent](0)
 
     def add(self, *deltas: str | AddText | Flush) -> None:
         for delta in deltas:
             event = AddText("a", delta) if isinstance(delta, str) else delta
-            self.spec.backlog.add(len(event.text) if isinstance(event, AddText) else 0)
+            self.progress.backlog.add(len(event.text) if isinstance(event, AddText) else 0)
             self.deltas.send_nowait(event)
 
     async def speak(self) -> None:
         with trio.fail_after(GUARD_S):
-            await self._speaker.synthesize(self.spec, self._deltas, self._outbox)
+            await self._synthesizer.synthesize(self.spec, self.progress, self._deltas, self._outbox)
 
     async def run(self, *deltas: str | AddText | Flush, pace_s: float = 0.0) -> list[OutEvent]:
         """Say all of it to a listener who takes an event every `pace_s`."""
@@ -128,9 +133,7 @@ def texts(engine: FakeEngine) -> list[str]:
     ["pcm_24000", "pcm_16000", "ulaw_8000", "wav_22050", "mp3_44100_64", "opus_48000_32"],
 )
 async def test_the_stream_is_one_encoder_over_all_frames(name: str, buffer_size: int) -> None:
-    call = Call(
-        FakeEngine(), make_order(SpeechSettings(buffer_size=buffer_size), audio_format=name)
-    )
+    call = Call(FakeEngine(), make_spec(SpeechSettings(buffer_size=buffer_size), audio_format=name))
     events = await call.run(ONE, TWO, THREE)
     assert texts(call.engine) == [ONE.strip(), TWO.strip(), THREE]
     assert sound(events) == encoded(call.engine.utterances, name)
@@ -150,8 +153,7 @@ async def test_alignments_cover_all_that_is_said_and_no_other_audio(
     name: str, buffer_size: int, speed: float
 ) -> None:
     settings = SpeechSettings(buffer_size=buffer_size, speed=speed)
-    call = Call(FakeEngine(), make_order(settings, audio_format=name))
-    call.spec.aligned = True
+    call = Call(FakeEngine(), make_spec(settings, audio_format=name, aligned=True))
     events = await call.run(ONE, "*Really* \N{EM DASH} here. ", THREE)
     told = pieces(events)
     assert sound(events) == encoded(call.engine.utterances, name, speed=speed)
@@ -161,12 +163,11 @@ async def test_alignments_cover_all_that_is_said_and_no_other_audio(
     assert spoken == "".join(f"{text} " for text in texts(call.engine))
     ends = [piece.from_ms + piece.written.end_ms for piece in told]
     assert [0, *ends[:-1]] == [piece.from_ms for piece in told]
-    assert ends[-1] == round(call.spec.spoken_frames * 80 / speed)
+    assert ends[-1] == round(call.progress.spoken_frames * 80 / speed)
 
 
 async def test_a_sentence_is_closed_when_it_is_over_though_no_other_follows() -> None:
-    call = Call(FakeEngine())
-    call.spec.aligned = True
+    call = Call(FakeEngine(), make_spec(aligned=True))
     events: list[OutEvent] = []
     async with trio.open_nursery() as nursery:
         nursery.start_soon(call.speak)
@@ -180,8 +181,7 @@ async def test_a_sentence_is_closed_when_it_is_over_though_no_other_follows() ->
 
 async def test_nothing_is_aligned_unless_somebody_asks_and_it_is_on() -> None:
     assert pieces(await Call(FakeEngine()).run(ONE, TWO)) == []
-    call = Call(FakeEngine(), config=SpeechConfig(alignment="off"))
-    call.spec.aligned = True
+    call = Call(FakeEngine(), make_spec(aligned=True), config=SpeechConfig(alignment="off"))
     events = await call.run(ONE, TWO)
     assert pieces(events) == []
     assert all(event.data for event in events if isinstance(event, Audio))
@@ -190,15 +190,15 @@ async def test_nothing_is_aligned_unless_somebody_asks_and_it_is_on() -> None:
 # On the real clock, as above: the tempo is changed in a thread.
 @pytest.mark.parametrize("speed", [0.7, 1.0, 1.2])
 async def test_the_whole_context_plays_at_its_speed(speed: float) -> None:
-    call = Call(FakeEngine(), make_order(SpeechSettings(speed=speed)))
+    call = Call(FakeEngine(), make_spec(SpeechSettings(speed=speed)))
     said = sound(await call.run(ONE, TWO, THREE))
     assert said == encoded(call.engine.utterances, speed=speed)
-    made_s = call.spec.spoken_frames * FRAME_S
+    made_s = call.progress.spoken_frames * FRAME_S
     assert len(said) / 48_000 == pytest.approx(made_s / speed, abs=1e-4)
 
 
 async def test_the_engine_knows_how_long_a_fast_frame_plays() -> None:
-    call = Call(FakeEngine(), make_order(SpeechSettings(speed=1.2)))
+    call = Call(FakeEngine(), make_spec(SpeechSettings(speed=1.2)))
     begun_s = time.monotonic()
     call.add(AddText("a", "FRAMES=30 "), Flush("a"), AddText("a", "FRAMES=30"))
     call.deltas.close()
@@ -223,8 +223,8 @@ async def test_no_pace_of_either_side_changes_the_bytes(
     events = await call.run(ONE, TWO, THREE, pace_s=pace_s)
     assert sound(events) == encoded(call.engine.utterances)
     assert events[-1] == ContextDone("a")
-    assert call.spec.spoken_frames * FRAME_BYTES == len(sound(events))
-    assert call.spec.backlog.waiting_chars == 0
+    assert call.progress.spoken_frames * FRAME_BYTES == len(sound(events))
+    assert call.progress.backlog.waiting_chars == 0
     assert call.engine.open_utterances == 0
 
 
@@ -254,7 +254,7 @@ async def test_a_listener_who_is_behind_gets_a_few_frames_a_chunk(
 async def test_the_buffer_holds_back_the_first_chunk_and_no_other(
     autojump_clock: MockClock, of_settings: int | None, of_config: int, waits_for: int
 ) -> None:
-    spec = make_order(SpeechSettings(buffer_size=of_settings))
+    spec = make_spec(SpeechSettings(buffer_size=of_settings))
     call = Call(FakeEngine(frame_delay_s=1.0), spec, config=SpeechConfig(buffer_size=of_config))
     call.add("FRAMES=20")
     call.deltas.close()
@@ -278,7 +278,7 @@ async def test_frames_that_come_together_leave_together(autojump_clock: MockCloc
     sizes = [len(event.data) // FRAME_BYTES for event in events if isinstance(event, Audio)]
     assert sizes == [1, 1, 1, 1, 3, 3, 2]
     assert sound(events) == encoded(call.engine.utterances)
-    assert call.spec.spoken_frames == 12
+    assert call.progress.spoken_frames == 12
 
 
 @pytest.mark.parametrize(
@@ -287,7 +287,7 @@ async def test_frames_that_come_together_leave_together(autojump_clock: MockCloc
 async def test_the_buffer_counts_frames_however_they_come(
     autojump_clock: MockClock, buffer_size: int, sizes: list[int]
 ) -> None:
-    spec = make_order(SpeechSettings(buffer_size=buffer_size))
+    spec = make_spec(SpeechSettings(buffer_size=buffer_size))
     call = Call(FakeEngine(frame_delay_s=FRAME_S, frames_alone=2), spec)
     events = await call.run("FRAMES=8")
     assert [len(event.data) // FRAME_BYTES for event in events if isinstance(event, Audio)] == sizes
@@ -328,7 +328,7 @@ async def test_text_is_spoken_as_soon_as_it_may_be(
 
 
 async def test_settings_hold_from_their_text_on_and_flush_what_came_before() -> None:
-    call = Call(FakeEngine(), make_order(SpeechSettings(temperature=0.5, top_k=9)))
+    call = Call(FakeEngine(), make_spec(SpeechSettings(temperature=0.5, top_k=9)))
     await call.run(
         "Said before",
         AddText("a", "and said after", SpeechSettings(speaker_id=2, temperature=0.0)),
@@ -347,7 +347,7 @@ async def test_settings_hold_from_their_text_on_and_flush_what_came_before() -> 
 
 async def test_the_same_settings_again_cut_nothing() -> None:
     again = SpeechSettings(temperature=0.5)
-    call = Call(FakeEngine(), make_order(again))
+    call = Call(FakeEngine(), make_spec(again))
     await call.run(AddText("a", "One sen", again), AddText("a", "tence only.", again))
     assert texts(call.engine) == ["One sentence only."]
 
@@ -356,7 +356,7 @@ async def test_the_same_settings_again_cut_nothing() -> None:
 async def test_the_speaker_is_the_settings_or_the_voices(
     of_settings: int | None, speaker_id: int
 ) -> None:
-    spec = make_order(SpeechSettings(speaker_id=of_settings), speaker_id=5)
+    spec = make_spec(SpeechSettings(speaker_id=of_settings), speaker_id=5)
     call = Call(FakeEngine(), spec)
     await call.run(ONE)
     assert [said.speaker_id for said in call.engine.utterances] == [speaker_id]
@@ -378,7 +378,7 @@ async def test_the_frame_budget_is_the_limit_or_what_the_text_can_need(
     of_settings_ms: int | None, of_order_ms: int, max_frames: int
 ) -> None:
     settings = SpeechSettings(max_audio_len_ms=of_settings_ms)
-    call = Call(FakeEngine(), make_order(settings, max_audio_len_ms=of_order_ms))
+    call = Call(FakeEngine(), make_spec(settings, max_audio_len_ms=of_order_ms))
     await call.run(ONE)
     assert [said.max_frames for said in call.engine.utterances] == [max_frames]
 
@@ -391,7 +391,7 @@ async def test_a_sentence_that_would_outlast_the_servers_cap_is_said_in_parts(
     of_settings_ms: int | None, of_order_ms: int, parts: int
 ) -> None:
     settings = SpeechSettings(max_audio_len_ms=of_settings_ms)
-    call = Call(FakeEngine(), make_order(settings, max_audio_len_ms=of_order_ms))
+    call = Call(FakeEngine(), make_spec(settings, max_audio_len_ms=of_order_ms))
     text = "one two three four, " * 13
     await call.run(text)
     assert len(call.engine.utterances) == parts
@@ -399,7 +399,7 @@ async def test_a_sentence_that_would_outlast_the_servers_cap_is_said_in_parts(
 
 
 async def seeds(settings: SpeechSettings) -> list[int | None]:
-    call = Call(FakeEngine(), make_order(settings))
+    call = Call(FakeEngine(), make_spec(settings))
     await call.run(ONE, ONE, ONE)
     return [said.sampling.seed for said in call.engine.utterances]
 
@@ -440,9 +440,7 @@ async def test_a_sentence_hears_the_last_ones_of_its_context(
 async def test_the_first_sentence_hears_what_the_order_says_was_said_before() -> None:
     before = [PromptSegment(0, text, np.zeros((2, 4), dtype=np.int16)) for text in ("A.", "B.")]
     told: list[PromptSegment] = []
-    spec = make_order()
-    spec.history = tuple(before)
-    spec.on_segment = told.append
+    spec = replace(make_spec(), history=tuple(before), on_segment=told.append)
     call = Call(FakeEngine(), spec, config=SpeechConfig(history_sentences=1))
     await call.run(ONE, TWO, "FRAMES=4000")
     one, two = (0, ONE.strip()), (0, TWO.strip())
@@ -469,7 +467,7 @@ async def test_what_was_cut_is_heard_by_nobody(caplog: pytest.LogCaptureFixture)
         [(0, ONE.strip())],
         [(0, ONE.strip())],
     ]
-    cut = [one for one in caplog.records if one.getMessage() == "utterance cut (capped): 3 frames"]
+    cut = [one for one in caplog.records if one.getMessage() == "utterance ended early (capped): 3 frames"]
     assert [record.levelno for record in cut] == [logging.INFO], "a cap is the caller's to set"
 
 
@@ -503,7 +501,7 @@ async def test_a_break_is_silence_of_its_length_and_holds_no_slot() -> None:
     )
     silence = [np.zeros(FRAME_SAMPLES, dtype=np.int16)]
     assert sound(events) == np.concatenate([*silence, *one, *two, *silence * 12, *three]).tobytes()
-    assert call.spec.spoken_frames * FRAME_BYTES == len(sound(events))
+    assert call.progress.spoken_frames * FRAME_BYTES == len(sound(events))
     assert [turns(said) for said in call.engine.utterances] == [
         [],
         [(0, ONE.strip())],
@@ -513,10 +511,10 @@ async def test_a_break_is_silence_of_its_length_and_holds_no_slot() -> None:
 
 @pytest.mark.parametrize(("speed", "frames"), [(0.8, 20), (1.0, 25), (1.2, 30)])
 async def test_a_break_lasts_as_long_at_any_speed(speed: float, frames: int) -> None:
-    call = Call(FakeEngine(), make_order(SpeechSettings(speed=speed)))
+    call = Call(FakeEngine(), make_spec(SpeechSettings(speed=speed)))
     await call.run('<break time="2s"/>')
-    assert call.spec.spoken_frames == frames
-    assert call.spec.spoken_frames * call.spec.frame_s == pytest.approx(2)
+    assert call.progress.spoken_frames == frames
+    assert call.progress.spoken_frames * call.spec.frame_s == pytest.approx(2)
 
 
 async def test_a_break_puts_off_what_is_due_after_it() -> None:
@@ -537,7 +535,7 @@ async def test_figures_are_put_in_words_unless_that_is_off() -> None:
 
 
 async def test_markup_that_is_refused_fails_the_context_before_a_word_of_it() -> None:
-    call = Call(FakeEngine(), make_order(SpeechSettings(ssml=True)))
+    call = Call(FakeEngine(), make_spec(SpeechSettings(ssml=True)))
     events = await call.run(ONE + "<!DOCTYPE x>")
     assert texts(call.engine) == []
     (last,) = events
@@ -608,7 +606,7 @@ async def test_a_cancel_is_counted_under_the_reason_of_that_moment() -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(call.speak)
         await wait_all_tasks_blocked()
-        call.spec.cancel_reason = lambda: "shutdown"
+        call.progress.cancel_reason = lambda: "shutdown"
         nursery.cancel_scope.cancel()
     assert call.count("csm_cancels_total", reason="shutdown") == 1
     assert call.count("csm_cancels_total", reason="hang_up") == 0
@@ -639,7 +637,7 @@ async def test_text_for_a_failed_context_is_refused_and_not_kept() -> None:
 
 async def test_a_context_is_one_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        await Call(FakeEngine(), make_order(audio_format="ulaw_8000")).run("FRAMES=25")
+        await Call(FakeEngine(), make_spec(audio_format="ulaw_8000")).run("FRAMES=25")
     (record,) = caplog.records
     line = record.getMessage()
     assert line.startswith("context done: voice=vera format=ulaw_8000 audio=2.00s ")

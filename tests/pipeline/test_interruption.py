@@ -285,7 +285,7 @@ def test_whatever_a_client_says_every_context_ends_once_and_is_silent_after(
     call = Call(engine, protocol=MultiStreamInputProtocol())
     error = converse(script, call, END)
     assert engine.open_utterances == 0
-    opened = Counter(spec.context_id or None for spec in call.orders)
+    opened = Counter(spec.context_id or None for spec in call.specs)
     ended = Counter(finals(call))
     assert ended <= opened
     if error is None:

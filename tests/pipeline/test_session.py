@@ -220,7 +220,7 @@ async def test_without_the_key_nothing_is_said(
     call = Call(authorize=is_right)
     with pytest.raises(Unauthorized):
         await call.run(first, said("Let me in. "), EOS)
-    assert call.orders == []
+    assert call.specs == []
     assert call.engine.utterances == []
     assert call.socket.sent == []
 

@@ -14,7 +14,7 @@ from csm_trio.engine.service import Engine
 from csm_trio.engine.utterance import Utterance
 from csm_trio.pipeline.context import Synthesizer
 from csm_trio.pipeline.session import Session, SessionConfig, SocketProtocol
-from csm_trio.pipeline.spec import Backlog, ContextSpec
+from csm_trio.pipeline.spec import ContextSpec
 from csm_trio.protocol.elevenlabs.stream_input import StreamInputProtocol
 from csm_trio.protocol.events import (
     OpenContext,
@@ -33,7 +33,7 @@ def said(text: str, **fields: object) -> dict[str, object]:
 
 
 class Call:
-    """A session over a scripted socket and a fake engine, and what the door would have settled."""
+    """A session over a scripted socket and a fake engine, and the settings of an endpoint."""
 
     def __init__(
         self,
@@ -47,27 +47,26 @@ class Call:
     ) -> None:
         self.engine = engine or FakeEngine()
         self.socket = socket or ScriptedSocket()
-        self.orders: list[ContextSpec] = []
+        self.specs: list[ContextSpec] = []
         self.metrics = Metrics()
         self._max_pending_chars = max_pending_chars
         synthesizer = Synthesizer(cast(Engine, self.engine), SpeechConfig(), self.metrics)
-        config = SessionConfig(self._order, inactivity_timeout_s, authorize)
+        config = SessionConfig(self._open_spec, lambda: "hang_up", inactivity_timeout_s, authorize)
         self._session = Session(
             protocol or StreamInputProtocol(), synthesizer, config, self.metrics
         )
 
-    def _order(self, opened: OpenContext) -> ContextSpec:
+    def _open_spec(self, opened: OpenContext) -> ContextSpec:
         spec = ContextSpec(
             context_id=opened.context_id,
             voice=Voice("vera", "Vera", 0),
             audio_format=AudioFormat.parse("pcm_24000"),
             settings=opened.settings,
             max_audio_len_ms=30_000,
-            backlog=Backlog(self._max_pending_chars),
-            cancel_reason=lambda: "hang_up",
+            max_pending_chars=self._max_pending_chars,
             chunk_lengths=opened.chunk_lengths,
         )
-        self.orders.append(spec)
+        self.specs.append(spec)
         return spec
 
     async def run(self, *messages: dict[str, object] | str | bytes) -> None:

@@ -13,7 +13,7 @@ from csm_trio.api.admission import Admission, SessionLease
 from csm_trio.api.asgi import request_nursery
 from csm_trio.audio.wav import with_true_lengths
 from csm_trio.pipeline.context import Synthesizer
-from csm_trio.pipeline.spec import ContextSpec
+from csm_trio.pipeline.spec import ContextProgress, ContextSpec
 from csm_trio.protocol.events import AddText, Audio, ContextFailed, Flush, OutEvent, TurnDone
 
 Outbox = trio.MemoryReceiveChannel[OutEvent]
@@ -29,9 +29,15 @@ class SpeechStream:
     # A class and no async generator: the garbage collector would have to close the latter after
     # a hang-up.
     def __init__(
-        self, spec: ContextSpec, first: OutEvent, outbox: Outbox, request_scope: trio.CancelScope
+        self,
+        spec: ContextSpec,
+        progress: ContextProgress,
+        first: OutEvent,
+        outbox: Outbox,
+        request_scope: trio.CancelScope,
     ) -> None:
         self.audio_format = spec.audio_format
+        self.progress = progress
         self._context_id = spec.context_id
         self._next_event: OutEvent | None = first
         self._outbox = outbox
@@ -50,22 +56,25 @@ class SpeechStream:
 
         Raises EngineBusy where no session is free, or the SpeechError that came instead of audio.
         """
+        progress = ContextProgress.begin(spec, lambda: admission.cancel_reason)
         for delta in deltas:
-            spec.backlog.add(len(delta.text) if isinstance(delta, AddText) else 0)
+            progress.backlog.add(len(delta.text) if isinstance(delta, AddText) else 0)
         to_context, waiting = trio.open_memory_channel[AddText | Flush](len(deltas))
         for delta in deltas:
             to_context.send_nowait(delta)
         to_context.close()
         to_client, outbox = trio.open_memory_channel[OutEvent](0)
         nursery = request_nursery()
-        nursery.start_soon(_synthesize, synthesizer, spec, waiting, to_client, admission.admit())
+        nursery.start_soon(
+            _synthesize, synthesizer, spec, progress, waiting, to_client, admission.admit()
+        )
         # The status line precedes the body, so an error at the start must be raised before there
         # is a response. A turn without speech ends without audio.
         while isinstance(first := await outbox.receive(), TurnDone):
             pass
         if isinstance(first, ContextFailed):
             raise first.error
-        return cls(spec, first, outbox, nursery.cancel_scope)
+        return cls(spec, progress, first, outbox, nursery.cancel_scope)
 
     def __aiter__(self) -> Self:
         return self
@@ -111,9 +120,10 @@ class SpeechStream:
 async def _synthesize(
     synthesizer: Synthesizer,
     spec: ContextSpec,
+    progress: ContextProgress,
     deltas: trio.MemoryReceiveChannel[AddText | Flush],
     to_client: trio.MemorySendChannel[OutEvent],
     lease: SessionLease,
 ) -> None:
     with lease:
-        await synthesizer.synthesize(spec, deltas, to_client)
+        await synthesizer.synthesize(spec, progress, deltas, to_client)

@@ -11,7 +11,7 @@ from csm_trio.engine.service import Engine
 from csm_trio.engine.utterance import PromptSegment
 from csm_trio.pipeline.context import Synthesizer
 from csm_trio.pipeline.request_history import RequestHistory
-from csm_trio.pipeline.spec import Backlog, ContextSpec
+from csm_trio.pipeline.spec import ContextSpec
 from csm_trio.protocol.events import SpeechSettings
 from csm_trio.protocol.voice_settings import DEFAULT_VOICE_SETTINGS, VoiceSettings
 from csm_trio.telemetry import Metrics
@@ -42,7 +42,7 @@ class ServerState:
             self.voice_settings.get(voice.voice_id, VoiceSettings())
         )
 
-    def spec(
+    def context_spec(
         self,
         context_id: str,
         voice: Voice,
@@ -50,6 +50,9 @@ class ServerState:
         settings: SpeechSettings,
         *,
         max_audio_len_ms: int,
+        chunk_lengths: tuple[int, ...] = (),
+        dialogue: bool = False,
+        aligned: bool = False,
         history: tuple[PromptSegment, ...] = (),
         on_segment: Callable[[PromptSegment], None] | None = None,
     ) -> ContextSpec:
@@ -64,8 +67,10 @@ class ServerState:
             audio_format=audio_format,
             settings=edits.speech().overridden_by(settings),
             max_audio_len_ms=max_audio_len_ms,
-            backlog=Backlog(self.speech.max_pending_chars),
-            cancel_reason=lambda: self.admission.cancel_reason,
+            max_pending_chars=self.speech.max_pending_chars,
+            chunk_lengths=chunk_lengths,
+            dialogue=dialogue,
+            aligned=aligned,
             history=history,
             on_segment=on_segment,
         )

@@ -1,21 +1,25 @@
-"""The last stage of a context: frames in, chunks in its format out, and what is said in each.
+"""The third stage of a context: frame batches in, chunks in its format and their alignment out.
 
-It must not know where frames come from, nor who takes the chunks.
+It must not know where frames come from, nor where chunks go.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 
 import numpy as np
 import trio
 from numpy.typing import NDArray
 
+from csm_trio.alignment.aligner import Aligner
+from csm_trio.alignment.alignment import Aligned
 from csm_trio.audio.encoders import make_encoder
-from csm_trio.engine.utterance import MAX_BATCH_FRAMES
-from csm_trio.pipeline.spec import ContextSpec
+from csm_trio.engine.utterance import MAX_BATCH_FRAMES, Frame
+from csm_trio.pipeline.spec import ContextProgress, ContextSpec
 from csm_trio.pipeline.stream_items import (
+    SentenceBegin,
+    SentenceEnd,
     StreamItem,
     StreamItems,
-    TimestampTracker,
     TurnEnd,
     chunks_of,
     frames_of,
@@ -24,24 +28,75 @@ from csm_trio.pipeline.stream_items import (
 from csm_trio.protocol.events import Audio, OutEvent, TurnDone
 from csm_trio.telemetry import Metrics
 
+_NEAR_END_CHARS = 8  # at least as many as are spoken in one frame batch
+
+
+class TimestampTracker:
+    """Finds the characters that begin in each chunk; without an aligner there are none."""
+
+    def __init__(self, aligner: Aligner | None) -> None:
+        self._aligner = aligner
+
+    def ready(self, held: Sequence[StreamItem]) -> int:
+        """Return how many of `held` to send now, so that a sentence's end goes with its last frame.
+
+        Where the end may come next, the last frame waits for it. That frame is silence, or one of
+        a batch, which the engine delivers only to a client whose playback buffer is above its low
+        water.
+        """
+        left = None if self._aligner is None else self._aligner.chars_left
+        near_chars = _NEAR_END_CHARS if len(frames_of(held)) > 1 else 0
+        waits = left is not None and left <= near_chars and isinstance(held[-1], Frame)
+        return len(held) - waits
+
+    def advance(self, chunk: Iterable[StreamItem], *, always: bool) -> Aligned | None:
+        """Align one more chunk; return the characters that began since the last alignment.
+
+        `always` is whether the chunk carries bytes: without any, only a sentence's end is worth
+        a message.
+        """
+        if self._aligner is None:
+            return None
+        ended = False
+        for _, group in groupby(chunk, _aligned_together):
+            items = list(group)
+            match items[0]:
+                case SentenceBegin(spoken=spoken, voice=voice):
+                    self._aligner.begin(spoken, voice)
+                case Frame(attended_char=None):
+                    self._aligner.feed(np.concatenate([one.pcm for one in frames_of(items)]))
+                case Frame(pcm=pcm, attended_char=attended_char):
+                    self._aligner.feed(pcm, attended_char)
+                case SentenceEnd():
+                    self._aligner.end()
+                    ended = True
+        return self._aligner.take() if always or ended else None
+
+
+def _aligned_together(item: StreamItem) -> object:
+    """Return a grouping key: frames without attention are aligned in one call, which costs less."""
+    return "frames" if isinstance(item, Frame) and item.attended_char is None else id(item)
+
 
 class Encoding:
     """Encodes one context: one encoder and one narrator for all of its sentences.
 
-    The first chunk waits for so many frames as `buffer_size` says. Heavy codecs run on threads,
-    of which `codec_limiter` says how many.
+    The first chunk waits for `buffer_size` frames. Heavy codecs run on threads, as many as
+    `codec_limiter` allows.
     """
 
     def __init__(
         self,
         spec: ContextSpec,
+        progress: ContextProgress,
         tracker: TimestampTracker,
         metrics: Metrics,
         *,
         buffer_size: int,
         codec_limiter: trio.CapacityLimiter,
     ) -> None:
-        self._order = spec
+        self._spec = spec
+        self._progress = progress
         self._tracker = tracker
         self._metrics = metrics
         self._waiting_for = buffer_size
@@ -53,12 +108,12 @@ class Encoding:
         items: trio.MemoryReceiveChannel[StreamItems],
         outbox: trio.MemorySendChannel[OutEvent],
     ) -> None:
-        """Turn frames into chunks, until the frames end.
+        """Encode frames into chunks, until the frames end.
 
-        After the first, chunks take what there is: a bunch, or more where the client is slower
-        than the engine.
+        After the first, a chunk holds the frames at hand: one frame batch, or more where the
+        client is slower than the engine.
         """
-        spec = self._order
+        spec, progress = self._spec, self._progress
         held: list[StreamItem] = []
         turn_begun = False
         with items, outbox:
@@ -75,31 +130,31 @@ class Encoding:
                 held = held[ready:]
             await self._send_chunks(held, outbox)
             tail = await self._run_codec(None)
-            aligned = self._tracker.advance((), heard=True)
+            aligned = self._tracker.advance((), always=True)
             if tail or aligned:
-                await outbox.send(Audio(spec.context_id, tail, aligned, spec.turns_done))
+                await outbox.send(Audio(spec.context_id, tail, aligned, progress.turns_done))
             if spec.dialogue and turn_begun:
                 await outbox.send(TurnDone(spec.context_id))
 
     async def _send_chunks(
         self, held: Sequence[StreamItem], outbox: trio.MemorySendChannel[OutEvent]
     ) -> None:
-        spec = self._order
+        spec, progress = self._spec, self._progress
         for chunk in chunks_of(held, MAX_BATCH_FRAMES):
             pcm = [frame.pcm for frame in frames_of(chunk)]
             data = await self._run_codec(np.concatenate(pcm)) if pcm else b""
-            spec.spoken_frames += len(pcm)
-            aligned = self._tracker.advance(chunk, heard=bool(data))
-            gap_s = spec.timeline.lap("chunk") if data else None
+            progress.spoken_frames += len(pcm)
+            aligned = self._tracker.advance(chunk, always=bool(data))
+            gap_s = progress.timeline.lap("chunk") if data else None
             if data or aligned:
-                await _send_soon(outbox, Audio(spec.context_id, data, aligned, spec.turns_done))
-            if data and spec.timeline.mark("first_chunk"):
-                first_audio_s = spec.timeline.since("segmented", "first_chunk")
+                await _send_soon(outbox, Audio(spec.context_id, data, aligned, progress.turns_done))
+            if data and progress.timeline.mark("first_chunk"):
+                first_audio_s = progress.timeline.since("segmented", "first_chunk")
                 self._metrics.ttfa_s.observe(first_audio_s or 0.0)
             elif gap_s is not None:
                 self._metrics.chunk_gap_s.observe(gap_s)
             if isinstance(chunk[-1], TurnEnd):
-                spec.turns_done += 1
+                progress.turns_done += 1
                 await outbox.send(TurnDone(spec.context_id))
 
     async def _run_codec(self, pcm: NDArray[np.int16] | None) -> bytes:
@@ -113,9 +168,9 @@ class Encoding:
 
 
 async def _send_soon(outbox: trio.MemorySendChannel[OutEvent], event: OutEvent) -> None:
-    """Send an event, without giving way to other tasks where its receiver waits for it.
+    """Send an event, without a full checkpoint where the receiver already waits.
 
-    The sender must have waited for something before; a cancelled one says nothing.
+    The caller must have passed a checkpoint before; a cancelled caller sends nothing.
     """
     await trio.lowlevel.checkpoint_if_cancelled()
     try:

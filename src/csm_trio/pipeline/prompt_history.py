@@ -1,4 +1,4 @@
-"""What was said in a context, in order, as the next sentence's prompt is to hear it."""
+"""The prompt segments that precede the next sentence of a context."""
 
 from collections.abc import Sequence
 
@@ -6,22 +6,24 @@ from csm_trio.engine.utterance import PromptSegment
 
 
 class PromptHistory:
-    """The last turns of each speaker of a context, as many as `max_per_speaker`.
+    """The last segments of each speaker of a context, at most `max_per_speaker` of each.
 
-    What was said `before` it stays whole until new turns take its place.
+    The segments given as `before` are all kept until new ones replace them.
     """
 
     def __init__(self, max_per_speaker: int, *, before: Sequence[PromptSegment] = ()) -> None:
         self._max_per_speaker = max(max_per_speaker, len(before))
-        self._turns = list(before)
+        self._segments = list(before)
 
-    def add(self, turn: PromptSegment) -> None:
-        """Note a turn, and forget its speaker's oldest if there are too many."""
-        self._turns.append(turn)
-        own = [one for one in self._turns if one.speaker_id == turn.speaker_id]
+    def add(self, segment: PromptSegment) -> None:
+        """Add a segment; evict its speaker's oldest over the limit."""
+        self._segments.append(segment)
+        own = [one for one in self._segments if one.speaker_id == segment.speaker_id]
         if len(own) > self._max_per_speaker:
-            self._turns = [one for one in self._turns if one is not own[0]]
+            self._segments = [one for one in self._segments if one is not own[0]]
 
     def prompt_for(self, speaker_id: int, *, others: bool) -> tuple[PromptSegment, ...]:
-        """Return the turns of this speaker, and with `others` everybody's, oldest first."""
-        return tuple(turn for turn in self._turns if others or turn.speaker_id == speaker_id)
+        """Return the segments of this speaker, with `others` of all speakers, oldest first."""
+        return tuple(
+            segment for segment in self._segments if others or segment.speaker_id == speaker_id
+        )

@@ -1,6 +1,6 @@
-"""What was said lately: a request's id or text in, the last turns of its speech out.
+"""Prompt segments of recent REST requests, found by request id or by previous text.
 
-Kept in memory for a while and bounded by count, bytes and age, whoever asks for it.
+Kept in memory, bounded by count, bytes and age.
 """
 
 from collections import deque
@@ -13,90 +13,98 @@ from csm_trio.config import SpeechConfig
 from csm_trio.engine.utterance import PromptSegment
 
 _MATCHED_WORDS = 100
-"""Two texts that agree in their last words so far are taken for the same."""
+"""Number of last words by which a previous text is matched with a request's text."""
 
 
 @dataclass(slots=True)
-class _Said:
-    """One request: the end of its text, and the end of its speech."""
+class _Request:
+    """One request: the last words of its text, and its last segments."""
 
     voice_id: str
     words: list[str]
     text_bytes: int
     begun_s: float
-    turns: deque[PromptSegment]
+    segments: deque[PromptSegment]
 
     @property
     def n_bytes(self) -> int:
-        return self.text_bytes + sum(turn.codes.nbytes + 4 * len(turn.text) for turn in self.turns)
+        return self.text_bytes + sum(
+            segment.codes.nbytes + 4 * len(segment.text) for segment in self.segments
+        )
 
 
 class RequestHistory:
-    """The last turns of recent requests, in the order in which they began to be heard.
+    """The last segments of recent requests, in the order in which their audio began.
 
-    Of each request the last `history_sentences` sentences are kept.
+    Keeps the last `history_sentences` sentences of each request.
     """
 
     def __init__(self, config: SpeechConfig) -> None:
         self._config = config
-        self._said: dict[str, _Said] = {}
+        self._requests: dict[str, _Request] = {}
         self._n_bytes = 0
 
     def recorder(
         self, request_id: str, voice_id: str, text: str
     ) -> Callable[[PromptSegment], None]:
-        """Return what a request of this text is to tell each of its turns to."""
+        """Return the function that records each segment of a request with this text."""
         words = text.split()[-_MATCHED_WORDS:]
         text_bytes = 4 * sum(map(len, words))
 
-        def record(turn: PromptSegment) -> None:
-            said = self._said.get(request_id)
-            if said is None:
-                turns = deque[PromptSegment](maxlen=self._config.history_sentences)
+        def record(segment: PromptSegment) -> None:
+            request = self._requests.get(request_id)
+            if request is None:
+                segments = deque[PromptSegment](maxlen=self._config.history_sentences)
                 begun_s = trio.current_time()
-                said = self._said[request_id] = _Said(voice_id, words, text_bytes, begun_s, turns)
+                request = self._requests[request_id] = _Request(
+                    voice_id, words, text_bytes, begun_s, segments
+                )
             else:
-                self._n_bytes -= said.n_bytes
-            said.turns.append(turn)
-            self._n_bytes += said.n_bytes
-            self._forget()
+                self._n_bytes -= request.n_bytes
+            request.segments.append(segment)
+            self._n_bytes += request.n_bytes
+            self._evict()
 
         return record
 
     def segments_of(self, request_ids: Collection[str], voice_id: str) -> tuple[PromptSegment, ...]:
-        """Return the turns of the voice's among these requests, oldest first."""
-        self._forget()
+        """Return the voice's segments of these requests, oldest first."""
+        self._evict()
         known = [
-            said
-            for request_id, said in self._said.items()
-            if request_id in request_ids and said.voice_id == voice_id
+            request
+            for request_id, request in self._requests.items()
+            if request_id in request_ids and request.voice_id == voice_id
         ]
-        return tuple(turn for said in known for turn in said.turns)
+        return tuple(segment for request in known for segment in request.segments)
 
     def segments_before(self, previous_text: str, voice_id: str) -> tuple[PromptSegment, ...]:
-        """Return the turns of the voice's latest request that `previous_text` ends with.
+        """Return the segments of the voice's latest request whose text matches `previous_text`.
 
-        A client may say all that went before, or only the end of it: one text must end with the
-        other, word for word.
+        Clients send all of the previous text or only its end: one text must end with the other,
+        word for word.
         """
-        self._forget()
+        self._evict()
         words = previous_text.split()[-_MATCHED_WORDS:]
-        for said in reversed(self._said.values()):
-            shared = min(len(words), len(said.words))
-            if said.voice_id == voice_id and shared and words[-shared:] == said.words[-shared:]:
-                return tuple(said.turns)
+        for request in reversed(self._requests.values()):
+            shared = min(len(words), len(request.words))
+            if (
+                request.voice_id == voice_id
+                and shared
+                and words[-shared:] == request.words[-shared:]
+            ):
+                return tuple(request.segments)
         return ()
 
-    def _forget(self) -> None:
-        """Drop the oldest until what is left is within every bound."""
+    def _evict(self) -> None:
+        """Evict the oldest requests until the rest is within every bound."""
         config, now_s = self._config, trio.current_time()
-        while self._said:
-            request_id, oldest = next(iter(self._said.items()))
+        while self._requests:
+            request_id, oldest = next(iter(self._requests.items()))
             if (
-                len(self._said) <= config.kept_requests
+                len(self._requests) <= config.kept_requests
                 and self._n_bytes <= config.kept_bytes
                 and now_s - oldest.begun_s <= config.kept_s
             ):
                 break
-            del self._said[request_id]
+            del self._requests[request_id]
             self._n_bytes -= oldest.n_bytes

@@ -1,21 +1,22 @@
-"""The first stage of a context: deltas in, sentences as they are to be spoken out."""
+"""The first stage of a context: deltas in, normalized sentences out."""
 
 import math
 
 import trio
 
-from csm_trio.pipeline.spec import ContextSpec, Sentence, SpeechItem
+from csm_trio.pipeline.spec import ContextProgress, ContextSpec, Sentence, SpeechItem
 from csm_trio.pipeline.stream_items import TurnEnd
 from csm_trio.protocol.events import AddText, Flush, SpeechSettings
 from csm_trio.text.frontend import SpokenSentence, TextFrontend
 from csm_trio.text.ssml import Break
 
-LEAST_PART_S = 5.0
-"""Sentences are not cut into shorter parts than this for the sake of a cap."""
+MIN_PART_S = 5.0
+"""Shortest part, in seconds, into which a sentence is split because of the server's cap."""
 
 
 async def segment(
     spec: ContextSpec,
+    progress: ContextProgress,
     deltas: trio.MemoryReceiveChannel[AddText | Flush],
     sentences: trio.MemorySendChannel[SpeechItem],
 ) -> None:
@@ -26,10 +27,10 @@ async def segment(
     turn_begun = False
     with deltas, sentences:
 
-        async def let_go(lines: list[SpokenSentence]) -> None:
+        async def emit(lines: list[SpokenSentence]) -> None:
             nonlocal index
             for line in lines:
-                spec.timeline.mark("segmented")
+                progress.timeline.mark("segmented")
                 if isinstance(line, Break):
                     await sentences.send(line)
                     continue
@@ -47,29 +48,29 @@ async def segment(
                 case AddText(text=text, settings=changes):
                     changed = settings.overridden_by(changes)
                     if changed != settings:
-                        # What is buffered was sent under the old settings.
+                        # The buffered text arrived under the old settings.
                         if _same_frontend(settings, changed):
-                            await let_go(frontend.flush())
+                            await emit(frontend.flush())
                         else:
-                            await let_go(frontend.finish())
+                            await emit(frontend.finish())
                             frontend = _frontend(changed, spec)
                         if changed.voice_id != settings.voice_id:
                             await end_turn()
                         settings = changed
                     turn_begun = True
-                    await let_go(frontend.feed(text))
-                    spec.backlog.remove(len(text))
+                    await emit(frontend.feed(text))
+                    progress.backlog.remove(len(text))
                 case Flush(hint=hint):
-                    await let_go(frontend.trigger() if hint else frontend.flush())
+                    await emit(frontend.trigger() if hint else frontend.flush())
                     await end_turn()
-                    spec.backlog.remove(0)
-        await let_go(frontend.finish())
+                    progress.backlog.remove(0)
+        await emit(frontend.finish())
 
 
 def _frontend(settings: SpeechSettings, spec: ContextSpec) -> TextFrontend:
-    # The server's usual caps must not cut a word off; a caller's, or a very short one, is meant to.
+    # The server's own cap must not end a sentence in mid-word; a client's cap may.
     cap_s = spec.max_audio_len_ms / 1000
-    in_parts = settings.max_audio_len_ms is None and cap_s >= LEAST_PART_S
+    in_parts = settings.max_audio_len_ms is None and cap_s >= MIN_PART_S
     return TextFrontend(
         normalization=settings.normalization or "auto",
         ssml=settings.ssml or False,

@@ -1,8 +1,8 @@
-"""One socket: messages in, contexts in the middle, messages out.
+"""One session: a WebSocket's messages in, its contexts, messages out.
 
-A session is one nursery. `ingest` is the only reader of the socket and never blocks on anything
-but reading, since a hang-up queues behind unread messages; `write` is its only writer. It must
-not know HTTP, Quart or any vendor's JSON: a protocol translates.
+A session is one nursery, cancelled by a hang-up. `ingest` is the only reader of the socket and
+blocks on nothing but reading, since a hang-up queues behind unread messages; `write` is its only
+writer. It must not know HTTP, Quart or any vendor's JSON: a protocol translates.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from csm_trio.errors import (
     Unauthorized,
 )
 from csm_trio.pipeline.context import Synthesizer, first_error
-from csm_trio.pipeline.spec import ContextSpec
+from csm_trio.pipeline.spec import ContextProgress, ContextSpec
 from csm_trio.protocol.events import (
     AddText,
     Authenticate,
@@ -44,10 +44,10 @@ Receive = Callable[[], Awaitable[str | bytes]]
 Send = Callable[[str], Awaitable[None]]
 
 MAX_CLOSING_CONTEXTS = 64
-"""Contexts of one socket that may be on their way out at once: closed, and not all said or told.
+"""Limit of a session's contexts that are closed and not yet at their end.
 
-A client that works with the vendor never has more than five. One that closes what it opens, and
-takes nothing, would otherwise make tasks without bound.
+ElevenLabs allows five open contexts. Without a limit, a client that closes what it opens and
+reads nothing would create tasks without bound.
 """
 
 _Deltas = trio.MemoryReceiveChannel[AddText | Flush]
@@ -71,14 +71,15 @@ class SocketProtocol(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SessionConfig:
-    """What the door settled when it let the client in.
+    """What the endpoint settled at the upgrade.
 
-    `open_spec` makes the order of a new context; `authorize` judges a key that comes in a
-    message, and is None where the client need not show one (any more). From `drain_begun` on the
-    session ends as soon as no context is open or ending, after `drain_s` whatever there is.
+    open_spec: builds the spec of a new context. cancel_reason: the reason of a cancel from
+    outside. authorize: checks a key that comes in a message; None where none is needed. From
+    `drain_begun` on the session ends as soon as it has no context, at the latest after `drain_s`.
     """
 
     open_spec: Callable[[OpenContext], ContextSpec]
+    cancel_reason: Callable[[], str]
     inactivity_timeout_s: float
     authorize: Callable[[str], bool] | None = None
     drain_begun: trio.Event = field(default_factory=trio.Event)
@@ -89,12 +90,12 @@ class SessionConfig:
 class _Context:
     """A context that is open, or closed and not yet at its end.
 
-    `after` is the end of the one before it under the same id: what is heard under an id is
-    first all of the one, then all of the other. `final_events` are what the client is told when
-    this one is cut; nothing of its speech is heard after them.
+    previous_ended: the end of the context before it under the same id; they are synthesized one
+    after the other. final_events: sent when this context is cancelled, after its last audio.
     """
 
     spec: ContextSpec
+    progress: ContextProgress
     deltas: trio.MemorySendChannel[AddText | Flush]
     previous_ended: trio.Event | None
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
@@ -106,10 +107,10 @@ class _Context:
         return self.spec.context_id
 
     def cancel(self, reason: str, *final_events: OutEvent) -> None:
-        """Stop speaking, unless it has been cut before."""
+        """Cancel the context, unless it is cancelled already."""
         if not self.scope.cancel_called:
             self.final_events = final_events
-            self.spec.cancel_reason = lambda: reason
+            self.progress.cancel_reason = lambda: reason
             self.scope.cancel()
 
 
@@ -189,11 +190,11 @@ class Session:
             raise InputTimeout(timeout_s) from None
 
     def _set_cancel_reason(self, error: SpeechError) -> None:
-        """Say what the contexts that go down with the session are to be counted as."""
+        """Set the reason under which the contexts that end with the session are counted."""
         reason = type(error).__name__
         for context in [*self._open.values(), *self._closing]:
             if not context.scope.cancel_called:
-                context.spec.cancel_reason = lambda: reason
+                context.progress.cancel_reason = lambda: reason
 
     def _handle_message(
         self,
@@ -240,25 +241,29 @@ class Session:
         if len(self._closing) >= MAX_CLOSING_CONTEXTS:
             raise TooManyContexts(MAX_CLOSING_CONTEXTS)
         spec = self._config.open_spec(opened)
-        # No bound: text is limited by quota, since a full channel would deafen the reader.
+        # Unbounded: the backlog's quota limits text. A full channel would stop the reader, and
+        # with it the detection of a hang-up.
         to_context, deltas = trio.open_memory_channel[AddText | Flush](math.inf)
         before = self._closing_under(opened.context_id)
-        context = _Context(spec, to_context, before[-1].ended if before else None)
+        progress = ContextProgress.begin(spec, self._config.cancel_reason)
+        context = _Context(spec, progress, to_context, before[-1].ended if before else None)
         self._open[opened.context_id] = context
         return context, deltas
 
     async def _synthesize(
         self, context: _Context, deltas: _Deltas, outbox: trio.MemorySendChannel[OutEvent]
     ) -> None:
-        """Speak one context; if it is cut, what is left to be said of it comes from here.
+        """Synthesize one context; if it is cancelled, send its final events.
 
-        Its slot is free by then: `speak` gives it back before it ends.
+        Its slot is free by then: `Synthesizer.synthesize` releases it before it returns.
         """
         with deltas, outbox:
             if context.previous_ended is not None:
                 await context.previous_ended.wait()
             with context.scope:
-                await self._synthesizer.synthesize(context.spec, deltas, outbox.clone())
+                await self._synthesizer.synthesize(
+                    context.spec, context.progress, deltas, outbox.clone()
+                )
             if context.scope.cancelled_caught:
                 for event in context.final_events:
                     await outbox.send(event)
@@ -271,19 +276,19 @@ class Session:
         if context is None:
             return
         try:
-            context.spec.backlog.add(chars)
+            context.progress.backlog.add(chars)
         except TextTooLong as error:
             if not self._protocol.contexts_fail_alone:
                 raise
             self._close(context.context_id)
             context.cancel(type(error).__name__, ContextFailed(context.context_id, error))
             return
-        # Broken where it has failed, and is about to say so.
+        # The channel is broken where the context has failed and is about to report it.
         with contextlib.suppress(trio.BrokenResourceError):
             context.deltas.send_nowait(delta)
 
     def _close(self, context_id: str, *, only: _Context | None = None) -> None:
-        """Let a context, if it is open (and `only` that one), come to its end."""
+        """End the text of a context, if it is open (and is `only`, where given)."""
         context = self._open.get(context_id)
         if context is None or only not in (None, context):
             return
@@ -292,7 +297,7 @@ class Session:
         self._closing.append(context)
 
     def _clear(self, context_id: str) -> None:
-        """Cut what is open or ending; what was to end still says that it has."""
+        """Cancel every context of this id; those already closed still report their end."""
         cleared = ContextCleared(context_id)
         for context in self._closing_under(context_id):
             context.cancel("cleared", cleared, ContextDone(context_id))
@@ -310,10 +315,10 @@ class Session:
         send: Send,
         session_scope: trio.CancelScope,
     ) -> None:
-        """Tell the client of every event; when there can be no more, end the session.
+        """Send a message for every event; when there can be no more, end the session.
 
-        The session is cancelled before the outbox breaks: its contexts are stopped, not broken.
-        A context that fails alone is over like any other, and that is told, too.
+        The session is cancelled before the outbox breaks, so that its contexts are cancelled and
+        not broken. A context that fails alone still gets its ContextDone.
         """
         with outbox:
             try:
@@ -327,5 +332,5 @@ class Session:
                 session_scope.cancel()
 
     def _fails_alone(self, error: SpeechError) -> bool:
-        """Tell a context's own failure from one of the listener or the engine, who serve all."""
+        """Return whether a failure concerns its context only, not the connection or the engine."""
         return self._protocol.contexts_fail_alone and isinstance(error, InvalidRequest)

@@ -1,4 +1,4 @@
-"""What one context is to say, and how: everything its stages share, and what they hand on.
+"""What one context is to synthesize, fixed at its start, and the progress that its stages record.
 
 It must not know the stages.
 """
@@ -20,7 +20,7 @@ from csm_trio.voices import Voice
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """What `segment` lets go of: what is to be said, and the settings it came under."""
+    """The unit of generation: a normalized sentence and the settings that its text came under."""
 
     index: int
     spoken: SpokenText
@@ -28,27 +28,29 @@ class Sentence:
 
     @property
     def text(self) -> str:
-        """As it is to be spoken."""
+        """The normalized text."""
         return self.spoken.text
 
 
 SpeechItem = Sentence | Break | TurnEnd
-"""What there is to hear, in order."""
+"""What segmenting emits, in order."""
 
 
 @dataclass(slots=True)
 class Backlog:
-    """Characters that a context has been sent and not yet begun to work on.
+    """Characters that a context has received and not yet segmented.
 
-    Text is never held back by not reading it, so it must be counted: `add` raises TextTooLong
-    over the limit.
+    The session never stops reading its socket, so unread text is bounded by this quota.
     """
 
     limit_chars: int
     waiting_chars: int = 0
 
     def add(self, chars: int) -> None:
-        """Count a delta in; an empty one counts as a character, since it takes memory too."""
+        """Count a delta in; an empty one counts as one character, since it takes memory too.
+
+        Raises TextTooLong over the limit.
+        """
         self.waiting_chars += chars or 1
         if self.waiting_chars > self.limit_chars:
             raise TextTooLong(self.limit_chars)
@@ -58,15 +60,16 @@ class Backlog:
         self.waiting_chars -= chars or 1
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class ContextSpec:
-    """Everything `speak` must know of one context before its text comes.
+    """Everything that is fixed about one context before its text arrives.
 
-    `cancel_reason` says what a cancel of it is to be counted as. `chunk_lengths` are the
-    segmenter's. In a `dialogue` every speaker hears what the others said before, and the client
-    is told where turns end: at a flush, and where `voice_id` changes. `history` was said before
-    it began, and `on_segment` is told each sentence that a later order may have as its own history.
-    `aligned` says whether the client is told which character is spoken when.
+    max_audio_len_ms: the server's cap of one sentence; `settings` may hold a lower one of the
+    client's. max_pending_chars: the limit of the context's backlog. chunk_lengths: the segmenter's
+    schedule. dialogue: every voice's prompt holds the other voices' segments, and turns end at a
+    flush and where `voice_id` changes. aligned: chunks carry alignments. history: the prompt
+    segments that precede the context. on_segment: receives each generated sentence, for the
+    request history.
     """
 
     context_id: str
@@ -74,26 +77,41 @@ class ContextSpec:
     audio_format: AudioFormat
     settings: SpeechSettings
     max_audio_len_ms: int
-    backlog: Backlog
-    cancel_reason: Callable[[], str]
+    max_pending_chars: int
     chunk_lengths: tuple[int, ...] = ()
     dialogue: bool = False
+    aligned: bool = False
     history: tuple[PromptSegment, ...] = ()
     on_segment: Callable[[PromptSegment], None] | None = None
-    aligned: bool = False
-    timeline: Timeline = field(default_factory=Timeline)
-    spoken_frames: int = 0
-    turns_done: int = 0
-    buffer_empty_at_s: float | None = None
-    """When the listener's player runs dry, on the monotonic clock: what was made so far plays on
-    from its first frame."""
 
     @property
     def speed(self) -> float:
-        """How fast all of the context plays."""
+        """Tempo of the whole context; 1.0 is unchanged."""
         return 1.0 if self.settings.speed is None else self.settings.speed
 
     @property
     def frame_s(self) -> float:
-        """How long a frame plays at this speed."""
+        """Playing time of one frame at this tempo."""
         return FRAME_S / self.speed
+
+
+@dataclass(slots=True)
+class ContextProgress:
+    """What changes while one context is synthesized.
+
+    cancel_reason: returns the reason that a cancel is counted under. buffer_empty_at_s: when the
+    client's playback buffer runs empty, in seconds of the monotonic clock; None before its first
+    frame.
+    """
+
+    backlog: Backlog
+    cancel_reason: Callable[[], str]
+    timeline: Timeline = field(default_factory=Timeline)
+    spoken_frames: int = 0
+    turns_done: int = 0
+    buffer_empty_at_s: float | None = None
+
+    @classmethod
+    def begin(cls, spec: ContextSpec, cancel_reason: Callable[[], str]) -> "ContextProgress":
+        """Return the progress of a context that has received nothing yet."""
+        return cls(Backlog(spec.max_pending_chars), cancel_reason)

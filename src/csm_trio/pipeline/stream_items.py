@@ -1,23 +1,18 @@
-"""Frames with the sentences they are of, on their way to be encoded; and what is being said when.
+"""Items that flow from generating to encoding: frames, and where sentences and turns begin and end.
 
-It must not know how frames are made, nor what they are encoded to.
+It must not know how frames are generated, nor what they are encoded to.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import groupby
 
-import numpy as np
-
-from csm_trio.alignment.aligner import Aligner
-from csm_trio.alignment.alignment import Aligned
 from csm_trio.engine.utterance import Frame
 from csm_trio.text.spans import SpokenText
 
 
 @dataclass(frozen=True, slots=True)
 class SentenceBegin:
-    """The frames after it say this; `voice` names whose they are."""
+    """The frames after it are of this sentence; `voice` is the key of its voice profile."""
 
     spoken: SpokenText
     voice: str
@@ -30,10 +25,8 @@ class SentenceEnd:
 
 @dataclass(frozen=True, slots=True)
 class TurnEnd:
-    """What one voice of a dialogue was to say before another's turn has all been said."""
+    """A dialogue voice's turn has no more frames."""
 
-
-_NEAR_CHARS = 8  # as many as may pass in the frames that come at once, and some
 
 StreamItem = SentenceBegin | Frame | SentenceEnd | TurnEnd
 StreamItems = tuple[StreamItem, ...]
@@ -67,50 +60,3 @@ def chunks_of(items: Iterable[StreamItem], most_frames: int) -> Iterator[list[St
             chunk, frames = [], 0
     if chunk:
         yield chunk
-
-
-class TimestampTracker:
-    """Tells which characters begin in each chunk; without an aligner it never does."""
-
-    def __init__(self, aligner: Aligner | None) -> None:
-        self._aligner = aligner
-
-    def ready(self, held: list[StreamItem]) -> int:
-        """Return how many of `held` to send now: a sentence's end should go with its last frame.
-
-        So where the end may be next, the last frame waits for it. That is silence, which nobody
-        hears a player run dry of; or near the end one of several, which come to those who are
-        ahead.
-        """
-        left = None if self._aligner is None else self._aligner.chars_left
-        near_chars = _NEAR_CHARS if len(frames_of(held)) > 1 else 0
-        waits = left is not None and left <= near_chars and isinstance(held[-1], Frame)
-        return len(held) - waits
-
-    def advance(self, chunk: Iterable[StreamItem], *, heard: bool) -> Aligned | None:
-        """Follow one more chunk; return what has begun in it and since the last that told.
-
-        `heard` says whether the client gets bytes with it: without, only a sentence's end is worth
-        a message.
-        """
-        if self._aligner is None:
-            return None
-        ended = False
-        for _, group in groupby(chunk, _heard_together):
-            items = list(group)
-            match items[0]:
-                case SentenceBegin(spoken=spoken, voice=voice):
-                    self._aligner.begin(spoken, voice)
-                case Frame(attended_char=None):
-                    self._aligner.feed(np.concatenate([one.pcm for one in frames_of(items)]))
-                case Frame(pcm=pcm, attended_char=attended_char):
-                    self._aligner.feed(pcm, attended_char)
-                case SentenceEnd():
-                    self._aligner.end()
-                    ended = True
-        return self._aligner.take() if heard or ended else None
-
-
-def _heard_together(item: StreamItem) -> object:
-    """Tell pieces apart but for frames without a glance: as one they cost the ear less."""
-    return "sound" if isinstance(item, Frame) and item.attended_char is None else id(item)

@@ -1,0 +1,174 @@
+"""The second stage of a context: sentences in, frame batches from the engine out.
+
+Holds one pool token, and only while the frames of one utterance are being made. It must not know
+what frames are encoded to.
+"""
+
+import logging
+import secrets
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import trio
+from numpy.typing import NDArray
+
+from csm_trio.config import SpeechConfig
+from csm_trio.engine.service import Engine
+from csm_trio.engine.utterance import (
+    MAX_BATCH_FRAMES,
+    EndReason,
+    Frame,
+    PromptSegment,
+    Sampling,
+    Utterance,
+    buffer_empty_after,
+)
+from csm_trio.errors import ClientStalled
+from csm_trio.pipeline.prompt_history import PromptHistory
+from csm_trio.pipeline.spec import ContextProgress, ContextSpec, Sentence, SpeechItem
+from csm_trio.pipeline.stream_items import (
+    SentenceBegin,
+    SentenceEnd,
+    StreamItems,
+    TurnEnd,
+    frames_of,
+)
+from csm_trio.telemetry import Metrics
+from csm_trio.text.duration import longest_speech_s
+from csm_trio.text.ssml import Break
+from csm_trio.timebase import FRAME_MS, FRAME_SAMPLES
+
+logger = logging.getLogger(__name__)
+
+SILENCE = Frame(np.zeros(FRAME_SAMPLES, dtype=np.int16), np.zeros(0, dtype=np.int16))
+"""The frame that a `<break>` is made of; it takes no slot and enters no prompt history."""
+
+
+class Generating:
+    """Generates the sentences of one context, one utterance at a time."""
+
+    def __init__(
+        self,
+        spec: ContextSpec,
+        progress: ContextProgress,
+        engine: Engine,
+        metrics: Metrics,
+        config: SpeechConfig,
+    ) -> None:
+        self._spec = spec
+        self._progress = progress
+        self._engine = engine
+        self._metrics = metrics
+        self._stall_timeout_s = config.stall_timeout_s
+        self._history = PromptHistory(config.history_sentences, before=spec.history)
+
+    async def run(
+        self,
+        sentences: trio.MemoryReceiveChannel[SpeechItem],
+        items: trio.MemorySendChannel[StreamItems],
+    ) -> None:
+        """Generate each sentence in order, until the sentences end; break tags become silence.
+
+        Raises ClientStalled where the client takes nothing for `stall_timeout_s`, and what
+        `Engine.generate` raises.
+        """
+        with sentences, items:
+            async for item in sentences:
+                match item:
+                    case TurnEnd():
+                        await self._deliver((item,), items)
+                    case Break(duration_ms=duration_ms):
+                        silence = (SILENCE,) * round(duration_ms / 1000 / self._spec.frame_s)
+                        for start in range(0, len(silence), MAX_BATCH_FRAMES):
+                            await self._deliver(silence[start : start + MAX_BATCH_FRAMES], items)
+                    case Sentence():
+                        await self._generate_sentence(item, items)
+
+    async def _generate_sentence(
+        self, sentence: Sentence, items: trio.MemorySendChannel[StreamItems]
+    ) -> None:
+        utterance = self._utterance(sentence)
+        codes: list[NDArray[np.int16]] = []
+        async with self._engine.generate(utterance) as stream:
+            begun_s = trio.current_time()
+            self._progress.timeline.mark("admitted")
+            async for frame_batch in stream:
+                begin = () if codes else (_sentence_begin(sentence, utterance),)
+                await self._deliver((*begin, *frame_batch), items)
+                codes += [frame.codes for frame in frame_batch]
+        if codes:
+            await self._deliver((SentenceEnd(),), items)
+            took_s = trio.current_time() - begun_s
+            self._metrics.real_time_factor.observe(took_s / (len(codes) * self._spec.frame_s))
+        if stream.end is EndReason.SPOKEN:
+            self._remember(utterance, sentence, codes)
+        else:
+            # A cap is the client's to set, and some texts reach it: that is no warning.
+            level = logging.INFO if stream.end is EndReason.CAPPED else logging.WARNING
+            logger.log(level, "utterance ended early (%s): %d frames", stream.end, len(codes))
+
+    def _remember(
+        self, utterance: Utterance, sentence: Sentence, codes: Sequence[NDArray[np.int16]]
+    ) -> None:
+        """Add a complete sentence to the prompt history and to the request history."""
+        if not codes:
+            return
+        segment = PromptSegment(utterance.speaker_id, sentence.text, np.stack(codes))
+        self._history.add(segment)
+        if self._spec.on_segment is not None:
+            self._spec.on_segment(segment)
+
+    async def _deliver(self, made: StreamItems, items: trio.MemorySendChannel[StreamItems]) -> None:
+        """Send items to encoding; raise ClientStalled at the deadline."""
+        spec, progress = self._spec, self._progress
+        frames = frames_of(made)
+        if frames:
+            progress.timeline.mark("first_frame")
+        try:
+            items.send_nowait(made)
+        except trio.WouldBlock:
+            # hypercorn shields its socket writes: no deadline works there, so a client that
+            # stops reading is noticed here.
+            try:
+                with trio.fail_after(self._stall_timeout_s):
+                    await items.send(made)
+            except trio.TooSlowError:
+                raise ClientStalled(self._stall_timeout_s) from None
+        if frames:
+            audio_s = len(frames) * spec.frame_s
+            progress.buffer_empty_at_s = buffer_empty_after(
+                progress.buffer_empty_at_s, time.monotonic(), audio_s
+            )
+
+    def _utterance(self, sentence: Sentence) -> Utterance:
+        spec, settings = self._spec, sentence.settings
+        speaker_id = spec.voice.speaker_id if settings.speaker_id is None else settings.speaker_id
+        # The prefix cache of another speaker's clip would read as that speaker's segment.
+        own_voice = spec.voice.voice_id if speaker_id == spec.voice.speaker_id else None
+        limit_ms = settings.max_audio_len_ms or spec.max_audio_len_ms
+        longest_ms = min(limit_ms, round(1000 * longest_speech_s(sentence.text)))
+        # Sentences of one seeded request must not share their noise, yet each is reproducible.
+        seed = secrets.randbits(62) if settings.seed is None else settings.seed
+        return Utterance(
+            text=sentence.text,
+            speaker_id=speaker_id,
+            max_frames=max(1, longest_ms // FRAME_MS),
+            sampling=Sampling(
+                temperature=settings.temperature,
+                top_k=settings.top_k,
+                seed=seed + (sentence.index << 32),
+                temperature_scale=(
+                    1.0 if settings.temperature_scale is None else settings.temperature_scale
+                ),
+            ),
+            turns=self._history.prompt_for(speaker_id, others=spec.dialogue),
+            plays_at_s=self._progress.buffer_empty_at_s,
+            frame_s=spec.frame_s,
+            batch=settings.batch or False,
+            voice_id=settings.voice_id or own_voice,
+        )
+
+
+def _sentence_begin(sentence: Sentence, utterance: Utterance) -> SentenceBegin:
+    return SentenceBegin(sentence.spoken, f"{utterance.voice_id} {utterance.speaker_id}")
