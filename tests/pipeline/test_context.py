@@ -467,7 +467,11 @@ async def test_what_was_cut_is_heard_by_nobody(caplog: pytest.LogCaptureFixture)
         [(0, ONE.strip())],
         [(0, ONE.strip())],
     ]
-    cut = [one for one in caplog.records if one.getMessage() == "utterance ended early (capped): 3 frames"]
+    cut = [
+        one
+        for one in caplog.records
+        if one.getMessage() == "utterance ended early (capped): 3 frames"
+    ]
     assert [record.levelno for record in cut] == [logging.INFO], "a cap is the caller's to set"
 
 

@@ -134,10 +134,10 @@ class Session:
         self._input_ended = False
 
     async def run(self, receive: Receive, send: Send) -> None:
-        """Serve the socket until everything asked for has been said.
+        """Serve the session until its input has ended and every context is done.
 
-        Raises the SpeechError that ended the session early; nothing of it runs any more then,
-        and nobody else writes to the socket, so the door may say goodbye.
+        Raises the SpeechError that ended the session early. All tasks have ended by then, so the
+        caller may write the error and the close to the socket.
         """
         failure: SpeechError | None = None
         try:
@@ -157,7 +157,7 @@ class Session:
         to_client: trio.MemorySendChannel[OutEvent],
         nursery: trio.Nursery,
     ) -> NoReturn:
-        """Read messages and obey them; after the end of input, go on reading: a hang-up comes."""
+        """Read and apply messages; read on after the end of input, to notice a hang-up."""
         try:
             with to_client:
                 while not self._input_ended:
@@ -169,13 +169,13 @@ class Session:
             raise
 
     async def _drain(self, to_client: trio.MemorySendChannel[OutEvent]) -> NoReturn:
-        """Once the server is told to stop, end the session: when all is said, or out of time."""
+        """On shutdown, end the session once its contexts are done, or at the drain deadline."""
         await self._config.drain_begun.wait()
         with trio.move_on_after(self._config.drain_s):
             while contexts := [*self._open.values(), *self._closing]:
                 await contexts[0].ended.wait()
             if not self._input_ended:
-                # By way of the writer, who may still be telling of the last that was said.
+                # Sent through the writer, which may still be sending the last audio.
                 with to_client.clone() as outbox:
                     await outbox.send(ContextFailed("", ServerLeaving()))
             await trio.sleep_forever()
