@@ -24,7 +24,7 @@ def written_table(page: str) -> str:
 def main() -> None:
     """Replace the table in the page."""
     page = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(page.replace(written_table(page), settings_table()), encoding="utf-8")
+    PAGE.write_text(_BETWEEN.sub(lambda _: settings_table(), page, count=1), encoding="utf-8")
 
 
 if __name__ == "__main__":
