@@ -363,3 +363,18 @@ def _read(origin: str, setting: Setting, raw: object) -> object:
         return value_type.read(str(raw))
     except ValueError:
         raise StartupError(f"{origin}: {shown} is not {value_type.expected}.") from None
+
+
+def settings_table(settings: Iterable[Setting] = SETTINGS) -> str:
+    """Return a Markdown table of the `settings`, one row each, as docs/configuration.md has it."""
+    lines = [
+        "| flag | environment variable | TOML key | default | values | unit | meaning |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for setting in settings:
+        default = setting.help_line.rpartition("default: ")[2].removesuffix(")")
+        lines.append(
+            f"| `{setting.flag}` | `{setting.environment_name}` | `{setting.key.replace('_', '-')}`"
+            f" | {default} | {setting.value_type.expected} | {setting.unit} | {setting.help} |"
+        )
+    return "\n".join(lines) + "\n"
