@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from csm_trio.config import EngineConfig
 from csm_trio.engine import memory
 from csm_trio.engine.load import load_model, warm_runner
-from csm_trio.engine.runner import Placement
+from csm_trio.engine.placement import Placement
 from csm_trio.engine.slots import Slots
 from csm_trio.errors import StartupError
 from csm_trio.model.checkpoint.random_weights import random_weights

@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 import csm_trio
+from csm_trio.engine.placement import Placement
 from csm_trio.engine.prompt import TextTokenizer
-from csm_trio.engine.runner import Placement, TorchRunner
+from csm_trio.engine.runner import TorchRunner
 from csm_trio.engine.utterance import Frame, PromptSegment, Sampling, Utterance
 from csm_trio.errors import SpeechError, TextTooLong
 from csm_trio.model.checkpoint.random_weights import random_weights

@@ -6,11 +6,9 @@ Runs on the device thread, as all torch does. Raises StartupError where a model 
 import gc
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import torch
 
 from csm_trio.config import EngineConfig
 from csm_trio.engine.alignment_head import find_alignment_head
@@ -21,8 +19,9 @@ from csm_trio.engine.memory import (
     slot_bytes,
     weight_bytes,
 )
+from csm_trio.engine.placement import Placement, choose_placement, set_cpu_threads
 from csm_trio.engine.prompt import TextTokenizer
-from csm_trio.engine.runner import Placement, TorchRunner
+from csm_trio.engine.runner import TorchRunner
 from csm_trio.engine.step_eager import AlignmentHead
 from csm_trio.engine.triton_cache import KernelCache
 from csm_trio.engine.utterance import PromptSegment, Sampling, Utterance
@@ -44,8 +43,6 @@ MAX_AUTO_SLOTS = 64
 EMBEDDED_CPU_SLOTS = 4
 OTHER_CPU_SLOTS = 1
 _WARM_UP_FRAMES = 3
-_SMALL_HIDDEN_SIZE = 512
-_DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +80,15 @@ def load_runner(config: EngineConfig, voices: VoiceCatalog | None = None) -> Tor
 
 def load_model(config: EngineConfig) -> LoadedModel:
     """Load the model that the settings name, or fill one with noise."""
-    placement = _place(config)
+    placement = choose_placement(config)
     files = locate_checkpoint(
         weights_path=config.weights_path, model_id=config.model_id, model_file=config.model_file
     )
     sizes, name = _sizes(config, files)
-    _set_threads(placement, sizes)
+    set_cpu_threads(placement, sizes)
     check_weights_fit(name, sizes, placement)
     logger.info("loading %s onto %s in %s", name, placement.device, dtype_name(placement.weights))
     tokenizer = TextTokenizer.from_file(files.tokenizer, text_vocab_size=sizes.text_vocab_size)
-    _set_threads(placement, sizes)
     model, codec = _build(config, files, sizes, placement)
     noise = config.random_weights is not None
     embedded = files.embedded and not noise
@@ -200,46 +196,6 @@ def _build(
         model.pack(int8=placement.int8)
         codec.pack()
     return model, codec
-
-
-def _place(config: EngineConfig) -> Placement:
-    device = torch.device(_best_device() if config.device == "auto" else config.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise StartupError("--device cuda: torch finds no CUDA device here.")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise StartupError(
-            f"--device {device}: there are only {torch.cuda.device_count()} CUDA devices here."
-        )
-    if device.type == "cuda" and device.index is not None:
-        # Streams, and with them captures, and Triton's launches are the current device's.
-        torch.cuda.set_device(device)
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise StartupError("--device mps: torch finds no Metal device here.")
-    if config.dtype == "int8":
-        if device.type != "cpu":
-            raise StartupError(f"--dtype int8 is for CPUs; on {device} take bf16, f16 or f32.")
-        return Placement(device, torch.float32, int8=True)
-    if config.dtype != "auto":
-        return Placement(device, _DTYPES[config.dtype])
-    return Placement(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
-
-
-def _set_threads(placement: Placement, config: CSMConfig) -> None:
-    """Let a small model on a CPU have one thread, a large one every core.
-
-    Matrices that take microseconds gain nothing from a second thread, and its waiting costs
-    other work on the machine dearly.
-    """
-    if placement.device.type == "cpu" and config.backbone.hidden_size <= _SMALL_HIDDEN_SIZE:
-        torch.set_num_threads(1)
-
-
-def _best_device() -> str:
-    available: dict[str, Callable[[], bool]] = {
-        "cuda": torch.cuda.is_available,
-        "mps": torch.backends.mps.is_available,
-    }
-    return next((name for name, there in available.items() if there()), "cpu")
 
 
 def usual_slots(loaded: LoadedModel) -> int:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from csm_trio.engine.byte_size import format_bytes
-from csm_trio.engine.runner import Placement
+from csm_trio.engine.placement import Placement
 from csm_trio.engine.slots import Slots
 from csm_trio.errors import StartupError
 from csm_trio.model.attention import KVCache

@@ -6,11 +6,11 @@ listens are the scheduler's and the service's business.
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
+from csm_trio.engine.placement import Placement
 from csm_trio.engine.prefill_eager import EagerPrefill, Prefill, embed_rows, fill_rows
 from csm_trio.engine.prefill_plan import PendingPrefill
 from csm_trio.engine.prompt import TextTokenizer, build_context, build_prompt
@@ -24,23 +24,6 @@ from csm_trio.model.csm import CSM
 from csm_trio.model.mimi.decoder import MimiDecoder
 
 _CUDA_MAX_PREFILLS_PER_STEP = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """Where a model runs and in what precision: `dtype` is that of activations and caches.
-
-    With `int8` the matrices are rows of int8, which torch multiplies on a CPU only.
-    """
-
-    device: torch.device
-    dtype: torch.dtype
-    int8: bool = False
-
-    @property
-    def weights(self) -> torch.dtype:
-        """The type that weights are kept in."""
-        return torch.int8 if self.int8 else self.dtype
 
 
 class FrameStep(Protocol):

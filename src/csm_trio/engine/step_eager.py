@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from csm_trio.engine.frame_output import rows_still_speaking, scale_to_int16
 from csm_trio.engine.slots import Slots
 from csm_trio.engine.utterance import Frame
 from csm_trio.model.attention import Span
@@ -65,13 +66,12 @@ class EagerStep:
             _watched(self._attend(running, rows, positions), watch),
         )
         self._slots.advance(running, rows, self._model.embed_frames(codes))
-        spoken = codes.to("cpu", torch.int16).numpy()[: len(running)]  # [running, codebooks]
-        # Sesame ends on a frame of zeros; transformers ignores its last codebook. Both end here.
-        alive = [row for row in range(len(running)) if spoken[row, :-1].any()]
+        codes_host = codes.to("cpu", torch.int16).numpy()[: len(running)]  # [running, codebooks]
+        alive: list[int] = np.flatnonzero(rows_still_speaking(codes_host)).tolist()
         pcm = self._decode(codes, rows, alive)
         frames: list[Frame | None] = [None] * len(running)
         for row, samples in zip(alive, pcm, strict=True):
-            frames[row] = Frame(samples, spoken[row], attended_chars[row])
+            frames[row] = Frame(samples, codes_host[row], attended_chars[row])
         return frames
 
     def _watch_head(
@@ -115,7 +115,7 @@ class EagerStep:
             for start in range(0, len(places), size)
         ]
         whole = torch.cat(pcm)[: len(alive)]
-        return (whole.clamp(-1, 1) * 32767).round().to("cpu", torch.int16).numpy()
+        return scale_to_int16(whole).to("cpu", torch.int16).numpy()
 
 
 def _watched(attend: Attend, watch: Watch | None) -> Attend:

@@ -10,10 +10,10 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
-import numpy as np
 import torch
 
 from csm_trio.engine.cuda_graph import capture_graph
+from csm_trio.engine.frame_output import rows_still_speaking, scale_to_int16
 from csm_trio.engine.slots import Slots
 from csm_trio.engine.utterance import Frame
 from csm_trio.model.config import CSMConfig
@@ -87,7 +87,7 @@ class GraphedStep:
         self._slots.codec.positions[-1:].zero_()
         out = self._out[:size]
         out[:, : self._codebooks] = codes
-        out[:, self._codebooks :] = (pcm.clamp(-1, 1) * 32767).round()
+        out[:, self._codebooks :] = scale_to_int16(pcm)
 
     @torch.inference_mode()
     def run(self, slots: Sequence[int]) -> list[Frame | None]:
@@ -106,8 +106,7 @@ class GraphedStep:
     def _frames(self, running: int) -> list[Frame | None]:
         """Copy out of the pinned buffer, which the next step overwrites."""
         made = self._out_here.numpy()[:running]
-        # Sesame ends on a frame of zeros; transformers ignores its last codebook. Both end here.
-        alive: list[bool] = np.any(made[:, : self._codebooks - 1], axis=1).tolist()
+        alive: list[bool] = rows_still_speaking(made[:, : self._codebooks]).tolist()
         frames: list[Frame | None] = []
         for first in range(0, running, _ROWS_TOGETHER):
             rows = made[first : first + _ROWS_TOGETHER].copy()

@@ -33,7 +33,8 @@ from csm_trio.engine.memory import (
     slot_bytes,
     weight_bytes,
 )
-from csm_trio.engine.runner import Placement, TorchRunner
+from csm_trio.engine.placement import Placement
+from csm_trio.engine.runner import TorchRunner
 from csm_trio.engine.step_eager import CODEC_ROWS
 from csm_trio.engine.utterance import PromptSegment, Sampling, Utterance
 from csm_trio.errors import SpeechError, StartupError
