@@ -101,10 +101,10 @@ def test_an_operator_reads_what_is_loaded_where_and_how_much_it_takes(
     expected = [
         r"loading the embedded voice onto cpu in float32",
         r"Loaded the embedded voice: [\d.]+ M values in \d+\.\d s\.",
-        r"speaking with the embedded demonstration voice; .*",
+        r"using the embedded demonstration voice; .*",
         r"memory on cpu: [\d.]+ MiB of weights \+ \(2 slots \+ 1\) x [\d.]+ MiB = .*",
         r"making 2 slots and warming them up",
-        r"layer \d+, head \d+ reads along: 0\.\d\d of its attention \(\d+\.\d s\)",
+        r"alignment head: layer \d+, head \d+, share 0\.\d\d \(\d+\.\d s\)",
         r"warm after \d+\.\d s",
         r"the embedded voice on cpu in float32: 2 slots",
     ]

@@ -54,12 +54,12 @@ def _build(
     )
 
 
-def test_tokens_of_the_text_know_their_places(tokenizer: TextTokenizer) -> None:
-    ids, places = tokenizer.encode_placed("Hé, 好.", speaker_id=12)
+def test_text_tokens_have_their_character_positions(tokenizer: TextTokenizer) -> None:
+    ids, char_positions = tokenizer.encode_with_positions("Hé, 好.", speaker_id=12)
     assert ids == tokenizer.encode("Hé, 好.", speaker_id=12)
-    assert places == [0.5, 1.5, 1.5, 2.5, 3.5, 4.5, 4.5, 4.5, 5.5]
+    assert char_positions == [0.5, 1.5, 1.5, 2.5, 3.5, 4.5, 4.5, 4.5, 5.5]
     prompt = _build(tokenizer, _turn("before", 3), text="ab")
-    assert prompt.places == [0.5, 1.5]
+    assert prompt.char_positions == [0.5, 1.5]
     assert prompt.tokens[-3:-1, -1].tolist() == tokenizer.encode("ab", speaker_id=0)[-3:-1]
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from csm_trio.engine.runaway import (
-    LONGEST_PERIOD_FRAMES,
+    MAX_PERIOD_FRAMES,
     REPEAT_WINDOW_FRAMES,
     SILENCE_FLOOR,
     SILENCE_WINDOW_FRAMES,
@@ -43,7 +43,7 @@ def test_the_cap_is_exact(cap: int) -> None:
 
 
 @pytest.mark.parametrize("lead", [0, 1, 5, 40])
-@pytest.mark.parametrize("period", range(1, LONGEST_PERIOD_FRAMES + 1))
+@pytest.mark.parametrize("period", range(1, MAX_PERIOD_FRAMES + 1))
 def test_a_repeat_ends_after_its_window_and_not_before(period: int, lead: int) -> None:
     varying = [frame(1_000 + index) for index in range(lead)]
     repeating = [frame(index % period) for index in range(200)]
@@ -52,7 +52,7 @@ def test_a_repeat_ends_after_its_window_and_not_before(period: int, lead: int) -
 
 
 def test_a_longer_period_is_taken_for_speech() -> None:
-    period = LONGEST_PERIOD_FRAMES + 1
+    period = MAX_PERIOD_FRAMES + 1
     frames = [frame(index % period) for index in range(400)]
     assert frames_until_end(RunawayGuard(LONG), frames) == (400, None)
 
@@ -105,7 +105,7 @@ def repeats(codes: list[int]) -> bool:
     return any(
         codes[at - period : at - period + REPEAT_WINDOW_FRAMES]
         == codes[at : at + REPEAT_WINDOW_FRAMES]
-        for period in range(1, LONGEST_PERIOD_FRAMES + 1)
+        for period in range(1, MAX_PERIOD_FRAMES + 1)
         for at in range(period, len(codes) - REPEAT_WINDOW_FRAMES + 1)
     )
 

@@ -39,9 +39,9 @@ def runner(checkpoint: Path) -> TorchRunner:
 
 
 def utterance(
-    text: str, *, sampling: Sampling = GREEDY, turns: tuple[PromptSegment, ...] = ()
+    text: str, *, sampling: Sampling = GREEDY, history: tuple[PromptSegment, ...] = ()
 ) -> Utterance:
-    return Utterance(text, 0, 64, sampling, turns)
+    return Utterance(text, 0, 64, sampling, history)
 
 
 def open_slot(runner: TorchRunner, slot: int, what: Utterance) -> int:
@@ -113,11 +113,11 @@ def test_a_context_turn_is_heard_as_transformers_hears_it(
         embedded = (torch.cat((audio, text), dim=2) * mask).sum(dim=2)
         hidden = backbone(inputs_embeds=embedded).last_hidden_state[0, -1]
         expected = reference.lm_head(hidden).argmax()
-    frames = speak_alone(runner, utterance("After.", turns=(turn,)), 1)
+    frames = speak_alone(runner, utterance("After.", history=(turn,)), 1)
     assert frames[0].codes[0] == expected
     without = speak_alone(runner, utterance("After."), 8)
     assert (
-        codes_of(speak_alone(runner, utterance("After.", turns=(turn,)), 8)) != codes_of(without)
+        codes_of(speak_alone(runner, utterance("After.", history=(turn,)), 8)) != codes_of(without)
     ).any()
 
 
@@ -157,15 +157,15 @@ def test_a_voices_clips_are_heard_as_turns_before_all_others(
 ) -> None:
     clip = PromptSegment(0, "A clip.", codes_of(speak_alone(runner, utterance("A clip."), 20)))
     past = PromptSegment(0, "Then.", codes_of(speak_alone(runner, utterance("Then."), 5)))
-    told = codes_of(speak_alone(runner, utterance(TEXTS[0], turns=(clip, past)), 20))
-    untold = codes_of(speak_alone(runner, utterance(TEXTS[0], turns=(past,)), 20))
+    told = codes_of(speak_alone(runner, utterance(TEXTS[0], history=(clip, past)), 20))
+    untold = codes_of(speak_alone(runner, utterance(TEXTS[0], history=(past,)), 20))
     cloned = with_clips(checkpoint, [clip])
     for slot in (0, 1):
         asked = Utterance(TEXTS[0], 0, 64, GREEDY, (past,), voice_id="vera")
         heard = codes_of(speak_alone(cloned, asked, 20, slot=slot))
         np.testing.assert_array_equal(heard, told)
     assert (told != untold).any()
-    plain = codes_of(speak_alone(cloned, utterance(TEXTS[0], turns=(past,)), 20))
+    plain = codes_of(speak_alone(cloned, utterance(TEXTS[0], history=(past,)), 20))
     np.testing.assert_array_equal(plain, untold)
 
 

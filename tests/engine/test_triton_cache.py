@@ -53,8 +53,8 @@ def test_what_was_compiled_since_is_told(tmp_path: Path, caplog: pytest.LogCaptu
         (tmp_path / key).mkdir()
         (tmp_path / key / "__grp__attend.json").touch()
     with caplog.at_level(logging.INFO, logger="csm_trio"):
-        KernelCache(tmp_path, before=1).tell()
-    assert caplog.messages == ["2 kernels were compiled, 1 were there"]
+        KernelCache(tmp_path, before=1).log_compiled()
+    assert caplog.messages == ["2 kernels were compiled, 1 were cached"]
 
 
 def test_a_folder_that_takes_no_files_is_one_sentence(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ def rows_still_speaking(codes: NDArray[np.int16]) -> NDArray[np.bool_]:
     The end of speech is a frame of zeros in Sesame's generator.py; transformers ignores its last
     codebook. A frame that either of them ends on ends here.
     """
-    return np.any(codes[:, :-1], axis=1)
+    speaking: NDArray[np.bool_] = np.any(codes[:, :-1], axis=1)
+    return speaking
 
 
 def scale_to_int16(pcm: Tensor) -> Tensor:

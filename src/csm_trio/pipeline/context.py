@@ -198,7 +198,7 @@ class Synthesizer:
                     1.0 if settings.temperature_scale is None else settings.temperature_scale
                 ),
             ),
-            turns=history.prompt_for(speaker_id, others=spec.dialogue),
+            history=history.prompt_for(speaker_id, others=spec.dialogue),
             plays_at_s=spec.buffer_empty_at_s,
             frame_s=spec.frame_s,
             batch=settings.batch or False,

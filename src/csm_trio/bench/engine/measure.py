@@ -24,7 +24,7 @@ from csm_trio.bench.engine.transformers_baseline import TransformersBaseline
 from csm_trio.config import EngineConfig
 from csm_trio.engine.byte_size import format_bytes
 from csm_trio.engine.cuda_graph import capture_graph
-from csm_trio.engine.load import LoadedModel, load_model, usual_slots, warm_runner
+from csm_trio.engine.load import LoadedModel, default_slots, load_model, warm_runner
 from csm_trio.engine.memory import (
     available_bytes,
     checkpoint_bytes,
@@ -137,7 +137,7 @@ def _usual_batches(config: EngineConfig, loaded: LoadedModel, per_slot: int) -> 
     device = loaded.placement.device
     on_cuda = device.type == "cuda"
     fitting = fitting_slots(per_slot, device) if on_cuda else None
-    most = config.pool_size or (usual_slots(loaded) if fitting is None else max(1, fitting))
+    most = config.pool_size or (default_slots(loaded) if fitting is None else max(1, fitting))
     return tuple(size for size in (_CUDA_BATCHES if on_cuda else _OTHER_BATCHES) if size <= most)
 
 
