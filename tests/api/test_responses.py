@@ -115,7 +115,7 @@ async def heard_before(
                 )
                 assert answer.status_code == 200
                 ids.append(answer.headers["request-id"])
-                heard.append([turn.text for turn in runner.opened[first].turns])
+                heard.append([turn.text for turn in runner.opened[first].history])
     return heard
 
 

@@ -1,4 +1,4 @@
-"""When frames are handed over: one at a time to whoever is short, a few at a time to the rest."""
+"""Delivery of frames: singly below low water, in frame batches from there on."""
 
 import random
 from collections import defaultdict
@@ -15,12 +15,12 @@ from csm_trio.engine.scheduler import CREDIT_FRAMES, BufferTargets, Delivery, Ro
 from csm_trio.engine.utterance import MAX_BATCH_FRAMES, EndReason, Frame
 from csm_trio.timebase import FRAME_S
 
-LEADS = BufferTargets(low_s=0.5, high_s=3.0)
-SOUND = np.full(1_920, 5_000, np.int16)
+TARGETS = BufferTargets(low_s=0.5, high_s=3.0)
+PCM = np.full(1_920, 5_000, np.int16)
 
 
 def frame(index: int) -> Frame:
-    return Frame(SOUND, np.array([index % 30_000], np.int16))
+    return Frame(PCM, np.array([index % 30_000], np.int16))
 
 
 def prefill_all(scheduler: Scheduler[str]) -> None:
@@ -30,60 +30,60 @@ def prefill_all(scheduler: Scheduler[str]) -> None:
 
 
 def opened(priority: RowPriority | None = None, *, credit: int = CREDIT_FRAMES) -> Scheduler[str]:
-    scheduler = Scheduler[str](1, credit=credit, targets=LEADS)
+    scheduler = Scheduler[str](1, credit=credit, targets=TARGETS)
     scheduler.admit("a", priority or RowPriority())
     prefill_all(scheduler)
     return scheduler
 
 
 def sizes(scheduler: Scheduler[str], frames: int, *, every_s: float = 0.0) -> list[int]:
-    """Return how many frames were handed over after each one made; all are taken at once."""
+    """Return how many frames are delivered after each one made; all are acknowledged at once."""
     found: list[int] = []
     for index in range(frames):
-        handed = scheduler.account("a", frame(index), index * every_s)
-        found.append(len(handed.frames) if handed else 0)
+        delivery = scheduler.account("a", frame(index), index * every_s)
+        found.append(len(delivery.frames) if delivery else 0)
         scheduler.acknowledge("a", found[-1])
     return found
 
 
-def test_frames_go_one_by_one_until_the_listener_is_ahead_and_then_three_at_a_time() -> None:
+def test_frames_are_delivered_singly_until_low_water_and_then_in_threes() -> None:
     assert sizes(opened(), 16) == [1] * 7 + [0, 0, 3] * 3
 
 
-def test_a_listener_who_is_never_ahead_gets_every_frame_at_once() -> None:
+def test_below_low_water_every_frame_is_delivered_at_once() -> None:
     assert sizes(opened(), 50, every_s=FRAME_S) == [1] * 50
 
 
-def test_what_still_plays_counts_from_the_first_frame_on() -> None:
+def test_audio_that_still_plays_counts_for_the_first_frame() -> None:
     assert sizes(opened(RowPriority(plays_at_s=2.0)), 6) == [0, 0, 3, 0, 0, 3]
 
 
-def test_held_frames_go_as_soon_as_the_listener_is_short() -> None:
+def test_held_frames_are_delivered_below_low_water() -> None:
     scheduler = opened(RowPriority(plays_at_s=1.0))
     assert scheduler.account("a", frame(0), 0.45) is None
-    handed = scheduler.account("a", frame(1), 0.55)
-    assert handed is not None
-    assert len(handed.frames) == 2
+    delivery = scheduler.account("a", frame(1), 0.55)
+    assert delivery is not None
+    assert len(delivery.frames) == 2
 
 
 @pytest.mark.parametrize("held", range(MAX_BATCH_FRAMES))
-def test_the_end_takes_what_is_held_along(held: int) -> None:
+def test_the_end_delivers_held_frames(held: int) -> None:
     scheduler = opened(RowPriority(plays_at_s=9.0))
     made = [frame(index) for index in range(held)]
     assert [scheduler.account("a", each, 0.0) for each in made] == [None] * held
     assert scheduler.account("a", None, 0.0) == Delivery(tuple(made), EndReason.SPOKEN)
 
 
-def test_a_row_that_stops_for_want_of_credit_holds_nothing() -> None:
+def test_a_row_without_credit_holds_no_frames() -> None:
     scheduler = opened(RowPriority(plays_at_s=9.0), credit=2)
     assert scheduler.account("a", frame(0), 0.0) is None
-    handed = scheduler.account("a", frame(1), 0.0)
-    assert handed is not None
-    assert len(handed.frames) == 2
+    delivery = scheduler.account("a", frame(1), 0.0)
+    assert delivery is not None
+    assert len(delivery.frames) == 2
     assert scheduler.idle
 
 
-def test_a_release_drops_what_is_held() -> None:
+def test_a_release_discards_held_frames() -> None:
     scheduler = opened(RowPriority(plays_at_s=9.0))
     assert scheduler.account("a", frame(0), 0.0) is None
     scheduler.release("a")
@@ -94,10 +94,10 @@ def test_a_release_drops_what_is_held() -> None:
 
 
 @given(gaps_s=st.lists(st.floats(0.0, 0.4), min_size=1, max_size=80))
-def test_no_pace_of_steps_makes_a_listener_wait_for_a_frame_that_is_held(
+def test_held_frames_cause_no_underrun_at_any_pace_of_steps(
     gaps_s: list[float],
 ) -> None:
-    """No step is later than the target lead: then holding frames back is never heard."""
+    """Every gap between steps is below low water."""
     scheduler, at_once, held_back = opened(), Player(), Player()
     order: list[int] = []
     now_s = 0.0
@@ -105,13 +105,13 @@ def test_no_pace_of_steps_makes_a_listener_wait_for_a_frame_that_is_held(
         now_s += gap_s
         at_once.feed(FRAME_S, now_s)
         last = index == len(gaps_s) - 1
-        handed = scheduler.account("a", frame(index), now_s)
-        if last and handed is None:
-            handed = scheduler.account("a", None, now_s)
-        if handed is not None:
-            held_back.feed(len(handed.frames) * FRAME_S, now_s)
-            scheduler.acknowledge("a", len(handed.frames))
-            order += [int(each.codes[0]) for each in handed.frames]
+        delivery = scheduler.account("a", frame(index), now_s)
+        if last and delivery is None:
+            delivery = scheduler.account("a", None, now_s)
+        if delivery is not None:
+            held_back.feed(len(delivery.frames) * FRAME_S, now_s)
+            scheduler.acknowledge("a", len(delivery.frames))
+            order += [int(each.codes[0]) for each in delivery.frames]
     assert order == list(range(len(gaps_s)))
     assert held_back.underrun_s == pytest.approx(at_once.underrun_s)
     assert held_back.ends_at_s == pytest.approx(at_once.ends_at_s)
@@ -119,17 +119,17 @@ def test_no_pace_of_steps_makes_a_listener_wait_for_a_frame_that_is_held(
 
 @dataclass(eq=False)
 class Call:
-    """A listener of one utterance after the other: how long it waited, and what it heard."""
+    """A load-test call: a player that gets one utterance after another."""
 
-    chance: random.Random
-    asked_s: float
+    rng: random.Random
+    requested_s: float
     frames_left: int = 0
     player: Player = field(default_factory=Player)
 
 
 @dataclass
 class Simulation:
-    """Calls on a device whose step takes `4.9 + 0.027 rows` ms and a prefill 2: an H100's time."""
+    """Calls on a device with an H100's times: `4.9 + 0.027 rows` ms a step, 2 ms a prefill."""
 
     calls: int
     scheduler: Scheduler[Call] = field(init=False)
@@ -140,19 +140,19 @@ class Simulation:
     frame_batches: dict[int, int] = field(default_factory=lambda: defaultdict(int))
 
     def __post_init__(self) -> None:
-        self.scheduler = Scheduler(self.calls, max_prefills_per_step=8, targets=LEADS)
-        chances = (random.Random(index) for index in range(self.calls))
-        # All within two seconds; then one turn after the other, a second's pause between them.
-        self.silent = [Call(chance, chance.uniform(0, 2)) for chance in chances]
+        self.scheduler = Scheduler(self.calls, max_prefills_per_step=8, targets=TARGETS)
+        generators = (random.Random(index) for index in range(self.calls))
+        # All calls begin within two seconds; pauses between utterances are 1 s on average.
+        self.waiting = [Call(rng, rng.uniform(0, 2)) for rng in generators]
 
     def run(self, for_s: float) -> None:
         while self.now_s < for_s:
-            for call in [call for call in self.silent if call.asked_s <= self.now_s]:
-                self.silent.remove(call)
+            for call in [call for call in self.waiting if call.requested_s <= self.now_s]:
+                self.waiting.remove(call)
                 self.scheduler.admit(call)
             plan = self.scheduler.next(self.now_s)
             for slot, call in plan.open:
-                call.frames_left = call.chance.randint(10, 90)
+                call.frames_left = call.rng.randint(10, 90)
                 self.scheduler.opened(call, 1_000)
                 self.scheduler.prefilled(slot)
             running = [*plan.run, *plan.open]
@@ -163,24 +163,24 @@ class Simulation:
     def make_frame(self, call: Call) -> None:
         call.frames_left -= 1
         made = frame(next(self.made)) if call.frames_left >= 0 else None
-        handed = self.scheduler.account(call, made, self.now_s)
-        if handed is None:
+        delivery = self.scheduler.account(call, made, self.now_s)
+        if delivery is None:
             return
-        self.frame_batches[len(handed.frames)] += 1
-        if handed.frames:
+        self.frame_batches[len(delivery.frames)] += 1
+        if delivery.frames:
             if call.player.first_at_s is None:
-                self.first_audio_s.append(self.now_s - call.asked_s)
-            call.player.feed(len(handed.frames) * FRAME_S, self.now_s)
-            self.scheduler.acknowledge(call, len(handed.frames))
-        if handed.end is not None:
+                self.first_audio_s.append(self.now_s - call.requested_s)
+            call.player.feed(len(delivery.frames) * FRAME_S, self.now_s)
+            self.scheduler.acknowledge(call, len(delivery.frames))
+        if delivery.end is not None:
             self.scheduler.release(call)
             self.underruns_s.append(call.player.worst_underrun_s)
-            pause_s = call.chance.expovariate(1.0)
-            self.silent.append(Call(call.chance, call.player.ends_at_s + pause_s))
+            pause_s = call.rng.expovariate(1.0)
+            self.waiting.append(Call(call.rng, call.player.ends_at_s + pause_s))
 
 
 @pytest.mark.parametrize("calls", [64, 256, 512])
-def test_an_h100_would_keep_up_with_paced_calls(calls: int) -> None:
+def test_an_h100_keeps_up_with_paced_calls(calls: int) -> None:
     simulation = Simulation(calls)
     simulation.run(10.0)
     waits_s = sorted(simulation.first_audio_s)

@@ -1,4 +1,4 @@
-"""Loading: how much of the host it takes, and what whoever waits for it gets to read."""
+"""Loading: the host memory that it takes, the log, and the CUDA device that it selects."""
 
 import json
 import logging
@@ -39,11 +39,11 @@ def peak():  # of this program: ru_maxrss begins with that of the process it was
     return 1024 * int(status["VmHWM"].split()[0])
 
 tiny, large = map(Path, sys.argv[1:])
-load_model(EngineConfig(device="cpu", weights_path=tiny))  # what is paid once: libraries
+load_model(EngineConfig(device="cpu", weights_path=tiny))  # libraries are loaded once
 before = peak()
 for shard in sorted(large.glob("*.safetensors")):
     for stored in open_tensors(shard):
-        stored.load(torch.device("cpu"))  # and let go, as a copy on the way to a device is
+        stored.load(torch.device("cpu"))  # and released, like a copy to a device
 passed_through = peak() - before
 loaded = load_model(EngineConfig(device="cpu", weights_path=large))
 print(json.dumps([passed_through, peak() - before, weight_bytes(loaded.model, loaded.codec)]))
@@ -76,10 +76,10 @@ def write_large_checkpoint(folder: Path) -> int:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_loading_takes_no_more_of_the_host_than_half_again_its_largest_shard(
+def test_loading_takes_at_most_half_again_its_largest_shard_of_host_memory(
     tmp_path: Path,
 ) -> None:
-    """On a CPU that is beside the model itself, which is held once."""
+    """On a CPU that comes on top of the model itself, which is in memory once."""
     tiny = write_tiny_checkpoint(tmp_path / "tiny")
     largest = write_large_checkpoint(tmp_path / "large")
     ended = subprocess.run(
@@ -93,7 +93,7 @@ def test_loading_takes_no_more_of_the_host_than_half_again_its_largest_shard(
     assert whole < weights + 1.5 * largest
 
 
-def test_an_operator_reads_what_is_loaded_where_and_how_much_it_takes(
+def test_the_log_names_model_device_precision_and_memory(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level(logging.INFO, logger="csm_trio"):
@@ -101,27 +101,27 @@ def test_an_operator_reads_what_is_loaded_where_and_how_much_it_takes(
     expected = [
         r"loading the embedded voice onto cpu in float32",
         r"Loaded the embedded voice: [\d.]+ M values in \d+\.\d s\.",
-        r"speaking with the embedded demonstration voice; .*",
+        r"using the embedded demonstration voice; .*",
         r"memory on cpu: [\d.]+ MiB of weights \+ \(2 slots \+ 1\) x [\d.]+ MiB = .*",
         r"making 2 slots and warming them up",
-        r"layer \d+, head \d+ reads along: 0\.\d\d of its attention \(\d+\.\d s\)",
+        r"alignment head: layer \d+, head \d+, share 0\.\d\d \(\d+\.\d s\)",
         r"warm after \d+\.\d s",
         r"the embedded voice on cpu in float32: 2 slots",
     ]
-    said = [message for message in caplog.messages if " of 2 slots" not in message]
-    assert len(said) == len(expected)
-    for pattern, message in zip(expected, said, strict=True):
+    logged = [message for message in caplog.messages if " of 2 slots" not in message]
+    assert len(logged) == len(expected)
+    for pattern, message in zip(expected, logged, strict=True):
         assert re.fullmatch(pattern, message), message
 
 
-def test_a_numbered_device_is_the_threads_own_before_anything_is_put_there(
+def test_a_numbered_device_becomes_current_before_it_is_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked: list[torch.device] = []
+    selected: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "set_device", asked.append)
+    monkeypatch.setattr(torch.cuda, "set_device", selected.append)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (0, 1 << 30))
     with pytest.raises(StartupError, match=r"cuda:1 has 0.0 MiB left"):
         load_model(EngineConfig(device="cuda:1"))
-    assert asked == [torch.device("cuda:1")]
+    assert selected == [torch.device("cuda:1")]

@@ -1,4 +1,4 @@
-"""The plan of memory: what a slot takes is what is allocated; what does not fit is refused."""
+"""The memory plan: a slot's bytes are those allocated; slots and weights that do not fit fail."""
 
 import logging
 from pathlib import Path
@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from csm_trio.config import EngineConfig
 from csm_trio.engine import memory
 from csm_trio.engine.load import load_model, warm_runner
-from csm_trio.engine.runner import Placement
+from csm_trio.engine.placement import Placement
 from csm_trio.engine.slots import Slots
 from csm_trio.errors import StartupError
 from csm_trio.model.checkpoint.random_weights import random_weights
@@ -60,7 +60,7 @@ def allocated(config: CSMConfig, codec: MimiDecoder, count: int, dtype: torch.dt
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_slot_takes_what_slots_allocate(tiny: Path, dtype: torch.dtype) -> None:
+def test_the_bytes_of_a_slot_are_those_allocated(tiny: Path, dtype: torch.dtype) -> None:
     config = read_config(tiny / "config.json", None)
     codec = MimiDecoder(config.codec)
     per_slot = memory.slot_bytes(config, codec, dtype)
@@ -68,7 +68,7 @@ def test_a_slot_takes_what_slots_allocate(tiny: Path, dtype: torch.dtype) -> Non
     assert allocated(config, codec, 3, dtype) == 4 * per_slot
 
 
-def test_a_slot_of_full_size_takes_what_its_parts_add_up_to() -> None:
+def test_the_bytes_of_a_csm_1b_slot_are_the_sum_of_its_parts() -> None:
     config = csm_1b_config()
     with torch.device("meta"):
         codec = MimiDecoder(config.codec)
@@ -106,21 +106,21 @@ def free(monkeypatch: pytest.MonkeyPatch, count: int | None) -> None:
     monkeypatch.setattr(memory, "available_bytes", lambda device: count)
 
 
-def planned(wanted: int | None, usual: int) -> int:
-    return memory.plan_slots(wanted, usual, weights=50 * MIB, per_slot=10 * MIB, device=CPU)
+def planned(pool_size: int | None, default: int) -> int:
+    return memory.plan_slots(pool_size, default, weights=50 * MIB, per_slot=10 * MIB, device=CPU)
 
 
 @pytest.mark.parametrize(
-    ("wanted", "usual", "slots"), [(None, 4, 4), (7, 4, 7), (None, 99, 7), (1, 4, 1)]
+    ("pool_size", "default", "slots"), [(None, 4, 4), (7, 4, 7), (None, 99, 7), (1, 4, 1)]
 )
-def test_a_pool_is_as_large_as_asked_or_as_usual_where_it_fits(
-    wanted: int | None, usual: int, slots: int, monkeypatch: pytest.MonkeyPatch
+def test_a_pool_has_the_given_or_the_default_size_if_it_fits(
+    pool_size: int | None, default: int, slots: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free(monkeypatch, 100 * MIB)  # 85 of them for 8 rows, of which one is the dummy
-    assert planned(wanted, usual) == slots
+    assert planned(pool_size, default) == slots
 
 
-def test_a_pool_that_does_not_fit_is_refused_with_the_largest_that_does(
+def test_a_pool_that_does_not_fit_fails_with_the_largest_that_does(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     free(monkeypatch, 100 * MIB)
@@ -131,7 +131,7 @@ def test_a_pool_that_does_not_fit_is_refused_with_the_largest_that_does(
         planned(None, 4)
 
 
-def test_where_nobody_tells_what_is_free_everything_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_pool_fits_where_free_memory_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     free(monkeypatch, None)
     assert planned(1000, 4) == 1000
     assert planned(None, 4) == 4
@@ -149,7 +149,7 @@ def test_the_plan_is_logged(
     ]
 
 
-def test_weights_that_do_not_fit_are_refused_before_they_are_read(
+def test_weights_that_do_not_fit_fail_before_they_are_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     free(monkeypatch, 1 << 30)
@@ -160,7 +160,7 @@ def test_weights_that_do_not_fit_are_refused_before_they_are_read(
         load_model(EngineConfig(device="cpu", random_weights="sesame/csm-1b-size"))
 
 
-def test_a_pool_too_large_for_this_machine_is_refused(tiny: Path) -> None:
+def test_a_pool_too_large_for_this_machine_fails(tiny: Path) -> None:
     loaded = load_model(EngineConfig(device="cpu", weights_path=tiny))
     with pytest.raises(StartupError, match=r"--pool-size 1000000000 does not fit on cpu"):
         warm_runner(loaded, 1_000_000_000)
@@ -172,7 +172,7 @@ MEMINFO = "MemTotal:       24683520 kB\nMemAvailable:       2048 kB\n"
 @pytest.mark.parametrize(
     ("limit", "available"), [("max", 2048 << 10), (str(1 << 20), (1 << 20) - 300 + 100)]
 )
-def test_a_containers_limit_counts_where_it_is_lower(
+def test_a_containers_lower_limit_counts(
     limit: str, available: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "meminfo").write_text(MEMINFO)
@@ -184,7 +184,9 @@ def test_a_containers_limit_counts_where_it_is_lower(
     assert memory.available_bytes(CPU) == available
 
 
-def test_without_linux_files_nobody_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_linux_files_free_memory_is_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "none")
     monkeypatch.setattr(memory, "_CGROUP", tmp_path)
     assert memory.available_bytes(CPU) is None

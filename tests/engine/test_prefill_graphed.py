@@ -1,7 +1,7 @@
-"""The prefill that CUDA graphs capture, run again and again without a device, against the eager.
+"""The captured prefill against the eager one, without a CUDA device.
 
-A double takes the graphs' place: what is captured runs anew at every replay. So the pieces, their
-staging and what `_fill` computes are put to the test, not CUDA.
+A double replaces the graphs: the captured function runs at every replay. So these test the chunks,
+their staging and the computation of `_fill`, not CUDA.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -29,11 +29,11 @@ from support.tiny_csm import CODEBOOK_SIZE, CODEBOOKS, write_tiny_checkpoint
 MAX_POSITIONS = 1024
 SLOTS = 6
 READS = ("aten.item", "aten._local_scalar_dense", "aten.nonzero", "aten.scalar_tensor")
-"""What would wait for the device, or bring a number from the host: capture refuses it."""
+"""Operations that wait for the device or read a number on the host; they cannot be captured."""
 
 
 class NoReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Fail where captured work would."""
+    """Fails at operations that cannot be captured."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -43,7 +43,7 @@ class NoReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class Unpinned(TorchFunctionMode):
-    """Make ordinary memory where pinned is asked for, which needs a device."""
+    """Allocates pageable memory in place of pinned memory, which needs a device."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -54,7 +54,7 @@ class Unpinned(TorchFunctionMode):
 
 @dataclass(frozen=True)
 class Rerun:
-    """A graph that does its work anew."""
+    """A graph that runs its function at every replay."""
 
     replay: Callable[[], object]
 
@@ -92,7 +92,7 @@ def make_slots(loaded: LoadedModel) -> Slots:
 
 
 def pending(slots: Slots, slot: int, positions: int, *, prefix: int = 0) -> PendingPrefill:
-    """Make a prompt of noise for a slot, behind a prefix of noise; the same for the same slot."""
+    """Make a random prompt for a slot, behind a random prefix, both seeded by the slot."""
     made = np.random.default_rng(slot)
     tokens = made.integers(0, CODEBOOK_SIZE, (positions, CODEBOOKS + 1))
     mask = made.random((positions, CODEBOOKS + 1)) < 0.7
@@ -108,57 +108,55 @@ def pending(slots: Slots, slot: int, positions: int, *, prefix: int = 0) -> Pend
 
 
 def prefill_all(prefill: Prefill, waiting: Sequence[PendingPrefill]) -> int:
-    """Put all prompts in; return how many pieces it took."""
-    pieces = 0
+    """Compute all prompts; return the number of prefills."""
+    prefills = 0
     while waiting:
         prefilled = prefill.advance(waiting)
         waiting = [one for one in waiting if one not in prefilled]
-        pieces += 1
-    return pieces
+        prefills += 1
+    return prefills
 
 
-def assert_alike(graphed: Slots, eager: Slots, fillings: Sequence[PendingPrefill]) -> None:
-    """See that rows can speak alike: all that a step reads but the last position's keys."""
-    for opening in (one.opening for one in fillings):
+def assert_equal_slots(graphed: Slots, eager: Slots, prefilled: Sequence[PendingPrefill]) -> None:
+    """Compare all that a step reads, except the last position's keys."""
+    for opening in (one.opening for one in prefilled):
         slot, end = opening.slot, opening.position
-        for ours, theirs in (
+        for made, expected in (
             (graphed.kv.keys, eager.kv.keys),
             (graphed.kv.values, eager.kv.values),
         ):
             torch.testing.assert_close(
-                ours[:, slot, :, :end], theirs[:, slot, :, :end], atol=1e-4, rtol=1e-4
+                made[:, slot, :, :end], expected[:, slot, :, :end], atol=1e-4, rtol=1e-4
             )
         for name in ("inputs", "positions", "frames", "seeds", "temperature", "top_k"):
-            ours, theirs = (getattr(slots.state, name)[slot] for slots in (graphed, eager))
-            torch.testing.assert_close(ours, theirs, msg=f"{name} of slot {slot}")
+            made, expected = (getattr(slots.state, name)[slot] for slots in (graphed, eager))
+            torch.testing.assert_close(made, expected, msg=f"{name} of slot {slot}")
         assert graphed.position(slot) == eager.position(slot) == end
 
 
 @pytest.mark.parametrize("continued", [False, True], ids=["no clips", "clips"])
-def test_slots_are_filled_as_the_eager_prefill_fills_them(
-    loaded: LoadedModel, continued: bool
-) -> None:
+def test_slots_equal_those_of_the_eager_prefill(loaded: LoadedModel, continued: bool) -> None:
     graphed, eager = make_slots(loaded), make_slots(loaded)
     sizes = {0: (300, 0), 1: (33, 0), 2: (1, 0), 3: (96, 0)}
-    if continued:  # slot 4 takes two pieces; beside the first, slot 5 is padded beyond its end
+    if continued:  # slot 4 takes two chunks; beside the first, slot 5 is padded beyond its end
         sizes |= {4: (700, 50), 5: (31, 990)}
     prefill = GraphedPrefill(loaded.model, graphed, continued=continued)
     prefill.capture()
-    ours, theirs = (
+    made, expected = (
         [
             pending(slots, slot, positions, prefix=prefix)
             for slot, (positions, prefix) in sizes.items()
         ]
         for slots in (graphed, eager)
     )
-    prefill_all(prefill, ours[:1])
-    pieces = prefill_all(prefill, ours[1:])  # three of which begin at zero, and padding
-    prefill_all(EagerPrefill(loaded.model, eager), theirs)
-    assert pieces < len(ours[1:]), "some must have gone in together"
-    assert_alike(graphed, eager, ours)
+    prefill_all(prefill, made[:1])
+    prefills = prefill_all(prefill, made[1:])  # three that begin at zero, and padding
+    prefill_all(EagerPrefill(loaded.model, eager), expected)
+    assert prefills < len(made[1:]), "some prompts must share a prefill"
+    assert_equal_slots(graphed, eager, made)
 
 
-def test_a_slot_that_another_tenant_had_is_filled_as_a_fresh_one(loaded: LoadedModel) -> None:
+def test_a_reused_slot_equals_a_fresh_one(loaded: LoadedModel) -> None:
     graphed, eager = make_slots(loaded), make_slots(loaded)
     prefill = GraphedPrefill(loaded.model, graphed, continued=True)
     prefill.capture()
@@ -166,13 +164,13 @@ def test_a_slot_that_another_tenant_had_is_filled_as_a_fresh_one(loaded: LoadedM
     graphed.codec.contexts.fill_(1)
     graphed.codec.positions.fill_(9)
     graphed.state.frames.fill_(9)
-    ours, theirs = (
+    made, expected = (
         [pending(slots, 1, 40, prefix=30), pending(slots, 2, 50)] for slots in (graphed, eager)
     )
-    prefill_all(prefill, ours)
-    prefill_all(EagerPrefill(loaded.model, eager), theirs)
-    assert_alike(graphed, eager, ours)
+    prefill_all(prefill, made)
+    prefill_all(EagerPrefill(loaded.model, eager), expected)
+    assert_equal_slots(graphed, eager, made)
     for slot in (1, 2):
         assert graphed.codec.positions[slot] == 0
         assert not graphed.codec.contexts[slot].any()
-    assert graphed.codec.positions[3] == 9, "nobody opened this one"
+    assert graphed.codec.positions[3] == 9, "this slot is not opened"

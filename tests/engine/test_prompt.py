@@ -1,4 +1,4 @@
-"""Prompts are laid out as Sesame's reference and transformers lay them out."""
+"""Prompts have the layout of Sesame's reference and of transformers."""
 
 from pathlib import Path
 from typing import Any
@@ -36,17 +36,17 @@ def tokenizer(tiny: Path) -> TextTokenizer:
     return TextTokenizer.from_file(tiny / "tokenizer.json")
 
 
-def _turn(text: str, frames: int, *, speaker_id: int = 0, seed: int = 0) -> PromptSegment:
+def _segment(text: str, frames: int, *, speaker_id: int = 0, seed: int = 0) -> PromptSegment:
     codes = np.random.default_rng(seed).integers(1, 32, size=(frames, CODEBOOKS))
     return PromptSegment(speaker_id, text, codes.astype(np.int16))
 
 
 def _build(
-    tokenizer: TextTokenizer, *turns: PromptSegment, text: str = "ok", max_positions: int = 2048
+    tokenizer: TextTokenizer, *history: PromptSegment, text: str = "ok", max_positions: int = 2048
 ) -> Prompt:
     return build_prompt(
         tokenizer,
-        turns,
+        history,
         speaker_id=0,
         text=text,
         codebooks=CODEBOOKS,
@@ -54,12 +54,12 @@ def _build(
     )
 
 
-def test_tokens_of_the_text_know_their_places(tokenizer: TextTokenizer) -> None:
-    ids, places = tokenizer.encode_placed("Hé, 好.", speaker_id=12)
+def test_text_tokens_have_their_character_positions(tokenizer: TextTokenizer) -> None:
+    ids, char_positions = tokenizer.encode_with_positions("Hé, 好.", speaker_id=12)
     assert ids == tokenizer.encode("Hé, 好.", speaker_id=12)
-    assert places == [0.5, 1.5, 1.5, 2.5, 3.5, 4.5, 4.5, 4.5, 5.5]
-    prompt = _build(tokenizer, _turn("before", 3), text="ab")
-    assert prompt.places == [0.5, 1.5]
+    assert char_positions == [0.5, 1.5, 1.5, 2.5, 3.5, 4.5, 4.5, 4.5, 5.5]
+    prompt = _build(tokenizer, _segment("before", 3), text="ab")
+    assert prompt.char_positions == [0.5, 1.5]
     assert prompt.tokens[-3:-1, -1].tolist() == tokenizer.encode("ab", speaker_id=0)[-3:-1]
 
 
@@ -78,7 +78,7 @@ def test_text_stands_between_one_bos_and_one_eos(tokenizer: TextTokenizer, tiny:
         "<|begin_of_text|> $A <|end_of_text|>",
     ],
 )
-def test_the_file_s_post_processor_changes_nothing(
+def test_the_files_post_processor_is_ignored(
     post_processor: str, tokenizer: TextTokenizer, tiny: Path, tmp_path: Path
 ) -> None:
     other = Tokenizer.from_file(str(tiny / "tokenizer.json"))
@@ -94,7 +94,7 @@ def test_the_file_s_post_processor_changes_nothing(
 
 
 @given(text=st.text(max_size=30), token=st.sampled_from(SPECIAL_TOKENS), more=st.text(max_size=9))
-def test_no_text_can_name_a_special_token(
+def test_a_special_tokens_name_in_a_text_is_encoded_as_characters(
     text: str, token: str, more: str, tokenizer: TextTokenizer
 ) -> None:
     first, *middle, last = tokenizer.encode(text + token + more, speaker_id=0)
@@ -103,14 +103,14 @@ def test_no_text_can_name_a_special_token(
     assert len(middle) == len(f"[0]{text}{token}{more}".encode())
 
 
-def test_the_embedded_voice_s_tokenizer_spells_bytes() -> None:
+def test_the_embedded_voices_tokenizer_encodes_bytes() -> None:
     files = locate_checkpoint(weights_path=None, model_id=None, model_file=None)
     first, *middle, last = TextTokenizer.from_file(files.tokenizer).encode("é.", speaker_id=0)
     assert len(middle) == len("[0]é.".encode())
     assert all(token_id < min(first, last) for token_id in middle)
 
 
-def test_tokens_of_other_names_come_from_the_tokenizer_s_configuration(tmp_path: Path) -> None:
+def test_other_bos_and_eos_names_come_from_the_tokenizer_configuration(tmp_path: Path) -> None:
     other = Tokenizer.from_str(
         '{"version": "1.0", "added_tokens": [], "model": {"type": "BPE", "merges": [],'
         '"vocab": {"<s>": 0, "</s>": 1, "[": 2, "0": 3, "]": 4, "a": 5}}}'
@@ -125,7 +125,7 @@ def test_tokens_of_other_names_come_from_the_tokenizer_s_configuration(tmp_path:
     assert encoded == [0, 2, 3, 4, 5, 1]
 
 
-def test_a_tokenizer_that_cannot_be_used_is_one_sentence(tiny: Path, tmp_path: Path) -> None:
+def test_an_unusable_tokenizer_is_one_error_sentence(tiny: Path, tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     with pytest.raises(StartupError, match="cannot be read: No such file"):
         TextTokenizer.from_file(path)
@@ -137,15 +137,15 @@ def test_a_tokenizer_that_cannot_be_used_is_one_sentence(tiny: Path, tmp_path: P
 
 
 def test_rows_are_text_then_frames_then_one_frame_of_zeros(tokenizer: TextTokenizer) -> None:
-    turn = _turn("a", 3, speaker_id=1)
-    prompt = _build(tokenizer, turn, text="b")
+    segment = _segment("a", 3, speaker_id=1)
+    prompt = _build(tokenizer, segment, text="b")
     past, target = tokenizer.encode("a", speaker_id=1), tokenizer.encode("b", speaker_id=0)
     frames = slice(len(past), len(past) + 3)
     assert prompt.positions == len(past) + 3 + 1 + len(target)
     assert prompt.tokens.dtype == np.int64
     assert prompt.tokens[: len(past), -1].tolist() == past
     assert prompt.tokens[-len(target) :, -1].tolist() == target
-    assert (prompt.tokens[frames, :-1] == turn.codes).all()
+    assert (prompt.tokens[frames, :-1] == segment.codes).all()
     assert not prompt.tokens[frames.stop].any()
     audio = np.zeros(prompt.positions, dtype=bool)
     audio[frames.start : frames.stop + 1] = True
@@ -154,21 +154,23 @@ def test_rows_are_text_then_frames_then_one_frame_of_zeros(tokenizer: TextTokeni
     assert not prompt.tokens[~prompt.mask].any()
 
 
-def test_a_prompt_embeds_as_transformers_embeds_it(tiny: Path, tokenizer: TextTokenizer) -> None:
+def test_a_prompts_embedding_equals_that_of_transformers(
+    tiny: Path, tokenizer: TextTokenizer
+) -> None:
     reference = load_reference(tiny)
     samples = torch.randn(1, 1, 5 * 1920, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         codes = reference.codec_model.encode(samples).audio_codes[0].T  # [frames, codebooks]
-        turn = PromptSegment(1, "How are you?", codes.numpy())
-        past = tokenizer.encode(turn.text, speaker_id=1)
+        segment = PromptSegment(1, "How are you?", codes.numpy())
+        past = tokenizer.encode(segment.text, speaker_id=1)
         target = tokenizer.encode("Fine.", speaker_id=0)
-        theirs = reference._merge_input_ids_with_input_values(
+        expected = reference._merge_input_ids_with_input_values(
             torch.tensor([[*past, *[AUDIO_ID] * 5, AUDIO_EOS_ID, *target]]),
             samples[0].unsqueeze(0),
             torch.tensor([[samples.shape[-1]]]),
         )["inputs_embeds"][0]
-        ours = _embed(reference, _build(tokenizer, turn, text="Fine."))
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+        embedded = _embed(reference, _build(tokenizer, segment, text="Fine."))
+    torch.testing.assert_close(embedded, expected, rtol=0, atol=1e-6)
 
 
 def _embed(reference: Any, prompt: Prompt) -> torch.Tensor:
@@ -186,25 +188,28 @@ def _embed(reference: Any, prompt: Prompt) -> torch.Tensor:
     text=st.text(max_size=20),
     max_positions=st.integers(0, 150),
 )
-def test_the_newest_whole_turns_that_fit_are_kept(
+def test_the_newest_complete_segments_that_fit_are_kept(
     frames: list[int], text: str, max_positions: int, tokenizer: TextTokenizer
 ) -> None:
-    turns = [_turn(f"turn {i}", count, seed=i) for i, count in enumerate(frames)]
+    history = [_segment(f"turn {i}", count, seed=i) for i, count in enumerate(frames)]
     target = len(tokenizer.encode(text, speaker_id=0))
     if target > max_positions:
         with pytest.raises(TextTooLong) as caught:
-            _build(tokenizer, *turns, text=text, max_positions=max_positions)
+            _build(tokenizer, *history, text=text, max_positions=max_positions)
         assert caught.value.limit_chars <= len(text)
         return
-    prompt = _build(tokenizer, *turns, text=text, max_positions=max_positions)
-    sizes = [len(tokenizer.encode(turn.text, speaker_id=0)) + len(turn.codes) + 1 for turn in turns]
+    prompt = _build(tokenizer, *history, text=text, max_positions=max_positions)
+    sizes = [
+        len(tokenizer.encode(segment.text, speaker_id=0)) + len(segment.codes) + 1
+        for segment in history
+    ]
     totals = [target + sum(sizes[start:]) for start in range(len(sizes) + 1)]
     assert prompt.positions == max(total for total in totals if total <= max_positions)
-    whole = _build(tokenizer, *turns, text=text)
-    assert (prompt.tokens == whole.tokens[len(whole.tokens) - prompt.positions :]).all()
+    unbounded = _build(tokenizer, *history, text=text)
+    assert (prompt.tokens == unbounded.tokens[len(unbounded.tokens) - prompt.positions :]).all()
 
 
-def test_a_text_that_does_not_fit_is_told_a_shorter_length(tokenizer: TextTokenizer) -> None:
+def test_a_text_that_does_not_fit_raises_with_a_shorter_length(tokenizer: TextTokenizer) -> None:
     with pytest.raises(TextTooLong) as caught:
         _build(tokenizer, text="word " * 100, max_positions=105)
     assert 90 <= caught.value.limit_chars <= 105

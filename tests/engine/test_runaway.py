@@ -1,4 +1,4 @@
-"""The guard against speech that does not end: what it cuts, and what it must leave whole."""
+"""The runaway guard: which utterances it ends, and which it must not truncate."""
 
 from collections.abc import Iterable
 
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from csm_trio.engine.runaway import (
-    LONGEST_PERIOD_FRAMES,
+    MAX_PERIOD_FRAMES,
     REPEAT_WINDOW_FRAMES,
     SILENCE_FLOOR,
     SILENCE_WINDOW_FRAMES,
@@ -42,17 +42,17 @@ def test_the_cap_is_exact(cap: int) -> None:
     assert frames_until_end(RunawayGuard(cap), frames) == (cap, EndReason.CAPPED)
 
 
-@pytest.mark.parametrize("lead", [0, 1, 5, 40])
-@pytest.mark.parametrize("period", range(1, LONGEST_PERIOD_FRAMES + 1))
-def test_a_repeat_ends_after_its_window_and_not_before(period: int, lead: int) -> None:
-    varying = [frame(1_000 + index) for index in range(lead)]
+@pytest.mark.parametrize("varied", [0, 1, 5, 40])
+@pytest.mark.parametrize("period", range(1, MAX_PERIOD_FRAMES + 1))
+def test_a_repeat_ends_after_its_window_and_not_before(period: int, varied: int) -> None:
+    varying = [frame(1_000 + index) for index in range(varied)]
     repeating = [frame(index % period) for index in range(200)]
-    acknowledge, end = frames_until_end(RunawayGuard(LONG), varying + repeating)
-    assert (acknowledge, end) == (lead + period + REPEAT_WINDOW_FRAMES, EndReason.REPEATING)
+    count, end = frames_until_end(RunawayGuard(LONG), varying + repeating)
+    assert (count, end) == (varied + period + REPEAT_WINDOW_FRAMES, EndReason.REPEATING)
 
 
-def test_a_longer_period_is_taken_for_speech() -> None:
-    period = LONGEST_PERIOD_FRAMES + 1
+def test_a_period_above_the_maximum_is_speech() -> None:
+    period = MAX_PERIOD_FRAMES + 1
     frames = [frame(index % period) for index in range(400)]
     assert frames_until_end(RunawayGuard(LONG), frames) == (400, None)
 
@@ -62,22 +62,22 @@ def test_frames_are_equal_only_in_all_codebooks() -> None:
     assert frames_until_end(RunawayGuard(LONG), frames) == (400, None)
 
 
-def test_one_different_frame_begins_the_window_anew() -> None:
+def test_one_different_frame_restarts_the_window() -> None:
     same = [frame(1)] * REPEAT_WINDOW_FRAMES
     frames = [*same, frame(2), *same, frame(3), *same]
     assert frames_until_end(RunawayGuard(LONG), frames) == (len(frames), None)
 
 
 @pytest.mark.parametrize("frames", [1, 5, REPEAT_WINDOW_FRAMES])
-def test_a_short_utterance_survives_whatever_it_repeats(frames: int) -> None:
+def test_a_short_utterance_of_equal_frames_stays_complete(frames: int) -> None:
     assert frames_until_end(RunawayGuard(LONG), [frame(1)] * frames) == (frames, None)
 
 
 @pytest.mark.parametrize("peak", [0, SILENCE_FLOOR - 1, 1 - SILENCE_FLOOR])
 def test_a_long_silence_ends(peak: int) -> None:
     frames = (frame(index, peak=peak) for index in range(LONG))
-    acknowledge = frames_until_end(RunawayGuard(LONG), frames)
-    assert acknowledge == (SILENCE_WINDOW_FRAMES, EndReason.SILENT)
+    count = frames_until_end(RunawayGuard(LONG), frames)
+    assert count == (SILENCE_WINDOW_FRAMES, EndReason.SILENT)
 
 
 @pytest.mark.parametrize("peak", [SILENCE_FLOOR, -SILENCE_FLOOR, 32_767, -32_768])
@@ -88,31 +88,31 @@ def test_a_pause_shorter_than_the_window_does_not_end(peak: int) -> None:
     assert frames_until_end(RunawayGuard(LONG), frames) == (len(peaks), None)
 
 
-def test_the_cap_is_named_first_where_all_would_end_it() -> None:
+def test_the_cap_is_reported_before_the_other_reasons() -> None:
     guard = RunawayGuard(SILENCE_WINDOW_FRAMES)
-    acknowledge = frames_until_end(guard, [frame(1, peak=0)] * LONG)
-    assert acknowledge == (SILENCE_WINDOW_FRAMES, EndReason.CAPPED)
+    count = frames_until_end(guard, [frame(1, peak=0)] * LONG)
+    assert count == (SILENCE_WINDOW_FRAMES, EndReason.CAPPED)
 
 
-def test_a_new_guard_remembers_nothing() -> None:
+def test_a_new_guard_starts_without_counts() -> None:
     almost = [frame(1, peak=0)] * (SILENCE_WINDOW_FRAMES - 1)
     for _ in range(3):
         assert frames_until_end(RunawayGuard(LONG), almost) == (len(almost), None)
 
 
 def repeats(codes: list[int]) -> bool:
-    """Tell, the slow way, whether a window of frames equals the one a short period before it."""
+    """Return whether a window of frames equals the one a short period before it."""
     return any(
         codes[at - period : at - period + REPEAT_WINDOW_FRAMES]
         == codes[at : at + REPEAT_WINDOW_FRAMES]
-        for period in range(1, LONGEST_PERIOD_FRAMES + 1)
+        for period in range(1, MAX_PERIOD_FRAMES + 1)
         for at in range(period, len(codes) - REPEAT_WINDOW_FRAMES + 1)
     )
 
 
 @st.composite
 def runs(draw: st.DrawFn) -> list[int]:
-    """Codes in which stretches of short periods, long enough or not, are likely."""
+    """Draw codes that are likely to contain stretches of short periods."""
     codes: list[int] = []
     for _ in range(draw(st.integers(1, 6))):
         motif = draw(st.lists(st.integers(0, 2), min_size=1, max_size=9))
@@ -122,18 +122,18 @@ def runs(draw: st.DrawFn) -> list[int]:
 
 
 @given(runs())
-def test_audible_frames_end_before_the_cap_exactly_where_a_window_repeats(codes: list[int]) -> None:
-    acknowledge, end = frames_until_end(RunawayGuard(LONG), map(frame, codes))
+def test_audible_frames_end_before_the_cap_only_where_a_window_repeats(codes: list[int]) -> None:
+    count, end = frames_until_end(RunawayGuard(LONG), map(frame, codes))
     if end is None:
         assert not repeats(codes)
     else:
         assert end is EndReason.REPEATING
-        assert repeats(codes[:acknowledge])
-        assert not repeats(codes[: acknowledge - 1])
+        assert repeats(codes[:count])
+        assert not repeats(codes[: count - 1])
 
 
 @given(runs(), st.integers(1, 300))
-def test_nothing_ends_later_than_the_cap(codes: list[int], cap: int) -> None:
-    acknowledge, end = frames_until_end(RunawayGuard(cap), map(frame, codes))
-    assert acknowledge <= cap
+def test_no_utterance_passes_the_cap(codes: list[int], cap: int) -> None:
+    count, end = frames_until_end(RunawayGuard(cap), map(frame, codes))
+    assert count <= cap
     assert (end is None) <= (len(codes) < cap)

@@ -1,4 +1,4 @@
-"""The torch runner against transformers, and rows against themselves alone and in company."""
+"""The torch runner against transformers, and rows alone against the same rows in a batch."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,21 +39,23 @@ def runner(checkpoint: Path) -> TorchRunner:
 
 
 def utterance(
-    text: str, *, sampling: Sampling = GREEDY, turns: tuple[PromptSegment, ...] = ()
+    text: str, *, sampling: Sampling = GREEDY, history: tuple[PromptSegment, ...] = ()
 ) -> Utterance:
-    return Utterance(text, 0, 64, sampling, turns)
+    return Utterance(text, 0, 64, sampling, history)
 
 
-def open_slot(runner: TorchRunner, slot: int, what: Utterance) -> int:
-    (room,) = runner.open([(slot, what)])
-    if isinstance(room, SpeechError):
-        raise room
+def open_slot(runner: TorchRunner, slot: int, subject: Utterance) -> int:
+    (max_frames,) = runner.open([(slot, subject)])
+    if isinstance(max_frames, SpeechError):
+        raise max_frames
     runner.prefill_all()
-    return room
+    return max_frames
 
 
-def speak_alone(runner: TorchRunner, what: Utterance, frames: int, *, slot: int = 0) -> list[Frame]:
-    open_slot(runner, slot, what)
+def generate_alone(
+    runner: TorchRunner, subject: Utterance, frames: int, *, slot: int = 0
+) -> list[Frame]:
+    open_slot(runner, slot, subject)
     made = [runner.step([slot])[0] for _ in range(frames)]
     runner.close(slot)
     return [frame for frame in made if frame is not None]
@@ -77,16 +79,16 @@ def test_greedy_frames_equal_transformers_generate(
         expected = reference.generate(
             input_ids=ids, max_new_tokens=40, do_sample=False, depth_decoder_do_sample=False
         )[0].numpy()
-    ours = codes_of(speak_alone(runner, utterance(text), 40))
-    assert len(np.unique(ours, axis=0)) > 5, "the oracle must have something to say"
-    np.testing.assert_array_equal(ours, expected[: len(ours)])
-    assert len(ours) == 40
+    made = codes_of(generate_alone(runner, utterance(text), 40))
+    assert len(np.unique(made, axis=0)) > 5, "the oracle's frames must differ"
+    np.testing.assert_array_equal(made, expected[: len(made)])
+    assert len(made) == 40
 
 
 def test_audio_equals_the_reference_codec_on_the_same_codes(
     reference: Any, runner: TorchRunner
 ) -> None:
-    frames = speak_alone(runner, utterance(TEXTS[0]), 40)
+    frames = generate_alone(runner, utterance(TEXTS[0]), 40)
     codes = torch.from_numpy(codes_of(frames).T.astype(np.int64))[None]  # [1, codebooks, frames]
     with torch.inference_mode():
         expected = reference.codec_model.decode(codes).audio_values[0, 0].numpy()
@@ -95,13 +97,13 @@ def test_audio_equals_the_reference_codec_on_the_same_codes(
     np.testing.assert_allclose(pcm_of(frames), expected, atol=1.0)
 
 
-def test_a_context_turn_is_heard_as_transformers_hears_it(
+def test_a_prompt_segment_affects_codes_as_in_transformers(
     checkpoint: Path, reference: Any, runner: TorchRunner
 ) -> None:
-    turn = PromptSegment(0, "Before.", codes_of(speak_alone(runner, utterance("Before."), 9)))
+    segment = PromptSegment(0, "Before.", codes_of(generate_alone(runner, utterance("Before."), 9)))
     tokenizer = TextTokenizer.from_file(checkpoint / "tokenizer.json")
     prompt = build_prompt(
-        tokenizer, [turn], speaker_id=0, text="After.", codebooks=CODEBOOKS, max_positions=256
+        tokenizer, [segment], speaker_id=0, text="After.", codebooks=CODEBOOKS, max_positions=256
     )
     rows = torch.from_numpy(prompt.tokens)[None]
     mask = torch.from_numpy(prompt.mask)[0:, :, None][None]
@@ -113,15 +115,16 @@ def test_a_context_turn_is_heard_as_transformers_hears_it(
         embedded = (torch.cat((audio, text), dim=2) * mask).sum(dim=2)
         hidden = backbone(inputs_embeds=embedded).last_hidden_state[0, -1]
         expected = reference.lm_head(hidden).argmax()
-    frames = speak_alone(runner, utterance("After.", turns=(turn,)), 1)
+    frames = generate_alone(runner, utterance("After.", history=(segment,)), 1)
     assert frames[0].codes[0] == expected
-    without = speak_alone(runner, utterance("After."), 8)
+    without = generate_alone(runner, utterance("After."), 8)
     assert (
-        codes_of(speak_alone(runner, utterance("After.", turns=(turn,)), 8)) != codes_of(without)
+        codes_of(generate_alone(runner, utterance("After.", history=(segment,)), 8))
+        != codes_of(without)
     ).any()
 
 
-def test_a_long_prompt_goes_in_by_pieces_and_is_heard_whole(
+def test_a_long_prompt_is_prefilled_in_chunks_and_completely(
     checkpoint: Path, reference: Any, runner: TorchRunner
 ) -> None:
     text = "It was a long day. " * 10
@@ -132,51 +135,51 @@ def test_a_long_prompt_goes_in_by_pieces_and_is_heard_whole(
             input_ids=ids, max_new_tokens=12, do_sample=False, depth_decoder_do_sample=False
         )[0].numpy()
     runner.open([(0, utterance("A")), (1, Utterance(text, 0, 12, GREEDY))])
-    pieces = [runner.prefill() for _ in range(5)]
-    assert pieces == [[0], [], [], [], [1]]  # 194 rows before the last, 64 at a time
+    chunks = [runner.prefill() for _ in range(5)]
+    assert chunks == [[0], [], [], [], [1]]  # 194 rows before the last, 64 at a time
     assert runner.step([0])[0] is not None
     made = [runner.step([1])[0] for _ in range(12)]
     np.testing.assert_array_equal(codes_of([frame for frame in made if frame]), expected)
 
 
-def test_a_slot_closed_while_its_prompt_goes_in_takes_the_next(runner: TorchRunner) -> None:
-    alone = codes_of(speak_alone(runner, utterance(TEXTS[0]), 8))
+def test_a_slot_closed_during_prefill_takes_the_next_utterance(runner: TorchRunner) -> None:
+    alone = codes_of(generate_alone(runner, utterance(TEXTS[0]), 8))
     runner.open([(0, Utterance("x" * 150, 0, 12, GREEDY))])
     assert runner.prefill() == []
     runner.close(0)
-    np.testing.assert_array_equal(codes_of(speak_alone(runner, utterance(TEXTS[0]), 8)), alone)
+    np.testing.assert_array_equal(codes_of(generate_alone(runner, utterance(TEXTS[0]), 8)), alone)
 
 
-def with_clips(checkpoint: Path, turns: Sequence[PromptSegment]) -> TorchRunner:
+def with_clips(checkpoint: Path, clips: Sequence[PromptSegment]) -> TorchRunner:
     loaded = load_model(EngineConfig(weights_path=checkpoint, device="cpu"))
-    return warm_runner(loaded, 2, {"vera": turns})
+    return warm_runner(loaded, 2, {"vera": clips})
 
 
-def test_a_voices_clips_are_heard_as_turns_before_all_others(
+def test_a_voices_clips_equal_prompt_segments_before_the_history(
     checkpoint: Path, runner: TorchRunner
 ) -> None:
-    clip = PromptSegment(0, "A clip.", codes_of(speak_alone(runner, utterance("A clip."), 20)))
-    past = PromptSegment(0, "Then.", codes_of(speak_alone(runner, utterance("Then."), 5)))
-    told = codes_of(speak_alone(runner, utterance(TEXTS[0], turns=(clip, past)), 20))
-    untold = codes_of(speak_alone(runner, utterance(TEXTS[0], turns=(past,)), 20))
+    clip = PromptSegment(0, "A clip.", codes_of(generate_alone(runner, utterance("A clip."), 20)))
+    past = PromptSegment(0, "Then.", codes_of(generate_alone(runner, utterance("Then."), 5)))
+    with_clip = codes_of(generate_alone(runner, utterance(TEXTS[0], history=(clip, past)), 20))
+    without_clip = codes_of(generate_alone(runner, utterance(TEXTS[0], history=(past,)), 20))
     cloned = with_clips(checkpoint, [clip])
     for slot in (0, 1):
-        asked = Utterance(TEXTS[0], 0, 64, GREEDY, (past,), voice_id="vera")
-        heard = codes_of(speak_alone(cloned, asked, 20, slot=slot))
-        np.testing.assert_array_equal(heard, told)
-    assert (told != untold).any()
-    plain = codes_of(speak_alone(cloned, utterance(TEXTS[0], turns=(past,)), 20))
-    np.testing.assert_array_equal(plain, untold)
+        subject = Utterance(TEXTS[0], 0, 64, GREEDY, (past,), voice_id="vera")
+        made = codes_of(generate_alone(cloned, subject, 20, slot=slot))
+        np.testing.assert_array_equal(made, with_clip)
+    assert (with_clip != without_clip).any()
+    plain = codes_of(generate_alone(cloned, utterance(TEXTS[0], history=(past,)), 20))
+    np.testing.assert_array_equal(plain, without_clip)
 
 
-def test_clips_leave_room_for_speech_and_count_in_the_budget(checkpoint: Path) -> None:
+def test_clips_leave_positions_for_speech_and_count_in_max_frames(checkpoint: Path) -> None:
     codes = np.ones((100, CODEBOOKS), np.int16)
     runner = with_clips(checkpoint, [PromptSegment(0, "Clip.", codes)])
     # 256 positions: 111 of the clip (BOS [0]Clip. EOS, frames, end), 6 of BOS [0]A EOS.
-    (room,) = runner.open([(0, Utterance("A", 0, 10_000, GREEDY, voice_id="vera"))])
-    assert room == 256 - (10 + 101) - 6 + 1
+    (max_frames,) = runner.open([(0, Utterance("A", 0, 10_000, GREEDY, voice_id="vera"))])
+    assert max_frames == 256 - (10 + 101) - 6 + 1
     runner.prefill_all()
-    assert all(runner.step([0])[0] is not None for _ in range(room))
+    assert all(runner.step([0])[0] is not None for _ in range(max_frames))
     with pytest.raises(StartupError, match=r"'vera'.* may take 128"):
         with_clips(checkpoint, [PromptSegment(0, "Clip.", np.ones((120, CODEBOOKS), np.int16))])
 
@@ -191,9 +194,9 @@ def test_a_row_alone_equals_the_row_in_a_batch_to_the_bit(
         EngineConfig(weights_path=checkpoint, device="cpu", dtype=dtype, pool_size=pool_size)
     )
     subject = utterance(TEXTS[0], sampling=sampling)
-    alone = speak_alone(runner, subject, 30)
+    alone = generate_alone(runner, subject, 30)
 
-    # The others arrive before, in the middle and leave in the middle; it sits in another slot.
+    # Other rows begin before it, begin and end during it; it runs in another slot.
     others = [utterance(text, sampling=Sampling(temperature=1.3, seed=3)) for text in TEXTS[1:]]
     open_slot(runner, 0, others[0])
     runner.step([0])
@@ -210,10 +213,10 @@ def test_a_row_alone_equals_the_row_in_a_batch_to_the_bit(
     np.testing.assert_array_equal(pcm_of(accompanied), pcm_of(alone))
 
 
-def test_the_embedded_voice_says_the_same_in_any_slot_of_a_full_batch() -> None:
+def test_the_embedded_voice_makes_equal_frames_in_any_slot_of_a_full_batch() -> None:
     runner = load_runner(EngineConfig(device="cpu", pool_size=5))
     subject = utterance(TEXTS[0], sampling=Sampling(seed=7))
-    alone = speak_alone(runner, subject, 12, slot=1)
+    alone = generate_alone(runner, subject, 12, slot=1)
     for slot in range(5):
         open_slot(runner, slot, subject)
     made = [runner.step(range(5)) for _ in range(12)]
@@ -223,20 +226,20 @@ def test_the_embedded_voice_says_the_same_in_any_slot_of_a_full_batch() -> None:
         np.testing.assert_array_equal(pcm_of(frames), pcm_of(alone))
 
 
-def test_int8_speaks_the_first_frames_that_f32_does(checkpoint: Path) -> None:
-    def spoken(dtype: str) -> NDArray[np.int16]:
+def test_int8_makes_nearly_the_first_frames_of_f32(checkpoint: Path) -> None:
+    def codes_with(dtype: str) -> NDArray[np.int16]:
         config = EngineConfig(weights_path=checkpoint, device="cpu", dtype=dtype, pool_size=1)
         runner = load_runner(config)
-        return np.stack([codes_of(speak_alone(runner, utterance(t), 4)) for t in TEXTS])
+        return np.stack([codes_of(generate_alone(runner, utterance(t), 4)) for t in TEXTS])
 
-    exact, rounded = spoken("f32"), spoken("int8")
-    # Nearly flat logits of a random model: one other code, and the rest of the speech is another.
+    exact, rounded = codes_with("f32"), codes_with("int8")
+    # A random model's logits are nearly flat: one different code changes all that follow.
     assert (exact == rounded).mean() > 0.5
     assert (exact[:, 0] == rounded[:, 0]).mean() > 0.8
 
 
 @pytest.mark.parametrize("device", ["cuda", "mps"])
-def test_int8_is_refused_elsewhere_than_on_a_cpu(
+def test_int8_fails_on_other_devices_than_a_cpu(
     device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -246,57 +249,57 @@ def test_int8_is_refused_elsewhere_than_on_a_cpu(
         load_runner(EngineConfig(device=device, dtype="int8"))
 
 
-def test_a_paused_row_goes_on_where_it_stood(runner: TorchRunner) -> None:
+def test_a_paused_row_continues_where_it_stopped(runner: TorchRunner) -> None:
     subject = utterance(TEXTS[0])
-    alone = speak_alone(runner, subject, 12)
+    alone = generate_alone(runner, subject, 12)
     open_slot(runner, 0, subject)
     open_slot(runner, 1, utterance(TEXTS[2]))
-    halting: list[Frame | None] = []
+    paused: list[Frame | None] = []
     for step in range(24):
         if step % 2:
-            halting.append(runner.step([0, 1])[0])
+            paused.append(runner.step([0, 1])[0])
         else:
             runner.step([1])
-    made = [frame for frame in halting if frame is not None]
+    made = [frame for frame in paused if frame is not None]
     np.testing.assert_array_equal(pcm_of(made), pcm_of(alone))
 
 
-def test_a_seed_is_the_audio(runner: TorchRunner) -> None:
-    def spoken(seed: int | None) -> NDArray[np.int16]:
+def test_a_seed_determines_the_audio(runner: TorchRunner) -> None:
+    def codes_with(seed: int | None) -> NDArray[np.int16]:
         sampling = Sampling(temperature=1.0, top_k=30, seed=seed)
-        return codes_of(speak_alone(runner, utterance(TEXTS[0], sampling=sampling), 20))
+        return codes_of(generate_alone(runner, utterance(TEXTS[0], sampling=sampling), 20))
 
-    np.testing.assert_array_equal(spoken(5), spoken(5))
-    assert (spoken(5) != spoken(6)).any()
-    assert (spoken(None) != spoken(None)).any()
+    np.testing.assert_array_equal(codes_with(5), codes_with(5))
+    assert (codes_with(5) != codes_with(6)).any()
+    assert (codes_with(None) != codes_with(None)).any()
 
 
 def test_top_k_one_is_greedy(runner: TorchRunner) -> None:
-    greedy = codes_of(speak_alone(runner, utterance(TEXTS[0]), 10))
+    greedy = codes_of(generate_alone(runner, utterance(TEXTS[0]), 10))
     top_1 = utterance(TEXTS[0], sampling=Sampling(temperature=1.5, top_k=1, seed=1))
-    np.testing.assert_array_equal(codes_of(speak_alone(runner, top_1, 10)), greedy)
+    np.testing.assert_array_equal(codes_of(generate_alone(runner, top_1, 10)), greedy)
 
 
-def test_sampled_codes_never_leave_the_codec(runner: TorchRunner) -> None:
+def test_sampled_codes_are_always_the_codecs(runner: TorchRunner) -> None:
     hot = utterance(TEXTS[0], sampling=Sampling(temperature=50.0, top_k=1000, seed=2))
-    codes = codes_of(speak_alone(runner, hot, 60))
+    codes = codes_of(generate_alone(runner, hot, 60))
     assert codes.min() >= 0
     assert codes.max() == 31  # all of the codec's 32 ids are reached, and none of the 3 beyond
 
 
-def test_the_frame_budget_leaves_room_in_the_cache(runner: TorchRunner) -> None:
+def test_max_frames_fit_in_the_kv_cache(runner: TorchRunner) -> None:
     text = "x" * 100
-    room = open_slot(runner, 0, Utterance(text, 0, 10_000, GREEDY))
+    max_frames = open_slot(runner, 0, Utterance(text, 0, 10_000, GREEDY))
     # 256 positions; the prompt is BOS [0] text EOS, and its last row is the first step's input.
-    assert room == 256 - (100 + 5) + 1
-    made = [runner.step([0])[0] for _ in range(room)]
+    assert max_frames == 256 - (100 + 5) + 1
+    made = [runner.step([0])[0] for _ in range(max_frames)]
     assert made[-1] is not None
 
 
-def test_a_text_that_fills_the_cache_is_refused(runner: TorchRunner) -> None:
+def test_a_text_that_fills_the_kv_cache_fails(runner: TorchRunner) -> None:
     with pytest.raises(TextTooLong):
         open_slot(runner, 0, Utterance("x" * 300, 0, 10, GREEDY))
-    assert speak_alone(runner, utterance("A"), 3)
+    assert generate_alone(runner, utterance("A"), 3)
 
 
 SAMPLES_BOTH = SamplingDefaults(backbone=SamplingParams(0.9, 50), depth=SamplingParams(0.8, 40))
@@ -342,7 +345,7 @@ NONE_SAMPLES = SamplingDefaults(backbone=SamplingParams(0.0, 1), depth=SamplingP
         (NONE_SAMPLES, Sampling(temperature=0.7), SamplingParams(0.7, 50), SamplingParams(0, 1)),
     ],
 )
-def test_a_request_replaces_the_backbones_draw_and_the_depths_only_where_it_samples(
+def test_sampling_parameters_replace_the_backbones_and_the_depths_only_if_it_samples(
     defaults: SamplingDefaults, sampling: Sampling, backbone: SamplingParams, depth: SamplingParams
 ) -> None:
     assert resolve_sampling(sampling, defaults) == (backbone, depth)

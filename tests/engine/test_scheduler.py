@@ -1,4 +1,4 @@
-"""The scheduler's laws, under every order of arrivals, frames, listeners and cancels."""
+"""The scheduler's laws, in every order of admissions, frames, acknowledgements and releases."""
 
 import copy
 from collections import deque
@@ -37,7 +37,7 @@ def running(plan: StepPlan[str]) -> list[str]:
     return [key for _, key in plan.run]
 
 
-def test_a_row_runs_from_when_its_prompt_is_in() -> None:
+def test_a_row_runs_once_its_prompt_is_complete() -> None:
     scheduler = Scheduler[str](2)
     scheduler.admit("a")
     assert scheduler.next(0.0) == StepPlan(open=((0, "a"),), run=())
@@ -50,7 +50,7 @@ def test_a_row_runs_from_when_its_prompt_is_in() -> None:
     assert scheduler.next(0.0) == StepPlan((), ((0, "a"),))
 
 
-def test_a_row_released_while_its_prompt_goes_in_leaves_a_free_slot() -> None:
+def test_a_row_released_during_prefill_leaves_a_free_slot() -> None:
     scheduler = Scheduler[str](1)
     scheduler.admit("a")
     scheduler.next(0.0)
@@ -61,14 +61,16 @@ def test_a_row_released_while_its_prompt_goes_in_leaves_a_free_slot() -> None:
     assert opened(scheduler, "b") == {"b": 0}
 
 
-def test_nothing_to_do_is_an_empty_plan() -> None:
+def test_an_idle_scheduler_plans_nothing() -> None:
     scheduler = Scheduler[str](2)
     assert scheduler.idle
     assert scheduler.next(0.0) == StepPlan((), ())
 
 
 @pytest.mark.parametrize(("max_prefills_per_step", "plans"), [(1, 4), (2, 2), (3, 2), (4, 1)])
-def test_a_burst_opens_in_order_and_a_few_at_a_time(max_prefills_per_step: int, plans: int) -> None:
+def test_a_burst_opens_in_order_up_to_the_limit_per_step(
+    max_prefills_per_step: int, plans: int
+) -> None:
     scheduler = Scheduler[str](4, max_prefills_per_step=max_prefills_per_step)
     for key in "abcd":
         scheduler.admit(key)
@@ -81,7 +83,7 @@ def test_a_burst_opens_in_order_and_a_few_at_a_time(max_prefills_per_step: int, 
     assert scheduler.next(0.0).open == ()
 
 
-def test_a_burst_of_arrivals_keeps_no_running_row_out_of_a_plan() -> None:
+def test_a_burst_of_arrivals_does_not_stop_a_running_row() -> None:
     scheduler = Scheduler[str](8)
     opened(scheduler, "early")
     for key in "abcdefg":
@@ -96,7 +98,7 @@ def test_a_burst_of_arrivals_keeps_no_running_row_out_of_a_plan() -> None:
         scheduler.prefilled(slot)
 
 
-def test_a_row_stops_at_its_credit_and_each_frame_taken_buys_one_more() -> None:
+def test_a_row_stops_at_its_credit_and_runs_again_after_an_acknowledgement() -> None:
     scheduler = Scheduler[str](1)
     opened(scheduler, "a")
     for index in range(CREDIT_FRAMES):
@@ -111,14 +113,14 @@ def test_a_row_stops_at_its_credit_and_each_frame_taken_buys_one_more() -> None:
     assert scheduler.idle
 
 
-def test_a_row_without_credit_stops_nobody_else() -> None:
+def test_a_row_without_credit_does_not_stop_other_rows() -> None:
     scheduler = Scheduler[str](2, credit=1)
-    opened(scheduler, "deaf", "keen")
-    scheduler.account("deaf", frame(), 0.0)
+    opened(scheduler, "stalled", "reading")
+    scheduler.account("stalled", frame(), 0.0)
     for index in range(5):
-        assert running(scheduler.next(0.0)) == ["keen"]
-        scheduler.account("keen", frame(index), 0.0)
-        scheduler.acknowledge("keen", 1)
+        assert running(scheduler.next(0.0)) == ["reading"]
+        scheduler.account("reading", frame(index), 0.0)
+        scheduler.acknowledge("reading", 1)
 
 
 def test_rows_run_in_the_order_of_their_slots() -> None:
@@ -131,7 +133,7 @@ def test_rows_run_in_the_order_of_their_slots() -> None:
     assert {key: slot for slot, key in plan.run} == {key: slots[key] for key in "bcd"}
 
 
-def test_releasing_says_which_slot_is_freed_and_only_once() -> None:
+def test_a_release_returns_the_freed_slot_once() -> None:
     scheduler = Scheduler[str](2)
     slots = opened(scheduler, "a", "b")
     assert scheduler.release("b") == slots["b"]
@@ -139,7 +141,7 @@ def test_releasing_says_which_slot_is_freed_and_only_once() -> None:
     assert scheduler.busy_slots == 1
 
 
-def test_a_row_released_while_it_waits_never_opens() -> None:
+def test_a_row_released_while_waiting_never_opens() -> None:
     scheduler = Scheduler[str](2)
     for key in "ab":
         scheduler.admit(key)
@@ -148,7 +150,7 @@ def test_a_row_released_while_it_waits_never_opens() -> None:
     assert scheduler.next(0.0).open == ()
 
 
-def test_a_listener_may_take_frames_of_a_row_that_has_ended() -> None:
+def test_frames_of_a_released_row_may_be_acknowledged() -> None:
     scheduler = Scheduler[str](1)
     opened(scheduler, "a")
     scheduler.account("a", frame(), 0.0)
@@ -157,7 +159,7 @@ def test_a_listener_may_take_frames_of_a_row_that_has_ended() -> None:
     assert scheduler.idle
 
 
-def test_no_frame_means_spoken_and_the_room_is_the_cap() -> None:
+def test_an_utterance_ends_without_a_frame_or_at_its_maximum() -> None:
     scheduler = Scheduler[str](2)
     opened(scheduler, "a")
     scheduler.admit("b")
@@ -176,16 +178,16 @@ class Row:
     slot: int
     in_flight: int = 0
     frames: int = 0
-    handed: int = 0
+    delivered: int = 0
     prefilling: bool = True
 
     @property
     def held(self) -> int:
-        return self.frames - self.handed
+        return self.frames - self.delivered
 
 
 class SchedulerLaws(RuleBasedStateMachine):
-    """A slow and obvious scheduler beside the real one; the owner keeps his promise."""
+    """A simple model of the scheduler beside the real one; at most `slots` keys are admitted."""
 
     @initialize(
         slots=st.integers(1, 5), credit=st.integers(1, 4), max_prefills_per_step=st.integers(1, 3)
@@ -197,7 +199,7 @@ class SchedulerLaws(RuleBasedStateMachine):
         self.slots, self.credit, self.max_prefills_per_step = slots, credit, max_prefills_per_step
         self.waiting: deque[int] = deque()
         self.rows: dict[int, Row] = {}
-        self.gone: list[int] = []
+        self.released: list[int] = []
         self.admitted = 0
         self.now_s = 0.0
 
@@ -205,13 +207,13 @@ class SchedulerLaws(RuleBasedStateMachine):
     def live(self) -> list[int]:
         return [*self.waiting, *self.rows]
 
-    def drop(self, key: int) -> None:
-        """Release a row in both, and see that they agree on its slot."""
+    def release(self, key: int) -> None:
+        """Release a row in both, and check that they agree on its slot."""
         row = self.rows.pop(key, None)
         if row is None and key in self.waiting:
             self.waiting.remove(key)
         assert self.scheduler.release(key) == (None if row is None else row.slot)
-        self.gone.append(key)
+        self.released.append(key)
 
     @precondition(lambda self: len(self.live) < self.slots)
     @rule(burst=st.integers(1, 5))
@@ -227,12 +229,12 @@ class SchedulerLaws(RuleBasedStateMachine):
         plan = self.scheduler.next(self.now_s)
         assert len(plan.open) <= self.max_prefills_per_step
         if self.waiting and len(self.rows) < self.slots:
-            assert plan.open, "a free slot and one who waits"
+            assert plan.open, "a slot is free and a row waits"
         for slot, key in plan.open:
             assert key == self.waiting.popleft(), "not in the order of arrival"
             assert key not in self.rows
             assert 0 <= slot < self.slots
-            assert slot not in {row.slot for row in self.rows.values()}, "in two hands"
+            assert slot not in {row.slot for row in self.rows.values()}, "the slot is taken"
             self.rows[key] = Row(slot)
         may_run = {
             (row.slot, key)
@@ -241,84 +243,86 @@ class SchedulerLaws(RuleBasedStateMachine):
         }
         assert set(plan.run) == may_run
         assert len(plan.run) == len(may_run)
-        refused = [key for _, key in plan.open if data.draw(st.booleans(), label="refused")]
+        rejected = [key for _, key in plan.open if data.draw(st.booleans(), label="rejected")]
         for _, key in plan.open:
-            if key not in refused:
+            if key not in rejected:
                 self.scheduler.opened(key, LONG)
-        for key in refused:
-            self.drop(key)
+        for key in rejected:
+            self.release(key)
         assert self.scheduler.prefilling == any(row.prefilling for row in self.rows.values())
         for _, key in [*plan.run, *self.prefill_all(data)]:
-            if key not in refused:
+            if key not in rejected:
                 self.run_row(key, ends=data.draw(st.integers(0, 9), label="ends at 0") == 0)
 
     def prefill_all(self, data: st.DataObject) -> list[tuple[int, int]]:
-        """Complete some of the prompts that are on their way in."""
+        """Complete some of the incomplete prompts."""
         prefilled = []
         for key, row in self.rows.items():
-            if row.prefilling and data.draw(st.booleans(), label="filled"):
+            if row.prefilling and data.draw(st.booleans(), label="prefilled"):
                 assert self.scheduler.prefilled(row.slot) == key
                 row.prefilling = False
                 prefilled.append((row.slot, key))
         return prefilled
 
     def run_row(self, key: int, *, ends: bool) -> None:
-        """Make a frame: whatever is handed over is the next there is, and all of what was held."""
+        """Make a frame; a delivery has all held frames, in order."""
         row = self.rows[key]
         made = None if ends else frame(row.frames)
         row.frames += not ends
         row.in_flight += not ends
-        handed = self.scheduler.account(key, made, self.now_s)
-        if handed is not None:
-            order = [int(each.codes[0]) for each in handed.frames]
-            assert order == list(range(row.handed, row.frames))
-            assert handed.end is (EndReason.SPOKEN if ends else None)
-            row.handed = row.frames
+        delivery = self.scheduler.account(key, made, self.now_s)
+        if delivery is not None:
+            order = [int(each.codes[0]) for each in delivery.frames]
+            assert order == list(range(row.delivered, row.frames))
+            assert delivery.end is (EndReason.SPOKEN if ends else None)
+            row.delivered = row.frames
         assert row.held < MAX_BATCH_FRAMES
-        assert not row.held or row.in_flight < self.credit, "held, and never to run again"
+        assert not row.held or row.in_flight < self.credit, (
+            "frames are held in a row without credit"
+        )
         if ends:
-            assert not row.held, "the end of it was lost"
-            self.drop(key)
+            assert not row.held, "held frames were lost at the end"
+            self.release(key)
 
     @precondition(lambda self: any(row.in_flight > row.held for row in self.rows.values()))
     @rule(data=st.data())
-    def take(self, data: st.DataObject) -> None:
-        behind = [key for key, row in self.rows.items() if row.in_flight > row.held]
-        key = data.draw(st.sampled_from(behind))
+    def acknowledge(self, data: st.DataObject) -> None:
+        unacknowledged = [key for key, row in self.rows.items() if row.in_flight > row.held]
+        key = data.draw(st.sampled_from(unacknowledged))
         row = self.rows[key]
-        frames = data.draw(st.integers(1, row.in_flight - row.held), label="taken")
+        frames = data.draw(st.integers(1, row.in_flight - row.held), label="acknowledged")
         self.scheduler.acknowledge(key, frames)
         row.in_flight -= frames
 
-    @precondition(lambda self: self.gone)
+    @precondition(lambda self: self.released)
     @rule(data=st.data())
-    def take_or_release_what_is_gone(self, data: st.DataObject) -> None:
-        key = data.draw(st.sampled_from(self.gone))
+    def acknowledge_and_release_a_released_row(self, data: st.DataObject) -> None:
+        key = data.draw(st.sampled_from(self.released))
         self.scheduler.acknowledge(key, 1)
         assert self.scheduler.release(key) is None
 
     @precondition(lambda self: self.live)
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
-        self.drop(data.draw(st.sampled_from(self.live)))
+        self.release(data.draw(st.sampled_from(self.live)))
 
     @invariant()
     def busy_slots_are_those_with_a_row(self) -> None:
         assert self.scheduler.busy_slots == len(self.rows)
 
     @invariant()
-    def idle_means_that_the_next_plan_is_empty(self) -> None:
+    def idle_equals_an_empty_next_plan(self) -> None:
         plan = copy.deepcopy(self.scheduler).next(self.now_s)
-        nothing = plan == StepPlan((), ()) and not self.scheduler.prefilling
-        assert self.scheduler.idle == nothing
+        is_empty = plan == StepPlan((), ()) and not self.scheduler.prefilling
+        assert self.scheduler.idle == is_empty
 
     def teardown(self) -> None:
-        """Every slot is still there: what is not in a hand is free."""
+        """Check that no slot is lost: each is taken or free."""
         if not hasattr(self, "scheduler"):
             return
         found = {row.slot for row in self.rows.values()}
         for key in list(self.waiting):
-            self.drop(key)
+            self.release(key)
         for key in range(self.admitted, self.admitted + self.slots - len(self.rows)):
             self.scheduler.admit(key)
         while plan := self.scheduler.next(self.now_s).open:

@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 import csm_trio
+from csm_trio.engine.placement import Placement
 from csm_trio.engine.prompt import TextTokenizer
-from csm_trio.engine.runner import Placement, TorchRunner
+from csm_trio.engine.runner import TorchRunner
 from csm_trio.engine.utterance import Frame, PromptSegment, Sampling, Utterance
 from csm_trio.errors import SpeechError, TextTooLong
 from csm_trio.model.checkpoint.random_weights import random_weights
@@ -59,10 +60,10 @@ def make_runner(
     config: CSMConfig,
     clips: Mapping[str, Sequence[PromptSegment]] | None = None,
 ) -> TorchRunner:
-    # Filled on the CPU: a device's generator has its own numbers.
+    # The CPU's generator: each device's generator gives other numbers.
     placement = Placement(torch.device(device), dtype)
     weights = random_weights(config, device=torch.device("cpu"), dtype=torch.float32)
-    # Sharper than chance, so that rounding decides nothing.
+    # Sharper logits, so that rounding does not change a code.
     weights["lm_head.weight"] *= 8
     weights["depth_decoder.codebooks_head.weight"] *= 8
     moved = {
@@ -93,15 +94,15 @@ def utterance(text: str, sampling: Sampling) -> Utterance:
     return Utterance(text, 0, 100, sampling)
 
 
-def speak(
-    runner: TorchRunner, said: Sequence[tuple[int, Utterance]], frames: int = FRAMES
+def generate(
+    runner: TorchRunner, utterances: Sequence[tuple[int, Utterance]], frames: int = FRAMES
 ) -> list[list[Frame]]:
-    """Say utterances together from their first frame; return each one's frames."""
-    for first in range(0, len(said), runner.max_prefills_per_step):
-        rooms = runner.open(said[first : first + runner.max_prefills_per_step])
-        assert all(isinstance(room, int) for room in rooms)
+    """Generate utterances together from their first frame; return each one's frames."""
+    for first in range(0, len(utterances), runner.max_prefills_per_step):
+        outcomes = runner.open(utterances[first : first + runner.max_prefills_per_step])
+        assert all(isinstance(outcome, int) for outcome in outcomes)
     runner.prefill_all()
-    slots = [slot for slot, _ in said]
+    slots = [slot for slot, _ in utterances]
     made = [runner.step(slots) for _ in range(frames)]
     for slot in slots:
         runner.close(slot)
@@ -120,65 +121,65 @@ def pcm_of(frames: Sequence[Frame]) -> NDArray[np.int16]:
 def test_codes_and_audio_equal_the_cpus_in_f32(
     on_cpu: TorchRunner, on_cuda: TorchRunner, sampling: Sampling
 ) -> None:
-    said = [(slot, utterance(text, sampling)) for slot, text in enumerate(TEXTS)]
-    expected, made = speak(on_cpu, said), speak(on_cuda, said)
-    for ours, theirs in zip(made, expected, strict=True):
-        assert len(np.unique(codes_of(theirs), axis=0)) > FRAMES // 2, "it must say something"
-        np.testing.assert_array_equal(codes_of(ours), codes_of(theirs))
-        np.testing.assert_allclose(pcm_of(ours), pcm_of(theirs), atol=8)
+    utterances = [(slot, utterance(text, sampling)) for slot, text in enumerate(TEXTS)]
+    expected, made = generate(on_cpu, utterances), generate(on_cuda, utterances)
+    for row, other in zip(made, expected, strict=True):
+        assert len(np.unique(codes_of(other), axis=0)) > FRAMES // 2, "its frames must differ"
+        np.testing.assert_array_equal(codes_of(row), codes_of(other))
+        np.testing.assert_allclose(pcm_of(row), pcm_of(other), atol=8)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_a_row_alone_equals_the_row_in_a_bucket_of_its_size(dtype: torch.dtype) -> None:
+def test_a_row_does_not_depend_on_the_other_rows_of_its_bucket(dtype: torch.dtype) -> None:
     runner = make_runner("cuda", config=small_config(), dtype=dtype, slots=8)
     # Three rows or four: the bucket is the same, the neighbors and the slots are not.
-    (alone, *_) = speak(runner, [(slot, utterance(TEXTS[0], SAMPLED)) for slot in (0, 1, 2)])
-    crowd = [(slot, utterance(TEXTS[slot % 4], SAMPLED)) for slot in (5, 2, 4, 7)]
-    accompanied = speak(runner, crowd)[2]
+    (alone, *_) = generate(runner, [(slot, utterance(TEXTS[0], SAMPLED)) for slot in (0, 1, 2)])
+    company = [(slot, utterance(TEXTS[slot % 4], SAMPLED)) for slot in (5, 2, 4, 7)]
+    accompanied = generate(runner, company)[2]
     np.testing.assert_array_equal(codes_of(accompanied), codes_of(alone))
     np.testing.assert_array_equal(pcm_of(accompanied), pcm_of(alone))
 
 
-def test_a_row_goes_on_where_it_stood_whatever_bucket_it_ran_in(
+def test_a_row_continues_where_it_stopped_in_any_bucket(
     on_cpu: TorchRunner, on_cuda: TorchRunner
 ) -> None:
-    said = utterance(TEXTS[0], SAMPLED)
-    ((expected),) = speak(on_cpu, [(0, said)], 24)
-    on_cuda.open([(0, said)])
+    subject = utterance(TEXTS[0], SAMPLED)
+    ((expected),) = generate(on_cpu, [(0, subject)], 24)
+    on_cuda.open([(0, subject)])
     on_cuda.open([(slot, utterance(TEXTS[slot], GREEDY)) for slot in (1, 2, 3)])
     on_cuda.prefill_all()
     made: list[Frame | None] = []
     for step in range(24):
         company = [1, 2, 3][: step % 4]
-        on_cuda.step([1])  # a step without it moves it nowhere
+        on_cuda.step([1])  # a step without the row does not advance it
         made.append(on_cuda.step([*company, 0])[-1])
     np.testing.assert_array_equal(
         codes_of([frame for frame in made if frame is not None]), codes_of(expected)
     )
 
 
-def test_a_past_of_many_tiles_and_a_ring_gone_round_are_the_cpus(on_cpu: TorchRunner) -> None:
+def test_a_long_past_and_a_wrapped_ring_equal_the_cpus(on_cpu: TorchRunner) -> None:
     runner = make_runner("cuda", config=small_config(), slots=1)
-    said = Utterance("x" * 60, 0, 180, GREEDY)
-    (expected,), (made,) = (speak(which, [(0, said)], 150) for which in (on_cpu, runner))
+    subject = Utterance("x" * 60, 0, 180, GREEDY)
+    (expected,), (made,) = (generate(which, [(0, subject)], 150) for which in (on_cpu, runner))
     np.testing.assert_array_equal(codes_of(made), codes_of(expected))
     np.testing.assert_allclose(pcm_of(made), pcm_of(expected), atol=8)
 
 
-def test_prompts_opened_together_are_heard_as_alone(on_cuda: TorchRunner) -> None:
-    said = [utterance(text, GREEDY) for text in TEXTS]
-    alone = [speak(on_cuda, [(0, each)], 8)[0] for each in said]
-    together = speak(on_cuda, list(enumerate(said)), 8)
-    for ours, theirs in zip(together, alone, strict=True):
-        np.testing.assert_array_equal(codes_of(ours), codes_of(theirs))
+def test_prompts_opened_together_equal_those_opened_alone(on_cuda: TorchRunner) -> None:
+    utterances = [utterance(text, GREEDY) for text in TEXTS]
+    alone = [generate(on_cuda, [(0, each)], 8)[0] for each in utterances]
+    together = generate(on_cuda, list(enumerate(utterances)), 8)
+    for row, other in zip(together, alone, strict=True):
+        np.testing.assert_array_equal(codes_of(row), codes_of(other))
 
 
-def test_an_utterance_that_cannot_be_said_stops_no_other(on_cuda: TorchRunner) -> None:
-    (expected,) = speak(on_cuda, [(0, utterance(TEXTS[0], GREEDY))], 5)
+def test_a_rejected_utterance_does_not_affect_others(on_cuda: TorchRunner) -> None:
+    (expected,) = generate(on_cuda, [(0, utterance(TEXTS[0], GREEDY))], 5)
     long = Utterance("many words " * 300, 0, 10, GREEDY)
-    rooms = on_cuda.open([(1, long), (0, utterance(TEXTS[0], GREEDY))])
-    assert isinstance(rooms[0], TextTooLong)
-    assert not isinstance(rooms[1], SpeechError)
+    outcomes = on_cuda.open([(1, long), (0, utterance(TEXTS[0], GREEDY))])
+    assert isinstance(outcomes[0], TextTooLong)
+    assert not isinstance(outcomes[1], SpeechError)
     made = [on_cuda.step([0])[0] for _ in range(5)]
     np.testing.assert_array_equal(
         codes_of([frame for frame in made if frame is not None]), codes_of(expected)
@@ -186,31 +187,31 @@ def test_an_utterance_that_cannot_be_said_stops_no_other(on_cuda: TorchRunner) -
 
 
 @pytest.mark.parametrize("sizes", [(24, 20), (64, 250)], ids=["ragged", "as CSM-1B's"])
-def test_bf16_says_at_first_what_f32_says(sizes: tuple[int, int]) -> None:
+def test_bf16_makes_nearly_the_first_frame_of_f32(sizes: tuple[int, int]) -> None:
     config = small_config(head_dim=sizes[0], window=sizes[1])
-    said = [(slot, utterance(text, GREEDY)) for slot, text in enumerate(TEXTS)]
-    exact = speak(make_runner("cpu", config=config), said, 2)
-    rounded = speak(make_runner("cuda", config=config, dtype=torch.bfloat16), said, 2)
+    utterances = [(slot, utterance(text, GREEDY)) for slot, text in enumerate(TEXTS)]
+    exact = generate(make_runner("cpu", config=config), utterances, 2)
+    rounded = generate(make_runner("cuda", config=config, dtype=torch.bfloat16), utterances, 2)
     agreeing = [
-        (ours.codes == theirs.codes).mean()
-        for mine, other in zip(rounded, exact, strict=True)
-        for ours, theirs in zip(mine[:1], other[:1], strict=True)
+        (row.codes == other.codes).mean()
+        for mine, others in zip(rounded, exact, strict=True)
+        for row, other in zip(mine[:1], others[:1], strict=True)
     ]
-    # One code that falls the other way turns all that follow it in the frame.
+    # One different code changes all that follow it in the frame.
     assert np.mean(agreeing) > 0.5
 
 
-def test_voices_with_clips_and_without_speak_side_by_side_as_on_the_cpu() -> None:
+def test_voices_with_and_without_clips_in_one_batch_equal_the_cpus() -> None:
     config = small_config()
     codes = np.random.default_rng(3).integers(1, 90, (40, config.codebooks)).astype(np.int16)
     clips = {"vera": [PromptSegment(0, "A clip.", codes)]}
-    said = [
+    utterances = [
         (slot, replace(utterance(text, GREEDY), voice_id=voice_id))
         for slot, (text, voice_id) in enumerate(
             zip(TEXTS, ("vera", None, "vera", None), strict=True)
         )
     ]
-    expected = speak(make_runner("cpu", config=config, clips=clips), said)
-    made = speak(make_runner("cuda", config=config, clips=clips), said)
-    for ours, theirs in zip(made, expected, strict=True):
-        np.testing.assert_array_equal(codes_of(ours), codes_of(theirs))
+    expected = generate(make_runner("cpu", config=config, clips=clips), utterances)
+    made = generate(make_runner("cuda", config=config, clips=clips), utterances)
+    for row, other in zip(made, expected, strict=True):
+        np.testing.assert_array_equal(codes_of(row), codes_of(other))

@@ -417,7 +417,7 @@ async def test_without_a_seed_no_two_sentences_share_their_noise() -> None:
 
 
 def turns(said: Utterance) -> list[tuple[int, str]]:
-    return [(turn.speaker_id, turn.text) for turn in said.turns]
+    return [(turn.speaker_id, turn.text) for turn in said.history]
 
 
 @pytest.mark.parametrize(("history_sentences", "heard"), [(0, []), (1, [TWO]), (2, [ONE, TWO])])
@@ -431,7 +431,7 @@ async def test_a_sentence_hears_the_last_ones_of_its_context(
     assert turns(second) == ([(0, ONE.strip())] if history_sentences else [])
     assert turns(third) == [(0, text.strip()) for text in heard]
     for turn, said in zip(
-        third.turns, call.engine.utterances[2 - history_sentences :], strict=False
+        third.history, call.engine.utterances[2 - history_sentences :], strict=False
     ):
         expected = np.stack([frame.codes for frame in sine_frames(said)])
         np.testing.assert_array_equal(turn.codes, expected)

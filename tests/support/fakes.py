@@ -1,6 +1,6 @@
-"""Doubles for everything below a test: a runner that hums, an engine without a thread, a socket.
+"""Test doubles: a runner that makes sines, an engine without a thread, a scripted WebSocket.
 
-What is said follows from the utterance alone: `sine_frames` tells any test what it must hear.
+An utterance alone determines its frames: `sine_frames` returns those that a test must get.
 """
 
 import json
@@ -24,19 +24,19 @@ SAMPLE_RATE_HZ = 24_000
 CODEBOOKS = 4
 FRAMES_PER_WORD = 2
 GUARD_S = 10.0
-"""How long a blocked thread of a broken test waits before it says so."""
+"""Seconds that a blocked thread of a broken test waits before it raises."""
 
 _COUNTS = {words: count for count in range(10_000) for words in (str(count), cardinal(count))}
 _COUNT_WORDS = "|".join(
     rf" ?\b{word}" for word in set(" ".join(map(cardinal, range(2_000))).split())
 )
-# As a test writes it, or as the normalizer puts it in words.
+# As a test writes it, or with the number in words, as text normalization leaves it.
 _FRAMES_MARK = re.compile(r"FRAMES(?:=| equals )(\d+|(?:" + _COUNT_WORDS + r")+)(?!\w)")
-_FILLS_MARK = re.compile(r"FILLS=(\d+)")
+_PREFILLS_MARK = re.compile(r"PREFILLS=(\d+)")
 
 
 def frame_count(text: str) -> int:
-    """Return how many frames a text takes: two a word, unless it says `FRAMES=50` or the like."""
+    """Return how many frames a text takes: two a word, or the number after `FRAMES=` in it."""
     mark = _FRAMES_MARK.search(text)
     return _COUNTS[mark.group(1)] if mark else FRAMES_PER_WORD * len(text.split())
 
@@ -53,13 +53,13 @@ def sine_frame(utterance: Utterance, index: int) -> Frame:
 
 
 def sine_frames(utterance: Utterance) -> list[Frame]:
-    """Return all frames of an utterance that nobody cuts short."""
+    """Return all frames of an utterance that is not cancelled."""
     frames = min(frame_count(utterance.text), utterance.max_frames)
     return [sine_frame(utterance, index) for index in range(frames)]
 
 
 class StepGate:
-    """Hold every step of a runner until it is let go; waits are by event, from any thread."""
+    """Holds every step of a runner until it is released; waits by semaphore, from any thread."""
 
     def __init__(self) -> None:
         self._held = threading.Semaphore(0)
@@ -67,11 +67,11 @@ class StepGate:
         self._open = threading.Event()
 
     def let_go(self, steps: int = 1) -> None:
-        """Let this many steps pass, held now or to come."""
+        """Release this many steps, held now or to come."""
         self._go.release(steps)
 
     def open(self) -> None:
-        """Hold nothing any more."""
+        """Release all steps from now on."""
         self._open.set()
         self._go.release()
 
@@ -85,12 +85,12 @@ class StepGate:
         await trio.to_thread.run_sync(self.wait_held)
 
     def pass_through(self) -> None:
-        """Wait to be let go; for the runner."""
+        """Wait until the step is released; called by the runner."""
         if self._open.is_set():
             return
         self._held.release()
         if not self._go.acquire(timeout=GUARD_S):
-            raise TimeoutError("a held step was never let go")
+            raise TimeoutError("a held step was never released")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +105,8 @@ class SineRunner:
     """A Runner without torch: every utterance is a sine of its own.
 
     A text with REFUSE in it gets TextTooLong from `open`; one with EXPLODE a RuntimeError from
-    `step`, as a broken device would. Whatever a Runner must never be asked raises AssertionError:
-    to open a taken slot, to step or close a free one, to step past an end or before the prompt is
-    in.
+    `step`, as a broken device would. Misuse raises AssertionError: to open a
+    taken slot, to step or close a free one, to step past an end or before the prompt is complete.
 
     `calls` and `opened` grow on the device thread and may be read from any.
     """
@@ -122,7 +121,7 @@ class SineRunner:
         self._gate = step_gate
         self._utterances: dict[int, Utterance] = {}
         self._made: dict[int, int] = {}
-        self._filling: dict[int, int] = {}
+        self._prefills_left: dict[int, int] = {}
 
     @property
     def steps(self) -> list[tuple[int, ...]]:
@@ -140,7 +139,7 @@ class SineRunner:
         return [call.slots[0] for call in list(self.calls) if call.name == "close"]
 
     def open(self, batch: Sequence[tuple[int, Utterance]]) -> Sequence[int | SpeechError]:
-        """Begin utterances."""
+        """Open slots for utterances."""
         assert 0 < len(batch) <= self.max_prefills_per_step, (
             "too many utterances were opened at once"
         )
@@ -148,41 +147,43 @@ class SineRunner:
 
     def _open(self, slot: int, utterance: Utterance) -> int | SpeechError:
         assert 0 <= slot < self.slots, f"there is no slot {slot}"
-        assert slot not in self._utterances, f"slot {slot} is in two hands"
+        assert slot not in self._utterances, f"slot {slot} is taken"
         if "REFUSE" in utterance.text:
             return TextTooLong(len(utterance.text) - 1)
         self.calls.append(RunnerCall("open", (slot,)))
         self.opened.append(utterance)
         self._utterances[slot] = utterance
         self._made[slot] = 0
-        mark = _FILLS_MARK.search(utterance.text)
-        self._filling[slot] = int(mark.group(1)) if mark else 1
+        mark = _PREFILLS_MARK.search(utterance.text)
+        self._prefills_left[slot] = int(mark.group(1)) if mark else 1
         return utterance.max_frames
 
     def prefill(self) -> Sequence[int]:
-        """Work a little on every prompt."""
-        assert self._filling, "a prefill of nothing"
-        self._filling = {slot: left - 1 for slot, left in self._filling.items()}
-        done = [slot for slot, left in self._filling.items() if not left]
+        """Run one chunk of every prompt."""
+        assert self._prefills_left, "a prefill without prompts"
+        self._prefills_left = {slot: left - 1 for slot, left in self._prefills_left.items()}
+        done = [slot for slot, left in self._prefills_left.items() if not left]
         for slot in done:
-            del self._filling[slot]
+            del self._prefills_left[slot]
         self.calls.append(RunnerCall("prefill", tuple(done)))
         return done
 
     def step(self, slots: Sequence[int]) -> Sequence[Frame | None]:
         """Make a frame for each of the slots."""
-        assert slots, "a step of nobody"
-        assert len(set(slots)) == len(slots), "a slot stood twice in one step"
-        assert self._filling.keys().isdisjoint(slots), "a slot ran before its prompt was in"
+        assert slots, "a step without slots"
+        assert len(set(slots)) == len(slots), "a slot is twice in one step"
+        assert self._prefills_left.keys().isdisjoint(slots), (
+            "a slot ran before its prompt was complete"
+        )
         self.calls.append(RunnerCall("step", tuple(slots)))
         if self._gate is not None:
             self._gate.pass_through()
         return [self._next_frame(slot) for slot in slots]
 
     def close(self, slot: int) -> None:
-        """End an utterance, said or not."""
+        """Release a slot, finished or not."""
         del self._utterances[slot], self._made[slot]
-        self._filling.pop(slot, None)
+        self._prefills_left.pop(slot, None)
         self.calls.append(RunnerCall("close", (slot,)))
 
     def _next_frame(self, slot: int) -> Frame | None:
@@ -217,7 +218,7 @@ class FakeStream:
             spoken = self.taken < self.utterance.max_frames
             self.end = EndReason.SPOKEN if spoken else EndReason.CAPPED
             raise StopAsyncIteration
-        # One at a time until the listener would be ahead, as the engine's are.
+        # Single frames before frame batches, as the engine delivers them.
         wanted = 1 if self.taken < self._engine.frames_alone else MAX_BATCH_FRAMES
         first, self.taken = self.taken, min(self.taken + wanted, frames)
         return tuple(sine_frame(self.utterance, index) for index in range(first, self.taken))
@@ -227,9 +228,9 @@ class FakeStream:
 class FakeEngine:
     """An Engine without a thread, whose time is Trio's: each frame takes `frame_delay_s`.
 
-    After `frames_alone` frames of an utterance, a bunch takes that time, too.
-    `errors` maps a piece of text to what an utterance with it fails with. `closed_at_s` says, on
-    Trio's clock, when each utterance gave its slot back.
+    After `frames_alone` frames of an utterance, a frame batch takes that time. `errors` maps a part
+    of a text to the error of an utterance that contains it. `closed_at_s` has the time, on Trio's
+    clock, at which each utterance released its slot.
     """
 
     slots: int = 4
@@ -243,7 +244,7 @@ class FakeEngine:
 
     @asynccontextmanager
     async def generate(self, utterance: Utterance) -> AsyncIterator[FakeStream]:
-        """Say one utterance, as `Engine.generate` does."""
+        """Generate one utterance, as `Engine.generate` does."""
         await trio.lowlevel.checkpoint()
         stream = FakeStream(utterance, self)
         self.utterances.append(utterance)
@@ -256,15 +257,15 @@ class FakeEngine:
             self.closed_at_s.append(trio.current_time())
 
     def error_for(self, text: str) -> SpeechError | None:
-        """Return what an utterance of this text fails with, if it does."""
-        return next((error for piece, error in self.errors.items() if piece in text), None)
+        """Return the error of an utterance of this text, if it fails."""
+        return next((error for part, error in self.errors.items() if part in text), None)
 
 
 class ScriptedSocket:
-    """The client's end and ours of one WebSocket: what it says is read, what it is told is kept.
+    """Both ends of a WebSocket: the server's (`receive`, `send`) and the client's (`say`, `hear`).
 
-    Its wire has room for `room` messages to the client; with less than what is sent, `send`
-    blocks until the client takes one by `hear`. Silence lasts forever: a hang-up is a cancel.
+    The wire to the client holds `room` messages; when it is full, `send` blocks until the client
+    takes one by `hear`. The client never hangs up: a test cancels instead.
     """
 
     def __init__(self, *, room: float = math.inf) -> None:
@@ -277,7 +278,7 @@ class ScriptedSocket:
         return await self._from_client.receive()
 
     async def send(self, message: str) -> None:
-        """Tell the client something; the server's side."""
+        """Send the client a message; the server's side."""
         await self._to_client.send(message)
         self.sent.append(message)
 

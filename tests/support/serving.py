@@ -21,7 +21,7 @@ TEST_SERVER = ServerConfig(host="127.0.0.1", port=0, drain_s=5.0)
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Where a test's server listens, and what is behind its doors."""
+    """A running server of a test: its port, its state, its nursery."""
 
     port: int
     state: ServerState
@@ -39,15 +39,15 @@ class Server:
         headers: dict[str, str] | None = None,
         **query: object,
     ) -> AsyncIterator[WebSocketConnection]:
-        """Open a socket; the TCP stream is closed on leaving, whoever ended it."""
-        asked = urlencode(query)
+        """Open a WebSocket; its TCP stream is closed at exit."""
+        query_string = urlencode(query)
         stream = await trio.open_tcp_stream("127.0.0.1", self.port)
         async with stream, trio.open_nursery() as nursery:
             ws = await wrap_client_stream(
                 nursery,
                 stream,
                 f"127.0.0.1:{self.port}",
-                f"/v1/{door.format(voice=voice)}?{asked}",
+                f"/v1/{door.format(voice=voice)}?{query_string}",
                 extra_headers=[
                     (name.encode(), text.encode()) for name, text in (headers or {}).items()
                 ],
@@ -60,7 +60,7 @@ class Server:
         return self.state.metrics.registry.get_sample_value(name, labels) or 0.0
 
     def tasks(self) -> int:
-        """Count the tasks of the server, whatever they wait for."""
+        """Count the tasks of the server."""
         return _count_tasks(self.nursery)
 
 
@@ -75,10 +75,10 @@ async def serving(
     make_runner: Callable[[], Runner], config: Config | None = None
 ) -> AsyncIterator[Server]:
     """Serve on a free port of the loopback until the block is left."""
-    asked = config or Config()
-    wanted = asked if asked.server != ServerConfig() else replace(asked, server=TEST_SERVER)
+    given = config or Config()
+    config = given if given.server != ServerConfig() else replace(given, server=TEST_SERVER)
     async with trio.open_nursery() as nursery:
-        started = await nursery.start(partial(serve, wanted, lambda voices: make_runner()))
+        started = await nursery.start(partial(serve, config, lambda voices: make_runner()))
         yield Server(started.port, started.state, nursery)
         nursery.cancel_scope.cancel()
 

@@ -1,7 +1,7 @@
 """A CSM small enough for a test: random weights, transformers' own checkpoint layout.
 
-In: a folder to write to. Out: what `save_pretrained` leaves there, with a byte-level tokenizer, and
-the transformers model itself as the oracle. It must not know how csm_trio reads any of it.
+In: a folder to write to. Out: the files of `save_pretrained`, a byte-level tokenizer, and the
+transformers model itself as the oracle. It must not know how csm_trio reads any of them.
 """
 
 import json
@@ -41,9 +41,9 @@ def write_tiny_checkpoint(
 ) -> Path:
     """Write a random CSM (4 codebooks of 32, 2 + 2 layers, tiny Mimi) to `folder`; return `folder`.
 
-    Lively enough that greedy codes vary from frame to frame. Head rows of ids no codec entry has
+    Its greedy codes vary from frame to frame. Head rows of ids no codec entry has
     (`CODEBOOK_SIZE` and above) are zero, so greedy decoding never names one. `config_overrides`
-    replace top-level fields of `CsmConfig`. Without `generation_config`, drawing is greedy.
+    replace top-level fields of `CsmConfig`. Without `generation_config`, sampling is greedy.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = tiny_config(

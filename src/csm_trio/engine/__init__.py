@@ -1,1 +1,1 @@
-"""The batched engine: scheduler, slots, the device thread and its door to trio."""
+"""The batched engine: scheduler, slots, the device thread and its interface to Trio."""

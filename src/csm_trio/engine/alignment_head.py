@@ -1,8 +1,8 @@
-"""Which of the backbone's attention heads reads along: looks at the text that it is saying.
+"""Find the backbone's alignment head: the attention head that follows the text being generated.
 
-In: a loaded model. Out: the head, or None. It differs from checkpoint to checkpoint, so none is
-named here: the model says a sentence, and every head is watched. That heads of a decoder which
-goes from text to audio align the two is known (of VALL-E and others).
+In: a loaded model. Out: the head, or None. It differs from checkpoint to checkpoint, so it is
+measured: the model generates a sentence, and the attention of every head is recorded. Decoders
+from text to audio are known to have such heads (VALL-E and others).
 """
 
 import logging
@@ -25,33 +25,34 @@ from csm_trio.model.mimi.decoder import MimiDecoder
 logger = logging.getLogger(__name__)
 
 _TEXT = "Good morning, how can I help you today?"
-_MOST_FRAMES = 100
-_MOST_S = 10.0
-"""A model too slow for this is too slow to speak with."""
+_MAX_FRAMES = 100
+_MAX_S = 10.0
+"""Seconds after which the search is given up: a model this slow cannot serve."""
 
-_LONGEST_STEP = 6
-"""Tokens of text that may pass in a frame; more is no reading."""
+_MAX_TOKENS_PER_FRAME = 6
+"""Maximum of text tokens that a path advances in one frame."""
 _MARGIN = 3  # tokens that a path may leave out at either end of the text
-_LEAST_SHARE = 0.2
-"""Of a head's attention, on a (geometric) average, that must lie on one path through the text."""
-_NEARLY = 0.8
-"""Of the best head's share: how much makes a head as good as it."""
-_NOTHING = 1e-4
+_MIN_SHARE = 0.2
+"""Minimum share of a head's attention, as a geometric mean, on one path through the text."""
+_GOOD_FRACTION = 0.8
+"""Fraction of the best head's share from which a head is a candidate."""
+_MIN_ATTENTION = 1e-4
 
 
 @torch.inference_mode()
 def find_alignment_head(
     model: CSM, codec: MimiDecoder, tokenizer: TextTokenizer, dtype: torch.dtype
 ) -> AlignmentHead | None:
-    """Have the model say a sentence; return the head that went through its text in order.
+    """Generate a sentence; return the head whose attention went through its text in order.
 
-    `dtype` is the keys'.
+    `dtype` is that of the KV cache. Returns None if no head does, if the cache is too short, or if
+    the model is too slow.
 
-    Some heads look ahead. Of those that are nearly as good as the best, the one that looks least
-    far ahead is at the text that is being said.
+    Some heads attend ahead of the speech. Of the candidates, the one with the smallest mean
+    position follows the text being generated.
     """
     started_s = time.perf_counter()
-    attention = _attention(model, codec, tokenizer, dtype, until_s=started_s + _MOST_S)
+    attention = _attention(model, codec, tokenizer, dtype, until_s=started_s + _MAX_S)
     if attention is None:
         return None
     shares = {
@@ -59,15 +60,15 @@ def find_alignment_head(
         for layer in range(attention.shape[1])
         for head in range(attention.shape[2])
     }
-    enough = max(_LEAST_SHARE, _NEARLY * max(shares.values()))
+    enough = max(_MIN_SHARE, _GOOD_FRACTION * max(shares.values()))
     good = [head for head, share in shares.items() if share >= enough]
     took_s = time.perf_counter() - started_s
     if not good:
-        logger.info("no attention head reads along (%.1f s)", took_s)
+        logger.info("no alignment head found (%.1f s)", took_s)
         return None
-    found = min(good, key=lambda head: _mean_place(attention[:, head.layer, head.head]))
+    found = min(good, key=lambda head: _mean_position(attention[:, head.layer, head.head]))
     logger.info(
-        "layer %d, head %d reads along: %.2f of its attention (%.1f s)",
+        "alignment head: layer %d, head %d, share %.2f (%.1f s)",
         found.layer, found.head, shares[found], took_s,
     )  # fmt: skip
     return found
@@ -81,16 +82,16 @@ def _attention(
     *,
     until_s: float,
 ) -> NDArray[np.float64] | None:
-    """Return what every head gave to the text, [frames, layers, heads, tokens].
+    """Return every head's attention to the text, [frames, layers, heads, tokens].
 
-    Not to what stands around it: many heads rest on the first token.
+    The rows around the text are left out: many heads attend to the first token by default.
     """
     config = model.config
     prompt = build_prompt(
         tokenizer, (), speaker_id=0, text=_TEXT, codebooks=config.codebooks, max_positions=1 << 20
     )
-    text = slice(prompt.positions - 1 - len(prompt.places), prompt.positions - 1)
-    length = prompt.positions + _MOST_FRAMES
+    text = slice(prompt.positions - 1 - len(prompt.char_positions), prompt.positions - 1)
+    length = prompt.positions + _MAX_FRAMES
     if length > config.backbone.max_positions:
         return None
     sized = replace(config, backbone=replace(config.backbone, max_positions=length))
@@ -101,22 +102,24 @@ def _attention(
     fill_rows(model, slots, 0, 0, embedded[:-1])
     slots.open([Opening(0, prompt.positions - 1, sampling, seed=0)], embedded[-1:])
     step = EagerStep(model, codec, slots)
-    seen: list[list[Tensor]] = []
+    recorded: list[list[Tensor]] = []
 
-    def watch(layer: int, queries: Tensor) -> None:
+    def record(layer: int, queries: Tensor) -> None:
         keys = slots.kv.keys[layer, 0, :, : slots.position(0) + 1]  # [kv_heads, past, dim]
         groups = queries[0].view(len(keys), -1, queries.shape[-1])
         scores = groups.float() @ keys.float().transpose(1, 2) / queries.shape[-1] ** 0.5
-        seen[-1].append(scores.softmax(dim=-1).flatten(0, 1)[:, text])
+        recorded[-1].append(scores.softmax(dim=-1).flatten(0, 1)[:, text])
 
-    for _ in range(_MOST_FRAMES):
-        seen.append([])
-        if step.run([0], watch) == [None]:
+    for _ in range(_MAX_FRAMES):
+        recorded.append([])
+        if step.run([0], record) == [None]:
             break
         if time.perf_counter() > until_s:
             return None
-    every: NDArray[np.float64] = torch.stack([torch.stack(each) for each in seen]).cpu().numpy()
-    return every
+    attention: NDArray[np.float64] = (
+        torch.stack([torch.stack(each) for each in recorded]).cpu().numpy()
+    )
+    return attention
 
 
 def path_share(attention: NDArray[np.float64]) -> float:
@@ -126,16 +129,16 @@ def path_share(attention: NDArray[np.float64]) -> float:
     near the last.
     """
     frames, tokens = attention.shape
-    logs = np.log(attention + _NOTHING)
+    logs = np.log(attention + _MIN_ATTENTION)
     best = np.where(np.arange(tokens) < _MARGIN, logs[0], -np.inf)
     for row in logs[1:]:
-        steps = [best, *(np.roll(best, step) for step in range(1, _LONGEST_STEP + 1))]
-        for step in range(1, _LONGEST_STEP + 1):
+        steps = [best, *(np.roll(best, step) for step in range(1, _MAX_TOKENS_PER_FRAME + 1))]
+        for step in range(1, _MAX_TOKENS_PER_FRAME + 1):
             steps[step][:step] = -np.inf
         best = np.max(steps, axis=0) + row
     return float(np.exp(best[-_MARGIN:].max() / frames))
 
 
-def _mean_place(attention: NDArray[np.float64]) -> float:
-    """Return the token that a head looked at on average."""
+def _mean_position(attention: NDArray[np.float64]) -> float:
+    """Return the mean index of the token that a head attended to."""
     return float((attention.sum(axis=0) @ np.arange(attention.shape[1])) / attention.sum())

@@ -1,7 +1,7 @@
-"""What work does on a CUDA device as one graph: captured once, replayed in a single launch.
+"""Capture work on a CUDA device as one graph, replayed in a single launch.
 
-In: work that reads and writes tensors whose addresses stay. Out: its graph. It must not know what
-the work is.
+In: a function that reads and writes tensors at fixed addresses. Out: its graph. It must not know
+what the function computes.
 """
 
 from collections.abc import Callable
@@ -12,9 +12,9 @@ import torch
 def capture_graph(
     work: Callable[[], object], *, beside: torch.cuda.CUDAGraph | None = None
 ) -> torch.cuda.CUDAGraph:
-    """Capture what `work` does, after doing it once: that compiles, which capture could not.
+    """Run `work` once, which compiles its kernels, and then capture it.
 
-    The graph works in the memory of the one `beside` it, if there is one: never run both at once.
+    The graph shares the memory pool of `beside`, if given: the two must never run at once.
     """
     pool = None if beside is None else beside.pool()
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]

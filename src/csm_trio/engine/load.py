@@ -1,16 +1,14 @@
-"""From settings to a warm runner: device, precision, weights, how many slots, first steps.
+"""Load a model from settings to a warm runner: placement, weights, voice clips, slots, warm-up.
 
-Runs on the device thread, as all torch does. Raises StartupError where a model cannot be had.
+Runs on the device thread, as all torch does. Raises StartupError where a model cannot be loaded.
 """
 
 import gc
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import torch
 
 from csm_trio.config import EngineConfig
 from csm_trio.engine.alignment_head import find_alignment_head
@@ -21,8 +19,9 @@ from csm_trio.engine.memory import (
     slot_bytes,
     weight_bytes,
 )
+from csm_trio.engine.placement import Placement, choose_placement, set_cpu_threads
 from csm_trio.engine.prompt import TextTokenizer
-from csm_trio.engine.runner import Placement, TorchRunner
+from csm_trio.engine.runner import TorchRunner
 from csm_trio.engine.step_eager import AlignmentHead
 from csm_trio.engine.triton_cache import KernelCache
 from csm_trio.engine.utterance import PromptSegment, Sampling, Utterance
@@ -41,16 +40,15 @@ from csm_trio.voices import VoiceCatalog
 logger = logging.getLogger(__name__)
 
 MAX_AUTO_SLOTS = 64
+"""Slots of a pool on CUDA without `--pool-size`, if they fit."""
 EMBEDDED_CPU_SLOTS = 4
 OTHER_CPU_SLOTS = 1
 _WARM_UP_FRAMES = 3
-_SMALL_HIDDEN_SIZE = 512
-_DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """Weights on their device, with what is needed to speak with them."""
+    """A model on its device, with its codec, tokenizer and checkpoint files."""
 
     name: str
     config: CSMConfig
@@ -60,17 +58,17 @@ class LoadedModel:
     placement: Placement
     embedded: bool
     folder: Path | None
-    """Where transformers would find the same model, if it could."""
+    """The checkpoint's folder for transformers; None without one."""
     files: CheckpointFiles
 
 
 def load_runner(config: EngineConfig, voices: VoiceCatalog | None = None) -> TorchRunner:
-    """Load the model that the settings name, and the clips of its voices, and warm it up."""
+    """Load the model that the settings name, encode its voices' clips, and warm it up."""
     loaded = load_model(config)
     clips = {} if voices is None else _encode_clips(loaded, voices)
     if loaded.embedded:
         logger.info(
-            "speaking with the embedded demonstration voice; for CSM-1B: "
+            "using the embedded demonstration voice; for CSM-1B: "
             "csm-trio serve --model-id sesame/csm-1b"
         )
     runner = warm_runner(loaded, config.pool_size, clips)
@@ -82,17 +80,16 @@ def load_runner(config: EngineConfig, voices: VoiceCatalog | None = None) -> Tor
 
 
 def load_model(config: EngineConfig) -> LoadedModel:
-    """Load the model that the settings name, or fill one with noise."""
-    placement = _place(config)
+    """Load the model that the settings name, or fill one with random weights."""
+    placement = choose_placement(config)
     files = locate_checkpoint(
         weights_path=config.weights_path, model_id=config.model_id, model_file=config.model_file
     )
     sizes, name = _sizes(config, files)
-    _set_threads(placement, sizes)
+    set_cpu_threads(placement, sizes)
     check_weights_fit(name, sizes, placement)
     logger.info("loading %s onto %s in %s", name, placement.device, dtype_name(placement.weights))
     tokenizer = TextTokenizer.from_file(files.tokenizer, text_vocab_size=sizes.text_vocab_size)
-    _set_threads(placement, sizes)
     model, codec = _build(config, files, sizes, placement)
     noise = config.random_weights is not None
     embedded = files.embedded and not noise
@@ -103,14 +100,14 @@ def load_model(config: EngineConfig) -> LoadedModel:
 def _encode_clips(
     loaded: LoadedModel, voices: VoiceCatalog
 ) -> dict[str, tuple[PromptSegment, ...]]:
-    """Turn the clips of voices into turns that the model has heard them say, by voice id."""
+    """Encode the clips of voices into prompt segments, by voice id."""
     with_clips = [voice for voice in voices.all() if voice.clips]
     if not with_clips:
         return {}
     started_s = time.perf_counter()
     encoder = ClipEncoder(loaded.files)
     codebooks = loaded.config.codebooks
-    turns = {
+    segments = {
         voice.voice_id: tuple(
             PromptSegment(
                 voice.speaker_id, clip.text, encoder.encode(clip.pcm, codebooks=codebooks)
@@ -120,8 +117,8 @@ def _encode_clips(
         for voice in with_clips
     }
     took_s = time.perf_counter() - started_s
-    logger.info("clips of %d voices encoded, %.1f s", len(turns), took_s)
-    return turns
+    logger.info("clips of %d voices encoded, %.1f s", len(segments), took_s)
+    return segments
 
 
 def warm_runner(
@@ -129,17 +126,17 @@ def warm_runner(
     pool_size: int | None,
     clips: Mapping[str, Sequence[PromptSegment]] | None = None,
 ) -> TorchRunner:
-    """Give the model its slots, as many as fit without a `pool_size`, and make first frames."""
+    """Make a runner with `pool_size` slots, by default as many as fit, and make first frames."""
     slots = plan_slots(
         pool_size,
-        usual_slots(loaded),
+        default_slots(loaded),
         weights=weight_bytes(loaded.model, loaded.codec),
         per_slot=slot_bytes(loaded.config, loaded.codec, loaded.placement.dtype),
         device=loaded.placement.device,
     )
     logger.info("making %d slots and warming them up", slots)
     started_s = time.perf_counter()
-    kernels = KernelCache.found() if loaded.placement.device.type == "cuda" else None
+    kernels = KernelCache.open() if loaded.placement.device.type == "cuda" else None
     runner = TorchRunner(
         loaded.config,
         loaded.model,
@@ -151,35 +148,34 @@ def warm_runner(
         head=_alignment_head(loaded),
     )
     _warm_up(runner)
-    # What is loaded stays: collecting garbage need not walk through it again, which would hold
-    # up a step now and then.
+    # A garbage collection that walks through the loaded model again would delay a step.
     gc.collect()
     gc.freeze()
     logger.info("warm after %.1f s", time.perf_counter() - started_s)
     if kernels is not None:
-        kernels.tell()
+        kernels.log_compiled()
     return runner
 
 
 def _alignment_head(loaded: LoadedModel) -> AlignmentHead | None:
-    """Look for the head that reads along, where frames can tell of it: not in a CUDA graph yet."""
+    """Find the alignment head; None on CUDA, where the captured step does not read it."""
     if loaded.placement.device.type == "cuda":
         return None
     return find_alignment_head(loaded.model, loaded.codec, loaded.tokenizer, loaded.placement.dtype)
 
 
 def _sizes(config: EngineConfig, files: CheckpointFiles) -> tuple[CSMConfig, str]:
-    """Return the model's sizes, its cache bounded as the settings say, and its name."""
+    """Return the model's sizes, with the KV cache bounded by the settings, and its name."""
     if config.random_weights is not None:
         sizes, name = csm_1b_config(), f"{config.random_weights} noise"
     else:
         sizes, name = read_config(files.config, files.generation_config), files.name
-    most = sizes.backbone.max_positions
+    limit = sizes.backbone.max_positions
     if config.max_positions is None:
         return sizes, name
-    if config.max_positions > most:
+    if config.max_positions > limit:
         raise StartupError(
-            f"--max-positions {config.max_positions}: the model was made for {most} at most."
+            f"--max-positions {config.max_positions}: the model was made for {limit} at most."
         )
     bounded = replace(sizes.backbone, max_positions=config.max_positions)
     return replace(sizes, backbone=bounded), name
@@ -202,55 +198,15 @@ def _build(
     return model, codec
 
 
-def _place(config: EngineConfig) -> Placement:
-    device = torch.device(_best_device() if config.device == "auto" else config.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise StartupError("--device cuda: torch finds no CUDA device here.")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise StartupError(
-            f"--device {device}: there are only {torch.cuda.device_count()} CUDA devices here."
-        )
-    if device.type == "cuda" and device.index is not None:
-        # Streams, and with them captures, and Triton's launches are the current device's.
-        torch.cuda.set_device(device)
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise StartupError("--device mps: torch finds no Metal device here.")
-    if config.dtype == "int8":
-        if device.type != "cpu":
-            raise StartupError(f"--dtype int8 is for CPUs; on {device} take bf16, f16 or f32.")
-        return Placement(device, torch.float32, int8=True)
-    if config.dtype != "auto":
-        return Placement(device, _DTYPES[config.dtype])
-    return Placement(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
-
-
-def _set_threads(placement: Placement, config: CSMConfig) -> None:
-    """Let a small model on a CPU have one thread, a large one every core.
-
-    Matrices that take microseconds gain nothing from a second thread, and its waiting costs
-    other work on the machine dearly.
-    """
-    if placement.device.type == "cpu" and config.backbone.hidden_size <= _SMALL_HIDDEN_SIZE:
-        torch.set_num_threads(1)
-
-
-def _best_device() -> str:
-    available: dict[str, Callable[[], bool]] = {
-        "cuda": torch.cuda.is_available,
-        "mps": torch.backends.mps.is_available,
-    }
-    return next((name for name, there in available.items() if there()), "cpu")
-
-
-def usual_slots(loaded: LoadedModel) -> int:
-    """Return how many slots a pool has that nobody gave a size, where they fit."""
+def default_slots(loaded: LoadedModel) -> int:
+    """Return how many slots a pool has without `--pool-size`, where they fit."""
     if loaded.placement.device.type == "cuda":
         return MAX_AUTO_SLOTS
     return EMBEDDED_CPU_SLOTS if loaded.embedded else OTHER_CPU_SLOTS
 
 
 def _warm_up(runner: TorchRunner) -> None:
-    """Make a few frames in every slot, so that the first caller pays for no first time."""
+    """Make a few frames in every slot, so that the first utterance has no warm-up cost in TTFA."""
     utterance = Utterance("Hello.", 0, _WARM_UP_FRAMES, Sampling(seed=0))
     slots = range(runner.slots)
     opened = Progress(logger, "warm-up, prompts", runner.slots, "slots")

@@ -1,7 +1,7 @@
-"""The plan of memory: what weights and slots take, what is there, how many slots fit.
+"""Plan device memory: the bytes of weights and slots, the free memory, how many slots fit.
 
-In: sizes, a device. Out: bytes, a number of slots. It must not know who will use them. Raises
-StartupError where something does not fit: before the first call, not during one.
+In: sizes, a device. Out: bytes, a number of slots. It must not know what the slots are used for.
+Raises StartupError where something does not fit: at startup, not during an utterance.
 """
 
 import logging
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from csm_trio.engine.byte_size import format_bytes
-from csm_trio.engine.runner import Placement
+from csm_trio.engine.placement import Placement
 from csm_trio.engine.slots import Slots
 from csm_trio.errors import StartupError
 from csm_trio.model.attention import KVCache
@@ -24,15 +24,15 @@ from csm_trio.model.mimi.decoder import MimiDecoder
 
 _logger = logging.getLogger(__name__)
 
-_SLOTS_SHARE = 0.85
-"""Of the free memory: what slots may take; the rest is for activations."""
+_SLOTS_FRACTION = 0.85
+"""Fraction of free device memory that slots may use; the rest is for activations."""
 
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
 
 
 def slot_bytes(config: CSMConfig, codec: MimiDecoder, dtype: torch.dtype) -> int:
-    """Return the device memory that one slot takes: everything that `Slots` has per row."""
+    """Return the device memory of one slot, in bytes: everything that `Slots` has per row."""
     one, two = (
         Slots(config, count, codec, device=torch.device("meta"), dtype=dtype) for count in (1, 2)
     )
@@ -46,7 +46,7 @@ def weight_bytes(*modules: nn.Module) -> int:
 
 
 def checkpoint_bytes(config: CSMConfig, dtype: torch.dtype) -> int:
-    """Return what a checkpoint of these sizes takes once it is loaded in `dtype` (`kept_as`)."""
+    """Return the bytes of a checkpoint of these sizes once it is loaded in `dtype` (`kept_as`)."""
     return sum(
         kept_as(name, torch.empty(shape, device="meta"), dtype).nbytes
         for name, shape in expected_shapes(config).items()
@@ -54,10 +54,10 @@ def checkpoint_bytes(config: CSMConfig, dtype: torch.dtype) -> int:
 
 
 def available_bytes(device: torch.device) -> int | None:
-    """Return how much memory may still be taken on a device; None where nobody tells.
+    """Return a device's free memory in bytes; None if it is unknown.
 
-    On a CPU that is what Linux calls available, or less where the process' control group has a
-    lower limit: a container's.
+    On a CPU that is Linux' MemAvailable, or less where the process' control group (a container's)
+    has a lower limit.
     """
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -69,7 +69,7 @@ def available_bytes(device: torch.device) -> int | None:
 
 
 def check_weights_fit(name: str, config: CSMConfig, placement: Placement) -> None:
-    """Raise StartupError where the device has no room for the weights, before they are read."""
+    """Raise StartupError if the weights do not fit on the device, before they are read."""
     needed, free = checkpoint_bytes(config, placement.weights), available_bytes(placement.device)
     if free is not None and needed > free:
         raise StartupError(
@@ -79,23 +79,24 @@ def check_weights_fit(name: str, config: CSMConfig, placement: Placement) -> Non
 
 
 def plan_slots(
-    wanted: int | None, usual: int, *, weights: int, per_slot: int, device: torch.device
+    pool_size: int | None, default: int, *, weights: int, per_slot: int, device: torch.device
 ) -> int:
-    """Return how many slots to make: those wanted, else the `usual` ones or fewer, if they fit.
+    """Return how many slots to make: `pool_size`, else `default` or fewer, as many as fit.
 
-    weights, per_slot: bytes; the weights are on the device already.
+    weights, per_slot: bytes; the weights are on the device already. Raises StartupError if
+    `pool_size`, or a single slot, does not fit.
     """
     fitting = fitting_slots(per_slot, device)
     if fitting is not None and fitting < 1:
         raise StartupError(
             f"{device} has no memory left for a single slot of {format_bytes(per_slot)}."
         )
-    if fitting is not None and wanted is not None and wanted > fitting:
+    if fitting is not None and pool_size is not None and pool_size > fitting:
         raise StartupError(
-            f"--pool-size {wanted} does not fit on {device}: at most {fitting} slots do, of "
+            f"--pool-size {pool_size} does not fit on {device}: at most {fitting} slots do, of "
             f"{format_bytes(per_slot)} each (less with a lower --max-positions)."
         )
-    slots = wanted or (usual if fitting is None else min(fitting, usual))
+    slots = pool_size or (default if fitting is None else min(fitting, default))
     _logger.info(
         "memory on %s: %s of weights + (%d slots + 1) x %s = %s%s",
         device, format_bytes(weights), slots, format_bytes(per_slot),
@@ -106,14 +107,14 @@ def plan_slots(
 
 
 def fitting_slots(per_slot: int, device: torch.device) -> int | None:
-    """Return how many slots of so many bytes a device has room for; None where nobody tells."""
+    """Return how many slots of so many bytes fit on a device; None if its memory is unknown."""
     free = available_bytes(device)
-    # One slot more than the pool is the dummy.
-    return None if free is None else int(free * _SLOTS_SHARE) // per_slot - 1
+    # The dummy slot comes on top of the pool's.
+    return None if free is None else int(free * _SLOTS_FRACTION) // per_slot - 1
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """Return a type's name as torch's users write it: bfloat16."""
+    """Return a dtype's name without `torch.`: bfloat16."""
     return str(dtype).removeprefix("torch.")
 
 
@@ -140,7 +141,7 @@ def _system_available() -> int | None:
 
 
 def _group_available() -> int | None:
-    """Return what the control group (version 2) has left; cached file pages count as left."""
+    """Return the control group's (version 2) free bytes; cached file pages count as free."""
     try:
         limit = (_CGROUP / "memory.max").read_text(encoding="ascii").strip()
         used = int((_CGROUP / "memory.current").read_text(encoding="ascii"))

@@ -1,7 +1,7 @@
-"""Prompts on their way into slots, a piece between two steps, so that those who speak wait little.
+"""Chunked prefill, operation by operation: one chunk of one prompt between two steps.
 
-In: prompts and the slots they are for. Out: the slots whose prompts are in. How a piece is computed
-is the device's: here operation by operation, in `graphed_prefill` as captured graphs.
+In: prompts and their slots. Out: the slots whose prompt is complete. For devices without CUDA
+graphs; `prefill_graphed` has the captured one.
 """
 
 from collections.abc import Sequence
@@ -15,35 +15,35 @@ from csm_trio.engine.prompt import Prompt
 from csm_trio.engine.slots import Slots
 from csm_trio.model.csm import CSM
 
-_CPU_CHUNK = 64
-_CHUNK = 512
-"""Most positions of one piece: on either kind of device about one step's time."""
+_CPU_CHUNK_POSITIONS = 64
+_CHUNK_POSITIONS = 512
+"""Maximum of positions in one chunk: on either kind of device about one step's time."""
 
 
 class Prefill(Protocol):
-    """How a device fills slots from prompts."""
+    """A device's way to compute prompts into slots."""
 
     def advance(self, waiting: Sequence[PendingPrefill]) -> Sequence[PendingPrefill]:
-        """Compute one piece of the first of `waiting`, and of others that fit beside it.
+        """Compute one chunk of the first of `waiting`, and of others that fit beside it.
 
-        Return those whose prompts are in now, their rows begun.
+        Return those whose prompt is complete now; their rows have begun.
         """
 
 
 class EagerPrefill:
-    """Prefill one prompt at a time in pieces that depend on that prompt alone.
+    """Prefill of one prompt at a time, in chunks that depend on that prompt alone.
 
-    So a row's keys are the same, to the bit, whoever else arrives.
+    So a row's keys are the same, to the bit, in any company.
     """
 
     def __init__(self, model: CSM, slots: Slots) -> None:
         self._model, self._slots = model, slots
         self._device = slots.state.inputs.device
-        self._chunk = _CPU_CHUNK if self._device.type == "cpu" else _CHUNK
+        self._chunk = _CPU_CHUNK_POSITIONS if self._device.type == "cpu" else _CHUNK_POSITIONS
 
     @torch.inference_mode()
     def advance(self, waiting: Sequence[PendingPrefill]) -> Sequence[PendingPrefill]:
-        """Compute one piece of the first of `waiting`; return it if its prompt is in now."""
+        """Compute one chunk of the first of `waiting`; return it if its prompt is complete now."""
         pending = waiting[0]
         last = pending.prompt.positions - 1
         end = min(pending.done + self._chunk, last)

@@ -1,8 +1,8 @@
-"""Prompts into slots as captured CUDA graphs: one launch, however many layers.
+"""Chunked prefill as captured CUDA graphs: one launch for all layers.
 
-In: prompts and the slots they are for. A prefill of eager operations is hundreds of launches, each
-of which gives the interpreter lock away: beside a busy event loop that costs tens of milliseconds,
-and everybody who speaks waits meanwhile.
+In: prompts and their slots. Out: the slots whose prompt is complete. A prefill of eager operations
+is hundreds of launches, each of which releases the interpreter lock: beside a busy event loop that
+takes tens of milliseconds, during which all running rows wait.
 """
 
 import logging
@@ -28,30 +28,30 @@ from csm_trio.model.llama import Attend
 
 logger = logging.getLogger(__name__)
 
-_NOTHING = -1
-"""Stands in a prompt's column that is masked."""
+_MASKED = -1
+"""Token id of a masked column of a prompt row."""
 
 
 class GraphedPrefill:
-    """Fills slots from prompts; whatever a slot's opening writes is in the graph too."""
+    """The prefill as one graph per shape; a graph also writes the state of a slot that opens."""
 
     def __init__(self, model: CSM, slots: Slots, *, continued: bool) -> None:
         self._model, self._slots = model, slots
-        self._most = model.config.backbone.max_positions
-        self._shapes = shapes(self._most)
+        self._max_positions = model.config.backbone.max_positions
+        self._shapes = shapes(self._max_positions)
         if continued:
-            self._shapes += shapes(self._most, continued=True)
+            self._shapes += shapes(self._max_positions, continued=True)
         self._width = model.config.codebooks + 1
         self._device = slots.state.inputs.device
-        room = max(shape.cost for shape in self._shapes) * self._width
-        self._tokens = torch.full((room,), _NOTHING, device=self._device)
-        self._tokens_there = torch.empty(room, dtype=torch.int64, pin_memory=True)
+        max_tokens = max(shape.cost for shape in self._shapes) * self._width
+        self._tokens = torch.full((max_tokens,), _MASKED, device=self._device)
+        self._tokens_host = torch.empty(max_tokens, dtype=torch.int64, pin_memory=True)
         # Columns: slot, last row, first position, seed, top-k of both halves.
-        self._whole = torch.zeros(MAX_PROMPTS, 6, dtype=torch.int64, device=self._device)
-        self._whole_there = torch.empty(MAX_PROMPTS, 6, dtype=torch.int64, pin_memory=True)
-        self._warmth = torch.zeros(MAX_PROMPTS, 2, device=self._device)
-        self._warmth_there = torch.empty(MAX_PROMPTS, 2, pin_memory=True)
-        self._whole[:, 0] = slots.dummy
+        self._row_params = torch.zeros(MAX_PROMPTS, 6, dtype=torch.int64, device=self._device)
+        self._row_params_host = torch.empty(MAX_PROMPTS, 6, dtype=torch.int64, pin_memory=True)
+        self._temperature = torch.zeros(MAX_PROMPTS, 2, device=self._device)
+        self._temperature_host = torch.empty(MAX_PROMPTS, 2, pin_memory=True)
+        self._row_params[:, 0] = slots.dummy
         self._graphs: dict[Shape, torch.cuda.CUDAGraph] = {}
 
     @torch.inference_mode()
@@ -67,9 +67,9 @@ class GraphedPrefill:
 
     @torch.inference_mode()
     def advance(self, waiting: Sequence[PendingPrefill]) -> Sequence[PendingPrefill]:
-        """Compute one graph's worth of `waiting`; return those whose prompts are in now."""
+        """Run one graph for chunks of `waiting`; return those whose prompt is complete now."""
         shape, chunks = plan_next_prefill(waiting, self._shapes)
-        # The buffers are pinned: the last copy out of them must be over before they change.
+        # The host buffers are pinned: the last copy out of them must end before they change.
         torch.cuda.current_stream().synchronize()
         self._stage(chunks, shape)
         self._graphs[shape].replay()
@@ -82,42 +82,42 @@ class GraphedPrefill:
         return prefilled
 
     def _stage(self, chunks: Sequence[PrefillChunk], shape: Shape) -> None:
-        room = shape.cost * self._width
-        tokens = self._tokens_there.numpy()[:room].reshape(
+        count = shape.cost * self._width
+        tokens = self._tokens_host.numpy()[:count].reshape(
             shape.prompts, shape.positions, self._width
         )
-        tokens.fill(_NOTHING)
-        whole, warmth = self._whole_there.numpy(), self._warmth_there.numpy()
-        whole[: shape.prompts] = (self._slots.dummy, 0, 0, 0, 1, 1)
-        warmth.fill(0)
+        tokens.fill(_MASKED)
+        row_params, temperature = self._row_params_host.numpy(), self._temperature_host.numpy()
+        row_params[: shape.prompts] = (self._slots.dummy, 0, 0, 0, 1, 1)
+        temperature.fill(0)
         for row, chunk in enumerate(chunks):
             pending, opening = chunk.pending, chunk.pending.opening
-            part = slice(pending.done, pending.done + chunk.rows)
+            rows = slice(pending.done, pending.done + chunk.rows)
             tokens[row, : chunk.rows] = np.where(
-                pending.prompt.mask[part], pending.prompt.tokens[part], _NOTHING
+                pending.prompt.mask[rows], pending.prompt.tokens[rows], _MASKED
             )
-            ks = [draw.top_k for draw in opening.sampling]
-            whole[row] = (opening.slot, chunk.rows - 1, pending.start, opening.seed, *ks)
-            warmth[row] = [draw.temperature for draw in opening.sampling]
-        self._tokens[:room].copy_(self._tokens_there[:room], non_blocking=True)
-        self._whole.copy_(self._whole_there, non_blocking=True)
-        self._warmth.copy_(self._warmth_there, non_blocking=True)
+            top_k = [params.top_k for params in opening.sampling]
+            row_params[row] = (opening.slot, chunk.rows - 1, pending.start, opening.seed, *top_k)
+            temperature[row] = [params.temperature for params in opening.sampling]
+        self._tokens[:count].copy_(self._tokens_host[:count], non_blocking=True)
+        self._row_params.copy_(self._row_params_host, non_blocking=True)
+        self._temperature.copy_(self._temperature_host, non_blocking=True)
 
     def _fill(self, shape: Shape) -> None:
-        """Do it all on the device: what is captured.
+        """Compute the staged chunks on the device: the work that is captured.
 
-        It begins every row, those too whose prompt goes on: their next piece begins them again.
+        Every row begins, also one whose prompt is incomplete: its next chunk begins it again.
         """
         size, length = shape.prompts, shape.positions
         tokens = self._tokens[: shape.cost * self._width].view(shape.cost, self._width)
-        mask = tokens != _NOTHING
+        mask = tokens != _MASKED
         embedded = self._model.embed_prompt(tokens.clamp(min=0), mask).view(size, length, -1)
-        rows, last, starts, seeds = self._whole[:size, :4].unbind(1)
+        rows, last, starts, seeds = self._row_params[:size, :4].unbind(1)
         positions = torch.arange(length, device=self._device)
         attend: Attend
         if shape.continued:
-            # What is shorter than the batch is wide must not write beyond the slot.
-            positions = (starts[:, None] + positions).clamp(max=self._most - 1)
+            # The padding of a short chunk must not write beyond the slot.
+            positions = (starts[:, None] + positions).clamp(max=self._max_positions - 1)
             attend = self._slots.kv.prefill_on(rows, positions)
         else:
             attend = self._slots.kv.prefill_rows(rows)
@@ -128,5 +128,5 @@ class GraphedPrefill:
         state.positions[rows] = starts + last
         state.seeds[rows] = seeds
         state.frames.index_fill_(0, rows, 0)
-        state.temperature[rows] = self._warmth[:size]
-        state.top_k[rows] = self._whole[:size, 4:]
+        state.temperature[rows] = self._temperature[:size]
+        state.top_k[rows] = self._row_params[:size, 4:]

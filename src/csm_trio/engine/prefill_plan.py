@@ -1,7 +1,7 @@
-"""Prompts on their way into slots, and which of them go in together. Decides; computes nothing.
+"""Plan chunked prefill: which chunks of which waiting prompts run together in the next graph.
 
-In: who waits, in order, and what a device has captured graphs for. Out: the next graph to run, and
-what of whose prompt it takes.
+In: the waiting prompts, in order of arrival, and the shapes that graphs are captured for. Out: the
+next shape and its chunks. It computes nothing on a device.
 """
 
 from collections.abc import Sequence
@@ -11,20 +11,21 @@ from csm_trio.engine.prompt import Prompt
 from csm_trio.engine.slots import Opening
 
 MAX_PROMPTS = 8
+"""Maximum of prompts in one prefill."""
 MAX_POSITIONS = 2048
-"""Most positions of one prefill, padding included: about one step's time on an H100."""
+"""Maximum of positions in one prefill, padding included: about one step's time on an H100."""
 
 _LENGTHS = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 _CONTINUED_LENGTHS = (32, 64, 128, 256, 512)
-"""Fewer: who goes on behind a prefix attends over the whole of its slot, and comes in pieces."""
+"""Lengths of chunks behind a prefix; fewer, since each attends over the slot's whole length."""
 
 
 @dataclass(slots=True)
 class PendingPrefill:
-    """A slot whose prompt is on its way in, behind `prefix` positions that were copied.
+    """A slot whose prompt is incomplete, behind `prefix` positions copied from the prefix cache.
 
-    `done` counts the rows of the prompt that are in. The first step takes the last row as its
-    input, and writes its keys (anew), so that every step is the same.
+    `done` counts the rows of the prompt that are computed. The first step takes the last row as
+    its input and writes its keys (again), so that every step is the same.
     """
 
     opening: Opening
@@ -34,15 +35,15 @@ class PendingPrefill:
 
     @property
     def start(self) -> int:
-        """The position that the next piece begins at."""
+        """The position that the next chunk begins at."""
         return self.prefix + self.done
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a graph is captured for: so many prompts, so many positions each.
+    """The shape of a captured prefill: a number of prompts, and of positions in each.
 
-    `continued` prompts go on behind what their slots hold already; the others begin at zero.
+    `continued` prompts start behind positions that their slots have already; others at zero.
     """
 
     prompts: int
@@ -51,7 +52,7 @@ class Shape:
 
     @property
     def cost(self) -> int:
-        """How many positions it computes, padding included."""
+        """The number of positions that it computes, padding included."""
         return self.prompts * self.positions
 
 
@@ -61,14 +62,14 @@ def shapes(max_positions: int, *, continued: bool = False) -> list[Shape]:
     if continued:
         lengths = [length for length in _CONTINUED_LENGTHS if length <= max_positions]
     sizes = [1 << power for power in range(MAX_PROMPTS.bit_length())]
-    every = [Shape(size, length, continued) for size in sizes for length in lengths]
-    fitting = [shape for shape in every if shape.prompts == 1 or shape.cost <= MAX_POSITIONS]
+    candidates = [Shape(size, length, continued) for size in sizes for length in lengths]
+    fitting = [shape for shape in candidates if shape.prompts == 1 or shape.cost <= MAX_POSITIONS]
     return sorted(fitting, key=lambda shape: shape.cost, reverse=True)
 
 
 @dataclass(frozen=True, slots=True)
 class PrefillChunk:
-    """The next `rows` of a prompt on its way in."""
+    """The next `rows` rows of an incomplete prompt."""
 
     pending: PendingPrefill
     rows: int
@@ -77,26 +78,26 @@ class PrefillChunk:
 def plan_next_prefill(
     waiting: Sequence[PendingPrefill], shapes: Sequence[Shape]
 ) -> tuple[Shape, list[PrefillChunk]]:
-    """Choose what to compute next: the first of `waiting` and, in order, who fits beside it.
+    """Choose the next chunks: of the first of `waiting` and, in order, of those that fit beside it.
 
-    All of them begin at zero, or all of them go on behind what their slots hold.
+    Either all of them begin at zero, or all are continued.
     """
     continued = waiting[0].start > 0
     alike = [shape for shape in shapes if shape.continued == continued]
-    most = max(shape.positions for shape in alike)
+    longest_shape = max(shape.positions for shape in alike)
     chosen: list[PrefillChunk] = []
     fitting = alike
     for pending in waiting:
         if (pending.start > 0) != continued:
             continue
-        chunk = PrefillChunk(pending, min(most, pending.prompt.positions - pending.done))
+        chunk = PrefillChunk(pending, min(longest_shape, pending.prompt.positions - pending.done))
         longest = max(one.rows for one in [*chosen, chunk])
-        room = [
+        larger = [
             shape
             for shape in fitting
             if shape.prompts > len(chosen) and shape.positions >= longest
         ]  # fmt: skip
-        if room:
+        if larger:
             chosen.append(chunk)
-            fitting = room
+            fitting = larger
     return min(fitting, key=lambda shape: shape.cost), chosen

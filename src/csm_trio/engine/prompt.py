@@ -1,7 +1,7 @@
-"""Text and past audio become the rows that the backbone is prompted with.
+"""Build CSM's prompt: the rows of text tokens and audio codes that the backbone starts from.
 
-In: a tokenizer file, turns of speech, a text to say. Out: token ids and masks as numpy arrays. It
-must not know torch, nor how anything is embedded.
+In: a tokenizer file, prompt segments, the text to generate. Out: token ids and masks as numpy
+arrays. It must not know torch, nor how a row is embedded.
 """
 
 import json
@@ -23,9 +23,9 @@ EOS_TOKEN = "<|end_of_text|>"
 
 
 class TextTokenizer:
-    """Ids of `[speaker]text` between one BOS and one EOS, whatever the file's post-processor adds.
+    """Encodes `[speaker]text` between one BOS and one EOS; the file's post-processor is ignored.
 
-    Text is text: a special token's name inside it is spelled out, never obeyed.
+    A special token's name inside the text is encoded as ordinary characters.
     """
 
     def __init__(self, tokenizer: tokenizers.Tokenizer, *, bos_id: int, eos_id: int) -> None:
@@ -38,7 +38,7 @@ class TextTokenizer:
 
     @classmethod
     def from_file(cls, path: Path, *, text_vocab_size: int | None = None) -> "TextTokenizer":
-        """Read a `tokenizer.json`; `tokenizer_config.json` beside it names unusual BOS and EOS.
+        """Read a `tokenizer.json`; `tokenizer_config.json` beside it may name other BOS and EOS.
 
         Raises `StartupError` if it cannot be read, if it has no BOS or EOS, or if it has more
         tokens than the model has text embeddings.
@@ -64,21 +64,21 @@ class TextTokenizer:
 
     def encode(self, text: str, *, speaker_id: int) -> list[int]:
         """Encode BOS, `[speaker_id]text` (no space between), EOS."""
-        return self.encode_placed(text, speaker_id=speaker_id)[0]
+        return self.encode_with_positions(text, speaker_id=speaker_id)[0]
 
-    def encode_placed(self, text: str, *, speaker_id: int) -> tuple[list[int], list[float]]:
-        """Encode, and say of each token of `text` where its middle lies, in characters.
+    def encode_with_positions(self, text: str, *, speaker_id: int) -> tuple[list[int], list[float]]:
+        """Encode as `encode`; return also the middle of each token of `text`, in characters.
 
         Those are the last tokens before EOS.
         """
         tag = f"[{speaker_id}]"
         encoding = self._tokenizer.encode(tag + text, add_special_tokens=False)
-        places = [
+        char_positions = [
             (max(start, len(tag)) + end) / 2 - len(tag)
             for start, end in encoding.offsets
             if end > len(tag)
         ]
-        return [self._bos_id, *encoding.ids, self._eos_id], places
+        return [self._bos_id, *encoding.ids, self._eos_id], char_positions
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +86,13 @@ class Prompt:
     """Rows for the backbone: `tokens` int64 and `mask` bool, both [positions, codebooks + 1].
 
     The last column is text, the others are codebooks; a row's embedding is the sum over the
-    columns whose mask is true (SesameAILabs/csm, models.py). The rows before the last are
-    the text to say; `places` tells where in it each of them lies, in characters.
+    columns whose mask is true (SesameAILabs/csm, models.py). The rows before the last are the text
+    to generate; `char_positions` is the position of each of them in it, in characters.
     """
 
     tokens: npt.NDArray[np.int64]
     mask: npt.NDArray[np.bool_]
-    places: Sequence[float] = ()
+    char_positions: Sequence[float] = ()
 
     @property
     def positions(self) -> int:
@@ -101,45 +101,46 @@ class Prompt:
 
 def build_prompt(
     tokenizer: TextTokenizer,
-    turns: Sequence[PromptSegment],
+    history: Sequence[PromptSegment],
     *,
     speaker_id: int,
     text: str,
     codebooks: int,
     max_positions: int,
 ) -> Prompt:
-    """Lay out the turns that fit, oldest first, then the text to say, in `max_positions` rows.
+    """Build a prompt of at most `max_positions` rows: the history that fits, then the text.
 
-    Each turn is its text, its frames, and one end-of-speech frame of zeros. Turns are dropped
-    whole, oldest first. Raises `TextTooLong` if the text alone does not fit.
+    A prompt segment is its text, its frames, and one end-of-speech frame of zeros. Segments that
+    do not fit are left out whole, oldest first. Raises `TextTooLong` if the text alone does not
+    fit.
     """
-    target, places = tokenizer.encode_placed(text, speaker_id=speaker_id)
+    target, char_positions = tokenizer.encode_with_positions(text, speaker_id=speaker_id)
     if len(target) > max_positions:
-        # Fewer characters than the text has, whatever its script: the sentence stays true.
+        # The error names fewer characters than the text has, in any script.
         raise TextTooLong(len(text) * max(0, max_positions) // len(target))
     blocks = [_text_rows(target, codebooks)]
     left = max_positions - len(target)
-    for turn in reversed(turns):
-        # A frame is a position, a token too: no need to encode a turn whose audio is too long.
-        if len(turn.codes) + 1 > left:
+    for segment in reversed(history):
+        # A segment whose audio alone is too long need not be encoded.
+        if len(segment.codes) + 1 > left:
             break
-        ids = tokenizer.encode(turn.text, speaker_id=turn.speaker_id)
-        left -= len(ids) + len(turn.codes) + 1
+        ids = tokenizer.encode(segment.text, speaker_id=segment.speaker_id)
+        left -= len(ids) + len(segment.codes) + 1
         if left < 0:
             break
-        blocks += [_audio_rows(turn.codes, codebooks), _text_rows(ids, codebooks)]
+        blocks += [_audio_rows(segment.codes, codebooks), _text_rows(ids, codebooks)]
     blocks.reverse()
-    return replace(_stacked(blocks), places=places)
+    return replace(_stacked(blocks), char_positions=char_positions)
 
 
 def build_context(
-    tokenizer: TextTokenizer, turns: Sequence[PromptSegment], *, codebooks: int
+    tokenizer: TextTokenizer, segments: Sequence[PromptSegment], *, codebooks: int
 ) -> Prompt:
-    """Lay out turns alone: what a prompt begins with before anybody knows what it will say."""
+    """Build the rows of prompt segments alone, without a text to generate: a voice's prefix."""
     blocks: list[Prompt] = []
-    for turn in turns:
-        ids = tokenizer.encode(turn.text, speaker_id=turn.speaker_id)
-        blocks += [_text_rows(ids, codebooks), _audio_rows(turn.codes, codebooks)]
+    for segment in segments:
+        ids = tokenizer.encode(segment.text, speaker_id=segment.speaker_id)
+        blocks += [_text_rows(ids, codebooks), _audio_rows(segment.codes, codebooks)]
     return _stacked(blocks)
 
 
@@ -177,12 +178,12 @@ def _named_tokens(path: Path) -> dict[str, Any]:
 
 
 def _special_id(
-    tokenizer: tokenizers.Tokenizer, path: Path, usual: str, named: str | dict[str, Any] | None
+    tokenizer: tokenizers.Tokenizer, path: Path, default: str, named: str | dict[str, Any] | None
 ) -> int:
-    found = tokenizer.token_to_id(usual)
+    found = tokenizer.token_to_id(default)
     if found is None and named is not None:
         name = named.get("content") if isinstance(named, dict) else named
         found = tokenizer.token_to_id(str(name))
     if found is None:
-        raise StartupError(f"{path} has no token {usual}, and no other is named in its place.")
+        raise StartupError(f"{path} has no token {default}, and no other is named in its place.")
     return int(found)

@@ -1,7 +1,7 @@
-"""When to stop a row that does not stop by itself: CSM's end of speech is not reliable.
+"""Stop rows that do not stop by themselves: CSM's end of speech is not reliable.
 
 The windows are long and look at all codebooks: guards that forced an end after a few equal
-codes are known to cut ordinary speech, and short texts must survive whole.
+codes are known to truncate ordinary speech, and short texts must stay complete.
 """
 
 from collections import deque
@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from csm_trio.engine.utterance import EndReason, Frame
 
 REPEAT_WINDOW_FRAMES = 32
-"""2.56 s over which every frame must equal the one a period before it."""
-LONGEST_PERIOD_FRAMES = 8
+"""Frames in a row that must equal the frame one period before them: 2.56 s."""
+MAX_PERIOD_FRAMES = 8
 SILENCE_WINDOW_FRAMES = 25
-"""2 s without a sample above the floor."""
+"""Silent frames in a row that end an utterance: 2 s."""
 SILENCE_FLOOR = 100
 """Peak of 16-bit samples under which a frame counts as silent: about -50 dBFS."""
 
-_NO_RUNS = [0] * (LONGEST_PERIOD_FRAMES + 1)
+_NO_RUNS = [0] * (MAX_PERIOD_FRAMES + 1)
 
 
 class RunawayGuard:
@@ -27,7 +27,7 @@ class RunawayGuard:
 
     def __init__(self, max_frames: int) -> None:
         self._frames_left = max_frames
-        self._recent: deque[bytes] = deque(maxlen=LONGEST_PERIOD_FRAMES)
+        self._recent: deque[bytes] = deque(maxlen=MAX_PERIOD_FRAMES)
         self._run_lengths = _NO_RUNS.copy()
         self._silent_frames = 0
 

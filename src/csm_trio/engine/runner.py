@@ -1,16 +1,16 @@
-"""Prefill and step on the device. Torch only; every call comes from the one device thread.
+"""The torch runner: prompts, prefix cache, prefill and steps of the slots on one device.
 
-In: utterances and slots. Out: frames of 16-bit audio with their codes. Whose turn it is and who
-listens are the scheduler's and the service's business.
+In: utterances and slots. Out: frames of 16-bit audio with their codes. Only the device thread
+uses it. It must not know the order of rows (the scheduler's) or their readers (the service's).
 """
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
+from csm_trio.engine.placement import Placement
 from csm_trio.engine.prefill_eager import EagerPrefill, Prefill, embed_rows, fill_rows
 from csm_trio.engine.prefill_plan import PendingPrefill
 from csm_trio.engine.prompt import TextTokenizer, build_context, build_prompt
@@ -26,32 +26,15 @@ from csm_trio.model.mimi.decoder import MimiDecoder
 _CUDA_MAX_PREFILLS_PER_STEP = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """Where a model runs and in what precision: `dtype` is that of activations and caches.
-
-    With `int8` the matrices are rows of int8, which torch multiplies on a CPU only.
-    """
-
-    device: torch.device
-    dtype: torch.dtype
-    int8: bool = False
-
-    @property
-    def weights(self) -> torch.dtype:
-        """The type that weights are kept in."""
-        return torch.int8 if self.int8 else self.dtype
-
-
 class FrameStep(Protocol):
-    """How a device makes one frame for the running rows."""
+    """A device's way to make one frame for the running rows."""
 
     def run(self, slots: Sequence[int]) -> list[Frame | None]:
-        """Make one frame for each open slot; None where its speech has ended."""
+        """Make one frame for each open slot; None at its end of speech."""
 
 
 class TorchRunner:
-    """One copy of the weights, `slots` rows that each keep their own clock."""
+    """One copy of the weights, and `slots` rows that each have their own position."""
 
     def __init__(
         self,
@@ -65,9 +48,9 @@ class TorchRunner:
         clips: Mapping[str, Sequence[PromptSegment]] | None = None,
         head: AlignmentHead | None = None,
     ) -> None:
-        """Make the slots' tensors, the prefixes of voices with `clips` (by voice id), the step.
+        """Make the slots' tensors, the prefix cache of voices with `clips` (by voice id), the step.
 
-        Raises StartupError naming the voice whose clips leave too little room for speech.
+        Raises StartupError naming the voice whose clips leave too few positions for speech.
         """
         self._config = config
         self._model = model
@@ -75,20 +58,21 @@ class TorchRunner:
         self._device = placement.device
         self._slots = Slots(config, slots, codec, device=placement.device, dtype=placement.dtype)
         self._prefixes: dict[str | None, Prefix] = {
-            voice_id: self._prefix(voice_id, turns) for voice_id, turns in (clips or {}).items()
+            voice_id: self._compute_prefix(voice_id, segments)
+            for voice_id, segments in (clips or {}).items()
         }
         self._waiting: dict[int, PendingPrefill] = {}
         self._prefill, self._step = self._make_steps(codec, head)
 
     @torch.inference_mode()
-    def _prefix(self, voice_id: str, turns: Sequence[PromptSegment]) -> Prefix:
-        """Compute what every prompt of a voice with clips begins with."""
-        prompt = build_context(self._tokenizer, turns, codebooks=self._config.codebooks)
-        most = self._config.backbone.max_positions // 2
-        if prompt.positions > most:
+    def _compute_prefix(self, voice_id: str, segments: Sequence[PromptSegment]) -> Prefix:
+        """Compute the KV cache of a voice's clips, with which each of its prompts begins."""
+        prompt = build_context(self._tokenizer, segments, codebooks=self._config.codebooks)
+        max_positions = self._config.backbone.max_positions // 2
+        if prompt.positions > max_positions:
             raise StartupError(
                 f"voice {voice_id!r}: its clips and their texts take {prompt.positions} positions "
-                f"of the model's memory, and may take {most}: shorten them."
+                f"of the model's memory, and may take {max_positions}: shorten them."
             )
         embedded = embed_rows(self._model, prompt, 0, prompt.positions, self._device)
         fill_rows(self._model, self._slots, self._slots.dummy, 0, embedded)
@@ -117,14 +101,14 @@ class TorchRunner:
 
     @property
     def max_prefills_per_step(self) -> int:
-        """How many utterances to open at once, so that those who speak wait about a step."""
+        """How many utterances to open at once, so that their prefill takes about a step."""
         return _CUDA_MAX_PREFILLS_PER_STEP if self._device.type == "cuda" else 1
 
     def open(self, batch: Sequence[tuple[int, Utterance]]) -> list[int | SpeechError]:
-        """Take prompts for slots; return how many frames there is room for in each.
+        """Build the prompts of slots; return each slot's `max_frames`, or its utterance's error.
 
-        An utterance that cannot be said gets its error, such as TextTooLong where the text alone
-        fills the cache, and its slot stays free. `prefill` puts the prompts in.
+        The error is TextTooLong where the text alone fills the KV cache. `prefill` computes the
+        prompts.
         """
         outcomes: list[int | SpeechError] = []
         for slot, utterance in batch:
@@ -139,48 +123,48 @@ class TorchRunner:
 
     def _plan_slot(self, slot: int, utterance: Utterance) -> tuple[PendingPrefill, int]:
         prefix = self._prefixes.get(utterance.voice_id)
-        behind = 0 if prefix is None else prefix.positions
-        positions = self._config.backbone.max_positions - behind
-        wanted = min(utterance.max_frames, positions // 2)
+        prefix_positions = 0 if prefix is None else prefix.positions
+        positions = self._config.backbone.max_positions - prefix_positions
+        reserved = min(utterance.max_frames, positions // 2)
         prompt = build_prompt(
             self._tokenizer,
-            utterance.turns,
+            utterance.history,
             speaker_id=utterance.speaker_id,
             text=utterance.text,
             codebooks=self._config.codebooks,
-            max_positions=positions - wanted,
+            max_positions=positions - reserved,
         )
         sampling = utterance.sampling
         opening = Opening(
             slot=slot,
-            position=behind + prompt.positions - 1,
+            position=prefix_positions + prompt.positions - 1,
             sampling=resolve_sampling(sampling, self._config.sampling),
             seed=random.getrandbits(62) if sampling.seed is None else sampling.seed,
-            places=prompt.places,
+            char_positions=prompt.char_positions,
         )
         if prefix is not None:
             self._slots.kv.copy_in(slot, prefix)
         # The first frame's step writes the prompt's last position.
         max_frames = min(utterance.max_frames, positions - prompt.positions + 1)
-        return PendingPrefill(opening, prompt, behind), max_frames
+        return PendingPrefill(opening, prompt, prefix_positions), max_frames
 
     def prefill(self) -> list[int]:
-        """Put prompts in, for about the time of one step; return the slots that may be stepped."""
+        """Run one prefill chunk; return the slots whose prompt is complete."""
         prefilled = self._prefill.advance(list(self._waiting.values()))
         for pending in prefilled:
             del self._waiting[pending.opening.slot]
         return [pending.opening.slot for pending in prefilled]
 
     def prefill_all(self) -> None:
-        """Put every prompt in, where nobody speaks who would have to wait for it."""
+        """Compute all waiting prompts, while no row runs."""
         while self._waiting:
             self.prefill()
 
     def step(self, slots: Sequence[int]) -> Sequence[Frame | None]:
-        """Make one frame for each open slot; None where its speech has ended."""
+        """Make one frame for each open slot; None at its end of speech."""
         return self._step.run(slots)
 
     def close(self, slot: int) -> None:
-        """Forget what the slot held."""
+        """Release the slot and its waiting prompt."""
         self._waiting.pop(slot, None)
         self._slots.close(slot)

@@ -1,16 +1,17 @@
-"""Which slots open, which run the next step, and when frames are handed over.
+"""Continuous batching: which slots open, which rows run the next step, when frames are delivered.
 
-Pure: no clock, no thread, no torch, no trio.
+Pure: no clock, no thread, no torch, no Trio.
 
-A row is known by a key of its owner's choosing. Only the device loop calls this, so it has no
-lock. The owner's promise: at most `slots` keys are admitted and not yet released.
+The owner chooses a key for each row. Only the device thread uses a scheduler, so it has no lock.
+The owner keeps at most `slots` keys admitted and not yet released.
 
-A row's lead is the time until its listener's player runs dry: the audio made less the time since
-playback began. It matters only under load, when somebody is short of it: a step is faster the
-fewer rows it has, so those who are far ahead, and those nobody waits for, sit it out.
+A row's playback buffer is the audio that its client has and has not played: the audio made less
+the time since playback began, in seconds. It decides only under load: a step is faster with fewer
+rows, so while a live row's buffer is below low water, rows above high water and batch work skip
+steps.
 
-A row whose listener is not short hands its frames over a few at a time, since what an event loop
-does for a frame it does for a bunch at the same price.
+A row whose buffer is above low water delivers several frames as one frame batch: the event loop's
+cost is per delivery, not per frame.
 """
 
 import math
@@ -33,47 +34,46 @@ from csm_trio.errors import SpeechError
 from csm_trio.timebase import FRAME_S
 
 CREDIT_FRAMES = 25
-"""How far a row may run ahead of its listener: 2 s of audio."""
+"""Maximum of a row's frames that its reader has not acknowledged: 2 s of audio."""
 
 Key = TypeVar("Key", bound=Hashable)
 
 
 class Runner(Protocol):
-    """What makes the frames: the torch runner, or a test's double."""
+    """The source of frames: the torch runner, or a test's double."""
 
     @property
     def slots(self) -> int:
-        """How many utterances it can speak at once."""
+        """How many utterances it can generate at once."""
 
     @property
     def max_prefills_per_step(self) -> int:
         """How many utterances may begin between two steps."""
 
     def open(self, batch: Sequence[tuple[int, Utterance]]) -> Sequence[int | SpeechError]:
-        """Begin utterances in free slots; return how many frames there is room for in each.
+        """Open free slots for utterances; return each one's `max_frames`, or its error.
 
-        An utterance that cannot be said gets its error instead; its slot then stays free. The
-        others' prompts wait for `prefill`.
+        The slot of a rejected utterance stays free. The prompts of the rest wait for `prefill`.
         """
 
     def prefill(self) -> Sequence[int]:
-        """Work on the prompts of open slots, for about the time of one step.
+        """Run one prefill chunk, which takes about as long as one step.
 
-        Return the slots whose prompts are in by now: only those may be stepped.
+        Return the slots whose prompt is complete now: only those may be stepped.
         """
 
     def step(self, slots: Sequence[int]) -> Sequence[Frame | None]:
-        """Make one frame for each of the open slots; None where the speech has ended."""
+        """Make one frame for each of the open slots; None at the end of speech."""
 
     def close(self, slot: int) -> None:
-        """Forget what the slot held."""
+        """Release the slot and its state."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepPlan(Generic[Key]):
-    """What to do next: open these slots, then run one step of those.
+    """The slots to open, and then the slots to run one step of.
 
-    A slot that is opened runs once its prompt is in (`Scheduler.filled`).
+    An opened slot runs once its prompt is complete (`Scheduler.prefilled`).
     """
 
     open: tuple[tuple[int, Key], ...]
@@ -82,7 +82,7 @@ class StepPlan(Generic[Key]):
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What a row's listener is to be given now; with `end`, nothing comes after it."""
+    """A frame batch to send to a row's reader now; with `end`, it is the last."""
 
     frames: FrameBatch
     end: EndReason | None = None
@@ -90,7 +90,7 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class BufferTargets:
-    """When a row is short (`low_s`), and when it is far enough ahead to wait (`high_s`)."""
+    """Low and high water of a playback buffer, in seconds of audio."""
 
     low_s: float = 0.5
     high_s: float = 3.0
@@ -98,11 +98,11 @@ class BufferTargets:
 
 @dataclass(frozen=True, slots=True)
 class RowPriority:
-    """What a row's owner says of its urgency.
+    """How urgent a row is.
 
     `plays_at_s` is when its first frame is due, on the owner's clock, where earlier audio is
-    still playing; None where playback begins with it. `batch` work has no listener who waits.
-    `frame_s` is how long a frame plays.
+    still playing; None where playback begins with it. `batch` work has no deadline. `frame_s` is
+    how long a frame plays.
     """
 
     plays_at_s: float | None = None
@@ -112,16 +112,20 @@ class RowPriority:
 
 LIVE_PRIORITY = RowPriority()
 MAX_STEPS_SKIPPED = 8
-"""Steps in a row that a runnable row may be passed over: nobody starves."""
+"""Maximum of consecutive steps that a runnable row skips: no row starves."""
 
 
 @dataclass(slots=True)
 class _Row:
-    """`due_s` is when the player runs dry of what was handed over; `held` comes on top of it."""
+    """A row's slot and playback buffer.
+
+    `buffer_empty_at_s` is when the player has played all delivered frames, None before the first;
+    `held` frames are made and not yet delivered.
+    """
 
     slot: int
     batch: bool
-    due_s: float | None
+    buffer_empty_at_s: float | None
     frame_s: float
     prefilling: bool = True
     guard: RunawayGuard | None = None
@@ -130,27 +134,29 @@ class _Row:
     steps_skipped: int = 0
 
     def delivered_buffer_s(self, now_s: float) -> float:
-        """Tell how long the listener's player will not run dry; less than nothing before it began.
+        """Return the buffer level of the delivered frames; minus infinity before the first.
 
-        First frames come first.
+        So a row's first frame is the most urgent (TTFA).
         """
-        return -math.inf if self.due_s is None else self.due_s - now_s
+        return -math.inf if self.buffer_empty_at_s is None else self.buffer_empty_at_s - now_s
 
     def buffer_s(self, now_s: float) -> float:
-        """Tell the same for when it has been given what is held, too."""
+        """Return the buffer level including frames held back but not yet delivered."""
         return self.delivered_buffer_s(now_s) + len(self.held) * self.frame_s
 
     def deliver(self, now_s: float, end: EndReason | None) -> Delivery:
-        """Let go of what is held."""
+        """Return all held frames as a delivery, and count them as played from now on."""
         frames = tuple(self.held)
         self.held.clear()
         if frames:
-            self.due_s = buffer_empty_after(self.due_s, now_s, len(frames) * self.frame_s)
+            self.buffer_empty_at_s = buffer_empty_after(
+                self.buffer_empty_at_s, now_s, len(frames) * self.frame_s
+            )
         return Delivery(frames, end)
 
 
 class Scheduler(Generic[Key]):
-    """Slots, whose they are, and how far each is ahead of its listener."""
+    """The slots, their rows, and each row's playback buffer."""
 
     def __init__(
         self,
@@ -175,12 +181,12 @@ class Scheduler(Generic[Key]):
 
     @property
     def prefilling(self) -> bool:
-        """Whether a prompt is on its way into a slot."""
+        """Whether a slot's prompt is incomplete."""
         return bool(self._prefilling)
 
     @property
     def idle(self) -> bool:
-        """Whether there is nothing to do until someone sends a command."""
+        """Whether there is nothing to do before the next command."""
         if self._waiting or self._prefilling:
             return False
         return not any(self._may_run(row) for row in self._rows.values())
@@ -191,13 +197,13 @@ class Scheduler(Generic[Key]):
         self._waiting[key] = priority
 
     def acknowledge(self, key: Key, frames: int) -> None:
-        """Note that the listener took so many frames of this row."""
+        """Record that the reader took so many frames of this row."""
         row = self._rows.get(key)
         if row is not None:
             row.in_flight -= frames
 
     def release(self, key: Key) -> int | None:
-        """Let a row go, wherever it is, and what it holds; return the slot it frees, if any."""
+        """Release a row, waiting or running, and its held frames; return the freed slot, if any."""
         row = self._rows.pop(key, None)
         if row is not None:
             self._prefilling.pop(row.slot, None)
@@ -209,10 +215,10 @@ class Scheduler(Generic[Key]):
     def next(self, now_s: float) -> StepPlan[Key]:
         """Plan the next step, at `now_s` of the owner's clock.
 
-        Few slots open between two steps, so that a burst of arrivals delays those who speak by
-        one prefill at most; a row without credit costs no step. While a live row is short of
-        lead or has its prompt on the way, rows far ahead and batch work sit out; when nobody is
-        short, everybody runs.
+        At most `max_prefills_per_step` slots open between two steps, so that a burst of arrivals
+        delays running rows by one prefill chunk. A row without credit costs no step. While a live
+        row is below low water or in prefill, rows above high water and batch work skip steps;
+        otherwise every row runs.
         """
         opening: list[tuple[int, Key]] = []
         while self._waiting and self._free and len(opening) < self._max_prefills_per_step:
@@ -221,39 +227,41 @@ class Scheduler(Generic[Key]):
             self._rows[key] = _Row(slot, priority.batch, priority.plays_at_s, priority.frame_s)
             self._prefilling[slot] = key
             opening.append((slot, key))
-        able = [(key, row) for key, row in self._rows.items() if self._may_run(row)]
-        urgent = [row for _, row in able] + [self._rows[key] for key in self._prefilling.values()]
-        short = any(not row.batch and row.buffer_s(now_s) < self._targets.low_s for row in urgent)
+        runnable = [(key, row) for key, row in self._rows.items() if self._may_run(row)]
+        urgent = [row for _, row in runnable] + [
+            self._rows[key] for key in self._prefilling.values()
+        ]
+        low = any(not row.batch and row.buffer_s(now_s) < self._targets.low_s for row in urgent)
         running = [
-            (row.slot, key) for key, row in able if not short or self._runs_while_low(row, now_s)
+            (row.slot, key) for key, row in runnable if not low or self._runs_while_low(row, now_s)
         ]
         running.sort(key=itemgetter(0))
         return StepPlan(tuple(opening), tuple(running))
 
     def _runs_while_low(self, row: _Row, now_s: float) -> bool:
-        """Decide on one row while somebody is short."""
-        ahead = row.batch or row.buffer_s(now_s) > self._targets.high_s
-        row.steps_skipped = row.steps_skipped + 1 if ahead else 0
+        """Return whether a row runs this step, while some live row is below low water."""
+        may_skip = row.batch or row.buffer_s(now_s) > self._targets.high_s
+        row.steps_skipped = row.steps_skipped + 1 if may_skip else 0
         if row.steps_skipped <= MAX_STEPS_SKIPPED:
-            return not ahead
+            return not may_skip
         row.steps_skipped = 0
         return True
 
     def opened(self, key: Key, max_frames: int) -> None:
-        """Note that a planned slot is open, with room for so many frames."""
+        """Record that a planned slot is open, and the most frames that its utterance may have."""
         self._rows[key].guard = RunawayGuard(max_frames)
 
     def prefilled(self, slot: int) -> Key:
-        """Note that a slot's prompt is in: it runs from now on. Return whose it is."""
+        """Record that a slot's prompt is complete: it runs from now on. Return its key."""
         key = self._prefilling.pop(slot)
         self._rows[key].prefilling = False
         return key
 
     def account(self, key: Key, frame: Frame | None, now_s: float) -> Delivery | None:
-        """Take note of a row's new frame; say what to hand over now, or None to go on.
+        """Record a row's new frame, or its end of speech; return what to deliver now, if anything.
 
-        A frame is held back while its listener has `low_s` of audio without it and the bunch
-        is not full; never in a row that stops here, by its end or for want of credit.
+        A frame is held back while the delivered buffer is at low water or above and the frame
+        batch is not full. A row that stops here, at its end or without credit, holds nothing.
         """
         row = self._rows[key]
         if frame is None:

@@ -1,9 +1,9 @@
-"""Where Trio meets the device thread: a pool of slots, an inbox, a hand-out.
+"""The engine's interface to Trio: a pool of slots, an inbox of commands, streams of frames.
 
-One resident thread does all of torch, from loading to the last step, because inference mode,
-the current stream and graph capture belong to a thread. It alone touches the scheduler and the
-runner, so neither has a lock: admit and release are commands in one inbox. It never waits for
-the event loop, and when nothing is to be done it blocks on the inbox.
+One resident device thread does all of torch, from loading to the last step, because inference
+mode, the current stream and graph capture belong to a thread. It alone uses the scheduler and the
+runner, so neither has a lock: admit, acknowledge and release are commands in one inbox. It never
+waits for the event loop, and while idle it blocks on the inbox.
 """
 
 import math
@@ -32,11 +32,10 @@ _Inbox = queue.SimpleQueue["_Command"]
 
 
 class FrameStream:
-    """The frames of one utterance, in order, a bunch at a time.
+    """The frame batches of one utterance, in order; `end` is the reason for the end, once known.
 
-    A bunch is one frame until the listener is ahead. `end` says why they ended, once they have.
-
-    Raises the SpeechError that stopped the utterance, if one did.
+    A frame batch is one frame until the playback buffer is at low water. Iteration raises the
+    SpeechError that stopped the utterance, if one did.
     """
 
     def __init__(self, utterance: Utterance, inbox: _Inbox) -> None:
@@ -45,7 +44,7 @@ class FrameStream:
         self._inbox = inbox
         self._error: SpeechError | None = None
         self._released = trio.Event()
-        # Credit bounds what is inside: the scheduler stops a row that far ahead.
+        # Credit bounds the frames in flight: `send_nowait` finds space for each.
         self._send, self._receive = trio.open_memory_channel[FrameBatch](CREDIT_FRAMES)
 
     def __aiter__(self) -> "FrameStream":
@@ -105,7 +104,7 @@ _Command = _Admit | _Acknowledge | _Release | _Ping | _Stop
 
 
 class _StepLoop:
-    """The device thread's side. Everything here runs on that thread."""
+    """The device thread's loop: take commands, open slots, prefill, step, deliver."""
 
     def __init__(
         self,
@@ -124,7 +123,7 @@ class _StepLoop:
         )
 
     def run(self) -> None:
-        """Step until told to stop."""
+        """Step until the stop command."""
         while self._process_commands():
             plan = self._scheduler.next(time.monotonic())
             if plan.open:
@@ -135,9 +134,9 @@ class _StepLoop:
             self._metrics.slots_used.set(self._scheduler.busy_slots)
 
     def _process_commands(self) -> bool:
-        """Take every command there is; block only while there is nothing else to do.
+        """Process all pending commands; block while idle. Return False on the stop command.
 
-        Releases are answered here, before the next step: after it, a cancel would cost two.
+        Releases are processed before the next step: after it, a cancel would take two steps.
         """
         while True:
             try:
@@ -148,8 +147,8 @@ class _StepLoop:
                 command = self._inbox.get()
             match command:
                 case _Admit(stream):
-                    asked = stream.utterance
-                    priority = RowPriority(asked.plays_at_s, asked.batch, asked.frame_s)
+                    utterance = stream.utterance
+                    priority = RowPriority(utterance.plays_at_s, utterance.batch, utterance.frame_s)
                     self._scheduler.admit(stream, priority)
                 case _Acknowledge(stream, frames):
                     self._scheduler.acknowledge(stream, frames)
@@ -163,7 +162,7 @@ class _StepLoop:
                     return False
 
     def _open(self, opening: Sequence[tuple[int, FrameStream]]) -> None:
-        """Open the planned slots; whose utterance cannot be said is told so, and let go."""
+        """Open the planned slots; fail and release the utterances that the runner rejects."""
         frame_limits = self._runner.open([(slot, stream.utterance) for slot, stream in opening])
         for (_, stream), max_frames in zip(opening, frame_limits, strict=True):
             if isinstance(max_frames, SpeechError):
@@ -173,7 +172,7 @@ class _StepLoop:
                 self._scheduler.opened(stream, max_frames)
 
     def _prefill(self) -> list[tuple[int, FrameStream]]:
-        """Get on with the prompts of open slots; return whose are in."""
+        """Run one prefill chunk; return the slots whose prompt is complete."""
         start_s = time.perf_counter()
         prefilled = [(slot, self._scheduler.prefilled(slot)) for slot in self._runner.prefill()]
         self._metrics.prefill_s.observe(time.perf_counter() - start_s)
@@ -204,7 +203,7 @@ class _StepLoop:
 
 
 def _deliver_all(due: Sequence[tuple[FrameStream, Delivery]]) -> None:
-    """Give streams what a step made for them; runs on the Trio thread."""
+    """Send frame batches and ends to their streams; runs on the Trio thread."""
     for stream, delivery in due:
         if delivery.frames:
             stream._deliver(delivery.frames)
@@ -213,7 +212,7 @@ def _deliver_all(due: Sequence[tuple[FrameStream, Delivery]]) -> None:
 
 
 class Engine:
-    """The door to the device thread for everything above. One per server."""
+    """The pool of slots and the way to the device thread; one per server."""
 
     def __init__(self, slots: int, inbox: _Inbox, metrics: Metrics) -> None:
         self._inbox = inbox
@@ -225,20 +224,20 @@ class Engine:
 
     @property
     def slots(self) -> int:
-        """How many utterances are spoken at once."""
+        """How many utterances are generated at once."""
         return int(self._pool.total_tokens)
 
     @property
     def borrowed_slots(self) -> int:
-        """How many pool tokens are out now."""
+        """How many pool tokens are borrowed now."""
         return self._pool.borrowed_tokens
 
     @asynccontextmanager
     async def generate(self, utterance: Utterance) -> AsyncIterator[FrameStream]:
-        """Say one utterance: wait for a slot, yield its frames, give the slot back on leaving.
+        """Generate one utterance: wait for a slot, yield its frames, release the slot at exit.
 
         The pool token is the right to a slot, first come first served; it never returns before
-        its slot is free. Raises EngineFailed where the device thread is gone.
+        its slot is free. Raises EngineFailed if the device thread has ended.
         """
         with self._metrics.utterances_waiting.track_inprogress():
             await self._pool.acquire()
@@ -251,19 +250,19 @@ class Engine:
             try:
                 yield stream
             finally:
-                cut, asked_s = stream.end is None, time.monotonic()
+                cancelled, released_at_s = stream.end is None, time.monotonic()
                 self._inbox.put(_Release(stream))
-                # Bounded by what the device thread is in the middle of: one prefill, one step.
+                # The shield is bounded by one prefill chunk and one step of the device thread.
                 with trio.CancelScope(shield=True):
                     await stream._released.wait()
                 self._streams.discard(stream)
-                if cut:
-                    self._metrics.cancel_to_free_s.observe(time.monotonic() - asked_s)
+                if cancelled:
+                    self._metrics.cancel_to_free_s.observe(time.monotonic() - released_at_s)
         finally:
             self._pool.release()
 
     async def responds(self, within_s: float = 5.0) -> bool:
-        """Tell whether the step loop takes commands: the beat behind `/healthz`."""
+        """Return whether the step loop answers a ping within so many seconds (`/healthz`)."""
         answered = trio.Event()
         self._inbox.put(_Ping(answered))
         with trio.move_on_after(within_s):
@@ -271,7 +270,7 @@ class Engine:
         return answered.is_set()
 
     def _stop(self) -> None:
-        """Let go of everyone: the device thread has ended, and answers no command."""
+        """Fail and release every stream: the device thread has ended and answers no command."""
         self._stopped = True
         for stream in self._streams:
             if stream.end is None and stream._error is None:
@@ -283,11 +282,11 @@ class Engine:
 async def open_engine(
     make_runner: Callable[[], Runner], metrics: Metrics, *, targets: BufferTargets | None = None
 ) -> AsyncIterator[Engine]:
-    """Load a runner on a thread of its own, and yield the engine once it is warm.
+    """Load a runner on the device thread, and yield the engine once it is warm.
 
-    Whatever `make_runner` raises comes out of here before the body is entered (in an exception
-    group). If the device thread dies later, the body is cancelled and the cause comes out:
-    there is no way to go on without it.
+    Raises the exception of `make_runner` before the body is entered (in an exception group). If
+    the device thread fails later, the body is cancelled and the cause is raised: nothing restarts
+    that thread.
     """
     inbox: _Inbox = queue.SimpleQueue()
     async with trio.open_nursery() as nursery:
@@ -313,7 +312,7 @@ async def _run_device_thread(
         engine = Engine(slots, inbox, metrics)
         task_status.started(engine)
         if trio.current_effective_deadline() == -math.inf:
-            # Cancelled while it loaded: nobody is left to say stop.
+            # Cancelled while the model loaded: `open_engine` does not send the stop command.
             inbox.put(_Stop())
         return engine
 

@@ -1,7 +1,7 @@
-"""All that a row has on the device, in one place: indexed by slot, never moved.
+"""The device state of all rows: KV cache, codec state, positions, sampling; indexed by slot.
 
-One slot more than the pool holds is the dummy: padding rows of a batch point at it, and nobody
-reads what they write there.
+The tensors never move, so captured graphs may hold their addresses. There is one slot more than
+the pool has, the dummy: the padding rows of a batch write to it, and it is never read.
 """
 
 from collections.abc import Sequence
@@ -17,42 +17,43 @@ from csm_trio.model.csm import BACKBONE, DEPTH, FrameSampling, RowState
 from csm_trio.model.mimi.decoder import MimiDecoder
 
 _GREEDY = SamplingParams(temperature=0.0, top_k=1)
-_USUAL_TOP_K = 50
+_DEFAULT_TOP_K = 50
 
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """A row that begins: where its next input goes, how it draws (backbone, depth), its seed.
+    """A row that begins: the position of its next input, its sampling parameters and its seed.
 
-    `places` are those of its text (see `Prompt`), which ends before `position`.
+    `sampling` is for the backbone and the depth decoder. `char_positions` are those of its text
+    (see `Prompt`), which ends before `position`.
     """
 
     slot: int
     position: int
     sampling: tuple[SamplingParams, SamplingParams]
     seed: int
-    places: Sequence[float] = ()
+    char_positions: Sequence[float] = ()
 
 
 @dataclass(slots=True)
 class _Row:
-    """What the host must know of an open slot without asking the device."""
+    """The host's copy of an open slot's state, read without waiting for the device."""
 
     position: int
     backbone: SamplingParams
     depth: SamplingParams
-    places: Sequence[float]
+    char_positions: Sequence[float]
     text_from: int
 
 
 def resolve_sampling(
     sampling: Sampling, defaults: SamplingDefaults
 ) -> tuple[SamplingParams, SamplingParams]:
-    """Return how backbone and depth decoder draw for one request.
+    """Return the sampling parameters of backbone and depth decoder for one utterance.
 
-    The checkpoint's generation config says how each half draws; a request's values replace the
+    The checkpoint's generation config has those of each half; the utterance's values replace the
     backbone's, and the depth decoder's only where the config samples there: a model trained to
-    be greedy in depth garbles when sampled. A greedy request is greedy in both.
+    be greedy in depth garbles when sampled. A greedy utterance is greedy in both.
     """
     if sampling.temperature == 0 or sampling.top_k == 1:
         return _GREEDY, _GREEDY
@@ -66,12 +67,12 @@ def _overridden(default: SamplingParams, sampling: Sampling) -> SamplingParams:
     temperature = scaled if sampling.temperature is None else sampling.temperature
     top_k = default.top_k if sampling.top_k is None else sampling.top_k
     if sampling.temperature is not None and sampling.top_k is None and top_k == 1:
-        top_k = _USUAL_TOP_K
+        top_k = _DEFAULT_TOP_K
     return _GREEDY if temperature == 0 or top_k == 1 else SamplingParams(temperature, top_k)
 
 
 class Slots:
-    """Tensors [slots + 1, ...] of every row: keys, clocks, sampling, codec state."""
+    """Tensors [slots + 1, ...]: KV cache, codec state, positions, sampling parameters."""
 
     def __init__(
         self,
@@ -98,52 +99,55 @@ class Slots:
         self._open: dict[int, _Row] = {}
 
     def open(self, openings: Sequence[Opening], first_inputs: Tensor) -> None:
-        """Begin rows: first_inputs [openings, hidden] are their next backbone inputs."""
+        """Begin rows; first_inputs [openings, hidden] are their next backbone inputs."""
         state, device = self.state, self.state.inputs.device
         rows = torch.tensor([opening.slot for opening in openings], device=device)
         for opening in openings:
             self.codec.clear(opening.slot)
         state.inputs[rows] = first_inputs
-        clocks = [(opening.position, opening.seed) for opening in openings]
-        positions, seeds = torch.tensor(clocks, device=device).unbind(1)
+        starts = [(opening.position, opening.seed) for opening in openings]
+        positions, seeds = torch.tensor(starts, device=device).unbind(1)
         state.positions[rows] = positions
         state.seeds[rows] = seeds
         state.frames[rows] = 0
         state.temperature[rows] = torch.tensor(
-            [[draw.temperature for draw in opening.sampling] for opening in openings], device=device
+            [[params.temperature for params in opening.sampling] for opening in openings],
+            device=device,
         )
         state.top_k[rows] = torch.tensor(
-            [[draw.top_k for draw in opening.sampling] for opening in openings], device=device
+            [[params.top_k for params in opening.sampling] for opening in openings], device=device
         )
         self.note_open(openings)
 
     def note_open(self, openings: Sequence[Opening]) -> None:
-        """Note on the host that rows have begun, whose tensors are written already."""
+        """Record on the host that rows have begun; their tensors are written already."""
         for opening in openings:
-            text_from = opening.position - len(opening.places)
+            text_from = opening.position - len(opening.char_positions)
             self._open[opening.slot] = _Row(
-                opening.position, *opening.sampling, opening.places, text_from
+                opening.position, *opening.sampling, opening.char_positions, text_from
             )
 
     def close(self, slot: int) -> None:
-        """Forget a row. Its tensors are overwritten when the slot opens anew."""
+        """Release a row; its tensors are overwritten when the slot opens again."""
         self._open.pop(slot, None)
 
     def position(self, slot: int) -> int:
-        """Return the position that this slot's next step writes, as the host knows it.
+        """Return the position that this slot's next step writes, by the host's copy.
 
-        Where a captured graph moves the clocks, the host does not follow them.
+        A captured graph advances the positions on the device only.
         """
         return self._open[slot].position
 
     def attended_char(self, layer: int, head: int, slot: int, query: Tensor) -> float:
-        """Return where in its text the slot's row looks most, by one key head; query [dim]."""
+        """Return the text's character position that a key head attends to most; query [dim]."""
         row = self._open[slot]
-        keys = self.kv.keys[layer, slot, head, row.text_from : row.text_from + len(row.places)]
-        return row.places[int((keys @ query).argmax())]
+        keys = self.kv.keys[
+            layer, slot, head, row.text_from : row.text_from + len(row.char_positions)
+        ]
+        return row.char_positions[int((keys @ query).argmax())]
 
-    def draw(self, slots: list[int], rows: Tensor) -> FrameSampling:
-        """Return how `rows` (the slots, padded) draw their next frame."""
+    def frame_sampling(self, slots: list[int], rows: Tensor) -> FrameSampling:
+        """Return the sampling parameters of the next frame of `rows` (the slots, padded)."""
         halves = [(row.backbone, row.depth) for row in map(self._open.__getitem__, slots)]
         noisy = [[half[column].temperature > 0 for half in halves] for column in (BACKBONE, DEPTH)]
         largest = [max(half[column].top_k for half in halves) for column in (BACKBONE, DEPTH)]
@@ -157,10 +161,10 @@ class Slots:
         )
 
     def advance(self, slots: list[int], rows: Tensor, next_inputs: Tensor) -> None:
-        """Move the rows' clocks by one frame; next_inputs [batch, hidden]."""
+        """Advance the rows' positions by one frame; next_inputs [batch, hidden]."""
         self.state.inputs[rows] = next_inputs
         self.state.positions[rows] += 1
-        self.state.positions[self.dummy] = 0  # it would walk past the end of the rotary table
+        self.state.positions[self.dummy] = 0  # else it would pass the end of the rotary table
         self.state.frames[rows] += 1
         for slot in slots:
             self._open[slot].position += 1

@@ -1,8 +1,8 @@
-"""One frame for the running rows, operation by operation: for devices without CUDA graphs.
+"""One step, operation by operation: for devices without CUDA graphs.
 
 In: slots. Out: frames. On a CPU the batch always has as many rows as there are slots (padding
-included), attention goes row by row over exactly that row's past, and the codec runs on groups of
-a fixed size: so a row's audio is the same, to the bit, whoever else is speaking.
+included), attention runs row by row over exactly that row's past, and the codec runs on groups of
+a fixed size: so a row's audio is the same, to the bit, beside any other rows.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from csm_trio.engine.frame_output import rows_still_speaking, scale_to_int16
 from csm_trio.engine.slots import Slots
 from csm_trio.engine.utterance import Frame
 from csm_trio.model.attention import Span
@@ -22,22 +23,22 @@ from csm_trio.model.mimi.decoder import MimiDecoder
 from csm_trio.timebase import FRAME_SAMPLES
 
 CODEC_ROWS = 4
-"""Of a CPU's codec groups: four rows take it about as long as one and a half."""
+"""Rows in a group of the codec on a CPU: four take about as long as one and a half."""
 
 Watch = Callable[[int, Tensor], None]
-"""Is shown every layer's queries [batch, heads, dim] of a step, once the layer's keys are kept."""
+"""Called with each layer and its queries [batch, heads, dim], after the layer's keys are cached."""
 
 
 @dataclass(frozen=True, slots=True)
 class AlignmentHead:
-    """The query head, in one of the backbone's layers, that looks at the text it is saying."""
+    """A query head, in a layer of the backbone, whose attention follows the text."""
 
     layer: int
     head: int
 
 
 class EagerStep:
-    """The step without a graph; with a `head` that reads along, frames say where it looked."""
+    """The step without a graph; with an alignment `head`, frames have their `attended_char`."""
 
     def __init__(
         self, model: CSM, codec: MimiDecoder, slots: Slots, *, head: AlignmentHead | None = None
@@ -50,7 +51,7 @@ class EagerStep:
 
     @torch.inference_mode()
     def run(self, slots: Sequence[int], watch: Watch | None = None) -> list[Frame | None]:
-        """Make one frame for each open slot; None where its speech has ended."""
+        """Make one frame for each open slot; None at its end of speech."""
         running = list(slots)
         attended_chars: list[float | None] = [None] * len(running)
         if watch is None and self._head is not None:
@@ -61,23 +62,22 @@ class EagerStep:
         codes = self._model.next_frame(
             state.inputs[rows],
             positions,
-            self._slots.draw(running, rows),
+            self._slots.frame_sampling(running, rows),
             _watched(self._attend(running, rows, positions), watch),
         )
         self._slots.advance(running, rows, self._model.embed_frames(codes))
-        spoken = codes.to("cpu", torch.int16).numpy()[: len(running)]  # [running, codebooks]
-        # Sesame ends on a frame of zeros; transformers ignores its last codebook. Both end here.
-        alive = [row for row in range(len(running)) if spoken[row, :-1].any()]
-        pcm = self._decode(codes, rows, alive)
+        codes_host = codes.to("cpu", torch.int16).numpy()[: len(running)]  # [running, codebooks]
+        speaking: list[int] = np.flatnonzero(rows_still_speaking(codes_host)).tolist()
+        pcm = self._decode(codes, rows, speaking)
         frames: list[Frame | None] = [None] * len(running)
-        for row, samples in zip(alive, pcm, strict=True):
-            frames[row] = Frame(samples, spoken[row], attended_chars[row])
+        for row, samples in zip(speaking, pcm, strict=True):
+            frames[row] = Frame(samples, codes_host[row], attended_chars[row])
         return frames
 
     def _watch_head(
         self, head: AlignmentHead, slots: list[int], attended_chars: list[float | None]
     ) -> Watch:
-        """Note in `glances` where each row looks."""
+        """Write each row's attended character position to `attended_chars`."""
 
         def watch(layer: int, queries: Tensor) -> None:
             if layer == head.layer:
@@ -101,21 +101,21 @@ class EagerStep:
         longest = 1 + max(self._slots.position(slot) for slot in slots)
         return self._slots.kv.step_masked(rows, positions, longest)
 
-    def _decode(self, codes: Tensor, rows: Tensor, alive: list[int]) -> NDArray[np.int16]:
-        """Turn the living rows' codes into samples, int16 [alive, 1920]."""
-        if not alive:
+    def _decode(self, codes: Tensor, rows: Tensor, speaking: list[int]) -> NDArray[np.int16]:
+        """Turn the speaking rows' codes into samples, int16 [speaking, 1920]."""
+        if not speaking:
             return np.empty((0, FRAME_SAMPLES), np.int16)
         state = self._slots.codec
-        size = min(CODEC_ROWS, self._slots.count) if self._on_cpu else len(alive)
-        places = torch.tensor(alive + [0] * (-len(alive) % size), device=self._device)
-        codes, rows = codes[places], rows[places]
-        rows[len(alive) :] = self._slots.dummy
+        size = min(CODEC_ROWS, self._slots.count) if self._on_cpu else len(speaking)
+        padded = torch.tensor(speaking + [0] * (-len(speaking) % size), device=self._device)
+        codes, rows = codes[padded], rows[padded]
+        rows[len(speaking) :] = self._slots.dummy
         pcm = [
             self._codec.decode(codes[start : start + size], rows[start : start + size], state)
-            for start in range(0, len(places), size)
+            for start in range(0, len(padded), size)
         ]
-        whole = torch.cat(pcm)[: len(alive)]
-        return (whole.clamp(-1, 1) * 32767).round().to("cpu", torch.int16).numpy()
+        samples = torch.cat(pcm)[: len(speaking)]
+        return scale_to_int16(samples).to("cpu", torch.int16).numpy()
 
 
 def _watched(attend: Attend, watch: Watch | None) -> Attend:

@@ -1,8 +1,8 @@
-"""One frame for the running rows as one CUDA graph: captured before serving, then only replayed.
+"""One step as one CUDA graph: captured before serving, then only replayed.
 
-In: slots. Out: frames. A graph is valid for a number of rows, whoever they are and however long
-they have spoken: the rows are read from one small buffer, padded with the dummy slot. A frame
-costs one copy in, one launch, one copy out, and one wait.
+In: slots. Out: frames. A graph is valid for a number of rows, in any slots and at any positions:
+the rows are read from one small buffer, padded with the dummy slot. A step costs one copy in, one
+launch, one copy out, and one wait.
 """
 
 import logging
@@ -10,10 +10,10 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
-import numpy as np
 import torch
 
 from csm_trio.engine.cuda_graph import capture_graph
+from csm_trio.engine.frame_output import rows_still_speaking, scale_to_int16
 from csm_trio.engine.slots import Slots
 from csm_trio.engine.utterance import Frame
 from csm_trio.model.config import CSMConfig
@@ -30,8 +30,8 @@ logger = logging.getLogger(__name__)
 _SMALL_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 96, 128)
 _BUCKET_STEP = 64  # beyond the small ones
 
-_ROWS_TOGETHER = 16
-"""Frames copied at once share their memory until the last of them is let go."""
+_ROWS_PER_COPY = 16
+"""Frames in one copy out of the pinned buffer; they share memory until the last is released."""
 
 
 def buckets(slots: int) -> list[int]:
@@ -43,7 +43,7 @@ def buckets(slots: int) -> list[int]:
 def codec_kernels(
     config: CSMConfig, device: torch.device, space: Workspace | None = None
 ) -> DecoderKernels:
-    """Return what decodes on a CUDA device in place of torch's own operations."""
+    """Return the kernels that decode on a CUDA device in place of torch's own operations."""
     space = space or Workspace(device)
     return DecoderKernels(
         partial(attending_rings, config=config.codec, space=space),
@@ -63,9 +63,9 @@ class GraphedStep:
         self._codebooks = config.codebooks
         width = config.codebooks + FRAME_SAMPLES
         self._rows = torch.full((slots.count,), slots.dummy, device=device)  # [slots] int64
-        self._rows_there = torch.empty(slots.count, dtype=torch.int64, pin_memory=True)
+        self._rows_host = torch.empty(slots.count, dtype=torch.int64, pin_memory=True)
         self._out = torch.zeros(slots.count, width, dtype=torch.int16, device=device)
-        self._out_here = torch.empty(slots.count, width, dtype=torch.int16, pin_memory=True)
+        self._out_host = torch.empty(slots.count, width, dtype=torch.int16, pin_memory=True)
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
 
     @torch.inference_mode()
@@ -87,29 +87,28 @@ class GraphedStep:
         self._slots.codec.positions[-1:].zero_()
         out = self._out[:size]
         out[:, : self._codebooks] = codes
-        out[:, self._codebooks :] = (pcm.clamp(-1, 1) * 32767).round()
+        out[:, self._codebooks :] = scale_to_int16(pcm)
 
     @torch.inference_mode()
     def run(self, slots: Sequence[int]) -> list[Frame | None]:
-        """Make one frame for each open slot; None where its speech has ended."""
+        """Make one frame for each open slot; None at its end of speech."""
         running = len(slots)
         size = next(size for size in reversed(self._graphs) if size >= running)
-        there = self._rows_there.numpy()
-        there[:running] = slots
-        there[running:size] = self._slots.dummy
-        self._rows[:size].copy_(self._rows_there[:size], non_blocking=True)
+        rows_host = self._rows_host.numpy()
+        rows_host[:running] = slots
+        rows_host[running:size] = self._slots.dummy
+        self._rows[:size].copy_(self._rows_host[:size], non_blocking=True)
         self._graphs[size].replay()
-        self._out_here[:running].copy_(self._out[:running], non_blocking=True)
+        self._out_host[:running].copy_(self._out[:running], non_blocking=True)
         torch.cuda.current_stream().synchronize()
         return self._frames(running)
 
     def _frames(self, running: int) -> list[Frame | None]:
-        """Copy out of the pinned buffer, which the next step overwrites."""
-        made = self._out_here.numpy()[:running]
-        # Sesame ends on a frame of zeros; transformers ignores its last codebook. Both end here.
-        alive: list[bool] = np.any(made[:, : self._codebooks - 1], axis=1).tolist()
+        """Copy frames out of the pinned buffer, which the next step overwrites."""
+        made = self._out_host.numpy()[:running]
+        speaking: list[bool] = rows_still_speaking(made[:, : self._codebooks]).tolist()
         frames: list[Frame | None] = []
-        for first in range(0, running, _ROWS_TOGETHER):
-            rows = made[first : first + _ROWS_TOGETHER].copy()
+        for first in range(0, running, _ROWS_PER_COPY):
+            rows = made[first : first + _ROWS_PER_COPY].copy()
             frames += [Frame(row[self._codebooks :], row[: self._codebooks]) for row in rows]
-        return [frame if lives else None for frame, lives in zip(frames, alive, strict=True)]
+        return [frame if speaks else None for frame, speaks in zip(frames, speaking, strict=True)]

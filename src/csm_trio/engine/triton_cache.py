@@ -1,7 +1,7 @@
-"""Compiled kernels outlive the process: where Triton keeps them, and how many are there already.
+"""Triton's cache folder of compiled kernels: choose it, check it, count what it has.
 
-In: the environment, folders. Out: a folder, counts in the log. CUDA graphs are not kept: they hold
-addresses of this process.
+In: the environment, folders. Out: a folder, counts in the log. CUDA graphs are not cached: they
+hold addresses of this process.
 """
 
 import logging
@@ -19,23 +19,23 @@ _TRITON, _INDUCTOR = "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"
 
 
 def share_inductor_cache(environ: MutableMapping[str, str]) -> None:
-    """Point Triton into torch's own cache folder, where that is named and Triton's is not."""
+    """Put Triton's cache inside torch's cache folder, if only the latter is set."""
     if environ.get(_INDUCTOR) and not environ.get(_TRITON):
         environ[_TRITON] = str(Path(environ[_INDUCTOR]).absolute() / "triton")
 
 
 @dataclass(frozen=True, slots=True)
 class KernelCache:
-    """The folder that Triton compiles into, and how many kernels it held before."""
+    """Triton's cache folder, and the number of kernels in it at the start."""
 
     folder: Path
     before: int
 
     @classmethod
-    def found(cls) -> Self:
-        """Ask Triton for its folder: `TRITON_CACHE_DIR`, else `~/.triton/cache`.
+    def open(cls) -> Self:
+        """Open Triton's folder: `TRITON_CACHE_DIR`, else `~/.triton/cache`.
 
-        Raises `StartupError` where nothing can be written there.
+        Raises `StartupError` if the folder is not writable.
         """
         from triton import knobs
 
@@ -44,14 +44,14 @@ class KernelCache:
         _logger.info("compiled kernels are kept in %s, which holds %d", folder, before)
         return cls(folder, before)
 
-    def tell(self) -> None:
-        """Log how many kernels were compiled since: none, where the folder was warm."""
+    def log_compiled(self) -> None:
+        """Log how many kernels were compiled since the start: none if the cache was warm."""
         compiled = count_kernels(self.folder) - self.before
-        _logger.info("%d kernels were compiled, %d were there", compiled, self.before)
+        _logger.info("%d kernels were compiled, %d were cached", compiled, self.before)
 
 
 def writable(folder: Path) -> Path:
-    """Return `folder`, made where it is missing; raise `StartupError` if it takes no files."""
+    """Return `folder`, created if missing; raise `StartupError` if it is not writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):

@@ -1,4 +1,4 @@
-"""What the engine is asked to say, and what it gives back. Plain values; no torch, no trio."""
+"""The engine's input and output: utterances in, frames out. Plain values; no torch, no Trio."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from csm_trio.timebase import FRAME_S
 
 MAX_BATCH_FRAMES = 3
-"""Frames that may travel together once the listener is ahead: 240 ms, a message's worth."""
+"""Maximum of frames in a frame batch, once the playback buffer is at low water: 240 ms."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How codes are drawn; None means as the checkpoint's generation config has it.
+    """Sampling parameters; None takes the value of the checkpoint's generation config.
 
-    `temperature` 0 or `top_k` 1 makes both halves of the model greedy. `temperature_scale`
+    `temperature` 0 or `top_k` 1 makes backbone and depth decoder greedy. `temperature_scale`
     multiplies the checkpoint's own temperatures, where `temperature` does not replace them.
     """
 
@@ -29,7 +29,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class PromptSegment:
-    """One utterance of the past; `codes` [frames, codebooks], without an end-of-speech frame."""
+    """A past utterance in a prompt; `codes` [frames, codebooks] without the end-of-speech frame."""
 
     speaker_id: int
     text: str
@@ -38,20 +38,21 @@ class PromptSegment:
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """One sentence to be said, in one voice, after the turns it should sound like.
+    """One sentence to generate, in one voice, with the prompt segments that come before it.
 
-    `voice_id` names the voice whose clips it should sound like too, if that voice has any.
+    `history` has the context's last utterances, oldest first. `voice_id` names the voice whose
+    clips (its prefix cache) come before them, if it has any.
 
     `plays_at_s` is when its first frame is due on the monotonic clock, where earlier audio of
-    its context is still playing, `frame_s` how long each plays (its tempo may be changed).
-    `batch` work has no listener who waits for the next frame.
+    its context is still playing; `frame_s` is how long each frame plays (its tempo may be
+    changed). `batch` work has no deadline.
     """
 
     text: str
     speaker_id: int
     max_frames: int
     sampling: Sampling = Sampling()
-    turns: tuple[PromptSegment, ...] = ()
+    history: tuple[PromptSegment, ...] = ()
     plays_at_s: float | None = None
     batch: bool = False
     voice_id: str | None = None
@@ -60,10 +61,10 @@ class Utterance:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """80 ms of speech: 1,920 samples at 24 kHz and the codes [codebooks] they were made of.
+    """80 ms of speech: 1,920 samples at 24 kHz and the codes [codebooks] they were decoded from.
 
-    `glance` is where in the utterance's text the model looked meanwhile, in characters; None
-    where that is not known.
+    `attended_char` is the position in the utterance's text that the alignment head attended to,
+    in characters; None without an alignment head.
     """
 
     pcm: NDArray[np.int16]
@@ -72,26 +73,26 @@ class Frame:
 
 
 FrameBatch = tuple[Frame, ...]
-"""Frames of one utterance that are handed over together, in order; at least one."""
+"""Frames of one utterance that are delivered together, in order; at least one."""
 
 
 def buffer_empty_after(buffer_empty_at_s: float | None, now_s: float, audio_s: float) -> float:
-    """Return when a player runs dry that gets `audio_s` more of sound at `now_s`.
+    """Return when a playback buffer is empty that gets `audio_s` of audio at `now_s`.
 
-    `buffer_empty_at_s` is when it would have without, None where it has not begun. One that ran dry
-    already goes on when there is something to play.
+    `buffer_empty_at_s` is when it is empty without that audio; None before playback begins. A
+    buffer that is empty already plays the audio from `now_s` on.
     """
     return (now_s if buffer_empty_at_s is None else max(now_s, buffer_empty_at_s)) + audio_s
 
 
 class EndReason(StrEnum):
-    """Why an utterance ended. Only what was `SPOKEN` is fit to be the next prompt's context."""
+    """Why an utterance ended. Only a `SPOKEN` one may be a prompt segment of the next."""
 
     SPOKEN = "spoken"
-    """The model said its frame of zeros."""
+    """The model made its end-of-speech frame (zeros)."""
     CAPPED = "capped"
-    """It reached its frame budget."""
+    """It reached its maximum of frames."""
     REPEATING = "repeating"
-    """It said the same few frames over and over."""
+    """It repeated the same few frames."""
     SILENT = "silent"
-    """It said nothing audible for a long while."""
+    """It was silent for 2 s."""

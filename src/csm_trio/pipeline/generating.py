@@ -162,7 +162,7 @@ class Generating:
                     1.0 if settings.temperature_scale is None else settings.temperature_scale
                 ),
             ),
-            turns=self._history.prompt_for(speaker_id, others=spec.dialogue),
+            history=self._history.prompt_for(speaker_id, others=spec.dialogue),
             plays_at_s=self._progress.buffer_empty_at_s,
             frame_s=spec.frame_s,
             batch=settings.batch or False,

@@ -62,7 +62,7 @@ def assert_said(opened: Sequence[Utterance]) -> None:
     assert [(one.speaker_id, one.text) for one in opened] == SPOKEN
     # Each is to sound like the clips of its own voice.
     assert [one.voice_id for one in opened] == [f"speaker_{speaker_id}" for speaker_id, _ in SPOKEN]
-    heard = [[(turn.speaker_id, turn.text) for turn in one.turns] for one in opened]
+    heard = [[(turn.speaker_id, turn.text) for turn in one.history] for one in opened]
     assert heard == [
         [],
         SPOKEN[:1],

@@ -1,4 +1,4 @@
-"""`csm-trio bench --engine`: what its flags ask for, what it prints and writes, what it refuses."""
+"""`csm-trio bench --engine`: its flags, its output and its errors."""
 
 import argparse
 import io
@@ -49,32 +49,32 @@ def parse(*argv: str, **environ: str) -> EngineBenchOptions:
     return read_engine_bench_options(flags_of("--engine", *argv), environ)
 
 
-def test_without_flags_the_embedded_voice_is_timed_and_the_batches_are_left_open() -> None:
-    asked = parse()
-    assert asked == EngineBenchOptions(EngineConfig())
-    assert (asked.batches, asked.steps, asked.transformers_batches) == (None, 50, None)
+def test_without_flags_the_embedded_voice_is_timed_with_default_batches() -> None:
+    options = parse()
+    assert options == EngineBenchOptions(EngineConfig())
+    assert (options.batches, options.steps, options.transformers_batches) == (None, 50, None)
 
 
-def test_what_is_timed(tmp_path: Path) -> None:
+def test_flags_choose_batches_steps_baseline_and_file(tmp_path: Path) -> None:
     file = tmp_path / "engine.json"
-    asked = parse(
+    options = parse(
         "--batches", "1,64", "--steps", "9", "--transformers-batches", "2", "--json", str(file)
     )  # fmt: skip
-    assert (asked.batches, asked.steps, asked.transformers_batches) == ((1, 64), 9, (2,))
-    assert asked.json_file == file
-    for nothing in ("none", "0"):
-        assert parse("--transformers-batches", nothing).transformers_batches == ()
+    assert (options.batches, options.steps, options.transformers_batches) == ((1, 64), 9, (2,))
+    assert options.json_file == file
+    for none in ("none", "0"):
+        assert parse("--transformers-batches", none).transformers_batches == ()
 
 
-def test_the_model_is_named_as_for_serve_by_flag_environment_or_file(tmp_path: Path) -> None:
+def test_the_model_is_set_as_for_serve_by_flag_environment_or_file(tmp_path: Path) -> None:
     toml = tmp_path / "server.toml"
     toml.write_text('model-id = "a/b"\ndtype = "f16"\nport = 1\nlog-level = "error"\n')
-    asked = parse("--config", str(toml), "--dtype", "bf16", "--cpu", CSM_POOL_SIZE="8")
-    assert asked.engine == EngineConfig(pool_size=8, device="cpu", dtype="bf16", model_id="a/b")
-    assert asked.log_level == "error"
+    options = parse("--config", str(toml), "--dtype", "bf16", "--cpu", CSM_POOL_SIZE="8")
+    assert options.engine == EngineConfig(pool_size=8, device="cpu", dtype="bf16", model_id="a/b")
+    assert options.log_level == "error"
 
 
-FAULTS = [
+INVALID = [
     (["--engine", "--url", "ws://127.0.0.1:8080"], "--url: for a load on a server"),
     (["--engine", "--calls", "1", "--seed", "1"], "--calls, --seed: for a load"),
     (["--engine", "--plot", "a.svg"], "--plot: for a load"),
@@ -89,8 +89,8 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("argv", "sentence"), FAULTS)
-def test_what_cannot_be_is_one_line_and_exit_code_1(
+@pytest.mark.parametrize(("argv", "sentence"), INVALID)
+def test_invalid_flags_are_one_line_and_exit_code_1(
     argv: list[str],
     sentence: str,
     tmp_path: Path,
@@ -106,11 +106,11 @@ def test_what_cannot_be_is_one_line_and_exit_code_1(
     assert shown.out == ""
 
 
-def test_flags_of_a_load_pass() -> None:
+def test_flags_of_a_load_test_are_accepted_without_engine() -> None:
     check_for_load(flags_of("--calls", "2", "--json", "a"))
 
 
-def test_the_embedded_voice_is_timed_beside_transformers(
+def test_the_embedded_voice_is_timed_with_the_transformers_baseline(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "engine.json"
@@ -126,7 +126,7 @@ def test_the_embedded_voice_is_timed_beside_transformers(
     engine = document["engine"]
     assert [row["batch"] for row in engine["batches"]] == [1, 2]
     assert [row["steps"] for row in engine["batches"]] == [2, 2]
-    assert [row["batch"] for row in engine["peers"]] == [1, 2]
+    assert [row["batch"] for row in engine["baselines"]] == [1, 2]
     assert [row["positions"] for row in engine["prefills"]] == [64, 256, 1024]
     assert (engine["slots"], engine["notes"]) == (2, [])
     for name in ("floor_ms", "frame_bytes", "copy_bytes_per_s", "weight_bytes", "slot_bytes"):
@@ -134,64 +134,62 @@ def test_the_embedded_voice_is_timed_beside_transformers(
     assert engine["peak_bytes"] > engine["weight_bytes"]
 
 
-def asked_of(path: Path) -> EngineBenchOptions:
+def options_for(path: Path) -> EngineBenchOptions:
     engine = EngineConfig(device="cpu", weights_path=path)
     return EngineBenchOptions(engine, batches=(1,), steps=2)
 
 
-def test_a_checkpoint_is_timed_beside_transformers(tiny: Path) -> None:
+def test_a_checkpoint_is_timed_with_the_transformers_baseline(tiny: Path) -> None:
     out = io.StringIO()
-    assert bench_engine(asked_of(tiny), out=out) == 0
+    assert bench_engine(options_for(tiny), out=out) == 0
     table = out.getvalue()
     assert table.startswith(f"{tiny} on cpu")
     assert "transformers generate, 1 row, no audio: " in table
     assert "not measured" not in table
 
 
-def test_transformers_can_be_left_out(tiny: Path) -> None:
+def test_the_transformers_baseline_can_be_skipped(tiny: Path) -> None:
     out = io.StringIO()
-    assert bench_engine(replace(asked_of(tiny), transformers_batches=()), out=out) == 0
+    assert bench_engine(replace(options_for(tiny), transformers_batches=()), out=out) == 0
     assert "transformers" not in out.getvalue()
 
 
-def test_what_transformers_cannot_load_is_a_sentence_below_the_table(
-    tiny: Path, tmp_path: Path
-) -> None:
+def test_a_failed_transformers_load_is_a_note_below_the_table(tiny: Path, tmp_path: Path) -> None:
     for name in ("config.json", "generation_config.json", "tokenizer.json"):
         (tmp_path / name).write_bytes((tiny / name).read_bytes())
     path = write_gguf(tiny, tmp_path / "tiny.gguf", GGMLQuantizationType.F32)
     out = io.StringIO()
-    assert bench_engine(asked_of(path), out=out) == 0
+    assert bench_engine(options_for(path), out=out) == 0
     last = out.getvalue().splitlines()[-1]
     assert last.startswith(
         f"transformers generate: not measured. transformers cannot load {tmp_path}: "
     )
 
 
-def test_where_the_same_weights_do_not_fit_again_transformers_is_left_out(
+def test_the_transformers_baseline_is_skipped_if_it_does_not_fit(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("csm_trio.bench.engine.measure.available_bytes", lambda device: 1 << 10)
     out = io.StringIO()
-    assert bench_engine(asked_of(tiny), out=out) == 0
+    assert bench_engine(options_for(tiny), out=out) == 0
     last = out.getvalue().splitlines()[-1]
     assert last.startswith("transformers generate: not measured. It would take ")
     assert last.endswith("and cpu has 0.0 MiB left.")
 
 
-def test_slots_too_short_for_what_is_timed_are_one_sentence(tiny: Path) -> None:
-    short = replace(asked_of(tiny), engine=replace(asked_of(tiny).engine, max_positions=64))
-    with pytest.raises(StartupError, match="--max-positions 64: no room"):
+def test_slots_too_short_for_the_timed_sentence_are_one_error_sentence(tiny: Path) -> None:
+    short = replace(options_for(tiny), engine=replace(options_for(tiny).engine, max_positions=64))
+    with pytest.raises(StartupError, match="--max-positions 64: too few"):
         bench_engine(short)
 
 
-def test_a_file_that_cannot_be_written_is_one_sentence(
+def test_a_file_that_cannot_be_written_is_one_error_sentence(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gone = tmp_path / "gone" / "engine.json"
-    asked = replace(asked_of(tiny), transformers_batches=(), json_file=gone)
+    options = replace(options_for(tiny), transformers_batches=(), json_file=gone)
     out = io.StringIO()
-    assert bench_engine(asked, out=out) == 1
+    assert bench_engine(options, out=out) == 1
     assert capsys.readouterr().err == (
         f"csm-trio bench: cannot write {gone}: No such file or directory\n"
     )

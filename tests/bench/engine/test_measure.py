@@ -1,4 +1,4 @@
-"""The engine's timing: what is measured, how it reads, and that it may be asked for anywhere."""
+"""The engine's timing: its measurements, its table and its JSON."""
 
 import json
 from dataclasses import replace
@@ -25,7 +25,7 @@ TIMING = EngineTiming(
     copy_bytes_per_s=3e12,
     batches=(BatchTiming(1, 60, 6.0, 7.5, 0.5), BatchTiming(2, 60, 12.0, 13.0, 0.75)),
     prefills=(PrefillTiming(8, 256, 12.5),),
-    peers=(BaselineTiming("transformers generate", 1, 215.0),),
+    baselines=(BaselineTiming("transformers generate", 1, 215.0),),
 )
 
 
@@ -33,17 +33,17 @@ def test_the_floor_is_the_bytes_over_the_bandwidth() -> None:
     assert TIMING.floor_ms == 3.0
 
 
-def test_json_carries_every_number() -> None:
+def test_json_has_every_number() -> None:
     content = json.loads(json.dumps(TIMING.to_dict()))
     assert content["floor_ms"] == 3.0
     assert content["batches"][1] == {
         "batch": 2, "steps": 60, "median_ms": 12.0, "p99_ms": 13.0, "codec_ms": 0.75,
     }  # fmt: skip
     assert content["prefills"] == [{"prompts": 8, "positions": 256, "median_ms": 12.5}]
-    assert content["peers"][0]["frame_ms"] == 215.0
+    assert content["baselines"][0]["frame_ms"] == 215.0
 
 
-def test_the_table_shows_ratios_beside_absolutes() -> None:
+def test_the_table_has_times_and_ratios() -> None:
     rows = [line.split() for line in TIMING.table().splitlines()]
     assert ["1", "6.00", "7.50", "0.50", "2.00", "0.075"] in rows
     assert ["2", "12.00", "13.00", "0.75", "4.00", "0.150"] in rows
@@ -56,8 +56,8 @@ def test_the_table_shows_ratios_beside_absolutes() -> None:
     assert "to read 9 GB of weights at 3000 GB/s" in TIMING.table()
 
 
-def test_the_table_says_what_was_not_measured() -> None:
-    left_out = replace(TIMING, peers=(), notes=("transformers generate: not measured.",))
+def test_the_table_names_what_was_not_measured() -> None:
+    left_out = replace(TIMING, baselines=(), notes=("transformers generate: not measured.",))
     assert left_out.table().endswith("\n\ntransformers generate: not measured.")
 
 
@@ -79,9 +79,11 @@ def test_a_frame_reads_the_depth_decoder_once_for_each_codebook_but_the_first() 
 
 
 @pytest.mark.parametrize(("pool_size", "batches"), [(None, [1, 2, 4]), (3, [1, 2])])
-def test_batches_are_up_to_what_serve_would_hold(pool_size: int | None, batches: list[int]) -> None:
+def test_default_batches_fit_into_the_pool_of_serve(
+    pool_size: int | None, batches: list[int]
+) -> None:
     config = EngineConfig(device="cpu", pool_size=pool_size, max_positions=256)
-    timing = measure_engine(config, Plan(steps=1, peer_batches=()))
+    timing = measure_engine(config, Plan(steps=1, baseline_batches=()))
     assert [row.batch for row in timing.batches] == batches
     assert timing.slots == (pool_size or 4)
     assert [row.positions for row in timing.prefills] == [64, 128]
@@ -89,4 +91,4 @@ def test_batches_are_up_to_what_serve_would_hold(pool_size: int | None, batches:
         assert row.codec_ms > 0
         assert 0 < row.median_ms <= row.p99_ms
     assert timing.copy_bytes_per_s > 1e8
-    assert timing.peers == ()
+    assert timing.baselines == ()

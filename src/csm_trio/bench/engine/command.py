@@ -1,6 +1,6 @@
 """`csm-trio bench --engine`: flags in; a table, a JSON file and an exit code out.
 
-No server, no socket: the engine runs in this process. torch is imported when it is measured.
+The engine runs in this process, without a server. torch is imported only for the measurement.
 """
 
 import argparse
@@ -31,9 +31,9 @@ _MODEL_SETTINGS = tuple(
 
 @dataclass(frozen=True, slots=True)
 class EngineBenchOptions:
-    """What `bench --engine` is asked to do; None leaves the choice to the measuring.
+    """Options of `bench --engine`; None leaves the choice to the measurement.
 
-    `transformers_batches` () leaves transformers out.
+    Empty `transformers_batches` skip the transformers baseline.
     """
 
     engine: EngineConfig
@@ -45,7 +45,7 @@ class EngineBenchOptions:
 
 
 def add_engine_bench_flags(parser: argparse.ArgumentParser) -> None:
-    """Add `--engine` and its flags: the model's, as `serve` has them, and what to time."""
+    """Add `--engine` and its flags: the model's, as in `serve`, and what to time."""
     group = parser.add_argument_group("the engine alone")
     add = group.add_argument
     add(
@@ -77,7 +77,7 @@ def add_engine_bench_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def check_for_load(flags: argparse.Namespace) -> None:
-    """Raise StartupError where a flag was given that only `--engine` knows."""
+    """Raise StartupError if a flag is given that needs `--engine`."""
     own = ("batches", "steps", "transformers_batches", "config")
     names = [*own, *(setting.key for setting in _MODEL_SETTINGS)]
     given = [f"--{name.replace('_', '-')}" for name in names if getattr(flags, name) is not None]
@@ -90,9 +90,9 @@ def check_for_load(flags: argparse.Namespace) -> None:
 def read_engine_bench_options(
     flags: argparse.Namespace, environ: Mapping[str, str]
 ) -> EngineBenchOptions:
-    """Return what the parsed flags ask for; settings come from `environ` and `--config` too.
+    """Return the options of the parsed flags, with settings from `environ` and `--config`.
 
-    Raises StartupError for a setting that cannot be, and for a flag that needs a server.
+    Raises StartupError for an invalid setting, and for a flag that needs a server.
     """
     strays = given_load_flags(flags)
     if strays:
@@ -112,7 +112,7 @@ def read_engine_bench_options(
 def bench_engine(options: EngineBenchOptions, *, out: TextIO | None = None) -> int:
     """Measure, print the table on `out`, write the JSON file; return the exit code.
 
-    Raises StartupError where the model cannot be had or does not fit.
+    Raises StartupError if the model cannot be loaded or does not fit.
     """
     out = sys.stdout if out is None else out
     from csm_trio.bench.engine.measure import Plan, measure_engine

@@ -1,7 +1,7 @@
-"""Time the engine alone: no sockets, no scheduler, the host waiting for every step.
+"""Time the engine alone: no sockets, no scheduler; the host waits for every step.
 
-In: engine settings and numbers of rows. Out: an `EngineTiming`, and log lines meanwhile. It knows
-how to make the device work and how to wait for it; who would listen, it must not know.
+In: engine settings and batch sizes. Out: an `EngineTiming`, and log lines meanwhile. It must not
+know servers or clients.
 """
 
 import gc
@@ -24,7 +24,7 @@ from csm_trio.bench.engine.transformers_baseline import TransformersBaseline
 from csm_trio.config import EngineConfig
 from csm_trio.engine.byte_size import format_bytes
 from csm_trio.engine.cuda_graph import capture_graph
-from csm_trio.engine.load import LoadedModel, load_model, usual_slots, warm_runner
+from csm_trio.engine.load import LoadedModel, default_slots, load_model, warm_runner
 from csm_trio.engine.memory import (
     available_bytes,
     checkpoint_bytes,
@@ -33,7 +33,8 @@ from csm_trio.engine.memory import (
     slot_bytes,
     weight_bytes,
 )
-from csm_trio.engine.runner import Placement, TorchRunner
+from csm_trio.engine.placement import Placement
+from csm_trio.engine.runner import TorchRunner
 from csm_trio.engine.step_eager import CODEC_ROWS
 from csm_trio.engine.utterance import PromptSegment, Sampling, Utterance
 from csm_trio.errors import SpeechError, StartupError
@@ -50,26 +51,26 @@ _PREFILL_POSITIONS = (64, 256, 1024)
 _COPIED_BYTES = {"cuda": 1 << 30, "cpu": 1 << 27}
 _CUDA_BATCHES = (1, 8, 64, 256, 512)
 _OTHER_BATCHES = (1, 2, 4, 8)
-_PEER_SHARE = 1.25
-"""Of the engine's weights: what transformers, which has the codec's encoder too, holds."""
+_BASELINE_FACTOR = 1.25
+"""Memory of the transformers model, which includes the codec's encoder, per byte of weights."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to measure: numbers of rows, timed steps for each, and rows for transformers.
+    """Batch sizes to time, timed steps for each, and batch sizes of the transformers baseline.
 
-    Without `batches` they are some that fit into the pool, or into the one that would be served;
-    without `peer_batches` the smallest and the largest of them.
+    Without `batches`, some sizes that fit into the pool, or into the default pool of `serve`;
+    without `baseline_batches`, the smallest and the largest of them.
     """
 
     batches: tuple[int, ...] | None = None
     steps: int = 50
-    peer_batches: tuple[int, ...] | None = None
+    baseline_batches: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class _Peer:
-    """What is to be kept of a model so that transformers can be measured without it."""
+class _BaselineInput:
+    """The data that the transformers baseline needs after the engine is released."""
 
     folder: Path | None
     placement: Placement
@@ -77,26 +78,26 @@ class _Peer:
 
 
 def measure_engine(config: EngineConfig, plan: Plan) -> EngineTiming:
-    """Load what the settings name and time it; the pool is as large as the largest batch.
+    """Load the model of the settings and time it; the pool has the largest batch's size.
 
-    transformers comes last, when the engine has left the device. Raises StartupError where the
-    model cannot be had or the slots do not fit.
+    The transformers baseline comes last, after the engine has released the device. Raises
+    StartupError if the model cannot be loaded or the slots do not fit.
     """
-    timing, peer = _measure_alone(config, plan)
-    # Frozen by the warm-up: what of the engine holds itself would stay beside the peer.
+    timing, baseline = _measure_alone(config, plan)
+    # The warm-up froze the engine's objects: its cycles would stay in memory beside the baseline.
     gc.unfreeze()
     gc.collect()
     batches = [row.batch for row in timing.batches]
-    wanted = plan.peer_batches
-    if wanted is None:
-        wanted = tuple(sorted({min(batches), max(batches)}))
+    baseline_batches = plan.baseline_batches
+    if baseline_batches is None:
+        baseline_batches = tuple(sorted({min(batches), max(batches)}))
     try:
-        return replace(timing, peers=_time_peers(peer, wanted))
+        return replace(timing, baselines=_time_baseline(baseline, baseline_batches))
     except StartupError as error:
         return replace(timing, notes=(f"transformers generate: not measured. {error}",))
 
 
-def _measure_alone(config: EngineConfig, plan: Plan) -> tuple[EngineTiming, _Peer]:
+def _measure_alone(config: EngineConfig, plan: Plan) -> tuple[EngineTiming, _BaselineInput]:
     started_s = time.perf_counter()
     loaded = load_model(config)
     device, dtype = loaded.placement.device, loaded.placement.dtype
@@ -104,7 +105,7 @@ def _measure_alone(config: EngineConfig, plan: Plan) -> tuple[EngineTiming, _Pee
     loaded_s = time.perf_counter()
     weights = weight_bytes(loaded.model, loaded.codec)
     per_slot = slot_bytes(loaded.config, loaded.codec, dtype)
-    batches = plan.batches or _usual_batches(config, loaded, per_slot)
+    batches = plan.batches or _default_batches(config, loaded, per_slot)
     pool_size = config.pool_size or max(batches)
     if max(batches) > pool_size:
         raise StartupError(f"--pool-size {pool_size}: no batch of {max(batches)} fits into it.")
@@ -127,21 +128,21 @@ def _measure_alone(config: EngineConfig, plan: Plan) -> tuple[EngineTiming, _Pee
         frame_bytes=frame_bytes(loaded),
         copy_bytes_per_s=_copy_bytes_per_s(device),
     )
-    needed = round(_PEER_SHARE * checkpoint_bytes(loaded.config, dtype))
-    return timing, _Peer(loaded.folder, loaded.placement, needed)
+    needed = round(_BASELINE_FACTOR * checkpoint_bytes(loaded.config, dtype))
+    return timing, _BaselineInput(loaded.folder, loaded.placement, needed)
 
 
-def _usual_batches(config: EngineConfig, loaded: LoadedModel, per_slot: int) -> tuple[int, ...]:
-    """Choose numbers of rows up to the pool's, or up to what the device holds."""
+def _default_batches(config: EngineConfig, loaded: LoadedModel, per_slot: int) -> tuple[int, ...]:
+    """Choose batch sizes up to the pool's, or up to the slots that fit on the device."""
     device = loaded.placement.device
     on_cuda = device.type == "cuda"
     fitting = fitting_slots(per_slot, device) if on_cuda else None
-    most = config.pool_size or (usual_slots(loaded) if fitting is None else max(1, fitting))
-    return tuple(size for size in (_CUDA_BATCHES if on_cuda else _OTHER_BATCHES) if size <= most)
+    limit = config.pool_size or (default_slots(loaded) if fitting is None else max(1, fitting))
+    return tuple(size for size in (_CUDA_BATCHES if on_cuda else _OTHER_BATCHES) if size <= limit)
 
 
 def frame_bytes(loaded: LoadedModel) -> int:
-    """Count the weights that one frame reads, the depth decoder's once for each of its steps."""
+    """Count the bytes of weights that a frame reads, the depth decoder's once for each codebook."""
     model, steps = loaded.model, loaded.config.codebooks - 1
 
     def size(tensors: Sequence[torch.Tensor]) -> int:
@@ -155,7 +156,7 @@ def frame_bytes(loaded: LoadedModel) -> int:
 
 
 def wait_for(device: torch.device) -> None:
-    """Wait until the device has done all it was told to."""
+    """Wait until the device has finished its queue."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -163,13 +164,13 @@ def wait_for(device: torch.device) -> None:
 
 
 def _time_batch(loaded: LoadedModel, runner: TorchRunner, batch: int, steps: int) -> BatchTiming:
-    room = loaded.config.backbone.max_positions // 2
-    utterance = Utterance(_TEXT, 0, room, Sampling(temperature=0.9, top_k=50, seed=1))
+    max_frames = loaded.config.backbone.max_positions // 2
+    utterance = Utterance(_TEXT, 0, max_frames, Sampling(temperature=0.9, top_k=50, seed=1))
     slots = range(batch)
     for first in range(0, batch, runner.max_prefills_per_step):
         opened = slots[first : first + runner.max_prefills_per_step]
         _open(loaded, runner, [(slot, utterance) for slot in opened])
-    timed = min(steps, room - _UNTIMED_STEPS)
+    timed = min(steps, max_frames - _UNTIMED_STEPS)
     progress = Progress(logger, f"batch of {batch}", _UNTIMED_STEPS + timed, "steps")
     took_ms = []
     for step in range(_UNTIMED_STEPS + timed):
@@ -193,14 +194,12 @@ def _open(loaded: LoadedModel, runner: TorchRunner, batch: list[tuple[int, Utter
     for outcome in runner.open(batch):
         if isinstance(outcome, SpeechError):
             positions = loaded.config.backbone.max_positions
-            raise StartupError(
-                f"--max-positions {positions}: no room for the sentence that is timed."
-            )
+            raise StartupError(f"--max-positions {positions}: too few for the timed sentence.")
     runner.prefill_all()
 
 
 def _median_ms(work: Callable[[], object], rounds: int) -> float:
-    """Time so many rounds of `work`, or fewer where they take long."""
+    """Return the median time of so many rounds of `work`, or of fewer if they take long."""
     took_ms: list[float] = []
     while len(took_ms) < rounds and sum(took_ms) < 1e3 * _ENOUGH_S:
         took_ms.append(_took_ms(work))
@@ -215,7 +214,7 @@ def _took_ms(work: Callable[[], object]) -> float:
 
 @torch.inference_mode()
 def _codec_ms(loaded: LoadedModel, batch: int) -> float:
-    """Time the codec alone, on streams whose rings are full."""
+    """Time the codec alone, with full ring buffers."""
     codec, (device, dtype) = loaded.codec, (loaded.placement.device, loaded.placement.dtype)
     state = codec.open_state(batch, device=device, dtype=dtype)
     state.positions.fill_(2 * loaded.config.codec.sliding_window)
@@ -240,9 +239,9 @@ def _codec_ms(loaded: LoadedModel, batch: int) -> float:
 
 
 def _time_prefills(loaded: LoadedModel, runner: TorchRunner) -> list[PrefillTiming]:
-    most = loaded.config.backbone.max_positions // 2
+    max_positions = loaded.config.backbone.max_positions // 2
     timings = []
-    for positions in sorted({min(positions, most) for positions in _PREFILL_POSITIONS}):
+    for positions in sorted({min(positions, max_positions) for positions in _PREFILL_POSITIONS}):
         for prompts in sorted({1, min(runner.max_prefills_per_step, runner.slots)}):
             batch = [(slot, _prompted(loaded, positions)) for slot in range(prompts)]
 
@@ -258,16 +257,16 @@ def _time_prefills(loaded: LoadedModel, runner: TorchRunner) -> list[PrefillTimi
 
 
 def _prompted(loaded: LoadedModel, positions: int) -> Utterance:
-    """Make an utterance whose prompt has exactly so many positions, most of them audio."""
+    """Return an utterance whose prompt has exactly so many positions, nearly all of them audio."""
     tokenizer = loaded.tokenizer
     texts = len(tokenizer.encode("A.", speaker_id=0)) + len(tokenizer.encode("B.", speaker_id=0))
-    frames = positions - texts - 1  # the turn's end-of-speech frame
+    frames = positions - texts - 1  # the segment's end-of-speech frame
     codes = np.zeros((max(1, frames), loaded.config.codebooks), np.int16)
     return Utterance("B.", 0, 8, Sampling(seed=1), (PromptSegment(0, "A.", codes),))
 
 
 def _peak_bytes(device: torch.device) -> int:
-    """Return the most that was taken: on CUDA by torch, elsewhere by the process."""
+    """Return the peak memory in bytes: on CUDA that of torch, elsewhere of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
     unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2)
@@ -295,19 +294,19 @@ def _copy_bytes_per_s(device: torch.device) -> float:
     return 2e3 * size / min(_took_ms(once) for _ in range(10))
 
 
-def _time_peers(peer: _Peer, batches: Sequence[int]) -> tuple[BaselineTiming, ...]:
-    """Time transformers on the same weights; StartupError where it cannot have them."""
+def _time_baseline(baseline: _BaselineInput, batches: Sequence[int]) -> tuple[BaselineTiming, ...]:
+    """Time transformers on the same weights; raise StartupError if it cannot load them."""
     if not batches:
         return ()
-    placement = peer.placement
+    placement = baseline.placement
     free = available_bytes(placement.device)
-    if free is not None and peer.needed_bytes > free:
+    if free is not None and baseline.needed_bytes > free:
         raise StartupError(
-            f"It would take {format_bytes(peer.needed_bytes)}, and {placement.device} has "
+            f"It would take {format_bytes(baseline.needed_bytes)}, and {placement.device} has "
             f"{format_bytes(free)} left."
         )
     logger.info("loading the same weights with transformers")
-    model = TransformersBaseline(peer.folder, device=placement.device, dtype=placement.dtype)
+    model = TransformersBaseline(baseline.folder, device=placement.device, dtype=placement.dtype)
     timings = []
     for batch in batches:
         timings.append(BaselineTiming("transformers generate", batch, model.frame_ms(batch)))

@@ -1,4 +1,4 @@
-"""What measuring the engine alone gives: frozen numbers, for JSON and as a table. No torch."""
+"""The result of timing the engine alone, as JSON and as a table. It must not know torch."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,9 +9,9 @@ from csm_trio.timebase import FRAME_MS
 
 @dataclass(frozen=True, slots=True)
 class BatchTiming:
-    """So many `steps` of `batch` rows, each waited for by the host, the codec's time in them.
+    """Times of `steps` steps of `batch` rows, codec included; the host waits for each step.
 
-    `codec_ms` is what the codec takes by itself, with its rings full.
+    `codec_ms` is the time of the codec alone, with full ring buffers.
     """
 
     batch: int
@@ -23,7 +23,7 @@ class BatchTiming:
 
 @dataclass(frozen=True, slots=True)
 class PrefillTiming:
-    """Opening `prompts` slots at once, each with `positions` rows of prompt."""
+    """Time to prefill `prompts` slots at once, each with a prompt of `positions` rows."""
 
     prompts: int
     positions: int
@@ -32,7 +32,7 @@ class PrefillTiming:
 
 @dataclass(frozen=True, slots=True)
 class BaselineTiming:
-    """A frame of `batch` rows by another implementation on the same device, without audio."""
+    """Time of a frame of `batch` rows by a baseline on the same device, without audio."""
 
     name: str
     batch: int
@@ -41,13 +41,13 @@ class BaselineTiming:
 
 @dataclass(frozen=True, slots=True)
 class EngineTiming:
-    """One device, one model, and what it reached.
+    """The times and the memory of one model on one device.
 
-    frame_bytes: the weights that one frame must read, every use counted; copy_bytes_per_s: what
-    the device copied, bytes read and written counted. No step is faster than their quotient
+    frame_bytes: bytes of weights that one frame must read, every use counted; copy_bytes_per_s:
+    the device's copy rate, bytes read and written counted. No step is faster than their quotient
     unless weights stay in a cache. slots: rows of the batch; a CPU always computes them all.
-    slot_bytes: what each of them (and one more, for padding) takes. peak_bytes: the most that was
-    taken at any time, by the whole process on a CPU. notes: what was not measured, and why.
+    slot_bytes: memory of each of them (and of one more, for padding). peak_bytes: the maximum of
+    memory used, on a CPU by the whole process. notes: measurements left out, and why.
     """
 
     device: str
@@ -64,20 +64,20 @@ class EngineTiming:
     copy_bytes_per_s: float
     batches: tuple[BatchTiming, ...]
     prefills: tuple[PrefillTiming, ...]
-    peers: tuple[BaselineTiming, ...] = ()
+    baselines: tuple[BaselineTiming, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
     def floor_ms(self) -> float:
-        """The least time in which the device can read a frame's weights."""
+        """The minimum time in which the device can read a frame's weights."""
         return 1e3 * self.frame_bytes / self.copy_bytes_per_s
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as JSON has it."""
+        """Return all fields as JSON values."""
         return asdict(self) | {"floor_ms": self.floor_ms}
 
     def table(self) -> str:
-        """Return everything as text for a terminal."""
+        """Return all fields as text for a terminal."""
         slots_bytes = (self.slots + 1) * self.slot_bytes
         lines = [
             f"{self.model} on {self.device}, {self.dtype}, torch {self.torch}, {self.slots} slots",
@@ -99,23 +99,23 @@ class EngineTiming:
         lines += [
             f"{row.prompts:5d} x {row.positions:5d}   {row.median_ms:8.2f}" for row in self.prefills
         ]
-        lines += [""] if self.peers or self.notes else []
+        lines += [""] if self.baselines or self.notes else []
         lines += [
             f"{row.name}, {row.batch} {_rows(row.batch)}, no audio: {row.frame_ms:.1f} ms a frame"
-            f"{self._beside(row)}"
-            for row in self.peers
+            f"{self._ratios(row)}"
+            for row in self.baselines
         ]
         return "\n".join([*lines, *self.notes])
 
-    def _beside(self, peer: BaselineTiming) -> str:
-        """Compare a peer with the step of as many rows, with Mimi in it and without."""
+    def _ratios(self, baseline: BaselineTiming) -> str:
+        """Compare a baseline with the step of as many rows, with the codec and without."""
         for row in self.batches:
-            if row.batch == peer.batch:
-                beside = f", {peer.frame_ms / row.median_ms:.1f} x the step with audio"
+            if row.batch == baseline.batch:
+                with_audio = f", {baseline.frame_ms / row.median_ms:.1f} x the step with audio"
                 silent_ms = row.median_ms - row.codec_ms
-                # Timed apart: on a busy machine the part may come out longer than the whole.
-                ratio = f", {peer.frame_ms / silent_ms:.1f} x without" if silent_ms > 0 else ""
-                return beside + ratio
+                # The codec is timed separately: on a busy machine it may be longer than the step.
+                ratio = f", {baseline.frame_ms / silent_ms:.1f} x without" if silent_ms > 0 else ""
+                return with_audio + ratio
         return ""
 
 

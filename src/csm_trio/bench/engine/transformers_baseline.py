@@ -1,7 +1,7 @@
-"""The same model by transformers' own `generate`: what the engine is measured beside.
+"""The transformers baseline: the same model's frame time with transformers' own `generate`.
 
-In: a checkpoint's folder, or none for CSM-1B's sizes in noise. Out: milliseconds a frame, without
-audio.
+In: a checkpoint's folder, or None for CSM-1B's sizes with random weights. Out: milliseconds a
+frame, without audio.
 """
 
 import statistics
@@ -24,21 +24,22 @@ _ENOUGH_S = 5.0
 class TransformersBaseline:
     """A loaded `CsmForConditionalGeneration` on a device.
 
-    Raises `StartupError` where transformers cannot load the folder, or would fill some of the
-    model with noise because the folder names its tensors otherwise (GGUF, Sesame's naming).
+    Raises `StartupError` if transformers cannot load the folder, or would fill some tensors with
+    random weights because the folder names them differently (GGUF, Sesame's naming).
     """
 
     def __init__(self, folder: Path | None, *, device: torch.device, dtype: torch.dtype) -> None:
         with _quiet_transformers():
-            model = _noise(device, dtype) if folder is None else _loaded(folder, dtype)
+            model = _random_model(device, dtype) if folder is None else _load_model(folder, dtype)
         self._model = model.to(device).eval()
         self._device = device
 
     @torch.inference_mode()
     def frame_ms(self, batch: int) -> float:
-        """Time `generate` for a batch of equal prompts, twice, so that the prefill drops out.
+        """Return the time of a frame of `generate` for a batch of equal prompts, in ms.
 
-        The median of a few such pairs, of one where that takes long.
+        Times a short and a long run, whose difference has no prefill. Takes the median of a few
+        such pairs, or of one if a pair takes long.
         """
         ids = torch.ones(batch, _PROMPT_IDS, dtype=torch.int64, device=self._device)
         self._generate(ids, 2)
@@ -54,7 +55,7 @@ class TransformersBaseline:
         return statistics.median(pairs_ms)
 
     def _generate(self, ids: torch.Tensor, frames: int) -> tuple[float, int]:
-        """Return the seconds it took, and the frames it made before all rows had ended."""
+        """Return the seconds it took, and the number of frames until all rows had ended."""
         started_s = time.perf_counter()
         codes = self._model.generate(
             input_ids=ids, max_new_tokens=frames, do_sample=True, depth_decoder_do_sample=True
@@ -64,41 +65,44 @@ class TransformersBaseline:
 
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """Keep bars and remarks on the configuration out of the lines of whoever measures."""
-    # Imported here, as below: only who compares pays for importing transformers.
+    """Silence transformers' progress bars and remarks on the configuration."""
+    # Imported here, as below: transformers is slow to import and needed for the baseline only.
     from transformers.utils import logging
 
-    told: Any = logging
-    verbosity, bars = told.get_verbosity(), told.is_progress_bar_enabled()
-    told.set_verbosity_error()
-    told.disable_progress_bar()
+    transformers_logging: Any = logging
+    verbosity, bars = (
+        transformers_logging.get_verbosity(),
+        transformers_logging.is_progress_bar_enabled(),
+    )
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
-        told.set_verbosity(verbosity)
+        transformers_logging.set_verbosity(verbosity)
         if bars:
-            told.enable_progress_bar()
+            transformers_logging.enable_progress_bar()
 
 
-def _noise(device: torch.device, dtype: torch.dtype) -> Any:
+def _random_model(device: torch.device, dtype: torch.dtype) -> Any:
     from transformers import CsmConfig, CsmForConditionalGeneration
 
     config: Any = CsmConfig()
-    usual = torch.get_default_dtype()
+    default_dtype = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
         with torch.device(device):
             return CsmForConditionalGeneration(config)
     finally:
-        torch.set_default_dtype(usual)
+        torch.set_default_dtype(default_dtype)
 
 
-def _loaded(folder: Path, dtype: torch.dtype) -> Any:
+def _load_model(folder: Path, dtype: torch.dtype) -> Any:
     from transformers import CsmForConditionalGeneration
 
-    peer: Any = CsmForConditionalGeneration
+    model_class: Any = CsmForConditionalGeneration
     try:
-        model, report = peer.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+        model, report = model_class.from_pretrained(folder, dtype=dtype, output_loading_info=True)
     except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise StartupError(f"transformers cannot load {folder}: {reason}") from error

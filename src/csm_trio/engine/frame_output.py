@@ -1,0 +1,24 @@
+"""What both kinds of step do with a frame's codes and samples: end of speech, 16-bit audio."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+def rows_still_speaking(codes: NDArray[np.int16]) -> NDArray[np.bool_]:
+    """Return which rows of a frame's codes [batch, codebooks] are speech: bool [batch].
+
+    The end of speech is a frame of zeros in Sesame's generator.py; transformers ignores its last
+    codebook. A frame that either of them ends on ends here.
+    """
+    speaking: NDArray[np.bool_] = np.any(codes[:, :-1], axis=1)
+    return speaking
+
+
+def scale_to_int16(pcm: Tensor) -> Tensor:
+    """Clip samples to [-1, 1] and scale them to whole numbers within int16, the dtype unchanged.
+
+    The copy into an int16 tensor casts them: no kernel of its own in a captured graph.
+    """
+    return torch.round(pcm.clamp(-1, 1) * 32767)
