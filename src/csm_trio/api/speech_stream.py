@@ -24,7 +24,7 @@ from quart import Response, request
 from quart.wrappers.response import ResponseBody
 from quart_trio.asgi import TrioASGIHTTPConnection, TrioASGIWebsocketConnection
 
-from csm_trio.alignment.alignment import joined
+from csm_trio.alignment.alignment import join
 from csm_trio.api.admission import Admission, SessionLease
 from csm_trio.audio.wav import with_true_lengths
 from csm_trio.pipeline.context import Synthesizer
@@ -231,7 +231,7 @@ class SpeechStream(ResponseBody):
         data = b"".join(piece.data for piece in pieces)
         if self._order.audio_format.codec == "wav":
             data = with_true_lengths(data)
-        aligned = joined([piece.aligned for piece in pieces if piece.aligned is not None])
+        aligned = join([piece.aligned for piece in pieces if piece.aligned is not None])
         return Audio(self._order.context_id, data, aligned)
 
     async def _next_audio(self) -> Audio | None:
