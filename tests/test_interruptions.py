@@ -134,7 +134,7 @@ async def test_turns_that_nobody_stops_are_said_out_and_leave_room_for_five_more
         ear.heard = heard
         assert code == 1000
         for name in names:
-            (said,) = [one for one in runner.opened if one.text == normalize(f"I am {name}.")]
+            (said,) = [one for one in runner.opened if one.text == normalize(f"I am {name}.").text]
             assert joined_audio(ear.of(name)) == sine_speech([said], "pcm_24000")
         assert sorted(one["contextId"] for one in heard if one["isFinal"]) == sorted(
             [*names, "a", "b", "c", "d", "e"]

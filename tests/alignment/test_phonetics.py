@@ -1,4 +1,4 @@
-"""What sounds a spelling makes one expect."""
+"""The sounds expected for a spelling."""
 
 from itertools import pairwise
 
@@ -44,6 +44,6 @@ def test_a_pause_is_expected_at_a_comma_and_not_at_a_space() -> None:
     assert spaced.skipped > 0.5 > paused.skipped
 
 
-def test_the_end_of_a_phrase_is_longer() -> None:
+def test_sounds_at_the_end_of_a_phrase_are_longer() -> None:
     inside, last = (units_of(text)[2].duration_ms for text in ("no one knows", "no, one knows"))
     assert last > inside

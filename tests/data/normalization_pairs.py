@@ -1,17 +1,17 @@
-"""What is written beside what is said of it, by class: the table of the README's section Text.
+"""Pairs of written text and its spoken form, by class: the table of docs/text.md.
 
-NVIDIA's `nemo_text_processing` says 127 of the first 275 alike (its words, without case and
-punctuation). Where the two differ, by intent: no "and" within numbers; telephones, codes, ports
-and "$5-$10" are said as such, where it makes numbers or leaves signs; "8/10" is "out of", a dash
-between numbers "to"; "24/7" no fraction; times of day on the full hour are "hundred" after noon;
-"https://" is not said; capitals stay; abbreviations it leaves, Roman numerals, units such as GB,
-Markdown, HTML and emoji are dealt with here. It says "Texas" for TX, which is left here, since TX
-may be anything.
+NVIDIA's `nemo_text_processing` has the same words for 127 of the first 275 (without case and
+punctuation). Intended differences: no "and" within numbers; telephones, codes, ports and "$5-$10"
+are read as such, where it makes numbers or leaves signs; "8/10" is "out of", a dash between numbers
+"to"; "24/7" is no fraction; times of day on the full hour are "hundred" after noon; "https://" is
+omitted; capitals stay; the abbreviations that it leaves, Roman numerals, units such as GB,
+Markdown, HTML and emoji are handled here. It reads TX as "Texas"; here TX stays, since it is
+ambiguous.
 """
 
 # ruff: noqa: RUF001 -- marks that look like ASCII ones are what these tables are about
 
-WRITTEN_AND_SAID: dict[str, list[tuple[str, str]]] = {
+WRITTEN_AND_SPOKEN: dict[str, list[tuple[str, str]]] = {
     "cardinals": [
         ("I have 0 or 1 left.", "I have zero or one left."),
         ("Take 13, 21 and 100.", "Take thirteen, twenty one and one hundred."),

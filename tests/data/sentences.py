@@ -1,4 +1,4 @@
-"""What the embedded voice is asked to say where its speech is judged: words only, no digits."""
+"""Sentences to synthesize where the embedded voice is measured: words only, no digits."""
 
 SENTENCES: tuple[str, ...] = (
     "Good morning, how can I help you today?",
@@ -22,7 +22,7 @@ SENTENCES: tuple[str, ...] = (
     "Is there anything else that I can do for you?",
     "Thank you for calling, and have a wonderful day.",
 )
-"""Twenty things people say on the phone, 5 to 14 words each."""
+"""Twenty sentences of phone calls, 5 to 14 words each."""
 
 VARIED_SENTENCES: tuple[str, ...] = (
     "Thanks for holding, I have found your account.",
@@ -76,4 +76,4 @@ VARIED_SENTENCES: tuple[str, ...] = (
     "They sat by the fire and talked about the summer until midnight.",
     "No problem at all, have a safe journey home!",
 )
-"""Fifty of 1 to 15 words, with pauses and without, on the phone and off it."""
+"""Fifty sentences of 1 to 15 words, with and without pauses."""

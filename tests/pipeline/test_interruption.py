@@ -147,7 +147,7 @@ async def test_a_reused_id_waits_until_all_of_the_old_has_been_heard(
     )
     assert finals(call) == ["a", "a", "a"]
     assert sound(call.sent) == expected_sound(call.engine.utterances)
-    assert call.texts == [normalize(LONG), "Short.", "Shorter."]
+    assert call.texts == [normalize(LONG).text, "Short.", "Shorter."]
 
 
 async def test_to_interrupt_a_reused_id_stops_all_that_bears_it(
@@ -165,7 +165,7 @@ async def test_to_interrupt_a_reused_id_stops_all_that_bears_it(
         assert [message["isFinal"] for message in call.sent[heard:]] == [True, True]
         call.socket.say(END)
     assert finals(call) == ["a", "a"]
-    assert call.texts == [normalize(LONG)]
+    assert call.texts == [normalize(LONG).text]
 
 
 async def test_the_end_of_the_socket_says_what_every_context_holds(

@@ -1,4 +1,4 @@
-"""The bound on how long a text can take to say."""
+"""The maximum duration of speech of a text."""
 
 import math
 from itertools import pairwise
@@ -13,12 +13,12 @@ ORDINARY_CHARS_PER_S = 15
 
 
 @given(st.text(), st.text())
-def test_more_text_never_has_less_time(text: str, more: str) -> None:
+def test_more_text_never_has_a_shorter_maximum(text: str, more: str) -> None:
     assert longest_speech_s(text + more) >= longest_speech_s(text) >= 1.5
 
 
 @pytest.mark.parametrize("text", ["Hi.", "No", "5", "I"])
-def test_a_short_text_has_time_enough(text: str) -> None:
+def test_a_short_text_has_enough_time(text: str) -> None:
     assert 1.5 < longest_speech_s(text) < 3
 
 
@@ -30,7 +30,7 @@ def test_a_short_text_has_time_enough(text: str) -> None:
         "I can see your order here; it left our warehouse this morning and should reach you soon.",
     ],
 )
-def test_an_ordinary_sentence_has_two_to_three_times_what_it_needs(text: str) -> None:
+def test_an_ordinary_sentence_has_two_to_three_times_its_duration(text: str) -> None:
     assert 2 < longest_speech_s(text) * ORDINARY_CHARS_PER_S / len(text) < 3
 
 
@@ -49,7 +49,7 @@ def test_an_ordinary_sentence_has_two_to_three_times_what_it_needs(text: str) ->
         ("€5", "five euros"),
     ],
 )
-def test_what_is_longer_aloud_than_written_has_time_to_be_said(written: str, aloud: str) -> None:
+def test_text_that_is_longer_spoken_than_written_has_enough_time(written: str, aloud: str) -> None:
     assert longest_speech_s(written) > 1 + len(aloud) / ORDINARY_CHARS_PER_S
 
 
@@ -63,7 +63,7 @@ def spaces_of(text: str) -> set[int]:
 
 
 @given(st.text(max_size=300), st.floats(0.5, 30))
-def test_parts_are_all_of_the_text_and_each_fits(text: str, limit_s: float) -> None:
+def test_parts_cover_the_text_and_each_fits_the_limit(text: str, limit_s: float) -> None:
     parts = split_points(text, limit_s, spaces_of(text))
     assert (parts[0][0], parts[-1][1]) == (0, len(text))
     for (start, end), (later, _) in pairwise(parts):
@@ -74,7 +74,7 @@ def test_parts_are_all_of_the_text_and_each_fits(text: str, limit_s: float) -> N
         assert needs_s <= limit_s + 1e-9 or end - start == 1
 
 
-def test_a_long_sentence_is_parted_at_a_clause_and_a_short_one_not_at_all() -> None:
+def test_a_long_sentence_is_split_at_a_clause_and_a_short_one_is_not() -> None:
     clauses = [
         "When you call us about the order that you placed last Tuesday,",
         "please have your number ready,",
@@ -82,8 +82,8 @@ def test_a_long_sentence_is_parted_at_a_clause_and_a_short_one_not_at_all() -> N
         "and remember that our lines open at nine.",
     ]
     text = " ".join(clauses)
-    said = [text[start:end] for start, end in split_points(text, 10, spaces_of(text))]
-    assert said == [" ".join(clauses[:2]), " ".join(clauses[2:])]
+    parts = [text[start:end] for start, end in split_points(text, 10, spaces_of(text))]
+    assert parts == [" ".join(clauses[:2]), " ".join(clauses[2:])]
     assert split_points(text, 30, spaces_of(text)) == [(0, len(text))]
     assert split_points(text, math.inf, ()) == [(0, len(text))]
     unbroken = "word " * 60

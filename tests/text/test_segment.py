@@ -1,4 +1,4 @@
-"""Where sentences end, and at which character each is let go."""
+"""Where sentences end, and at which character each is returned."""
 
 # ruff: noqa: RUF001 -- marks that look like ASCII ones are what these tables are about
 
@@ -143,12 +143,12 @@ def test_spaced_sentences_are_found_again(sentences: list[str]) -> None:
 
 
 @pytest.mark.parametrize(("text", "sentences"), UNSPACED)
-def test_sentences_that_no_single_space_parts(text: str, sentences: list[str]) -> None:
+def test_sentences_that_are_not_separated_by_one_space(text: str, sentences: list[str]) -> None:
     assert segment(text) == sentences
 
 
 @pytest.mark.parametrize(("text", "departures"), DEPARTURES)
-def test_each_sentence_leaves_at_its_first_certain_character(
+def test_each_sentence_is_returned_at_its_first_certain_character(
     text: str, departures: list[tuple[str, int]]
 ) -> None:
     segmenter = Segmenter()
@@ -189,12 +189,12 @@ def test_text_with_no_end_is_cut_at_a_clause_then_a_word_then_anywhere(
     assert segment(text, 32) == sentences
 
 
-def test_a_cap_too_small_is_refused() -> None:
+def test_a_too_small_max_chars_is_rejected() -> None:
     with pytest.raises(ValueError, match="at least 16, not 15"):
         Segmenter(15)
 
 
-def test_pending_chars_counts_what_is_held() -> None:
+def test_pending_chars_counts_the_held_characters() -> None:
     segmenter = Segmenter()
     assert segmenter.feed("  Hello the") == []
     assert segmenter.pending_chars == 9
@@ -232,6 +232,6 @@ def test_a_schedule_does_not_hold_back_a_sentence_that_has_ended() -> None:
     assert segmenter.feed("Yes. Fine. ") == ["Yes.", "Fine."]
 
 
-def test_a_scheduled_length_below_the_least_is_refused() -> None:
+def test_a_scheduled_length_below_the_minimum_is_rejected() -> None:
     with pytest.raises(ValueError, match="15"):
         Segmenter(chunk_lengths=(120, 15))

@@ -1,4 +1,4 @@
-"""Laws of the segmenter that hold for any text, and what they cost."""
+"""Properties of the segmenter that hold for any text, and its cost."""
 
 # ruff: noqa: RUF001 -- marks that look like ASCII ones are what these tables are about
 
@@ -22,7 +22,7 @@ CAPS = st.sampled_from([16, 40, 280])
 
 
 class CountingSegmenter(Segmenter):
-    """Counts the characters looked at, and the most ever held."""
+    """Counts the characters examined, and the maximum held."""
 
     looked_at = 0
     most_held = 0
@@ -43,9 +43,7 @@ def visible(text: str) -> str:
 
 
 @given(text=TEXTS, cuts=st.lists(st.integers(0, 200)), cap=CAPS)
-def test_cutting_the_text_differently_never_changes_the_sentences(
-    text: str, cuts: list[int], cap: int
-) -> None:
+def test_the_sentences_do_not_depend_on_the_deltas(text: str, cuts: list[int], cap: int) -> None:
     bounds = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
     segmenter = Segmenter(cap)
     sentences: list[str] = []
@@ -66,7 +64,7 @@ def test_no_visible_character_is_lost_and_no_sentence_is_blank_or_too_long(
 
 
 @given(text=TEXTS, hints=st.sets(st.integers(0, 100)), flushes=st.sets(st.integers(0, 100)))
-def test_hints_and_flushes_at_any_time_lose_nothing(
+def test_triggers_and_flushes_at_any_time_lose_nothing(
     text: str, hints: set[int], flushes: set[int]
 ) -> None:
     segmenter = Segmenter()
@@ -81,7 +79,7 @@ def test_hints_and_flushes_at_any_time_lose_nothing(
 
 
 @given(text=st.lists(PIECES, max_size=30).map(lambda pieces: "".join(pieces)[:280]))
-def test_a_fragment_with_nothing_to_say_leaves_alone_only_at_the_end(text: str) -> None:
+def test_an_unspeakable_fragment_is_returned_alone_only_at_the_end(text: str) -> None:
     sentences = segment(text)
     assert all(any(char.isalnum() for char in sentence) for sentence in sentences[:-1])
 
@@ -118,7 +116,7 @@ def test_work_is_linear_and_memory_bounded_on_hostile_text(text: str) -> None:
 
 
 @given(text=TEXTS, cap=CAPS)
-def test_each_character_is_looked_at_a_bounded_number_of_times(text: str, cap: int) -> None:
+def test_each_character_is_examined_a_bounded_number_of_times(text: str, cap: int) -> None:
     segmenter = CountingSegmenter(cap)
     segmenter.feed(text)
     segmenter.flush()

@@ -1,4 +1,4 @@
-"""The segmenter beside sentencex (Wikimedia), which reads whole texts."""
+"""The segmenter against sentencex (Wikimedia), which segments whole texts."""
 
 import pytest
 import sentencex  # type: ignore[import-untyped]

@@ -1,4 +1,4 @@
-"""Which characters stand for which, through any number of changes."""
+"""The span map from spoken to written characters, after any replacements."""
 
 import re
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from csm_trio.text.spans import Piece, Run, SpokenText, TracedText
+from csm_trio.text.spans import Replacement, Run, SpokenText, TracedText
 from support.span_checks import assert_tiles
 
 WORD = re.compile(r"\w+")
@@ -28,7 +28,7 @@ def test_a_replacement_stands_for_its_match_as_a_whole() -> None:
     assert spoken.spoken_positions() == [0, 1, 2, 3, 7, 8, 9, 10]
 
 
-def test_what_is_dropped_takes_no_room() -> None:
+def test_removed_text_is_an_empty_run() -> None:
     traced = TracedText("*a* b*")
     traced.sub(re.compile(r"\*"), "")
     spoken = traced.finish()
@@ -43,8 +43,8 @@ def test_what_is_dropped_takes_no_room() -> None:
     assert spoken.spoken_positions() == [0, 0, 1, 1, 2, 3, 3]
 
 
-def test_pieces_stand_each_for_its_own() -> None:
-    def spell(match: re.Match[str]) -> list[Piece]:
+def test_each_replacement_maps_to_its_own_range() -> None:
+    def spell(match: re.Match[str]) -> list[Replacement]:
         start, end = match.span()
         return [("A B", start, end - 1), (" ", end - 1, end), ("c", end - 1, end)]
 
@@ -55,7 +55,7 @@ def test_pieces_stand_each_for_its_own() -> None:
     assert spoken.runs == (Run(0, 2, 0, 2), Run(2, 5, 2, 4), Run(5, 7, 4, 5), Run(7, 9, 5, 7))
 
 
-def test_a_change_of_a_change_stands_for_what_was_written_first() -> None:
+def test_a_second_replacement_maps_to_the_original_text() -> None:
     traced = TracedText("1 2")
     traced.sub(DIGIT, lambda match: {"1": "a1", "2": "b"}[match[0]])
     traced.sub(DIGIT, "one")
@@ -68,7 +68,7 @@ def test_none_leaves_a_match_alone() -> None:
     assert traced.finish().text == "1 two"
 
 
-def test_nothing_said_of_something_is_one_empty_run() -> None:
+def test_text_removed_as_a_whole_is_one_empty_run() -> None:
     traced = TracedText("***")
     traced.sub(re.compile(r"\*+"), "")
     assert traced.finish() == SpokenText("", "***", (Run(0, 0, 0, 3),))
@@ -82,22 +82,22 @@ def test_nothing_said_of_something_is_one_empty_run() -> None:
         max_size=6,
     ),
 )
-def test_any_changes_keep_the_laws(written: str, changes: list[tuple[str, str]]) -> None:
+def test_any_replacements_tile_both_texts(written: str, changes: list[tuple[str, str]]) -> None:
     traced = TracedText(written)
-    for pattern, said in changes:
-        traced.sub(re.compile(pattern), said)
+    for pattern, new in changes:
+        traced.sub(re.compile(pattern), new)
     assert_tiles(traced.finish(), written)
 
 
-@pytest.mark.parametrize("said", ["", "word"])
-def test_a_long_text_comes_through(said: str) -> None:
+@pytest.mark.parametrize("new", ["", "word"])
+def test_a_long_text_is_rewritten_in_linear_time(new: str) -> None:
     written = "ab 1 " * 20_000
     traced = TracedText(written)
-    traced.sub(WORD, said)
+    traced.sub(WORD, new)
     assert_tiles(traced.finish(), written)
 
 
-def test_a_part_within_a_run_that_is_whole_has_none_of_what_it_stands_for() -> None:
+def test_a_part_that_begins_within_a_replacement_has_none_of_its_written_text() -> None:
     traced = TracedText("now $5 *or* 6")
     traced.sub(re.compile(r"\$5"), "five dollars")
     traced.sub(re.compile(r"\*"), "")
@@ -115,7 +115,7 @@ def test_a_part_within_a_run_that_is_whole_has_none_of_what_it_stands_for() -> N
     st.lists(st.integers(0, 60), max_size=4),
     st.booleans(),
 )
-def test_parts_have_all_that_was_written_but_the_spaces_between_them(
+def test_parts_have_all_written_text_except_the_spaces_between_them(
     written: str, cuts: list[int], changed: bool
 ) -> None:
     traced = TracedText(written)

@@ -1,4 +1,4 @@
-"""Tags taken out of text that is cut anywhere."""
+"""Tags are removed from text, for any division into deltas."""
 
 # ruff: noqa: RUF001 -- a phoneme is written in letters that look like others
 
@@ -59,7 +59,7 @@ REFUSED = [
 
 
 def joined(parts: list[Part]) -> list[Part]:
-    """Return the parts with neighboring texts put together."""
+    """Return the parts with neighboring texts joined."""
     whole: list[Part] = []
     for part in parts:
         if whole and isinstance(part, str) and isinstance(whole[-1], str):
@@ -78,35 +78,33 @@ def read(text: str, *, ssml: bool, cuts: tuple[int, ...] = ()) -> list[Part]:
 
 @pytest.mark.parametrize(("text", "parts"), SSML)
 @pytest.mark.parametrize("every", [1, 3, 10_000])
-def test_tags_go_and_their_content_stays(text: str, parts: list[Part], every: int) -> None:
+def test_tags_are_removed_and_their_content_stays(text: str, parts: list[Part], every: int) -> None:
     assert read(text, ssml=True, cuts=tuple(range(0, len(text), every))) == joined(parts)
 
 
 @pytest.mark.parametrize(("text", "parts"), PLAIN)
 @pytest.mark.parametrize("every", [1, 3, 10_000])
-def test_without_ssml_a_break_alone_is_a_tag(text: str, parts: list[Part], every: int) -> None:
+def test_without_ssml_only_break_is_a_tag(text: str, parts: list[Part], every: int) -> None:
     assert read(text, ssml=False, cuts=tuple(range(0, len(text), every))) == joined(parts)
 
 
 @pytest.mark.parametrize(("text", "complaint"), REFUSED)
 @pytest.mark.parametrize("every", [1, 10_000])
-def test_what_is_no_ssml_is_refused(text: str, complaint: str, every: int) -> None:
+def test_invalid_ssml_is_rejected(text: str, complaint: str, every: int) -> None:
     with pytest.raises(InvalidRequest, match=complaint) as caught:
         read(text, ssml=True, cuts=tuple(range(0, len(text), every)))
     assert caught.value.param == "text"
 
 
-PIECES = words("""
+FRAGMENTS = words("""
     <break time="1s"/> <break <b </b> <p> <!-- --> < > & &amp; &# ; " ' / = a 1 word <speak> &lt; <!
     time=".2s" <?
 """)
-TEXTS = st.lists(st.sampled_from([*PIECES, " "]) | st.characters(), max_size=20).map("".join)
+TEXTS = st.lists(st.sampled_from([*FRAGMENTS, " "]) | st.characters(), max_size=20).map("".join)
 
 
 @given(TEXTS, st.lists(st.integers(0, 60)), st.booleans())
-def test_cutting_the_text_differently_changes_nothing(
-    text: str, cuts: list[int], ssml: bool
-) -> None:
+def test_the_result_does_not_depend_on_the_deltas(text: str, cuts: list[int], ssml: bool) -> None:
     def outcome(*cuts: int) -> list[Part] | str:
         try:
             return read(text, ssml=ssml, cuts=cuts)
@@ -118,10 +116,10 @@ def test_cutting_the_text_differently_changes_nothing(
 
 @pytest.mark.parametrize("ssml", [True, False])
 @pytest.mark.parametrize(
-    "piece", ["<", "&", "<!-", "<a", "<break ", "<a b='", '<a "', "&#1", "a<b "]
+    "fragment", ["<", "&", "<!-", "<a", "<break ", "<a b='", '<a "', "&#1", "a<b "]
 )
-def test_hostile_repetition_is_read_or_refused(piece: str, ssml: bool) -> None:
-    text = piece * (100_000 // len(piece))
+def test_hostile_repetition_is_read_or_rejected(fragment: str, ssml: bool) -> None:
+    text = fragment * (100_000 // len(fragment))
     for every in (7, 100_000):
         try:
             parts = read(text, ssml=ssml, cuts=tuple(range(0, len(text), every)))

@@ -1,4 +1,4 @@
-"""What the hint of ElevenLabs' `try_trigger_generation` lets go of."""
+"""The text that `trigger` returns, for ElevenLabs' `try_trigger_generation`."""
 
 import pytest
 
@@ -24,7 +24,7 @@ def hint_after_each(segmenter: Segmenter, deltas: list[str]) -> list[str]:
         "好。",
     ],
 )
-def test_a_hint_lets_a_finished_sentence_go_at_once(text: str) -> None:
+def test_a_trigger_returns_a_finished_sentence_at_once(text: str) -> None:
     segmenter = Segmenter()
     assert segmenter.feed(text) == []
     assert segmenter.trigger() == [text.strip()]
@@ -52,13 +52,13 @@ def test_a_hint_lets_a_finished_sentence_go_at_once(text: str) -> None:
         "So, " + "word " * 20,
     ],
 )
-def test_a_hint_lets_nothing_unfinished_go(text: str) -> None:
+def test_a_trigger_returns_no_unfinished_sentence(text: str) -> None:
     segmenter = Segmenter()
     segmenter.feed(text)
     assert segmenter.trigger() == []
 
 
-def test_a_long_first_sentence_goes_as_far_as_its_last_clause() -> None:
+def test_a_long_first_sentence_is_returned_up_to_its_last_clause() -> None:
     segmenter = Segmenter()
     assert segmenter.feed("Well, if you look at the second page, you will ") == []
     assert segmenter.trigger() == []  # fewer than 50 characters wait
@@ -67,7 +67,7 @@ def test_a_long_first_sentence_goes_as_far_as_its_last_clause() -> None:
     assert segmenter.flush() == ["you will find it"]
 
 
-def test_only_the_first_sentence_is_let_go_at_a_clause() -> None:
+def test_only_the_first_sentence_is_returned_at_a_clause() -> None:
     segmenter = Segmenter()
     assert segmenter.feed("Hi. If you look at the second page, you will find all of it") == ["Hi."]
     assert segmenter.trigger() == []
@@ -79,7 +79,7 @@ def test_a_comma_within_a_number_is_no_clause() -> None:
     assert segmenter.trigger() == []
 
 
-def test_a_hint_with_every_word_cuts_only_at_sentences() -> None:
+def test_a_trigger_with_every_word_cuts_only_at_sentences() -> None:
     text = "Hello, this is Dr. Smith. You owe $3.50 by 5 p.m. Friday, don't you? Pay now, please!"
     words = [word + " " for word in text.split()]
     assert hint_after_each(Segmenter(), words) == [
@@ -89,7 +89,7 @@ def test_a_hint_with_every_word_cuts_only_at_sentences() -> None:
     ]
 
 
-def test_a_hint_with_every_word_of_an_endless_text_cuts_at_clause_and_cap_only() -> None:
+def test_a_trigger_with_every_word_of_an_endless_text_cuts_only_at_clauses_and_max_chars() -> None:
     words = ["If ", "we ", "go ", "there ", "tomorrow, ", *["word "] * 100]
     sentences = hint_after_each(Segmenter(100), words)
     assert sentences[0] == "If we go there tomorrow,"

@@ -1,8 +1,8 @@
-"""How far alignments are off: word starts against a forced alignment of the same audio.
+"""Measure the alignment error: word starts against a forced alignment of the same audio.
 
-As a script it has the embedded voice say fifty sentences and prints, for each way of aligning,
-the mean and the 95th percentile of the absolute error. The reference is PocketSphinx's forced
-alignment, whose own errors count too.
+Run as `PYTHONPATH=tests python -m tools.alignment_error`, it synthesizes fifty sentences in the
+embedded voice and prints, for each alignment method, the mean and the 95th percentile of the
+absolute error. The reference is PocketSphinx's forced alignment, whose own errors are included.
 """
 
 import argparse
@@ -32,15 +32,15 @@ _RATE_HZ = 16_000
 _SILENCE_MS = 300
 _FRAME_MS = 80
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)*")
-_SILENCE_CHANCE = 0.5
-"""That words have silence between them: PocketSphinx's own 0.005 overlooks most commas' pauses."""
+_SILENCE_PROBABILITY = 0.5
+"""Probability of silence between words: PocketSphinx's default, 0.005, misses many pauses."""
 
 Starts = list[float]
 
 
 @dataclass(frozen=True, slots=True)
 class Speech:
-    """One sentence as it was spoken; `word_starts_ms` is the reference."""
+    """One synthesized sentence; `word_starts_ms` is the reference."""
 
     text: str
     speaker: str
@@ -60,11 +60,11 @@ def word_starts_ms(text: str, pcm: NDArray[np.int16]) -> Starts | None:
     """Return where each word of `text` starts in `pcm` at 24 kHz; None if it cannot be aligned."""
     words = _WORD.findall(text.lower())
     resampler = Resampler(24_000, _RATE_HZ)
-    # Not digital silence, in which PocketSphinx hears things.
+    # PocketSphinx recognizes spurious words in digital silence, so pad with faint noise.
     noise = np.random.default_rng(0).normal(0, 3, _SILENCE_MS * _RATE_HZ // 1000).astype(np.int16)
     sound = np.concatenate([noise, resampler.feed(pcm), resampler.finish(), noise]).tobytes()
     decoder = Decoder(
-        samprate=_RATE_HZ, loglevel="FATAL", lm=None, bestpath=False, silprob=_SILENCE_CHANCE
+        samprate=_RATE_HZ, loglevel="FATAL", lm=None, bestpath=False, silprob=_SILENCE_PROBABILITY
     )
     decoder.set_align_text(" ".join(words))
     _decode(decoder, sound)
@@ -88,48 +88,48 @@ def _decode(decoder: Decoder, sound: bytes) -> None:
     decoder.end_utt()
 
 
-def speak(runner: TorchRunner, text: str, *, speaker_id: int, seed: int) -> list[Frame]:
-    """Have the engine say `text`."""
-    most = round(longest_speech_s(text) * 1000) // _FRAME_MS
-    runner.open([(0, Utterance(text, speaker_id, most, Sampling(seed=seed)))])
+def synthesize(runner: TorchRunner, text: str, *, speaker_id: int, seed: int) -> list[Frame]:
+    """Return the frames that the engine generates for `text`."""
+    max_frames = round(longest_speech_s(text) * 1000) // _FRAME_MS
+    runner.open([(0, Utterance(text, speaker_id, max_frames, Sampling(seed=seed)))])
     runner.prefill_all()
     frames: list[Frame] = []
-    while len(frames) < most and (frame := runner.step([0])[0]) is not None:
+    while len(frames) < max_frames and (frame := runner.step([0])[0]) is not None:
         frames.append(frame)
     runner.close(0)
     return frames
 
 
 def uniform(speech: Speech) -> Starts:
-    """Every character lasts as long as every other: the least one could do, at the end."""
+    """Return starts at even spacing over the whole audio, a baseline."""
     return [at * speech.length_ms / len(speech.text) for at in range(len(speech.text))]
 
 
 def attention_alone(speech: Speech) -> Starts:
-    """Where the model looked, without listening."""
+    """Return starts interpolated from the alignment head alone, without the acoustic model."""
     attended_chars = [frame.attended_char or 0.0 for frame in speech.frames]
-    places = np.maximum.accumulate(attended_chars) + np.arange(len(attended_chars)) * 1e-6
+    positions = np.maximum.accumulate(attended_chars) + np.arange(len(attended_chars)) * 1e-6
     times = np.arange(len(attended_chars)) * _FRAME_MS + _FRAME_MS / 2
-    return list(np.interp(np.arange(len(speech.text)) + 0.5, places, times))
+    return list(np.interp(np.arange(len(speech.text)) + 0.5, positions, times))
 
 
 class Delivered:
-    """As a client gets it, frame by frame; with `glances` or by ear alone."""
+    """Align frame by frame, as for a client: with `attended_chars`, or from the audio only."""
 
     def __init__(self, *, attended_chars: bool) -> None:
-        self._glances = attended_chars
+        self._use_attended_chars = attended_chars
         self._profiles = VoiceProfiles()
 
     def __call__(self, speech: Speech) -> Starts:
         aligner, starts = Aligner(self._profiles), Starts()
 
         def take() -> None:
-            if (piece := aligner.take()) is not None:
-                starts.extend(piece.written.shifted(piece.from_ms).starts_ms)
+            if (part := aligner.take()) is not None:
+                starts.extend(part.written.shifted(part.from_ms).starts_ms)
 
         aligner.begin(TracedText(speech.text).finish(), speech.speaker)
         for frame in speech.frames:
-            aligner.feed(frame.pcm, frame.attended_char if self._glances else None)
+            aligner.feed(frame.pcm, frame.attended_char if self._use_attended_chars else None)
             take()
         aligner.end()
         take()
@@ -137,52 +137,52 @@ class Delivered:
 
 
 class Smoothed(ForwardAligner):
-    """By ear alone, but after the end: the same model run back as well as forward."""
+    """Forward-backward smoothing with the same model, from the audio only, at the end."""
 
     @classmethod
     def starts(cls, speech: Speech) -> Starts:
         model = cls(units_of(speech.text), 1.0)
         evidence = AcousticModel(60.0).feed(np.append(speech.pcm, np.int16(0)))[:, model._sounds]
         forward = np.empty_like(evidence)
-        chance = model._chance
+        belief = model._belief
         for row, likely in zip(forward, evidence, strict=True):
-            moved = chance * model._staying
-            moved[1:] += chance[:-1] * model._stepping
-            moved[2:] += chance[:-2] * model._leaping
-            row[:] = chance = moved * likely / (moved @ likely)
-        back = np.zeros(evidence.shape[1])
-        back[-1] = 1.0
+            predicted = belief * model._stay
+            predicted[1:] += belief[:-1] * model._step
+            predicted[2:] += belief[:-2] * model._skip
+            row[:] = belief = predicted * likely / (predicted @ likely)
+        backward = np.zeros(evidence.shape[1])
+        backward[-1] = 1.0
         for row, likely in zip(forward[::-1], evidence[::-1], strict=True):
-            row *= back
+            row *= backward
             row /= row.sum()
-            ahead = back * likely
-            back = ahead * model._staying
-            back[:-1] += model._stepping * ahead[1:]
-            back[:-2] += model._leaping * ahead[2:]
-            back /= back.max()
-        legs = [model._noted(sums)[1] for sums in forward.cumsum(axis=1)]
-        places = np.array(legs) + np.arange(len(legs)) * 1e-6
-        times = np.arange(len(legs)) * WINDOW_MS + WINDOW_MS / 2
-        return list(np.interp(np.arange(len(speech.text)), places, times))
+            weighted = backward * likely
+            backward = weighted * model._stay
+            backward[:-1] += model._step * weighted[1:]
+            backward[:-2] += model._skip * weighted[2:]
+            backward /= backward.max()
+        medians = [model._observe(sums)[1] for sums in forward.cumsum(axis=1)]
+        positions = np.array(medians) + np.arange(len(medians)) * 1e-6
+        times = np.arange(len(medians)) * WINDOW_MS + WINDOW_MS / 2
+        return list(np.interp(np.arange(len(speech.text)), positions, times))
 
 
 Align = Callable[[Speech], Starts]
 
 
 def errors_ms(speech: Speech, align: Align) -> list[float]:
-    """Return how far each word's start is off; positive is late."""
+    """Return the error of each word's start in ms; positive is late."""
     starts = align(speech)
     words = [match.start() for match in _WORD.finditer(speech.text.lower())]
     return [starts[at] - ms for at, ms in zip(words, speech.word_starts_ms, strict=True)]
 
 
-def spoken_sentences(
+def synthesize_sentences(
     runner: TorchRunner, texts: Sequence[str], *, speaker_id: int, seed: int
 ) -> list[Speech]:
-    """Have the sentences said, and keep those that the reference could align."""
+    """Synthesize the sentences; return those that the reference could align."""
     speeches = []
     for index, text in enumerate(texts):
-        frames = speak(runner, text, speaker_id=speaker_id, seed=seed + index)
+        frames = synthesize(runner, text, speaker_id=speaker_id, seed=seed + index)
         reference = word_starts_ms(text, np.concatenate([frame.pcm for frame in frames]))
         if reference is not None:
             speeches.append(Speech(text, str(speaker_id), frames, reference))
@@ -190,31 +190,32 @@ def spoken_sentences(
 
 
 def main() -> None:
-    """Print a row for each way of aligning."""
+    """Print one row per alignment method."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--speaker", type=int, action="append", help="default: 1; may be repeated")
     parser.add_argument("--seed", type=int, default=1000)
     flags = parser.parse_args()
     runner = load_runner(EngineConfig(device="cpu", pool_size=1))
     for speaker_id in flags.speaker or [1]:
-        speeches = spoken_sentences(
+        speeches = synthesize_sentences(
             runner, VARIED_SENTENCES, speaker_id=speaker_id, seed=flags.seed
         )
         words = sum(len(speech.word_starts_ms) for speech in speeches)
         print(f"speaker {speaker_id}: {len(speeches)} sentences, {words} words")
-        ways: dict[str, Align] = {
-            "every character alike": uniform,
-            "by ear, as delivered": Delivered(attended_chars=False),
-            "by ear, after the end": Smoothed.starts,
+        methods: dict[str, Align] = {
+            "even spacing": uniform,
+            "audio only, as delivered": Delivered(attended_chars=False),
+            "audio only, smoothed at the end": Smoothed.starts,
             "attention alone": attention_alone,
-            "by ear and attention, as delivered": Delivered(attended_chars=True),
+            "audio and attention, as delivered": Delivered(attended_chars=True),
         }
-        for name, align in ways.items():
-            off = np.array([ms for speech in speeches for ms in errors_ms(speech, align)])
-            wrong = np.abs(off)
+        for name, align in methods.items():
+            errors = np.array([ms for speech in speeches for ms in errors_ms(speech, align)])
+            absolute = np.abs(errors)
             print(
-                f"  {name:36} mean {wrong.mean():4.0f} ms   p95 {np.percentile(wrong, 95):4.0f} ms"
-                f"   median offset {np.median(off):+4.0f} ms"
+                f"  {name:36} mean {absolute.mean():4.0f} ms"
+                f"   p95 {np.percentile(absolute, 95):4.0f} ms"
+                f"   median offset {np.median(errors):+4.0f} ms"
             )
 
 

@@ -1,9 +1,9 @@
-"""What a frame costs the event loop: a real server, paced calls, a runner without a model.
+"""Measure the event loop's CPU time per frame: a real server, load, a runner without a model.
 
-Not a test. The server runs in a process of its own over real sockets; its runner's step sleeps, as
-long as an H100 takes, with the interpreter lock released. `csm-trio bench` makes the calls from
-another process. Several `--source` directories are measured one after the other, so that a change
-can be compared with what was there before it in one run:
+A program, not a test. The server runs in a process of its own over real sockets. Each step of its
+runner sleeps as long as one on an H100 takes, with the interpreter lock released. `csm-trio bench`
+makes the calls from another process. Several `--source` directories are measured one after the
+other, so that a change can be compared with its baseline in one run:
 
     PYTHONPATH=tests python -m tools.event_loop_cost --calls 128 --source ../before/src --source src
 """
@@ -28,12 +28,12 @@ import numpy as np
 SAMPLES = 1_920
 CODEBOOKS = 32
 ROWS_TOGETHER = 16
-"""As the CUDA step does: frames copied at once share their memory."""
+"""Rows whose frames are copied at once and share memory, as in the CUDA step."""
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What an H100 was measured to take: a step of n rows, a prefill of up to eight prompts."""
+    """Times in ms measured on an H100: a step, each row of it, a prefill of up to 8 prompts."""
 
     step_ms: float = 4.9
     row_ms: float = 0.027
@@ -41,7 +41,7 @@ class Device:
 
 
 class PacedRunner:
-    """A Runner that takes a device's time, and next to none of the processor's."""
+    """A Runner that sleeps as long as a device would take, and uses almost no CPU."""
 
     max_prefills_per_step = 8
 
@@ -49,19 +49,21 @@ class PacedRunner:
         self.slots = slots
         self._device = device
         self._frames_left: dict[int, int] = {}
-        self._filling: list[int] = []
+        self._pending: list[int] = []
         noise = np.random.default_rng(1).normal(0, 3_000, (slots, CODEBOOKS + SAMPLES))
-        self._made = noise.astype(np.int16)  # [slots, codebooks + samples]
+        self._frames = noise.astype(np.int16)  # [slots, codebooks + samples]
 
     def open(self, batch: Sequence[tuple[int, Any]]) -> list[int]:
         for slot, utterance in batch:
-            self._frames_left[slot] = utterance.max_frames  # as noise for weights: to the cap
-            self._filling.append(slot)
+            self._frames_left[slot] = (
+                utterance.max_frames
+            )  # every utterance runs to its limit, as with random weights
+            self._pending.append(slot)
         return [utterance.max_frames for _, utterance in batch]
 
     def prefill(self) -> list[int]:
         time.sleep(self._device.prefill_ms / 1_000)
-        done, self._filling = self._filling, []
+        done, self._pending = self._pending, []
         return done
 
     def step(self, slots: Sequence[int]) -> list[Any]:
@@ -69,9 +71,9 @@ class PacedRunner:
 
         time.sleep((self._device.step_ms + self._device.row_ms * len(slots)) / 1_000)
         frames: list[Any] = []
-        self._made[:, 0] += 1  # no two frames have equal codes
+        self._frames[:, 0] += 1  # no two frames have equal codes
         for first in range(0, len(slots), ROWS_TOGETHER):
-            rows = self._made[first : first + len(slots[first : first + ROWS_TOGETHER])].copy()
+            rows = self._frames[first : first + len(slots[first : first + ROWS_TOGETHER])].copy()
             frames += [Frame(row[CODEBOOKS:], row[:CODEBOOKS]) for row in rows]
         for index, slot in enumerate(slots):
             self._frames_left[slot] -= 1
@@ -81,11 +83,11 @@ class PacedRunner:
 
     def close(self, slot: int) -> None:
         del self._frames_left[slot]
-        self._filling = [other for other in self._filling if other != slot]
+        self._pending = [other for other in self._pending if other != slot]
 
 
 def serve_paced(slots: int, switch_interval_s: float | None) -> None:
-    """Run `csm-trio serve` with this runner in the model's place, until told to end."""
+    """Run `csm-trio serve` with this runner in place of the model, until terminated."""
     from csm_trio import cli
     from csm_trio.engine import load
 
@@ -100,7 +102,7 @@ def serve_paced(slots: int, switch_interval_s: float | None) -> None:
 
 @contextmanager
 def served(source: Path, options: argparse.Namespace) -> Iterator[tuple[int, int]]:
-    """Run a server of this source; yield its process id and port."""
+    """Run a server from this source; yield its process id and port."""
     command = [sys.executable, __file__, "--serve", "--slots", str(options.slots)]
     if options.switch_interval_s:
         command += ["--switch-interval-s", str(options.switch_interval_s)]
@@ -115,7 +117,7 @@ def served(source: Path, options: argparse.Namespace) -> Iterator[tuple[int, int
 
 
 def port_in(log: Path, server: subprocess.Popen[bytes]) -> int:
-    """Wait for the server to say where it listens."""
+    """Wait until the server logs its port, and return it."""
     while server.poll() is None:
         if found := re.search(r"listening on http://[^:]+:(\d+)", log.read_text()):
             return int(found.group(1))
@@ -124,7 +126,7 @@ def port_in(log: Path, server: subprocess.Popen[bytes]) -> int:
 
 
 def thread_cpu_s(pid: int) -> dict[str, float]:
-    """Return the processor time of a process's event loop and of its device thread, by Linux."""
+    """Return the CPU time in s of a process's event loop and device thread, from Linux' /proc."""
     times = {"event loop": 0.0, "device thread": 0.0}
     for task in Path(f"/proc/{pid}/task").iterdir():
         name = "event loop" if task.name == str(pid) else "device thread"
@@ -140,8 +142,8 @@ def metrics_of(port: int) -> dict[str, float]:
     return {name: float(value) for name, _, value in pairs}
 
 
-def put_under_load(source: Path, port: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Run `csm-trio bench`; return its figures of the one point."""
+def run_load(source: Path, port: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Run `csm-trio bench`; return the figures of its one point."""
     with tempfile.NamedTemporaryFile("r") as figures:
         command = [sys.executable, "-m", "csm_trio", "bench", "--json", figures.name]
         command += ["--url", f"ws://127.0.0.1:{port}", "--calls", str(options.calls)]
@@ -154,11 +156,11 @@ def put_under_load(source: Path, port: int, options: argparse.Namespace) -> dict
 
 
 def measure(source: Path, options: argparse.Namespace) -> str:
-    """Put one server under load; return its line of the table."""
+    """Run one server under load; return its line of the table."""
     with served(source, options) as (pid, port):
         before, cpu_before, from_s = metrics_of(port), thread_cpu_s(pid), time.monotonic()
-        point = put_under_load(source, port, options)
-        after, cpu, took_s = metrics_of(port), thread_cpu_s(pid), time.monotonic() - from_s
+        point = run_load(source, port, options)
+        after, cpu, elapsed_s = metrics_of(port), thread_cpu_s(pid), time.monotonic() - from_s
     frames, steps, step_s = (
         after[name] - before[name]
         for name in ("csm_frames_total", "csm_step_seconds_count", "csm_step_seconds_sum")
@@ -167,9 +169,9 @@ def measure(source: Path, options: argparse.Namespace) -> str:
     first = point["first_audio_ms"]
     return (
         f"{source}: event loop {1e6 * loop_s / frames:.0f} us a frame "
-        f"({100 * loop_s / took_s:.0f} % of a core), "
+        f"({100 * loop_s / elapsed_s:.0f} % of a core), "
         f"device thread {1e6 * device_s / frames:.0f} us; "
-        f"{frames / took_s:.0f} frames/s, step {1e3 * step_s / steps:.1f} ms, "
+        f"{frames / elapsed_s:.0f} frames/s, step {1e3 * step_s / steps:.1f} ms, "
         f"{frames / steps:.0f} rows; first audio p50/p95 {first['p50']:.0f}/{first['p95']:.0f} ms, "
         f"C100 {100 * point['c100']:.1f} %; bench {100 * point['busy']:.0f} % of a core"
     )

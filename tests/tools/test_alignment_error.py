@@ -1,4 +1,4 @@
-"""The measure of alignments, and that alignments of real speech are worth having by it."""
+"""The alignment error is measured correctly, and is small for synthesized speech."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ SPEAKER = 1
 def speeches() -> list[alignment_error.Speech]:
     runner = load_runner(EngineConfig(device="cpu", pool_size=1))
     texts = [text for text in VARIED_SENTENCES if len(text.split()) in (9, 10)][:6]
-    return alignment_error.spoken_sentences(runner, texts, speaker_id=SPEAKER, seed=7)
+    return alignment_error.synthesize_sentences(runner, texts, speaker_id=SPEAKER, seed=7)
 
 
 def mean_error_ms(speeches: list[alignment_error.Speech], align: alignment_error.Align) -> float:
@@ -32,17 +32,17 @@ def test_the_reference_finds_every_word_in_order(speeches: list[alignment_error.
         assert 0 <= one.word_starts_ms[0] < one.word_starts_ms[-1] < one.length_ms
 
 
-def test_what_is_delivered_is_nearer_than_even_spacing(
+def test_delivered_alignments_have_a_smaller_error_than_even_spacing(
     speeches: list[alignment_error.Speech],
 ) -> None:
     uniform = mean_error_ms(speeches, alignment_error.uniform)
-    by_ear = mean_error_ms(speeches, alignment_error.Delivered(attended_chars=False))
+    audio_only = mean_error_ms(speeches, alignment_error.Delivered(attended_chars=False))
     delivered = mean_error_ms(speeches, alignment_error.Delivered(attended_chars=True))
-    assert by_ear < 0.75 * uniform
+    assert audio_only < 0.75 * uniform
     assert delivered < 0.5 * uniform
     assert delivered < 100
 
 
-def test_an_error_is_late_if_positive() -> None:
+def test_a_positive_error_is_late() -> None:
     speech = alignment_error.Speech("one two", "0", [], [0.0, 500.0])
     assert alignment_error.errors_ms(speech, lambda _: [10.0 * at for at in range(7)]) == [0, -460]

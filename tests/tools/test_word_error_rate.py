@@ -1,4 +1,4 @@
-"""The word error rate is a true edit distance, and the sentences are what they claim to be."""
+"""The word error rate is an edit distance, and the test sentences have the stated form."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from data.sentences import SENTENCES
 from tools.word_error_rate import WordErrors, recognize, word_error_rate, words_of
 
-# reference, heard, errors, words
+# reference, recognized, errors, words
 EXAMPLES = [
     ("Good morning, Sir!", "good morning sir", 0, 3),
     ("one two three", "one too three", 1, 3),
@@ -25,9 +25,11 @@ EXAMPLES = [
 words = st.lists(st.sampled_from("abcd"), max_size=8).map(" ".join)
 
 
-@pytest.mark.parametrize(("reference", "heard", "errors", "n_words"), EXAMPLES)
-def test_errors_are_the_fewest_edits(reference: str, heard: str, errors: int, n_words: int) -> None:
-    assert WordErrors.between(reference, heard) == WordErrors(errors, n_words)
+@pytest.mark.parametrize(("reference", "recognized", "errors", "n_words"), EXAMPLES)
+def test_errors_are_the_fewest_edits(
+    reference: str, recognized: str, errors: int, n_words: int
+) -> None:
+    assert WordErrors.between(reference, recognized) == WordErrors(errors, n_words)
 
 
 @given(words, words)
@@ -40,7 +42,7 @@ def test_the_distance_is_symmetric_and_bounded(left: str, right: str) -> None:
 
 
 @given(words, words, words)
-def test_a_detour_is_never_shorter(start: str, over: str, end: str) -> None:
+def test_the_distance_obeys_the_triangle_inequality(start: str, over: str, end: str) -> None:
     detour = WordErrors.between(start, over).errors + WordErrors.between(over, end).errors
     assert WordErrors.between(start, end).errors <= detour
 
@@ -52,7 +54,7 @@ def test_pooling_weighs_words_not_sentences() -> None:
     assert WordErrors.pooled([]).rate == 0.0
 
 
-def test_the_rate_of_words_where_none_belong_is_infinite() -> None:
+def test_the_rate_without_expected_words_is_zero_or_infinite() -> None:
     assert word_error_rate("", "") == 0.0
     assert word_error_rate("...", "hm") == float("inf")
     assert word_error_rate("one", "a b c") == 3.0
@@ -63,7 +65,7 @@ def test_silence_has_no_words(n_samples: int) -> None:
     assert recognize(np.zeros(n_samples, dtype=np.int16), 24_000) == ""
 
 
-def test_one_recording_does_not_color_the_next() -> None:
+def test_a_recording_does_not_influence_the_next() -> None:
     noise = np.random.default_rng(5).normal(0, 3000, 12_000).astype(np.int16)
     alone = recognize(noise, 24_000)
     recognize(noise[::-1] // 50, 16_000)

@@ -1,7 +1,8 @@
-"""What an offline recognizer hears: sound in, words out, and how many of them are wrong.
+"""Measure the word error rate of synthesized speech with an offline recognizer.
 
-As a script it asks a running server to say twenty sentences, and prints what was heard. The
-recognizer is PocketSphinx with the US English model that it ships; its own errors count too.
+Run as `PYTHONPATH=tests python -m tools.word_error_rate`, it requests twenty sentences from a
+running server and prints the words recognized. The recognizer is PocketSphinx with the US English
+model that it ships; its own errors are included.
 """
 
 import argparse
@@ -29,9 +30,9 @@ _WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)*")
 
 
 def recognize(pcm: NDArray[np.int16], sample_rate_hz: int) -> str:
-    """Return the words heard in `pcm` [samples], lower-case; empty if there are none.
+    """Return the words recognized in `pcm` [samples], lower-case; empty if there are none.
 
-    A new decoder for each call, so that one recording cannot color the next.
+    Each recording gets a new decoder, so that it cannot influence the next.
     """
     if not pcm.any():
         return ""  # PocketSphinx makes up a word for digital silence
@@ -48,20 +49,20 @@ def recognize(pcm: NDArray[np.int16], sample_rate_hz: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class WordErrors:
-    """Words wrong, missing or too many, out of the reference's words; added up, they pool."""
+    """Substituted, missing or inserted words, and the number of words of the reference."""
 
     errors: int = 0
     words: int = 0
 
     @classmethod
-    def between(cls, reference: str, heard: str) -> Self:
+    def between(cls, reference: str, recognized: str) -> Self:
         """Count the fewest substitutions, deletions and insertions from one to the other."""
         expected = words_of(reference)
-        return cls(_distance(expected, words_of(heard)), len(expected))
+        return cls(_distance(expected, words_of(recognized)), len(expected))
 
     @classmethod
     def pooled(cls, counts: Iterable[Self]) -> Self:
-        """Return the sum of `counts`: every word weighs the same, in whichever sentence."""
+        """Return the sum of `counts`: every word weighs the same, whatever its sentence."""
         counted = list(counts)
         return cls(sum(one.errors for one in counted), sum(one.words for one in counted))
 
@@ -73,9 +74,9 @@ class WordErrors:
         return float("inf") if self.errors else 0.0
 
 
-def word_error_rate(reference: str, heard: str) -> float:
-    """Return the word error rate of `heard`; above 1.0 where it has many words too many."""
-    return WordErrors.between(reference, heard).rate
+def word_error_rate(reference: str, recognized: str) -> float:
+    """Return the word error rate of `recognized`; above 1.0 where it inserts many words."""
+    return WordErrors.between(reference, recognized).rate
 
 
 def words_of(text: str) -> list[str]:
@@ -83,17 +84,17 @@ def words_of(text: str) -> list[str]:
     return _WORD.findall(text.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'"))
 
 
-def _distance(expected: Sequence[str], heard: Sequence[str]) -> int:
+def _distance(expected: Sequence[str], recognized: Sequence[str]) -> int:
     """Return the Levenshtein distance between two lists of words."""
-    row = list(range(len(heard) + 1))
+    row = list(range(len(recognized) + 1))
     for i, word in enumerate(expected, start=1):
         diagonal, row[0] = row[0], i
-        for j, other in enumerate(heard, start=1):
+        for j, other in enumerate(recognized, start=1):
             diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (word != other))
     return row[-1]
 
 
-def _spoken(base_url: str, voice_id: str, text: str) -> tuple[NDArray[np.int16], int]:
+def _synthesize(base_url: str, voice_id: str, text: str) -> tuple[NDArray[np.int16], int]:
     voice = quote(voice_id, safe="")
     request = Request(
         f"{base_url.rstrip('/')}/v1/text-to-speech/{voice}?output_format=wav_{_RATE_HZ}",
@@ -105,16 +106,17 @@ def _spoken(base_url: str, voice_id: str, text: str) -> tuple[NDArray[np.int16],
 
 
 def main() -> None:
-    """Print reference, heard and word error rate of each sentence, and the pooled rate."""
+    """Print the reference, recognized words and WER of each sentence, and the pooled WER."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--url", default="http://127.0.0.1:8080")
     parser.add_argument("--voice", default="default")
     flags = parser.parse_args()
     counts = []
     for sentence in SENTENCES:
-        heard = recognize(*_spoken(flags.url, flags.voice, sentence))
-        counts.append(WordErrors.between(sentence, heard))
-        print(f"said   {sentence}\nheard  {heard}\nWER    {counts[-1].rate:.1%}\n", flush=True)
+        recognized = recognize(*_synthesize(flags.url, flags.voice, sentence))
+        counts.append(WordErrors.between(sentence, recognized))
+        print(f"reference  {sentence}\nrecognized {recognized}")
+        print(f"WER        {counts[-1].rate:.1%}\n", flush=True)
     pooled = WordErrors.pooled(counts)
     print(
         f"pooled WER {pooled.rate:.1%} ({pooled.errors} errors in {pooled.words} words, "

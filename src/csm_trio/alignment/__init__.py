@@ -1,1 +1,1 @@
-"""Which character is being spoken when: text and its audio in, characters with times out."""
+"""Alignment: assign times to the characters of a text from the audio it is spoken in."""

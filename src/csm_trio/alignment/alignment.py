@@ -1,4 +1,4 @@
-"""Characters with times, as doors send them; no audio, no estimate of its own."""
+"""Characters with times, as endpoints send them; the module must not know audio or estimation."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 class Alignment:
     """Characters in the order they are spoken, each with its start and its duration.
 
-    They tile their piece of audio: the first starts at 0, each ends where the next starts, and
-    the last where the piece ends. So durations add up to the audio's, and whoever adds up the
-    pieces of a stream, as Pipecat does, has its clock.
+    They tile their part of the audio: the first starts at 0, each ends where the next starts, and
+    the last where the part ends. So durations add up to the audio's, and a client that adds up
+    the durations of a stream, as Pipecat does, gets the stream's clock.
     """
 
     chars: tuple[str, ...]
@@ -20,42 +20,43 @@ class Alignment:
 
     @property
     def end_ms(self) -> int:
-        """Where the last character ends."""
+        """End of the last character in ms; 0 without characters."""
         return self.starts_ms[-1] + self.durations_ms[-1] if self.chars else 0
 
     def shifted(self, by_ms: int) -> "Alignment":
-        """Return the same characters so much later."""
+        """Return the same characters, `by_ms` later."""
         return Alignment(
             self.chars, tuple(start + by_ms for start in self.starts_ms), self.durations_ms
         )
 
     def since(self, from_ms: int) -> "Alignment":
-        """Return the same, counted from `from_ms`: what began before begins there.
+        """Return the same characters with starts relative to `from_ms`, none below 0.
 
-        They still end at `end_ms`: the last lasts `from_ms` longer.
+        The end stays `end_ms`: the last character lasts `from_ms` longer.
         """
         starts = tuple(max(start - from_ms, 0) for start in self.starts_ms)
         ends = (*starts[1:], self.end_ms)
         durations = tuple(end - start for start, end in zip(starts, ends, strict=True))
         return Alignment(self.chars, starts, durations)
 
-    def parted(self, count: int, at_ms: int) -> tuple["Alignment", "Alignment"]:
-        """Return the first `count` characters, up to `at_ms`, and the others, counted from there.
+    def split(self, count: int, at_ms: int) -> tuple["Alignment", "Alignment"]:
+        """Return the first `count` characters up to `at_ms`, and the rest relative to `at_ms`.
 
-        Neither may be none.
+        Neither part may be empty.
         """
         return (
-            tiled(self.chars[:count], self.starts_ms[:count], 0, at_ms),
-            tiled(self.chars[count:], self.starts_ms[count:], at_ms, self.end_ms),
+            tile(self.chars[:count], self.starts_ms[:count], 0, at_ms),
+            tile(self.chars[count:], self.starts_ms[count:], at_ms, self.end_ms),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Aligned:
-    """One piece of a stream, in the characters as they were written and as they are spoken.
+    """One part of a stream's alignment, in the characters as written and as spoken.
 
-    Times count from `from_ms` of the stream: the end of the piece before, which is earlier than
-    the audio it comes with, by `late_ms`, where that before brought no new character.
+    Times are relative to `from_ms` of the stream, the end of the part before. `late_ms` is how much
+    earlier `from_ms` is than the audio delivered with this part: audio delivered in between started
+    no new character.
     """
 
     written: Alignment
@@ -64,8 +65,8 @@ class Aligned:
     late_ms: int = 0
 
 
-def tiled(chars: Sequence[str], starts_ms: Sequence[float], from_ms: int, to_ms: int) -> Alignment:
-    """Lay characters over [from_ms, to_ms) by where they start; what starts outside is moved."""
+def tile(chars: Sequence[str], starts_ms: Sequence[float], from_ms: int, to_ms: int) -> Alignment:
+    """Tile [from_ms, to_ms) with characters by their starts, clamped to the range."""
     starts = [min(max(round(start) - from_ms, 0), to_ms - from_ms) for start in starts_ms]
     starts[0] = 0
     for i in range(1, len(starts)):
@@ -75,49 +76,49 @@ def tiled(chars: Sequence[str], starts_ms: Sequence[float], from_ms: int, to_ms:
     return Alignment(tuple(chars), tuple(starts), tuple(durations))
 
 
-def joined(pieces: Sequence[Aligned]) -> Aligned | None:
-    """Return consecutive pieces of one stream as one; None if there are none."""
-    if not pieces:
+def join(parts: Sequence[Aligned]) -> Aligned | None:
+    """Join consecutive parts of one stream; None if there are none."""
+    if not parts:
         return None
-    from_ms = pieces[0].from_ms
+    from_ms = parts[0].from_ms
     return Aligned(
-        _joined([piece.written.shifted(piece.from_ms - from_ms) for piece in pieces]),
-        _joined([piece.spoken.shifted(piece.from_ms - from_ms) for piece in pieces]),
+        _join([part.written.shifted(part.from_ms - from_ms) for part in parts]),
+        _join([part.spoken.shifted(part.from_ms - from_ms) for part in parts]),
         from_ms,
     )
 
 
-def whole_words(pieces: Sequence[Aligned]) -> tuple[Aligned | None, Aligned | None]:
-    """Join consecutive pieces; return the words that are over, and the one that may not be.
+def whole_words(parts: Sequence[Aligned]) -> tuple[Aligned | None, Aligned | None]:
+    """Join consecutive parts; return the complete words, and the word that may go on.
 
-    White space ends a word. The rest begins where what is over ends.
+    White space ends a word. The second result begins where the first ends.
     """
-    piece = joined(pieces)
-    if piece is None:
+    whole = join(parts)
+    if whole is None:
         return None, None
-    written, spoken = piece.written, piece.spoken
-    count = _words_chars(written.chars)
+    written, spoken = whole.written, whole.spoken
+    count = _count_in_words(written.chars)
     if count == len(written.chars):
-        return piece, None
+        return whole, None
     at_ms = written.starts_ms[count]
     near = bisect_right(spoken.starts_ms, at_ms)
-    spoken_count = _words_chars(spoken.chars[:near])
+    spoken_count = _count_in_words(spoken.chars[:near])
     if not count or not spoken_count or spoken_count == len(spoken.chars):
-        return None, piece
-    written_over, written_rest = written.parted(count, at_ms)
-    spoken_over, spoken_rest = spoken.parted(spoken_count, at_ms)
+        return None, whole
+    written_over, written_rest = written.split(count, at_ms)
+    spoken_over, spoken_rest = spoken.split(spoken_count, at_ms)
     return (
-        Aligned(written_over, spoken_over, piece.from_ms, piece.late_ms),
-        Aligned(written_rest, spoken_rest, piece.from_ms + at_ms),
+        Aligned(written_over, spoken_over, whole.from_ms, whole.late_ms),
+        Aligned(written_rest, spoken_rest, whole.from_ms + at_ms),
     )
 
 
-def _words_chars(chars: Sequence[str]) -> int:
-    """Return how many characters there are up to the last white space, that included."""
+def _count_in_words(chars: Sequence[str]) -> int:
+    """Return the number of characters up to and including the last white space."""
     return next((i for i in range(len(chars), 0, -1) if chars[i - 1].isspace()), 0)
 
 
-def _joined(parts: Sequence[Alignment]) -> Alignment:
+def _join(parts: Sequence[Alignment]) -> Alignment:
     return Alignment(
         tuple(char for part in parts for char in part.chars),
         tuple(ms for part in parts for ms in part.starts_ms),

@@ -1,7 +1,7 @@
-"""English spelling in, the sounds to expect out: which kind, of which characters, how long.
+"""Map English spelling to expected sounds: phone class, characters, and duration of each.
 
-It must not know the audio. The milliseconds are least squares over forced alignments of 160
-sentences of the embedded voice's four speakers, rounded; a voice's own pace scales them.
+The module must not know the audio. The milliseconds are least squares over forced alignments of 160
+sentences of the embedded voice's four speakers, rounded; a voice profile's pace scales them.
 """
 
 import enum
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 
 class PhoneClass(enum.IntEnum):
-    """Kinds of sound that loudness and brightness tell apart."""
+    """Classes of phones that loudness and brightness separate."""
 
     PAUSE = 0
     STOP = 1
@@ -26,9 +26,9 @@ class PhoneClass(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """Characters [start, end) that make one sound, for `duration_ms` as a rule.
+    """Characters [start, end) that make one sound, for `duration_ms` on average.
 
-    `skipped` is the chance that it is not heard at all, as a space between two words.
+    `skipped` is the probability that the sound is absent, as the pause at a space often is.
     """
 
     start: float
@@ -61,21 +61,21 @@ _CONSONANT_MS = {
     PhoneClass.SONORANT: 66.0,
 }
 _SHORT_VOWEL_MS, _LONG_VOWEL_MS = 72.0, 88.0
-_SILENT_E_MS = 55.0  # what a final e that is not heard adds to the vowel and consonant before it
+_SILENT_E_MS = 55.0  # added by a silent final e to the sound before it
 _NAMED_LETTER_MS, _DIGIT_MS, _SYMBOL_MS, _OTHER_SCRIPT_MS = 180.0, 300.0, 400.0, 160.0
 _WORD_END_MS = 8.0  # the last sound of a word is longer
 _PHRASE_END_MS = 50.0  # the last two before a pause are longer still
-_SPACE_MS, _PAUSE_MS, _LEAD_MS, _TAIL_MS = 60.0, 120.0, 50.0, 4000.0
+_SPACE_MS, _PAUSE_MS, _LEADING_MS, _TRAILING_MS = 60.0, 120.0, 50.0, 4000.0
 _SKIPPED_SPACE, _SKIPPED_PAUSE = 0.93, 0.3
 _LONGEST_SPELLED_WORD = 5
 
 
 def units_of(text: str) -> list[Unit]:
-    """Return the sounds of `text`, between a silence before and one after it.
+    """Return the expected sounds of `text`, with a pause before and one after.
 
-    Together they cover its characters in order. Linear in the length of `text`.
+    They cover its characters in order. Linear in the length of `text`.
     """
-    units = [Unit(0, 0, PhoneClass.PAUSE, _LEAD_MS)]
+    units = [Unit(0, 0, PhoneClass.PAUSE, _LEADING_MS)]
     at = 0
     while at < len(text):
         end = at + 1
@@ -93,8 +93,8 @@ def units_of(text: str) -> list[Unit]:
     units = _lengthened(units)
     if units[-1].sound is PhoneClass.PAUSE and len(units) > 1:
         last = units.pop()
-        return [*units, Unit(last.start, len(text), PhoneClass.PAUSE, _TAIL_MS)]
-    return [*units, Unit(len(text), len(text), PhoneClass.PAUSE, _TAIL_MS)]
+        return [*units, Unit(last.start, len(text), PhoneClass.PAUSE, _TRAILING_MS)]
+    return [*units, Unit(len(text), len(text), PhoneClass.PAUSE, _TRAILING_MS)]
 
 
 def _kind(char: str) -> str:
@@ -137,7 +137,7 @@ def _word(text: str, start: int, end: int) -> list[Unit]:
 
 
 def _vowels_end(letters: str, at: int) -> int:
-    """Return where the vowels that begin at `at` end; a `y` before others is none."""
+    """Return where the vowels that begin at `at` end; a word-initial `y` is a consonant."""
     if letters[at] == "y" and at == 0 and len(letters) > 1:
         return at
     stop = at
@@ -147,7 +147,7 @@ def _vowels_end(letters: str, at: int) -> int:
 
 
 def _base_letter(char: str) -> str:
-    """Return one lower-case letter that sounds most like `char`; itself in another script."""
+    """Return the lower-case base letter of `char`, without diacritics."""
     return unicodedata.normalize("NFD", char.lower())[0]
 
 
@@ -169,7 +169,7 @@ def _longer(unit: Unit, by_ms: float, *, to: float | None = None) -> Unit:
 
 
 def _lengthened(units: list[Unit]) -> list[Unit]:
-    """Lengthen what stands before gaps, as speakers do."""
+    """Lengthen the sounds before pauses and at word ends (phrase-final lengthening)."""
     stretched = list(units)
     for i, unit in enumerate(units):
         if unit.sound is PhoneClass.PAUSE:

@@ -8,7 +8,7 @@ from typing import Self
 
 import trio
 
-from csm_trio.alignment.alignment import joined
+from csm_trio.alignment.alignment import join
 from csm_trio.api.admission import Admission, SessionLease
 from csm_trio.api.asgi import request_nursery
 from csm_trio.audio.wav import with_true_lengths
@@ -104,7 +104,7 @@ class SpeechStream:
         data = b"".join(chunk.data for chunk in chunks)
         if self.audio_format.codec == "wav":
             data = with_true_lengths(data)
-        aligned = joined([chunk.aligned for chunk in chunks if chunk.aligned is not None])
+        aligned = join([chunk.aligned for chunk in chunks if chunk.aligned is not None])
         return Audio(self._context_id, data, aligned)
 
     def close(self) -> None:

@@ -1,1 +1,1 @@
-"""Strings in, strings out: from text as it arrives to sentences that can be spoken."""
+"""Text front end: from text deltas to normalized sentences and pauses."""

@@ -1,18 +1,18 @@
-"""A text in, how long speaking it takes at most out; no voice, no model, no frames."""
+"""Maximum duration of speech of a text; the module must not know voices, models or frames."""
 
 from collections.abc import Collection
 
 _REST_MS = 1500  # silence around the words, and words of one sound
 _LETTER_MS = 150
 _CAPITAL_MS = 350  # it may be spelled out: "USB"
-_IDEOGRAPH_MS = 500  # a syllable or more in one character
-_DIGIT_MS = 800  # "777,777" is 62 letters aloud: 10 a digit
+_IDEOGRAPH_MS = 500  # at least one syllable per character
+_DIGIT_MS = 800  # "777,777" is spoken as 62 letters, 10 per digit
 _SYMBOL_MS = 600  # "$" is "dollars"
 _PAUSE_MS = 400
 _SILENT_MS = 50
 
 _SLOW_SHARE = 0.75
-"""Of the time after which speech has run away: what a voice half as slow again needs."""
+"""Fraction of `longest_speech_s` that a voice 1.5 times as slow as an ordinary one needs."""
 _CLAUSE_ENDS = frozenset(",;:.!?)")
 _SYMBOLS = frozenset("$%&@#+=/\\*^<>|~_°§")
 _SILENT = frozenset("\"'()[]{}-`")
@@ -21,26 +21,26 @@ _SILENT = frozenset("\"'()[]{}-`")
 def longest_speech_s(text: str) -> float:
     """Return the seconds after which speech of `text` has certainly run away.
 
-    About twice what an ordinary voice (15 characters a second) needs, and 1.5 s on top, so that
+    About twice what an ordinary voice (15 characters a second) needs, plus 1.5 s, so that
     slow voices and short texts fit: a cap for a model whose end of speech is not reliable
     (SesameAILabs/csm#122). Text appended never lowers it. Linear in the length of `text`.
     """
-    return (_REST_MS + sum(map(_longest_ms, text))) / 1000
+    return (_REST_MS + sum(map(_max_ms, text))) / 1000
 
 
 def split_points(text: str, limit_s: float, word_spaces: Collection[int]) -> list[tuple[int, int]]:
-    """Return the [start, end) of parts that a slow voice says in `limit_s` each; often just one.
+    """Return the [start, end) of parts that each last at most `limit_s` in a slow voice.
 
-    A slow voice takes half as long again as an ordinary one. Parts end at the last clause within
+    A slow voice takes 1.5 times as long as an ordinary one. Parts end at the last clause within
     their second half, else at the last of `word_spaces`, else at the last space, else anywhere;
-    the space belongs to none of them. Linear in the length of `text`.
+    that space belongs to no part. Linear in the length of `text`.
     """
     limit_ms = limit_s * 1000 / _SLOW_SHARE
     parts: list[tuple[int, int]] = []
     start, at, spent_ms = 0, 0, 0
     half_way = clause_at = word_at = space_at = 0
     while at < len(text):
-        spent_ms += _longest_ms(text[at])
+        spent_ms += _max_ms(text[at])
         if spent_ms > limit_ms and at > start:
             end = clause_at if clause_at > half_way else word_at or space_at or at
             parts.append((start, end))
@@ -58,7 +58,7 @@ def split_points(text: str, limit_s: float, word_spaces: Collection[int]) -> lis
     return [*parts, (start, len(text))]
 
 
-def _longest_ms(char: str) -> int:
+def _max_ms(char: str) -> int:
     if char.isspace():
         return 0
     if char.isnumeric():

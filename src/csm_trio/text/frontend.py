@@ -1,24 +1,25 @@
-"""Deltas of text as people write it in; what to say, and where to be silent, out, in order."""
+"""Text front end: turn text deltas into normalized sentences and pauses, in order."""
 
 import math
 from collections.abc import Iterable, Sequence
 
 from csm_trio.text.duration import split_points
-from csm_trio.text.normalization.normalize import Normalization, verbalize
+from csm_trio.text.normalization.normalize import Normalization, normalize
 from csm_trio.text.segment import Segmenter
 from csm_trio.text.spans import SpokenText
 from csm_trio.text.ssml import MAX_BREAK_MS, Break, Part, TagReader
 
 SpokenSentence = SpokenText | Break
+"""A normalized sentence, or part of one, or a pause."""
 
 
 class TextFrontend:
-    """Read tags, cut sentences, and say each in words, while the text arrives.
+    """Read tags, segment sentences and normalize them while the text arrives.
 
-    A pause ends a sentence. Pauses with nothing said between them are no longer together than the
-    longest may be: silence costs no slot, so text must pay for it. `chunk_lengths` are the
-    `Segmenter`'s. What a slow voice cannot say in `limit_s` comes in parts. Raises what
-    `TagReader` does.
+    A pause ends a sentence. Pauses without text between them together last at most `MAX_BREAK_MS`,
+    since silence needs no slot and would be unlimited. `chunk_lengths` are the `Segmenter`'s. A
+    sentence that a slow voice cannot speak in `limit_s` is split into parts. `feed` and `finish`
+    raise `InvalidRequest` for invalid SSML, see `TagReader`.
     """
 
     def __init__(
@@ -32,45 +33,45 @@ class TextFrontend:
         self._normalization = normalization
         self._limit_s = limit_s
         self._tags = TagReader(ssml=ssml)
-        self._sentences = Segmenter(chunk_lengths=chunk_lengths)
+        self._segmenter = Segmenter(chunk_lengths=chunk_lengths)
         self._silence_left_ms = MAX_BREAK_MS
 
     def feed(self, delta: str) -> list[SpokenSentence]:
-        """Take the next piece of text; return what it makes certain."""
+        """Take the next delta; return the sentences and pauses that it completes."""
         return self._read(self._tags.feed(delta))
 
     def trigger(self) -> list[SpokenSentence]:
-        """Return what can stand alone now; see `Segmenter.trigger`."""
-        return self._say(self._sentences.trigger())
+        """Return what can be generated now; see `Segmenter.trigger`."""
+        return self._normalize_all(self._segmenter.trigger())
 
     def flush(self) -> list[SpokenSentence]:
-        """Return all that is held but an unfinished tag."""
-        return self._say(self._sentences.flush())
+        """Return all held text except an unfinished tag."""
+        return self._normalize_all(self._segmenter.flush())
 
     def finish(self) -> list[SpokenSentence]:
-        """Return all that is held, as though the text ended here."""
+        """Return all held text; the input ends here."""
         return [*self._read(self._tags.finish()), *self.flush()]
 
     def _read(self, parts: Iterable[Part]) -> list[SpokenSentence]:
-        lines: list[SpokenSentence] = []
+        found: list[SpokenSentence] = []
         for part in parts:
             if isinstance(part, str):
-                lines += self._say(self._sentences.feed(part))
+                found += self._normalize_all(self._segmenter.feed(part))
                 continue
-            lines += self.flush()
+            found += self.flush()
             duration_ms = min(part.duration_ms, self._silence_left_ms)
             self._silence_left_ms -= duration_ms
-            lines.append(Break(duration_ms))
-        return lines
+            found.append(Break(duration_ms))
+        return found
 
-    def _say(self, sentences: Iterable[str]) -> list[SpokenSentence]:
-        spoken = [verbalize(sentence, self._normalization) for sentence in sentences]
-        lines: list[SpokenSentence] = [
-            line.part(start, end)
-            for line in spoken
-            for start, end in split_points(line.text, self._limit_s, line.word_spaces())
+    def _normalize_all(self, sentences: Iterable[str]) -> list[SpokenSentence]:
+        normalized = [normalize(sentence, self._normalization) for sentence in sentences]
+        parts: list[SpokenSentence] = [
+            text.part(start, end)
+            for text in normalized
+            for start, end in split_points(text.text, self._limit_s, text.word_spaces())
             if start < end
         ]
-        if lines:
+        if parts:
             self._silence_left_ms = MAX_BREAK_MS
-        return lines
+        return parts

@@ -1,6 +1,6 @@
-"""Deltas of text in, sentences out, each as early as it is certain.
+"""Segmenter: split text deltas into sentences, each as soon as its end is certain.
 
-It must not know what a sentence sounds like, who speaks it, or how its text was cut on the way.
+The module must not know voices, or where the boundaries between deltas were.
 """
 
 # ruff: noqa: RUF001 -- marks that look like ASCII ones are what these tables are about
@@ -10,9 +10,9 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-_TRIGGER_CHARS = 50  # ElevenLabs' documented least buffer for `try_trigger_generation`
+_TRIGGER_CHARS = 50  # ElevenLabs' documented minimum buffer for `try_trigger_generation`
 _TRIGGER_CLAUSE_CHARS = 20
-_LEAST_MAX_CHARS = 16
+_MIN_MAX_CHARS = 16
 _LONGEST_WORD_CHARS = 12  # longest entry of any word list below
 
 _NEWLINES = frozenset("\n\r\v\f\x85\u2028\u2029")
@@ -39,7 +39,7 @@ _JOINING_WORDS = _words("""
 """)
 _NUMBER_WORDS = _words("No Nos no nos")
 _ENDING_WORDS = _words("a.m p.m A.M P.M etc")
-_UNSURE_WORDS = _words("""
+_AMBIGUOUS_WORDS = _words("""
     St Ste Ave Blvd Rd Ln Hwy Pkwy Sq Apt Rm Inc Ltd Corp Co Cos LLC Bros Jr Sr Esq Dept Univ Assn
     Assoc Intl Natl Govt dept al est Est ft lb lbs oz hr hrs misc Misc p pp Fig Figs fig figs Vol
     Vols vol Ch Sec Eq Art Ext ext Tel tel Mon Tue Tues Wed Thu Thur Thurs Fri Sat Sun Jan Feb Mar
@@ -63,49 +63,51 @@ _LIST_NUMBER = re.compile(r"[\W_]*(?:\d{1,3}|[^\W\d_])")
 
 
 class _Phase(enum.Enum):
-    TEXT = enum.auto()  # no stop in question
-    STOP = enum.auto()  # within stops and what closes after them
-    GAP = enum.auto()  # past the whitespace after an unsure stop
-    WORD = enum.auto()  # within the word after that
+    TEXT = enum.auto()  # no candidate stop
+    STOP = enum.auto()  # within stops and the closing marks after them
+    GAP = enum.auto()  # in the whitespace after an ambiguous stop
+    WORD = enum.auto()  # within the word after that whitespace
 
 
 class _Rule(enum.Enum):
-    """What a stop that whitespace follows needs in order to end a sentence."""
+    """Condition under which a stop followed by whitespace ends a sentence."""
 
     FREE = enum.auto()  # nothing
     CASE = enum.auto()  # no lower case after it: ellipses, closing quotes and brackets
-    ENDING = enum.auto()  # a capital after it that is no day, month or time zone: "p.m.", "etc."
+    ENDING = (
+        enum.auto()
+    )  # a capitalized word after it other than a day, month or time zone: "p.m.", "etc."
     NUMBER = enum.auto()  # a capital, and no digit, after it: "No."
     STARTER = enum.auto()  # a word after it that begins sentences: "Inc.", "U.S.", initials
-    JOIN = enum.auto()  # it never does: "Dr."
+    JOIN = enum.auto()  # never: "Dr."
 
 
 class Segmenter:
-    """Cut a stream of text into sentences while it arrives.
+    """Split a stream of text into sentences while it arrives.
 
-    The sentences depend on the text alone, never on how it was cut into deltas, so long as
-    `trigger` is not called. Each leaves at the first character that makes its end certain: the
+    The sentences do not depend on how the text was divided into deltas, so long as `trigger` is
+    not called. Each is returned at the first character that makes its end certain: the
     whitespace after the stop; or, after an abbreviation, an initial, an ellipsis or a closing
     quote, the next letter or the end of the next word. A newline ends a sentence, a list number
     begins one, and stops with no whitespace after them (`3.5`, `example.com`, `Yes.No`) end
     nothing, except the wide ones of Chinese and Japanese. More than `max_chars` without an end are
     cut at the last clause, else at the last whitespace that touches no digit ("$3 million", "(555)
-    123-4567"), else at any, else anywhere. With `chunk_lengths`, the first sentences have each a
-    `max_chars` of its own, and those after them the last one's.
+    123-4567"), else at any, else anywhere. `chunk_lengths` are the `max_chars` of the first
+    sentences; the last of them holds for all further ones.
 
     Sentences come stripped and never empty, and together hold every character but whitespace. A
     fragment with no letter or digit ("—", "...", "🙂") is held until the text it precedes; it
-    leaves alone only when the stream ends or more than `max_chars` of it wait, and `normalize`
+    is returned alone only when the stream ends or more than `max_chars` of it wait, and `normalize`
     then makes it "".
 
-    Memory is bounded by `max_chars`, and each character is looked at a bounded number of times.
+    Memory is bounded by `max_chars`, and each character is examined a bounded number of times.
     Raises `ValueError` for a length below 16.
     """
 
     def __init__(self, max_chars: int = 280, *, chunk_lengths: Sequence[int] = ()) -> None:
         lengths = list(chunk_lengths) or [max_chars]
-        if min(lengths) < _LEAST_MAX_CHARS:
-            raise ValueError(f"max_chars must be at least {_LEAST_MAX_CHARS}, not {min(lengths)}")
+        if min(lengths) < _MIN_MAX_CHARS:
+            raise ValueError(f"max_chars must be at least {_MIN_MAX_CHARS}, not {min(lengths)}")
         self._max_chars, *self._next_lengths = lengths
         self._ready: list[str] = []
         self._started = False
@@ -115,38 +117,38 @@ class Segmenter:
         self._held: list[str] = []  # one character each; the first is no whitespace
         self._phase = _Phase.TEXT
         self._rule = _Rule.FREE
-        self._stop_at = 0  # the first stop in question
-        self._cut_at = 0  # where that stop, if it is one, ends its sentence
+        self._stop_at = 0  # index of the first candidate stop
+        self._cut_at = 0  # end of the sentence, if that stop ends it
         self._next_word = ""
         self._speakable = False
-        self._clause_at = self._word_space_at = self._space_at = 0  # where to cut; 0: nowhere
-        self._open_space_at = 0  # a word space if no digit follows it; 0: none in question
+        self._clause_at = self._word_space_at = self._space_at = 0  # possible cuts; 0: none
+        self._open_space_at = 0  # candidate word space, unless a digit follows; 0: none
 
     @property
     def pending_chars(self) -> int:
-        """Characters held back."""
+        """Number of characters held back."""
         return len(self._held)
 
     def feed(self, delta: str) -> list[str]:
-        """Take the next piece of text and return the sentences it makes certain."""
+        """Take the next delta; return the sentences that it completes."""
         for char in delta:
             self._advance(char)
         return self._take()
 
     def flush(self) -> list[str]:
-        """Return everything held, as though the text ended here."""
+        """Return all held text, as if it ended here."""
         self._advance("\n")
         if self._held:
             self._cut(len(self._held))
         return self._take()
 
     def trigger(self) -> list[str]:
-        """Let go of what can stand alone now, as ElevenLabs' `try_trigger_generation` hints.
+        """Return what can be generated now, for ElevenLabs' `try_trigger_generation`.
 
-        That is everything held, if it ends in a stop that is no abbreviation, initial or decimal
-        in the making. Else, if no sentence has left this segmenter yet and at least 50 characters
-        wait, it is what lies before the last clause boundary. The official Python SDK hints with
-        every word, so a hint never cuts between words alone.
+        That is all held text if it ends in a stop that is no abbreviation, initial or incomplete
+        decimal. Else, if no sentence has been returned yet and at least 50 characters are held, it
+        is the text before the last clause boundary. The official Python SDK triggers with every
+        word, so a trigger never cuts at a mere space.
         """
         if self._stands_alone():
             self._cut(len(self._held))
@@ -209,7 +211,7 @@ class Segmenter:
             self._cut_long()
 
     def _settle(self, char: str) -> bool:
-        """Carry the stop in question past one character; return whether it ended a sentence."""
+        """Advance the candidate stop by one character; return whether it ended a sentence."""
         if self._phase is _Phase.STOP:
             ends = self._judge_stop(char)
         elif self._phase is _Phase.GAP:
@@ -270,7 +272,7 @@ class Segmenter:
         return rule in (_Rule.FREE, _Rule.CASE)
 
     def _cut(self, at: int) -> None:
-        """Let go of the first `at` characters, and read the rest again as the start of a text."""
+        """Emit the first `at` characters; process the rest again as the start of a text."""
         held = self._held
         self._ready.append("".join(held[:at]).strip())
         self._started = True
@@ -296,7 +298,7 @@ def _closes(char: str) -> bool:
 
 
 def _classify(held: Sequence[str], stop_at: int, *, cut_at: int) -> _Rule:
-    """Say what the stops `held[stop_at:cut_at]` need, with what closes after them."""
+    """Return the rule of the stops, and closing marks, `held[stop_at:cut_at]`."""
     stops = [mark for mark in held[stop_at:cut_at] if mark in _STOPS]
     closed = len(stops) < cut_at - stop_at
     if stops == ["."]:
@@ -325,8 +327,8 @@ def _word_rule(held: Sequence[str], stop_at: int) -> _Rule:
     if word in _ENDING_WORDS:
         return _Rule.ENDING
     initial = len(word) == 1 and word.isupper()
-    unsure = initial or word in _UNSURE_WORDS or _DOTTED.fullmatch(word) is not None
-    return _Rule.STARTER if unsure else _Rule.FREE
+    ambiguous = initial or word in _AMBIGUOUS_WORDS or _DOTTED.fullmatch(word) is not None
+    return _Rule.STARTER if ambiguous else _Rule.FREE
 
 
 def _in_word(char: str) -> bool:
@@ -341,13 +343,13 @@ def _begins_sentence(word: str, following: str, *, rule: _Rule) -> bool:
 
 
 def _hard_cut(held: Sequence[str], max_chars: int) -> int:
-    """Return the last index up to `max_chars` that parts no character from its marks."""
-    for at in range(max_chars, max_chars - _LEAST_MAX_CHARS, -1):
-        if not _joined(held[at - 1], held[at]):
+    """Return the last index up to `max_chars` that splits no combining sequence."""
+    for at in range(max_chars, max_chars - _MIN_MAX_CHARS, -1):
+        if not _inseparable(held[at - 1], held[at]):
             return at
     return max_chars
 
 
-def _joined(left: str, right: str) -> bool:
+def _inseparable(left: str, right: str) -> bool:
     surrogates = "\ud800" <= left <= "\udbff" and "\udc00" <= right <= "\udfff"
     return surrogates or "\u200d" in (left, right) or unicodedata.category(right)[0] == "M"

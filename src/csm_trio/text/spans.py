@@ -1,14 +1,14 @@
-"""What is said beside what was written: which characters of the one stand for which of the other.
+"""Span map: which spoken characters stand for which written ones.
 
-It must not know why the two differ.
+The module must not know why the two differ.
 """
 
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-Piece = tuple[str, int, int]
-"""Text to put, and the characters [start, end) it stands for."""
+Replacement = tuple[str, int, int]
+"""A new text, and the characters [start, end) it replaces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class SpokenText:
-    """What is said of what is written.
+    """A spoken text, the written text it stands for, and the map between them.
 
     The runs tile both texts in order: the first begins at 0 and 0, each begins where the one
     before it ends on both sides, and the last ends where both texts end.
@@ -37,7 +37,7 @@ class SpokenText:
     runs: tuple[Run, ...]
 
     def spoken_positions(self) -> list[float]:
-        """Return where in `text` each written character begins; then, once more, the end.
+        """Return the position in `text` of each written character, then of the end.
 
         Never decreasing, from 0 to len(text), in spoken characters; linear within a run.
         """
@@ -49,7 +49,7 @@ class SpokenText:
         return [*positions, len(self.text)]
 
     def word_spaces(self) -> set[int]:
-        """Return where in `text` a space stands that was written."""
+        """Return the positions in `text` of spaces that were written."""
         return {
             run.spoken_start + i
             for run in self.runs
@@ -59,11 +59,11 @@ class SpokenText:
         }
 
     def part(self, start: int, end: int) -> "SpokenText":
-        """Return what is said from `start` to `end`, with what it stands for.
+        """Return the spoken text [start, end) with the written characters it stands for.
 
-        Of written characters that one run stands for as a whole, the part that begins the run
-        has all, and one that goes on with it none. Parts that leave out the space between them
-        have between them all else that was written.
+        Where `start` or `end` splits a run that is not one to one, the part with the run's start
+        has all its written characters, and the next part none. Parts that omit the spaces between
+        them together have all other written characters.
         """
         ends_at_space = self.text[end : end + 1] in ("", " ")
         runs: list[Run] = []
@@ -90,7 +90,7 @@ class SpokenText:
 
 
 class TracedText:
-    """A text under change that remembers what each of its characters stands for.
+    """A text under rewriting that maps each of its characters to the original ones.
 
     Spans stay ordered: neither their starts nor their ends ever decrease along the text.
     """
@@ -104,53 +104,53 @@ class TracedText:
     def sub(
         self,
         pattern: re.Pattern[str],
-        say: str | Callable[[re.Match[str]], str | Iterable[Piece] | None],
+        replace: str | Callable[[re.Match[str]], str | Iterable[Replacement] | None],
     ) -> None:
-        """Replace the matches of `pattern` by what `say` makes of them; None leaves one alone.
+        """Replace the matches of `pattern` by `replace`; None leaves a match alone.
 
-        A string stands for the whole match. Pieces stand each for its own characters of the
-        present text, which must lie in order and not be empty; one that equals them maps to
-        them one to one.
+        A string replaces the whole match. A `Replacement` replaces its own range of the present
+        text; ranges must be ascending and not empty. Text that equals its range maps to it one
+        to one.
         """
-        pieces: list[Piece] = []
+        parts: list[Replacement] = []
         done = 0
         for match in pattern.finditer(self.text):
-            said = say if isinstance(say, str) else say(match)
-            if said is None or said == match[0]:
+            new = replace if isinstance(replace, str) else replace(match)
+            if new is None or new == match[0]:
                 continue
-            pieces.append((self.text[done : match.start()], done, match.start()))
-            pieces += [(said, *match.span())] if isinstance(said, str) else said
+            parts.append((self.text[done : match.start()], done, match.start()))
+            parts += [(new, *match.span())] if isinstance(new, str) else new
             done = match.end()
-        if pieces:
-            self._put([*pieces, (self.text[done:], done, len(self.text))])
+        if parts:
+            self._rewrite([*parts, (self.text[done:], done, len(self.text))])
 
-    def _put(self, pieces: Iterable[Piece]) -> None:
+    def _rewrite(self, parts: Iterable[Replacement]) -> None:
         starts: list[int] = []
         ends: list[int] = []
-        said: list[str] = []
-        for text, start, end in pieces:
-            said.append(text)
+        texts: list[str] = []
+        for text, start, end in parts:
+            texts.append(text)
             if text == self.text[start:end]:
                 starts += self._starts[start:end]
                 ends += self._ends[start:end]
             else:
                 starts += [self._starts[start]] * len(text)
                 ends += [self._ends[end - 1]] * len(text)
-        self.text, self._starts, self._ends = "".join(said), starts, ends
+        self.text, self._starts, self._ends = "".join(texts), starts, ends
 
     def finish(self) -> SpokenText:
-        """Return the text as it stands, with its runs."""
+        """Return the present text with its span map."""
         runs: list[Run] = []
         for at, (start, end) in enumerate(zip(self._starts, self._ends, strict=True)):
             last = runs[-1] if runs else Run(0, 0, 0, 0)
             if start < last.written_end:  # the same characters stand for this one too
-                runs[-1] = _joined(last, at + 1, max(end, last.written_end))
+                runs[-1] = _extend(last, at + 1, max(end, last.written_end))
                 continue
             if start > last.written_end:
                 last = Run(at, at, last.written_end, start)
                 runs.append(last)
             if _one_to_one(last) and end - start == 1 and not self._shared(at):
-                runs[-1] = _joined(last, at + 1, end)
+                runs[-1] = _extend(last, at + 1, end)
             else:
                 runs.append(Run(at, at + 1, start, end))
         written_end = runs[-1].written_end if runs else 0
@@ -167,5 +167,5 @@ def _one_to_one(run: Run) -> bool:
     return chars > 0 and chars == run.written_end - run.written_start
 
 
-def _joined(run: Run, spoken_end: int, written_end: int) -> Run:
+def _extend(run: Run, spoken_end: int, written_end: int) -> Run:
     return Run(run.spoken_start, spoken_end, run.written_start, written_end)

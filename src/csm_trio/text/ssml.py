@@ -1,6 +1,6 @@
-"""Text with tags in, in deltas cut anywhere; plain text and pauses out.
+"""SSML reader: turn text deltas with tags into plain text and pauses.
 
-A hand-written reader and no XML parser: nothing it is given is expanded, nested or remembered.
+The reader is not an XML parser: it expands no declared entity and builds no tree.
 """
 
 import html
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from csm_trio.errors import InvalidRequest
 
 MAX_BREAK_MS = 3_000
-"""ElevenLabs' documented longest `<break>`."""
+"""Maximum length of a `<break>` in ms, as documented by ElevenLabs."""
 MAX_TAG_CHARS = 1_000
 MAX_DEPTH = 32
 
-_STRENGTHS_MS = {  # SSML 1.1 §3.2.3 names them; what they last is every engine's own choice
+_STRENGTHS_MS = {  # SSML 1.1 §3.2.3 defines the names; engines choose the durations
     **{"none": 0, "x-weak": 100, "weak": 250, "medium": 500, "strong": 750, "x-strong": 1_000},
 }
 _ENDING_TAGS = frozenset({"p", "s", "br"})
@@ -33,7 +33,7 @@ _ENTITY_BEGUN = re.compile(r"&(?:#(?:\d{0,8}|[xX][0-9a-fA-F]{0,7})|[A-Za-z][A-Za
 
 @dataclass(frozen=True, slots=True)
 class Break:
-    """Silence asked for between two words."""
+    """A pause of `duration_ms` between two words."""
 
     duration_ms: int
 
@@ -42,17 +42,17 @@ Part = str | Break
 
 
 class TagReader:
-    """Take tags out of a text, and make pauses of `<break>`.
+    """Remove tags from a text, and turn `<break>` into pauses.
 
-    With `ssml`, every tag goes and its content stays: so `<phoneme>` is spoken as its text. The
+    With `ssml`, every tag is removed and its content stays: `<phoneme>` is spoken as its text. The
     entities of XML and HTML are decoded; `<p>`, `<s>` and `<br>` end a sentence. A `<` or `&` that
     begins no tag or entity is text. Raises `InvalidRequest` for a DTD, a processing instruction,
-    an entity that nobody declared, a `time` that is none, a tag longer than 1,000 characters and
-    more than 32 open elements; what came before stands.
+    an unknown entity, an invalid `time`, a tag longer than 1,000 characters and
+    more than 32 open elements; parts already returned stay valid.
 
-    Without, `<break>` alone is understood, as ElevenLabs' models do; the rest is text.
+    Without `ssml`, only `<break>` is a tag, as for ElevenLabs' models; the rest is text.
 
-    What may yet become a tag is held, at most 1,000 characters of it.
+    Text that may still become a tag is held, up to 1,000 characters.
     """
 
     def __init__(self, *, ssml: bool) -> None:
@@ -62,7 +62,7 @@ class TagReader:
         self._depth = 0
 
     def feed(self, delta: str) -> list[Part]:
-        """Take the next piece of text; return what it makes certain."""
+        """Take the next delta; return the text and pauses that it completes."""
         text, self._held = self._held + delta, ""
         parts: list[Part] = []
         at = 0
@@ -80,12 +80,12 @@ class TagReader:
         return [part for part in parts if part != ""]
 
     def finish(self) -> list[Part]:
-        """Return what is held, as though the text ended here; an unfinished tag is dropped."""
+        """Return the held text as the input ends; an unfinished tag is discarded."""
         held, self._held = self._held, ""
-        dropped = (
+        discarded = (
             len(held) > 1 and held[0] == "<" and (self._ssml or held.lower().startswith(_BREAK))
         )
-        return [] if dropped or not held else [held]
+        return [] if discarded or not held else [held]
 
     def _hold(self, begun: str) -> None:
         if len(begun) > MAX_TAG_CHARS:
@@ -93,7 +93,7 @@ class TagReader:
         self._held = begun
 
     def _tag(self, text: str, start: int, put: Callable[[Part], None]) -> int | None:
-        """Read what begins with `<`; return where it ends, or None if that is not known yet."""
+        """Read the markup at `<`; return its end, or None while that is not known."""
         if not self._ssml and not _may_be_break(text, start):
             put("<")
             return start + 1

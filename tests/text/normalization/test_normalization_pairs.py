@@ -1,33 +1,33 @@
-"""What is written beside what is said of it, class by class."""
+"""Text normalization of each pair of written and spoken text, class by class."""
 
 import pytest
 
 from csm_trio.text.duration import longest_speech_s
 from csm_trio.text.normalization.normalize import normalize
-from data.normalization_pairs import WRITTEN_AND_SAID
+from data.normalization_pairs import WRITTEN_AND_SPOKEN
 
 CASES = [
-    pytest.param(written, said, id=f"{kind}: {written}")
-    for kind, cases in WRITTEN_AND_SAID.items()
-    for written, said in cases
+    pytest.param(written, spoken, id=f"{kind}: {written}")
+    for kind, cases in WRITTEN_AND_SPOKEN.items()
+    for written, spoken in cases
 ]
 ORDINARY_CHARS_PER_S = 15
 
 
-@pytest.mark.parametrize(("written", "said"), CASES)
-def test_what_is_written_is_said(written: str, said: str) -> None:
-    assert normalize(written) == said
-    assert normalize(written, "on") == said
+@pytest.mark.parametrize(("written", "spoken"), CASES)
+def test_written_text_becomes_its_spoken_form(written: str, spoken: str) -> None:
+    assert normalize(written).text == spoken
+    assert normalize(written, "on").text == spoken
 
 
-@pytest.mark.parametrize(("written", "said"), CASES)
-def test_what_is_said_is_said_again_the_same(written: str, said: str) -> None:
-    assert normalize(said) == said
+@pytest.mark.parametrize(("written", "spoken"), CASES)
+def test_spoken_text_is_not_changed_again(written: str, spoken: str) -> None:
+    assert normalize(spoken).text == spoken
 
 
-@pytest.mark.parametrize(("written", "said"), CASES)
-def test_what_is_said_has_time_enough_and_not_much_more(written: str, said: str) -> None:
-    """The cap on speech stands on the spoken text, and still fits the written one ("off")."""
-    ordinary_s = len(said) / ORDINARY_CHARS_PER_S
-    assert ordinary_s + 1 < longest_speech_s(said) < 4 * ordinary_s + 3
-    assert longest_speech_s(normalize(written, "off")) > ordinary_s
+@pytest.mark.parametrize(("written", "spoken"), CASES)
+def test_the_maximum_duration_fits_the_spoken_form(written: str, spoken: str) -> None:
+    """The maximum duration fits the spoken text, also computed from the written one ("off")."""
+    ordinary_s = len(spoken) / ORDINARY_CHARS_PER_S
+    assert ordinary_s + 1 < longest_speech_s(spoken) < 4 * ordinary_s + 3
+    assert longest_speech_s(normalize(written, "off").text) > ordinary_s

@@ -1,4 +1,4 @@
-"""What every mode does: plain punctuation, no marks, no emoji; and the laws of the spans."""
+"""Text normalization in every mode, without marks and emoji; and the laws of the span map."""
 
 # ruff: noqa: RUF001 -- marks that look like ASCII ones are what these tables are about
 
@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from csm_trio.text.normalization.lexicon import words
-from csm_trio.text.normalization.normalize import Normalization, normalize, verbalize
+from csm_trio.text.normalization.normalize import Normalization, normalize
 from csm_trio.text.spans import Run
-from data.normalization_pairs import WRITTEN_AND_SAID
+from data.normalization_pairs import WRITTEN_AND_SPOKEN
 from support.span_checks import assert_tiles
 
 MODES = st.sampled_from(["auto", "on", "off"])
-WRITTEN = [written for cases in WRITTEN_AND_SAID.values() for written, _ in cases]
+WRITTEN = [written for cases in WRITTEN_AND_SPOKEN.values() for written, _ in cases]
 TEXTS = st.lists(
     st.sampled_from(WRITTEN)
     | st.text(st.sampled_from("0123456789.,:/-+$%#@&()'\" aApPmMkxvI°½²٣é\n*_|<>[]"), max_size=12)
@@ -27,12 +27,12 @@ ORDINARY = words("""
     the quick brown fox, jumps; over lazy dogs! FBI NASA don't café either/or well-known It's I
     isn't "quoted" (so) Then: why?
 """)
-# A pattern that is quadratic in one of them takes minutes.
+# Hostile repetitions: a pattern that is quadratic in one of them takes minutes.
 FLOODS = [
     *words(r"1 1, 1- - . ( [ []( []((] _ a_ * a* ` # @ a@ a. www. < <! & &amp; | = % \\ é \u0301"),
     *(" ", "\n", " .", "- ", "1 ", "a ", "🙂", "\u200b", "\ud83d", "\u0301\u0316", "(a)"),
 ]
-# Each is what some rule looks for, or its beginning.
+# Each is matched by a rule, at least at its beginning.
 REPEATED = [
     *words("""
         1,111 1. 1/ 1: $ $1 1a a1 a- [[ ]( [](([]( ~ #a @a a@a. http:// <a a&b &a &#1 +1 1+ =_ a= 1x
@@ -65,7 +65,7 @@ CASES = [
     ("— he said", "he said"),
     ("Dr.\xa0Smith\u2009said\u3000so", "Dr. Smith said so"),
     ("  a\t b\n\n c  ", "a b c"),
-    # characters nobody sees
+    # invisible characters
     ("a\x00b\x07c\x1b", "abc"),
     ("zero\u200bwidth\u200d and soft\u00adhyphen\ufeff", "zerowidth and softhyphen"),
     ("\u202ereversed\u202c", "reversed"),
@@ -104,88 +104,89 @@ CASES = [
 
 @pytest.mark.parametrize("text", PLAIN)
 def test_plain_text_stays_as_it_is(text: str) -> None:
-    assert normalize(text, "off") == text
+    assert normalize(text, "off").text == text
 
 
-@pytest.mark.parametrize(("written", "said"), CASES)
-def test_marks_become_plain_and_decoration_goes(written: str, said: str) -> None:
-    assert normalize(written, "off") == said
+@pytest.mark.parametrize(("written", "spoken"), CASES)
+def test_marks_become_plain_and_decoration_goes(written: str, spoken: str) -> None:
+    assert normalize(written, "off").text == spoken
 
 
 @pytest.mark.parametrize(
     "text",
     ["", " ", "—", "...", "***", "---", "🙂", "👍🏽 !", "#", "- ", "“”", "\u200b", "$ % &", "[]()"],
 )
-def test_what_has_no_letter_and_no_digit_is_not_said(text: str) -> None:
-    assert normalize(text) == ""
+def test_text_without_letters_and_digits_becomes_empty(text: str) -> None:
+    assert normalize(text).text == ""
 
 
 @given(st.text() | TEXTS, MODES)
-def test_the_result_is_clean_whatever_comes_in(text: str, mode: Normalization) -> None:
-    said = normalize(text, mode)
-    assert said == " ".join(said.split())
-    assert said == unicodedata.normalize("NFC", said)
-    assert {unicodedata.category(char) for char in said}.isdisjoint({"Cc", "Cf", "Cs", "Co", "Cn"})
-    assert not set(said) & set("“”‘’…—–\xa0\ufe0f🙂")
-    assert said == "" or any(char.isalnum() for char in said)
+def test_the_result_is_clean_for_any_text(text: str, mode: Normalization) -> None:
+    result = normalize(text, mode).text
+    assert result == " ".join(result.split())
+    assert result == unicodedata.normalize("NFC", result)
+    assert {unicodedata.category(char) for char in result}.isdisjoint(
+        {"Cc", "Cf", "Cs", "Co", "Cn"}
+    )
+    assert not set(result) & set("“”‘’…—–\xa0\ufe0f🙂")
+    assert result == "" or any(char.isalnum() for char in result)
 
 
 @given(st.text(st.sampled_from("aBçé5 .,!?*_~#->+=|\n“’…—–🙂\u200d\ufe0f\u200b\t(){}")))
 def test_every_letter_and_digit_is_kept_in_order(text: str) -> None:
-    assert [char for char in normalize(text, "off") if char.isalnum()] == [
+    assert [char for char in normalize(text, "off").text if char.isalnum()] == [
         char for char in text if char.isalnum()
     ]
 
 
 @given(st.text())
 def test_the_result_can_be_encoded(text: str) -> None:
-    assert normalize(text + "\ud83d").encode() == normalize(text).encode()
+    assert normalize(text + "\ud83d").text.encode() == normalize(text).text.encode()
 
 
 @pytest.mark.parametrize(
-    ("piece", "chars"),
-    [*((piece, 100_000) for piece in FLOODS), *((piece, 10_000) for piece in REPEATED)],
+    ("part", "chars"),
+    [*((part, 100_000) for part in FLOODS), *((part, 10_000) for part in REPEATED)],
 )
-def test_hostile_repetition_comes_through(piece: str, chars: int) -> None:
-    written = f"x {piece * (chars // len(piece))} y"
-    spoken = verbalize(written)
+def test_hostile_repetition_is_normalized_in_linear_time(part: str, chars: int) -> None:
+    written = f"x {part * (chars // len(part))} y"
+    spoken = normalize(written)
     assert spoken.text.startswith("x")
     assert spoken.text.endswith("y")
     assert_tiles(spoken, written)
 
 
 @given(TEXTS, MODES)
-def test_spans_tile_both_texts_whatever_is_said(text: str, mode: Normalization) -> None:
-    spoken = verbalize(text, mode)
-    assert spoken.text == normalize(text, mode)
+def test_spans_tile_both_texts_for_any_text(text: str, mode: Normalization) -> None:
+    spoken = normalize(text, mode)
     assert_tiles(spoken, text)
 
 
 @given(TEXTS)
-def test_no_digit_is_left_to_a_tokenizer(text: str) -> None:
-    assert not any(char.isdecimal() for char in normalize(text))
+def test_no_digit_is_left(text: str) -> None:
+    assert not any(char.isdecimal() for char in normalize(text).text)
 
 
 @given(TEXTS)
-def test_what_is_said_is_said_the_same_again(text: str) -> None:
-    said = normalize(text, "off")
-    assert normalize(said, "off") == said
+def test_normalization_is_idempotent(text: str) -> None:
+    result = normalize(text, "off").text
+    assert normalize(result, "off").text == result
 
 
 @given(st.lists(st.sampled_from(ORDINARY), min_size=1, max_size=12))
 def test_ordinary_words_map_one_to_one(chosen: list[str]) -> None:
     text = " ".join(chosen)
-    spoken = verbalize(text)
+    spoken = normalize(text)
     assert spoken.text == text
     assert spoken.runs == (Run(0, len(text), 0, len(text)),)
 
 
-def test_each_word_keeps_its_place_around_what_changes() -> None:
+def test_words_keep_their_positions_around_replacements() -> None:
     written = "**Pay** $5.20 by 5 p.m. today \N{SLIGHTLY SMILING FACE}, Dr. Lee"
-    spoken = verbalize(written)
+    spoken = normalize(written)
     assert spoken.text == "Pay five dollars and twenty cents by five PM today, Doctor Lee"
     positions = spoken.spoken_positions()
-    for word, said in [
+    for word, words_spoken in [
         ("Pay", "Pay"),
         ("$5.20", "five dollars"),
         ("by", "by"),
@@ -195,12 +196,12 @@ def test_each_word_keeps_its_place_around_what_changes() -> None:
         ("Dr.", "Doctor"),
         ("Lee", "Lee"),
     ]:
-        assert positions[written.index(word)] == spoken.text.index(said)
+        assert positions[written.index(word)] == spoken.text.index(words_spoken)
 
 
-def test_each_digit_of_a_telephone_has_its_place() -> None:
+def test_each_digit_of_a_telephone_number_has_its_position() -> None:
     written = "Call 555-0123."
-    spoken = verbalize(written)
+    spoken = normalize(written)
     positions = [round(at) for at in spoken.spoken_positions()]
     assert [spoken.text[a:b].strip(" ,") for a, b in pairwise(positions[5:14])] == [
         *["five"] * 3,

@@ -1,6 +1,6 @@
-"""E-mail addresses, web addresses, IP addresses, @handles and #hashtags, as they are spelled out.
+"""E-mail addresses, web addresses, IP addresses, @handles and #hashtags, spelled out.
 
-A scheme and a final slash are not said; every other mark is, digits one by one, words as words.
+A scheme and a final slash are omitted; other marks are named, digits spelled, words kept.
 """
 
 import re
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from csm_trio.text.normalization.numbers import by_digit, cardinal
 from csm_trio.text.normalization.rules import Rule, spaced
-from csm_trio.text.spans import Piece
+from csm_trio.text.spans import Replacement
 
 _MARKS = {
     ".": "dot",
@@ -53,8 +53,8 @@ _HASHTAG = re.compile(r"(?<![\w#&])#(?=\w{0,49}[^\W\d_])(\w{1,100})")
 _CAMEL = re.compile(r"(?<=[^\W\d_A-Z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|_+|(?<=\D)(?=\d)")
 
 
-def _spelled(match: re.Match[str], start: int, end: int) -> Iterator[Piece]:
-    """Say each mark, digit and word of an address for itself."""
+def _spelled(match: re.Match[str], start: int, end: int) -> Iterator[Replacement]:
+    """Name each mark, digit and word of an address, each its own span."""
     tail = _TRAILING.search(match.string, start, end)
     stop = tail.start() if tail else end
     if stop > start and match.string[stop - 1] == "/":
@@ -62,20 +62,20 @@ def _spelled(match: re.Match[str], start: int, end: int) -> Iterator[Piece]:
     glue = ""
     for part in _PART.finditer(match.string, start, stop):
         text = part[0]
-        said = by_digit(text) if text.isdecimal() else _MARKS.get(text, text)
-        yield f"{glue}{said}", *part.span()
+        spoken = by_digit(text) if text.isdecimal() else _MARKS.get(text, text)
+        yield f"{glue}{spoken}", *part.span()
         glue = " "
     rest = tail.start() if tail else end
     yield "", stop, rest
     yield match.string[rest : match.end()], rest, match.end()
 
 
-def _email(match: re.Match[str]) -> Iterator[Piece]:
+def _email(match: re.Match[str]) -> Iterator[Replacement]:
     yield "", match.start(), match.start(1)
     yield from _spelled(match, *match.span(1))
 
 
-def _url(match: re.Match[str]) -> Iterator[Piece]:
+def _url(match: re.Match[str]) -> Iterator[Replacement]:
     yield "", match.start(), match.start(1)
     start = match.start(1)
     if match[1][:4].lower() == "www.":
@@ -86,7 +86,7 @@ def _url(match: re.Match[str]) -> Iterator[Piece]:
     yield from _spelled(match, start, match.end(1))
 
 
-def _domain(match: re.Match[str]) -> Iterator[Piece]:
+def _domain(match: re.Match[str]) -> Iterator[Replacement]:
     return _spelled(match, *match.span())
 
 
@@ -96,12 +96,12 @@ def _ip(match: re.Match[str]) -> str | None:
     octets = host.split(".")
     if any(int(octet) > 255 for octet in octets):
         return None
-    said = " dot ".join(map(by_digit, octets))
-    said += f" port {by_digit(port)}" if port else ""
-    return said + (f" slash {cardinal(int(length))}" if length else "")
+    spoken = " dot ".join(map(by_digit, octets))
+    spoken += f" port {by_digit(port)}" if port else ""
+    return spoken + (f" slash {cardinal(int(length))}" if length else "")
 
 
-def _handle(match: re.Match[str]) -> Iterator[Piece]:
+def _handle(match: re.Match[str]) -> Iterator[Replacement]:
     yield "at", match.start(), match.start() + 1
     yield " ", match.start(), match.start() + 1
     yield from _spelled(match, *match.span(1))

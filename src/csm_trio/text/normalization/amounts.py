@@ -92,7 +92,7 @@ def _scaled(groups: dict[str, str | None]) -> bool:
 
 
 def _exact(written: str, one: str, many: str, *, adjective: bool) -> str | None:
-    """Say an amount in whole coins, or None where it has other decimals than two."""
+    """Return an amount in whole coins, or None unless it has no or two decimals."""
     whole, point, decimals = written.replace(",", "").partition(".")
     if point and (len(decimals) != 2 or one not in CENTS):
         return None
@@ -100,11 +100,11 @@ def _exact(written: str, one: str, many: str, *, adjective: bool) -> str | None:
         return None
     units, hundredths = int(whole), int(decimals or 0)
     cent, cents = CENTS.get(one, ("", ""))
-    said = f"{cardinal(units)} {one if units == 1 else many}"
+    spoken = f"{cardinal(units)} {one if units == 1 else many}"
     if not hundredths:
-        return said
+        return spoken
     small = f"{cardinal(hundredths)} {cent if hundredths == 1 or adjective else cents}"
-    return f"{said} and {small}" if units else small
+    return f"{spoken} and {small}" if units else small
 
 
 def _bare_scaled(match: re.Match[str]) -> str | None:
@@ -126,10 +126,10 @@ def _measure(match: re.Match[str]) -> str | None:
     singular = gap == "-" or (_is_one(match["number"]) and not last)
     words = quantity(match["number"]) + (f" to {quantity(last)}" if last else "")
     sign = {"-": "minus ", "+": "plus ", "±": "plus or minus "}.get(match["sign"] or "", "")
-    said = f"{sign}{words} {one if singular else many}"
+    spoken = f"{sign}{words} {one if singular else many}"
     if match["per"]:
-        said += f" per {PER[match['per']]}{' squared' if match['power'] else ''}"
-    return said
+        spoken += f" per {PER[match['per']]}{' squared' if match['power'] else ''}"
+    return spoken
 
 
 def _is_temperature(match: re.Match[str]) -> bool:

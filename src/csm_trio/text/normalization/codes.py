@@ -1,11 +1,11 @@
-"""Digits that name rather than count, one by one: telephones, cards, orders, flights, versions."""
+"""Identifiers, spelled digit by digit: telephones, cards, orders, flights, versions."""
 
 import re
 from collections.abc import Iterator
 
 from csm_trio.text.normalization.numbers import by_digit, number
 from csm_trio.text.normalization.rules import Rule, digits, spaced
-from csm_trio.text.spans import Piece
+from csm_trio.text.spans import Replacement
 
 _EXTENSION = r"(?:(?P<comma>,?) ?(?P<word>[Ee]xt\.?|[Ee]xtension|x|#) ?(?P<extension>\d{1,6}))?"
 _US_PHONE = re.compile(
@@ -55,12 +55,12 @@ _MIXED = re.compile(r"(?<![^\W_])(?<![^\W_]-)[^\W_]++(?:-[^\W_]++){0,8}")
 _PART = re.compile(r"\d+|\D")
 
 
-def _phone(match: re.Match[str]) -> Iterator[Piece] | None:
+def _phone(match: re.Match[str]) -> Iterator[Replacement] | None:
     count = sum(char.isdecimal() for char in match["phone"])
-    return _phone_pieces(match) if 7 <= count <= 15 else None
+    return _phone_parts(match) if 7 <= count <= 15 else None
 
 
-def _phone_pieces(match: re.Match[str]) -> Iterator[Piece]:
+def _phone_parts(match: re.Match[str]) -> Iterator[Replacement]:
     yield from digits(match, "phone")
     if match["extension"]:
         end, start = match.start("extension"), match.end("phone")
@@ -68,12 +68,12 @@ def _phone_pieces(match: re.Match[str]) -> Iterator[Piece]:
         yield from digits(match, "extension")
 
 
-def _word_phone(match: re.Match[str]) -> Iterator[Piece]:
+def _word_phone(match: re.Match[str]) -> Iterator[Replacement]:
     yield from digits(match, 1 if match[1] else 2)
     yield ", ", match.end() - 1, match.end()
 
 
-def _digits_of_1(match: re.Match[str]) -> Iterator[Piece]:
+def _digits_of_1(match: re.Match[str]) -> Iterator[Replacement]:
     start, end = match.span(1)
     sign = match.string.find("#", match.start(), start) if "#" in match[0] else start
     yield match.string[match.start() : sign], match.start(), sign
@@ -82,8 +82,8 @@ def _digits_of_1(match: re.Match[str]) -> Iterator[Piece]:
     yield match.string[end : match.end()], end, match.end()
 
 
-def _long(match: re.Match[str]) -> Iterator[Piece] | None:
-    """Read a long number that nobody grouped digit by digit, but not a round one."""
+def _long(match: re.Match[str]) -> Iterator[Replacement] | None:
+    """Spell a long number without separators digit by digit, unless it is round."""
     if match[1][0] != "0" and match[1].endswith("000") and len(match[1]) <= 15:
         return None
     return digits(match, 1)
@@ -97,15 +97,15 @@ def _version(match: re.Match[str]) -> str | None:
     parts = match["parts"].split(".")
     if match["v"] is None and len(parts) < 3:
         return None
-    said = " point ".join(map(number, parts))
-    return f"version {said}" if match["v"] else said
+    spoken = " point ".join(map(number, parts))
+    return f"version {spoken}" if match["v"] else spoken
 
 
-def _mixed(match: re.Match[str]) -> Iterator[Piece] | None:
-    """Read a token of letters and digits part by part.
+def _mixed(match: re.Match[str]) -> Iterator[Replacement] | None:
+    """Spell a token of letters and digits part by part.
 
-    Words and numbers that dashes join stay as they are, unless the words are capitals. Two digits
-    at most beside letters are a number ("MP three", "COVID nineteen"); others are read one by one.
+    Words and numbers joined by dashes stay as they are, unless the words are capitals. Up to two
+    digits beside letters are a number ("MP three", "COVID nineteen"); more are spelled.
     """
     token = match[0]
     groups = [part for part in _PART.findall(token) if part.isdecimal()]
@@ -115,22 +115,22 @@ def _mixed(match: re.Match[str]) -> Iterator[Piece] | None:
         if not token.isupper():
             return None
         counts = all(len(group) <= 3 or group.endswith("00") for group in groups)
-        return _mixed_pieces(match, most=4 if counts else 0)
-    return _mixed_pieces(match, most=2 if len(groups) == 1 else 0)
+        return _mixed_parts(match, max_digits=4 if counts else 0)
+    return _mixed_parts(match, max_digits=2 if len(groups) == 1 else 0)
 
 
-def _mixed_pieces(match: re.Match[str], *, most: int) -> Iterator[Piece]:
-    """Say numbers of up to `most` digits whole, others by the digit; dashes are gaps."""
+def _mixed_parts(match: re.Match[str], *, max_digits: int) -> Iterator[Replacement]:
+    """Return numbers of up to `max_digits` digits as words, others spelled."""
     glue = ""
     letters = True
     for part in _PART.finditer(match.string, *match.span()):
         text, span = part[0], part.span()
         if text.isdecimal():
-            said = by_digit(text) if len(text) > most else number(text)
-            yield f"{glue or (' ' if span[0] > match.start() else '')}{said}", *span
+            spoken = by_digit(text) if len(text) > max_digits else number(text)
+            yield f"{glue or (' ' if span[0] > match.start() else '')}{spoken}", *span
             glue, letters = "", False
         elif text == "-":
-            glue = " " if most else ", "
+            glue = " " if max_digits else ", "
             yield "", *span
         elif glue or not letters:
             yield f"{glue or ' '}{text}", *span

@@ -6,7 +6,7 @@ from csm_trio.text.normalization.lexicon import MONTHS, WEEKDAYS, words
 from csm_trio.text.normalization.numbers import cardinal, ordinal, plural, year
 from csm_trio.text.normalization.rules import Rule, ends_sentence, within
 from csm_trio.text.normalization.times import clock
-from csm_trio.text.spans import Piece
+from csm_trio.text.spans import Replacement
 
 _MONTH_OF = {name[:3]: name for name in MONTHS} | {"Sept": "September"}
 _DAY_OF = {name[:3]: name for name in WEEKDAYS} | {
@@ -94,13 +94,13 @@ def _date(month: int, day: int, written_year: str = "") -> str | None:
     name = _month(month)
     if name is None or not 1 <= day <= 31:
         return None
-    said = f"{name} {ordinal(day)}"
+    spoken = f"{name} {ordinal(day)}"
     if not written_year:
-        return said
+        return spoken
     value = int(written_year)
     if len(written_year) == 2:
         value += 2000 if value < 70 else 1900
-    return f"{said}, {year(value)}"
+    return f"{spoken}, {year(value)}"
 
 
 def _iso(match: re.Match[str]) -> str | None:
@@ -139,9 +139,9 @@ def _month_day(match: re.Match[str]) -> str | None:
     first, last = _nth(match[2]), match[3] and _nth(match[3])
     if first is None or (match[3] and last is None):
         return None
-    said = f"{_full_month(match[1])} {first}"
-    said += f" to {last}" if last else ""
-    return f"{said}{match[4]} {year(int(match[5]))}" if match[5] else said
+    spoken = f"{_full_month(match[1])} {first}"
+    spoken += f" to {last}" if last else ""
+    return f"{spoken}{match[4]} {year(int(match[5]))}" if match[5] else spoken
 
 
 def _day_month(match: re.Match[str]) -> str | None:
@@ -151,10 +151,10 @@ def _day_month(match: re.Match[str]) -> str | None:
     stop = "." if match.end() == match.end(4) and match[4][-1] == "." else ""
     if stop and not ends_sentence(match.string, match.end()):
         stop = ""
-    said = f"{match[1] or 'the'} {first}"
-    said += f" to the {last}" if last else ""
-    said += f" of {_full_month(match[4])}"
-    return f"{said}{match[5]} {year(int(match[6]))}" if match[6] else f"{said}{stop}"
+    spoken = f"{match[1] or 'the'} {first}"
+    spoken += f" to the {last}" if last else ""
+    spoken += f" of {_full_month(match[4])}"
+    return f"{spoken}{match[5]} {year(int(match[6]))}" if match[6] else f"{spoken}{stop}"
 
 
 def _month_year(match: re.Match[str]) -> str:
@@ -175,10 +175,10 @@ def _names_range(match: re.Match[str]) -> str:
     return f"{names.get(first, first)} to {names.get(last, last)}{'.' if stop else ''}"
 
 
-def _bare(match: re.Match[str]) -> list[Piece] | None:
+def _bare(match: re.Match[str]) -> list[Replacement] | None:
     month, day = map(int, match[1].split("/"))
-    said = _date(month, day) or _date(day, month)
-    return within(match, 1, said) if said else None
+    spoken = _date(month, day) or _date(day, month)
+    return within(match, 1, spoken) if spoken else None
 
 
 def _decade(match: re.Match[str]) -> str:
@@ -200,7 +200,7 @@ def _years(match: re.Match[str]) -> str | None:
 
 
 def _bare_year(match: re.Match[str]) -> str | None:
-    """Take a four-digit number for a year unless it seems to count something."""
+    """Read a four-digit number as a year unless a counted noun follows."""
     value, following = int(match[1]), match[2]
     counts = following in _COUNTED or (
         following.islower() and following.endswith("s") and following not in _NO_PLURAL

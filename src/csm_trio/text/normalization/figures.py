@@ -1,4 +1,4 @@
-"""Whatever digits are left: ordinals, fractions, ranges, scores, sizes, sums, plain numbers."""
+"""All remaining digits: ordinals, fractions, ranges, scores, sizes, sums, plain numbers."""
 
 # ruff: noqa: RUF001 -- marks that look like ASCII ones are what these patterns are about
 

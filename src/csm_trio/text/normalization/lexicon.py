@@ -1,8 +1,8 @@
-"""The words behind signs, as tables: currencies, units, months, abbreviations."""
+"""Lexicon of text normalization: currencies, units, months, abbreviations, as tables."""
 
 
 def words(text: str) -> list[str]:
-    """Return the words of a list that is written as a text."""
+    """Split a text of space-separated words into a list."""
     return text.split()
 
 
@@ -48,7 +48,7 @@ CURRENCIES = _table("""
     ZAR: rand / rand
     ¢: cent
 """)
-# What a hundredth is called; where there is none, decimals are read as such.
+# Names of a hundredth, singular and plural; without one, decimals are spelled as decimals.
 CENTS = _table("""
     dollar, euro, Canadian dollar, Australian dollar, New Zealand dollar, Hong Kong dollar: cent
     Singapore dollar, rand: cent
@@ -155,9 +155,9 @@ UNITS = _table("""
     %: percent / percent
     ‰: per mille / per mille
 """)
-# Said only where the number touches them: with a space they are words, names or grades.
+# Units only where the number touches them: after a space they are words, names or grades.
 TOUCHING_UNITS = frozenset(["V", "W", "cc"])
-# What may stand after a slash or "per" beside the units.
+# Names that may follow a slash or "per", besides the units.
 PER = {
     **{name: one for name, (one, _) in UNITS.items() if name.isalpha()},
     **{"d": "day", "day": "day", "month": "month", "hour": "hour", "minute": "minute"},
@@ -171,7 +171,7 @@ MONTHS = words("""
 """)
 WEEKDAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
 
-# Without their stop, which every one of them needs.
+# Without the stop, which each of them requires.
 TITLES = {
     "Mr": "Mister",
     "Mrs": "Missus",

@@ -1,6 +1,7 @@
-"""Markdown and HTML in, their words out: marks, tags and decoration are not read aloud.
+"""Remove Markdown marks and HTML tags from a sentence.
 
-It sees one sentence at a time, so nothing that spans lines. It must not know how words are said.
+The module gets one sentence at a time, so nothing that spans sentences. It must not know how words
+are spoken.
 """
 
 # ruff: noqa: RUF001 -- marks that look like ASCII ones are what these patterns are about
@@ -10,7 +11,7 @@ import re
 from collections.abc import Iterator
 
 from csm_trio.text.normalization.lexicon import words
-from csm_trio.text.spans import Piece, TracedText
+from csm_trio.text.spans import Replacement, TracedText
 
 _BLOCK_TAGS = frozenset(
     words("""
@@ -50,13 +51,13 @@ _DASH = re.compile("–")
 
 
 def decode_entities(traced: TracedText) -> None:
-    """Decode HTML's entities, which may stand for anything."""
+    """Decode HTML entities; the result may itself be markup."""
     if "&" in traced.text:
         traced.sub(_ENTITY, _decoded)
 
 
 def drop_markup(traced: TracedText) -> None:
-    """Take tags and Markdown's marks out of lines whose spaces are single."""
+    """Remove HTML tags and Markdown marks; runs of spaces must be single spaces already."""
     if "<" in traced.text:
         traced.sub(_AUTOLINK, _inner)
         traced.sub(_TAG, _untagged)
@@ -90,7 +91,7 @@ def _decoded(match: re.Match[str]) -> str | None:
     return " ".join(char.split()) or " "
 
 
-def _cells(match: re.Match[str]) -> Iterator[Piece]:
+def _cells(match: re.Match[str]) -> Iterator[Replacement]:
     done = match.start()
     for edge in _CELL_EDGES.finditer(match.string, *match.span()):
         yield match.string[done : edge.start()], done, edge.start()
@@ -100,6 +101,6 @@ def _cells(match: re.Match[str]) -> Iterator[Piece]:
     yield match.string[done : match.end()], done, match.end()
 
 
-def _inner(match: re.Match[str]) -> list[Piece]:
+def _inner(match: re.Match[str]) -> list[Replacement]:
     start, end = match.span(1)
     return [("", match.start(), start), (match[1], start, end), ("", end, match.end())]

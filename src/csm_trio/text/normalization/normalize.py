@@ -1,6 +1,6 @@
-"""One sentence as it was written in; out, what a voice is to say, and what each bit stands for.
+"""Text normalization: turn a written sentence into the text to be spoken, with a span map.
 
-It must not know where sentences end, which tokenizer reads them, or what a voice makes of them.
+The module must not know sentence boundaries, tokenizers or voices.
 """
 
 import re
@@ -37,32 +37,24 @@ _WITH_DIGITS = (
 
 _BLANKS = re.compile(r"\s+")
 _EDGES = re.compile(r"^ +| +$")
-_LOOSE_STOP = re.compile(r" (?=[.,;:!?](?: |$))")  # what an emoji leaves behind
+_LOOSE_STOP = re.compile(r" (?=[.,;:!?](?: |$))")  # left where an emoji was removed
 _EDGE_DASHES = re.compile(r"^(?:- )++|(?<= )-$")
 
 
-def normalize(sentence: str, mode: Normalization = "auto") -> str:
-    """Return what is to be said of what is written, or "" if nothing speakable remains.
+def normalize(sentence: str, mode: Normalization = "auto") -> SpokenText:
+    """Return the spoken form of a sentence, with the written characters that each part stands for.
 
-    See `verbalize`.
-    """
-    return verbalize(sentence, mode).text
+    In every mode, quotes, dashes, ellipses and spaces become plain ASCII. Control and zero-width
+    characters, lone surrogates, emoji, decoration, Markdown marks and HTML tags are removed; a link
+    leaves its text. Whitespace collapses and is stripped. The result is in NFC, with ligatures and
+    the full-width and mathematical alphabets in plain letters; letters keep their diacritics. The
+    text is "" if it has no letter and no digit.
 
+    Unless `mode` is "off", figures, signs and abbreviations become American English words and no
+    digit is left; "auto" and "on" are the same. Words stay as they are, also in capitals: no
+    transliteration, no correction of case or spelling.
 
-def verbalize(sentence: str, mode: Normalization = "auto") -> SpokenText:
-    """Return what is to be said of what is written, and what each part of it stands for.
-
-    Speakable is a letter or a digit. Always: quotes, dashes, ellipses and spaces become plain
-    ASCII; control and zero-width characters, lone surrogates, emoji and decoration go; so do the
-    marks of Markdown and the tags of HTML, and a link leaves its text; whitespace collapses and is
-    stripped. The result is in NFC, with ligatures and the full-width and mathematical alphabets
-    spelled plainly; letters keep their diacritics.
-
-    Unless `mode` is "off", what is written in figures, signs and abbreviations becomes American
-    English words; "auto" and "on" are the same. No digit is left then. Words stay as they are,
-    those in capitals too: it does not transliterate other scripts, nor correct case or spelling.
-
-    Never raises, whatever the text. Linear in its length.
+    Raises nothing for any text. Linear in its length.
     """
     traced = TracedText(sentence)
     decode_entities(traced)
@@ -75,7 +67,7 @@ def verbalize(sentence: str, mode: Normalization = "auto") -> SpokenText:
         traced.sub(_ALL, "")
         return traced.finish()
     if mode != "off":
-        _say(traced)
+        _normalize_to_words(traced)
         _tidy(traced)
     return traced.finish()
 
@@ -83,7 +75,7 @@ def verbalize(sentence: str, mode: Normalization = "auto") -> SpokenText:
 _ALL = re.compile(r"(?s)^.+$")
 
 
-def _say(traced: TracedText) -> None:
+def _normalize_to_words(traced: TracedText) -> None:
     if any(mark in traced.text for mark in ".@#/"):
         apply(ADDRESSES, traced)
     apply(NAMES, traced)

@@ -1,4 +1,4 @@
-"""Numbers in, English words out: American, without "and" and without hyphens."""
+"""Numbers as American English words, without "and" and without hyphens."""
 
 import re
 
@@ -24,7 +24,7 @@ _ORDINALS = {
     "nine": "ninth",
     "twelve": "twelfth",
 }
-_MOST_DIGITS = 36  # "nine hundred ninety nine decillion"; longer ones are read digit by digit
+_MAX_DIGITS = 36  # "nine hundred ninety nine decillion"; longer ones are read digit by digit
 
 VULGAR = "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞⅐⅑⅒"
 _VULGAR_PARTS = words("""
@@ -32,7 +32,7 @@ _VULGAR_PARTS = words("""
 """)
 _VULGAR = dict(zip(VULGAR, _VULGAR_PARTS, strict=True))
 
-# A number as it is written, to be built into patterns. The bounds keep them linear.
+# Regular expressions of written numbers, to be built into patterns. The bounds keep them linear.
 NUMBER = r"(?:\d{1,3}(?:,\d{3}){1,12}+(?!\d)|\d++)(?:\.\d++)?"
 QUANTITY = rf"(?:(?:\d{{1,4}} )?\d{{1,3}}/\d{{1,3}}(?![\d/])|{NUMBER}[{VULGAR}]?|\.\d++|[{VULGAR}])"
 NUMBER_STARTS = r"(?<![\w.,])(?<!\d[,./:-])"
@@ -80,14 +80,14 @@ def ordinal(value: int) -> str:
 
 
 def by_digit(written: str) -> str:
-    """Return "two zero four" for "204"; whatever is no digit is passed over."""
+    """Return "two zero four" for "204"; other characters are skipped."""
     return " ".join(_ONES[int(char)] for char in written if char.isdecimal())
 
 
 def number(written: str) -> str:
-    """Say a number as `NUMBER` finds it; one that begins with a useless zero, digit by digit."""
+    """Return the words of a match of `NUMBER`; with a leading zero, digit by digit."""
     whole, point, decimals = written.replace(",", "").partition(".")
-    if len(whole) > _MOST_DIGITS or (len(whole) > 1 and int(whole[0]) == 0 and not point):
+    if len(whole) > _MAX_DIGITS or (len(whole) > 1 and int(whole[0]) == 0 and not point):
         words = by_digit(whole)
     else:
         words = cardinal(int(whole)) if whole else ""
@@ -95,7 +95,7 @@ def number(written: str) -> str:
 
 
 def quantity(written: str) -> str:
-    """Say a number or a fraction as `QUANTITY` finds it."""
+    """Return the words of a match of `QUANTITY`: a number, a fraction or both."""
     if written[-1] in _VULGAR:
         written = f"{written[:-1]} {_VULGAR[written[-1]]}".strip()
     match = _FRACTION.fullmatch(written)
@@ -105,8 +105,8 @@ def quantity(written: str) -> str:
             return number(written)
         return f"{number(whole)} and {fraction(*map(int, parts.split('/')), after_whole=True)}"
     whole, above, below = match.groups()
-    said = fraction(int(above), int(below), after_whole=bool(whole))
-    return f"{number(whole)} and {said}" if whole else said
+    spoken = fraction(int(above), int(below), after_whole=bool(whole))
+    return f"{number(whole)} and {spoken}" if whole else spoken
 
 
 def fraction(above: int, below: int, *, after_whole: bool = False) -> str:

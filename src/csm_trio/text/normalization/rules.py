@@ -1,33 +1,33 @@
-"""A rule: where something is written that is said otherwise, and how it is said."""
+"""Text normalization rules: a pattern of written text, and its spoken form."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from csm_trio.text.normalization.numbers import by_digit
-from csm_trio.text.spans import Piece, TracedText
+from csm_trio.text.spans import Replacement, TracedText
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Matches of `pattern` are said as `say` has it; None leaves one to the rules that follow.
+    """Replace the matches of `pattern` by `spoken`; None leaves a match to later rules.
 
-    A pattern must be linear in the text: every repetition bounded or possessive, and where it is
-    long, no start within a match that failed.
+    A pattern must be linear in the text: every repetition is bounded or possessive, and a long
+    pattern cannot start again within a match that failed.
     """
 
     pattern: re.Pattern[str]
-    say: str | Callable[[re.Match[str]], str | Iterable[Piece] | None]
+    spoken: str | Callable[[re.Match[str]], str | Iterable[Replacement] | None]
 
 
 def apply(rules: Sequence[Rule], traced: TracedText) -> None:
     """Apply each rule to the whole text, in order."""
     for rule in rules:
-        traced.sub(rule.pattern, rule.say)
+        traced.sub(rule.pattern, rule.spoken)
 
 
-def digits(match: re.Match[str], group: int | str = 0) -> Iterator[Piece]:
-    """Say a group digit by digit, each for itself, with a comma between blocks of them."""
+def digits(match: re.Match[str], group: int | str = 0) -> Iterator[Replacement]:
+    """Spell a group digit by digit, each its own span, with a comma between blocks."""
     start, end = match.span(group)
     glue = gap = ""
     for at in range(start, end):
@@ -43,28 +43,28 @@ def digits(match: re.Match[str], group: int | str = 0) -> Iterator[Piece]:
             yield "", at, at + 1
 
 
-def within(match: re.Match[str], group: int | str, said: str) -> list[Piece]:
-    """Say one group of a match otherwise, and the rest as it stands."""
+def within(match: re.Match[str], group: int | str, spoken: str) -> list[Replacement]:
+    """Replace one group of a match; the rest of the match stays."""
     start, end = match.span(group)
     text = match.string
     return [
         (text[match.start() : start], match.start(), start),
-        (said, start, end),
+        (spoken, start, end),
         (text[end : match.end()], end, match.end()),
     ]
 
 
-def spaced(match: re.Match[str], said: str) -> str:
-    """Part what is said from letters and digits that touch the match."""
+def spaced(match: re.Match[str], spoken: str) -> str:
+    """Add spaces where letters or digits touch the match."""
     text = match.string
     touched = match.start() > 0 and (
         text[match.start() - 1].isalnum() or text[match.start() - 1] == ","
     )
     before = " " if touched else ""
     after = " " if match.end() < len(text) and text[match.end()].isalnum() else ""
-    return f"{before}{said}{after}"
+    return f"{before}{spoken}{after}"
 
 
 def ends_sentence(text: str, at: int) -> bool:
-    """Whether nothing but closing marks follows."""
+    """Return whether only closing marks follow `at`."""
     return not text[at:].strip("\"')]} ")

@@ -18,18 +18,18 @@ _OFFSET = re.compile(r"\b(GMT|UTC) ?([+-])(\d{1,2})(?::?(\d\d))?(?![\w:])")
 
 
 def clock(hour: int, minute: int, *, half: str = "") -> str | None:
-    """Return how a time is said, or None if it is none; `half` is "AM", "PM" or ""."""
+    """Return the words of a time, or None if it is invalid; `half` is "AM", "PM" or ""."""
     if hour > 24 or minute > 59 or (half and not 1 <= hour <= 12):
         return None
     if minute:
-        said = f"{cardinal(hour)} {'oh ' if minute < 10 else ''}{cardinal(minute)}"
+        spoken = f"{cardinal(hour)} {'oh ' if minute < 10 else ''}{cardinal(minute)}"
     elif half:
-        said = cardinal(hour)
+        spoken = cardinal(hour)
     elif hour in (0, 24):
         return "midnight"
     else:
-        said = f"{cardinal(hour)} o'clock" if hour <= 12 else f"{cardinal(hour)} hundred"
-    return f"{said} {half}".strip()
+        spoken = f"{cardinal(hour)} o'clock" if hour <= 12 else f"{cardinal(hour)} hundred"
+    return f"{spoken} {half}".strip()
 
 
 def _half(letter: str | None) -> str:
@@ -49,9 +49,9 @@ def _span(match: re.Match[str]) -> str | None:
 
 
 def _without_clock(hour: str, minute: str | None, half: str, other_half: str) -> str | None:
-    """Say the first time of a span: "five" of "5-6 PM", not "five o'clock"."""
-    said = clock(int(hour), int(minute or 0), half=half or other_half)
-    return said if half or said is None else said.removesuffix(f" {other_half}")
+    """Return the words of a span's first time: "five" of "5-6 PM", not "five o'clock"."""
+    spoken = clock(int(hour), int(minute or 0), half=half or other_half)
+    return spoken if half or spoken is None else spoken.removesuffix(f" {other_half}")
 
 
 def _clock_span(match: re.Match[str]) -> str | None:
@@ -61,20 +61,20 @@ def _clock_span(match: re.Match[str]) -> str | None:
 
 
 def _halved(match: re.Match[str]) -> str | None:
-    said = clock(int(match[1]), int(match[2] or 0), half=_half(match[4]))
-    if said is None:
+    spoken = clock(int(match[1]), int(match[2] or 0), half=_half(match[4]))
+    if spoken is None:
         return None
     if match[3]:
-        time, _, half = said.rpartition(" ")
-        said = f"{time} and {cardinal(int(match[3]))} seconds {half}"
-    return f"{said}{_stopped(match, match[5])}"
+        time, _, half = spoken.rpartition(" ")
+        spoken = f"{time} and {cardinal(int(match[3]))} seconds {half}"
+    return f"{spoken}{_stopped(match, match[5])}"
 
 
 def _clock(match: re.Match[str]) -> str | None:
-    said = clock(int(match[1]), int(match[2]))
-    if said is None or match[3] is None:
-        return said
-    return f"{said} and {cardinal(int(match[3]))} seconds"
+    spoken = clock(int(match[1]), int(match[2]))
+    if spoken is None or match[3] is None:
+        return spoken
+    return f"{spoken} and {cardinal(int(match[3]))} seconds"
 
 
 def _duration(match: re.Match[str]) -> str:

@@ -1,6 +1,6 @@
-"""Any Unicode in, plain punctuation and letters out: no control character, emoji or decoration.
+"""Reduce Unicode to plain punctuation and letters, without control characters and emoji.
 
-It must not know what a mark means in Markdown, or how anything is said.
+The module must not know Markdown, or how anything is spoken.
 """
 
 # ruff: noqa: RUF001 -- marks that look like ASCII ones are what these tables are about
@@ -9,9 +9,9 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-from csm_trio.text.spans import Piece, TracedText
+from csm_trio.text.spans import Replacement, TracedText
 
-_MOST_MARKS = 4  # combining marks kept on one character: no script stacks more, and NFC sorts them
+_MAX_MARKS = 4  # combining marks kept on one character: no script stacks more, and NFC sorts them
 _DROPPED_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Me"})
 _BLANKED_CATEGORIES = frozenset({"Zs", "Zl", "Zp", "Co", "Cn", "So"})
 _KEPT_SYMBOLS = frozenset("°")
@@ -28,7 +28,7 @@ _PLAIN = {
     "⁄": "/",
     **dict.fromkeys("\u200b\ufe0e\ufe0f", ""),
 }
-# Compatibility forms that read exactly as what they decompose to; not fractions and superscripts.
+# Compatibility forms equivalent in speech to their decomposition; not fractions and superscripts.
 _COMPATIBLE = re.compile(
     "[\ufb00-\ufb06\uff01-\uff5e\U0001d400-\U0001d7ff\u2460-\u2473№℃℉]",
 )
@@ -41,23 +41,23 @@ _SPACES = re.compile(r" {2,}")
 
 
 def make_plain(traced: TracedText) -> None:
-    """Put the text in NFC and plain punctuation; its newlines stay, its spaces become single."""
+    """Convert to NFC and plain punctuation; newlines stay, runs of spaces become one."""
     traced.sub(_ODD, _plain_run)
     compose(traced)
     traced.sub(_SPACES, " ")
 
 
 def compose(traced: TracedText) -> None:
-    """Put the text in NFC."""
+    """Convert to NFC."""
     if not unicodedata.is_normalized("NFC", traced.text):
         traced.sub(_COMPOSABLE, _composed)
 
 
-def _plain_run(match: re.Match[str]) -> Iterator[Piece]:
+def _plain_run(match: re.Match[str]) -> Iterator[Replacement]:
     marks = 0
     for at, char in enumerate(match[0], start=match.start()):
         marks = marks + 1 if unicodedata.category(char) == "Mn" else 0
-        yield _plain_char(char) if marks <= _MOST_MARKS else "", at, at + 1
+        yield _plain_char(char) if marks <= _MAX_MARKS else "", at, at + 1
 
 
 def _plain_char(char: str) -> str:
@@ -73,13 +73,13 @@ def _plain_char(char: str) -> str:
     return "" if category in _DROPPED_CATEGORIES else char
 
 
-def _composed(match: re.Match[str]) -> list[Piece] | str:
-    """Compose base by base where that is the same as the whole: it seldom is not (Hangul)."""
+def _composed(match: re.Match[str]) -> list[Replacement] | str:
+    """Compose each base with its marks, unless only the whole composes (Hangul)."""
     whole = unicodedata.normalize("NFC", match[0])
     starts = [at for at, char in enumerate(match[0]) if at == 0 or not unicodedata.combining(char)]
-    pieces = [
+    parts = [
         (unicodedata.normalize("NFC", match[0][start:end]), match.start() + start, end)
         for start, end in zip(starts, [*starts[1:], len(match[0])], strict=True)
     ]
-    pieces = [(text, start, match.start() + end) for text, start, end in pieces]
-    return pieces if "".join(text for text, _, _ in pieces) == whole else whole
+    parts = [(text, start, match.start() + end) for text, start, end in parts]
+    return parts if "".join(text for text, _, _ in parts) == whole else whole

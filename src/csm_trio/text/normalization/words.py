@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from csm_trio.text.normalization.lexicon import ABBREVIATIONS, NUMBERED, STREETS, TITLES
 from csm_trio.text.normalization.numbers import cardinal, ordinal, roman
 from csm_trio.text.normalization.rules import Rule, ends_sentence, spaced, within
-from csm_trio.text.spans import Piece
+from csm_trio.text.spans import Replacement
 
 
 def _any(names: Mapping[str, str]) -> str:
@@ -55,7 +55,7 @@ _VERBS = re.compile(
 
 _BARE_UNITS = re.compile(r"(?<=\w )(hrs|mins|lbs)(?![\w.])")
 _BARE_UNIT_NAMES = {"hrs": "hours", "mins": "minutes", "lbs": "pounds"}
-# A telephone's keys; Markdown would take their marks.
+# A telephone's keys, replaced before Markdown marks are removed.
 _KEY = re.compile(
     r"\b(?:[Pp]ress|[Dd]ial|[Hh]it|[Tt]ouch|[Ee]nter)(?:ing)?(?: the)? ([*#])(\d{0,4}(?!\w))"
     r"(?: (?:or|and|then) ([*#])(?!\w))?"
@@ -104,7 +104,7 @@ def _numbered(match: re.Match[str]) -> str:
 
 
 def _street(match: re.Match[str]) -> str | None:
-    """Take an abbreviation after a name for a street, unless it may be a title.
+    """Expand an abbreviation after a name as a street, unless it may be a title.
 
     "12 Elm Dr. Apt. 4" is a street whatever follows; "On Elm Dr." is one if no name does.
     """
@@ -134,14 +134,14 @@ def _abbreviation(match: re.Match[str]) -> str:
     return f"{ABBREVIATIONS[match[1]]}{_stop(match)}"
 
 
-def _roman_count(match: re.Match[str]) -> list[Piece] | None:
+def _roman_count(match: re.Match[str]) -> list[Replacement] | None:
     value = roman(match[1])
     if value is None or value > 100 or _is_pronoun(match, 1):
         return None
     return within(match, 1, cardinal(value))
 
 
-def _roman_name(match: re.Match[str]) -> list[Piece] | None:
+def _roman_name(match: re.Match[str]) -> list[Replacement] | None:
     value = roman(match[2])
     if value is None or (match[2] == "I" and (not match[1] or _is_pronoun(match, 2))):
         return None
@@ -157,21 +157,21 @@ def _and(match: re.Match[str]) -> str:
     return f"{' ' if before else ''}and{' ' if after else ''}"
 
 
-def _key(match: re.Match[str]) -> list[Piece]:
+def _key(match: re.Match[str]) -> list[Replacement]:
     start, end = match.span(1)
-    pieces = [
+    parts = [
         (match.string[match.start() : start], match.start(), start),
         (_KEYS[match[1]] + (" " if match[2] else ""), start, end),
     ]
     if match[2]:
-        pieces.append((" ".join(match[2]), *match.span(2)))
+        parts.append((" ".join(match[2]), *match.span(2)))
     if match[3]:
         start, end = match.span(3)
-        pieces += [
+        parts += [
             (match.string[match.end(2) : start], match.end(2), start),
             (_KEYS[match[3]], start, end),
         ]
-    return pieces
+    return parts
 
 
 def _between(match: re.Match[str]) -> str:
