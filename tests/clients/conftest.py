@@ -81,10 +81,10 @@ def serving(folder: Path, *flags: str) -> Iterator[Served]:
     own = folder / "localhost.pem"
     authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(own))
     serve = (sys.executable, "-m", "csm_trio", "serve", "--cpu", "--host", "127.0.0.1")
-    asked = ("--port", "0", "--api-key", KEY, *flags)
+    requested = ("--port", "0", "--api-key", KEY, *flags)
     front = (sys.executable, HERE / "tls_front.py", own)
     with (
-        running(*serve, *asked, said=r"listening on http://127\.0\.0\.1:(\d+)") as port,
+        running(*serve, *requested, said=r"listening on http://127\.0\.0\.1:(\d+)") as port,
         running(*front, port, said=r"^(\d+)$") as tls_port,
     ):
         yield Served(int(port), int(tls_port), certificates)
@@ -97,7 +97,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 @pytest.fixture(scope="session")
-def house_of_one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def single_session_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with serving(tmp_path_factory.mktemp("one"), "--max-sessions", "1", "--pool-size", "1") as one:
         yield one
 
@@ -115,7 +115,7 @@ def old_python(pytestconfig: pytest.Config) -> Path:
 
 
 @pytest.fixture(scope="session")
-def told_in_javascript(server: Served, run: Program, pytestconfig: pytest.Config) -> dict[str, Any]:
+def javascript_results(server: Served, run: Program, pytestconfig: pytest.Config) -> dict[str, Any]:
     """Return what the program in JavaScript was told; install its SDKs first."""
     if shutil.which("node") is None or shutil.which("npm") is None:
         pytest.skip("Node.js is not on this machine")
@@ -146,8 +146,8 @@ def run() -> Program:
             [*map(str, command)], capture_output=True, text=True, timeout=RUN_S, env=environ
         )
         assert done.returncode == 0, done.stderr
-        told = json.loads(done.stdout)
-        assert isinstance(told, dict)
-        return told
+        results = json.loads(done.stdout)
+        assert isinstance(results, dict)
+        return results
 
     return run

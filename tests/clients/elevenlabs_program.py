@@ -48,27 +48,27 @@ def refusal(call: Callable[[], object]) -> list[object]:
 
 def speech(client: ElevenLabs) -> dict[str, object]:
     speak = client.text_to_speech
-    asked: dict[str, Any] = {"text": TEXT, "seed": 7}
-    whole = speak.convert_with_timestamps("default", **asked)
-    pieces = list(speak.stream_with_timestamps("default", **asked))
-    with speak.with_raw_response.stream("default", **asked) as raw:
+    requested: dict[str, Any] = {"text": TEXT, "seed": 7}
+    whole = speak.convert_with_timestamps("default", **requested)
+    pieces = list(speak.stream_with_timestamps("default", **requested))
+    with speak.with_raw_response.stream("default", **requested) as raw:
         sound, headers = text(raw.data), dict(raw.headers)
     first = headers["request-id"]
     return {
-        "convert": text(speak.convert("default", **asked)),
+        "convert": text(speak.convert("default", **requested)),
         "convert_pcm": text(
             speak.convert(
-                "speaker_1", **asked, output_format="pcm_24000", model_id="eleven_flash_v2_5",
+                "speaker_1", **requested, output_format="pcm_24000", model_id="eleven_flash_v2_5",
                 voice_settings=CALM, previous_text="Hello.", next_text="How can I help?",
             )
         ),
-        "stream": text(speak.stream("default", **asked)),
+        "stream": text(speak.stream("default", **requested)),
         "with_timestamps": whole.audio_base_64,
         "stream_with_timestamps": text(base64.b64decode(one.audio_base_64) for one in pieces),
         "timestamp_pieces": len(pieces),
         "raw": sound,
         "headers": headers,
-        "chained": text(speak.convert("default", **asked, previous_request_ids=[first])),
+        "chained": text(speak.convert("default", **requested, previous_request_ids=[first])),
     }  # fmt: skip
 
 
@@ -76,12 +76,12 @@ def dialogue(client: ElevenLabs) -> dict[str, object]:
     lines = [{"text": "How are you?", "voice_id": "speaker_1"}]
     lines.append({"text": "Fine, thanks.", "voice_id": "speaker_2"})
     speak = client.text_to_dialogue
-    asked: dict[str, Any] = {"inputs": lines, "seed": 7}
-    whole = speak.convert_with_timestamps(**asked)
-    pieces = list(speak.stream_with_timestamps(**asked))
+    requested: dict[str, Any] = {"inputs": lines, "seed": 7}
+    whole = speak.convert_with_timestamps(**requested)
+    pieces = list(speak.stream_with_timestamps(**requested))
     segments = [part for one in pieces for part in one.voice_segments]
     return {
-        "convert": text(speak.convert(**asked)),
+        "convert": text(speak.convert(**requested)),
         "with_timestamps": whole.audio_base_64,
         "stream_with_timestamps": text(base64.b64decode(one.audio_base_64) for one in pieces),
         "chars": "".join(whole.alignment.characters if whole.alignment else []),
@@ -159,25 +159,25 @@ def realtime(client: ElevenLabs) -> dict[str, object]:
 
     whole = text(turn(1))
     interrupted = turn(20)
-    heard = len(next(interrupted))
+    received = len(next(interrupted))
     interrupted.close()  # type: ignore[attr-defined]  # it is a generator
-    return {"whole": whole, "heard_before_the_interruption": heard, "next_turn": text(turn(1))}
+    return {"whole": whole, "heard_before_the_interruption": received, "next_turn": text(turn(1))}
 
 
 def main(base_url: str, api_key: str) -> dict[str, object]:
     client = connect(base_url, api_key)
-    told: dict[str, object] = {
+    results: dict[str, object] = {
         "version": version("elevenlabs"),
         "speech": speech(client),
         "lists": lists(client),
         "errors": errors(client, connect(base_url, "wrong")),
     }
     if not OLD:
-        told["dialogue"] = dialogue(client)
-        told["token"] = client.tokens.single_use.create("tts_websocket").token
+        results["dialogue"] = dialogue(client)
+        results["token"] = client.tokens.single_use.create("tts_websocket").token
     if base_url.startswith("https"):
-        told["realtime"] = realtime(client)
-    return told
+        results["realtime"] = realtime(client)
+    return results
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ class Bot:
         self._speech.send(json.dumps({"context_id": turn, "text": text}))
         self._speech.send(json.dumps({"context_id": turn, "text": " ", "flush": True}))
 
-    def hear(self, turn: str) -> dict[str, Any]:
+    def receive(self, turn: str) -> dict[str, Any]:
         """Pass the next audio of `turn` on; return the message, which may be its last."""
         while True:
             message: dict[str, Any] = json.loads(self._speech.recv(timeout=DEADLINE_S))
@@ -114,9 +114,9 @@ class Bot:
         self._twilio.take(json.dumps({"event": event, "streamSid": self._stream_sid, **fields}))
 
 
-def dial(server: Served, door: str, output_format: str) -> ClientConnection:
-    asked = urlencode({"output_format": output_format, "seed": SEED})
-    url = f"ws://127.0.0.1:{server.port}/v1/text-to-speech/default/{door}?{asked}"
+def dial(server: Served, endpoint: str, output_format: str) -> ClientConnection:
+    requested = urlencode({"output_format": output_format, "seed": SEED})
+    url = f"ws://127.0.0.1:{server.port}/v1/text-to-speech/default/{endpoint}?{requested}"
     return connect(url, additional_headers={"xi-api-key": KEY}, proxy=None)
 
 
@@ -145,54 +145,54 @@ def snr_db(mulaw: bytes, pcm: bytes) -> float:
     return float(10 * np.log10(np.sum(exact**2) / np.sum(noise**2)))
 
 
-def test_a_phone_hears_the_pcm_of_the_same_seed_in_mulaw(server: Served) -> None:
+def test_mulaw_audio_matches_the_pcm_of_the_same_seed(server: Served) -> None:
     twilio = Twilio()
     with dial(server, "multi-stream-input", "ulaw_8000") as speech:
         bot = Bot(speech, twilio)
         bot.say("hello", NEXT)
         speech.send(json.dumps({"context_id": "hello", "close_context": True}))
-        while not bot.hear("hello").get("isFinal"):
+        while not bot.receive("hello").get("isFinal"):
             pass
         bot.mark("hello")
-    heard = b"".join(map(base64.b64decode, twilio.player))
+    received = b"".join(map(base64.b64decode, twilio.player))
     assert twilio.marks == ["hello"]
-    assert len(heard) % 640 == 0  # Frames of 80 ms.
-    assert snr_db(heard, spoken_alone(server, NEXT, "pcm_8000")) > G711_SNR_DB
+    assert len(received) % 640 == 0  # Frames of 80 ms.
+    assert snr_db(received, spoken_alone(server, NEXT, "pcm_8000")) > G711_SNR_DB
 
 
-def test_a_caller_who_interrupts_hears_the_next_turn_and_nothing_of_the_last(
+def test_after_a_barge_in_only_the_next_turn_is_played(
     server: Served,
 ) -> None:
     twilio = Twilio()
     with dial(server, "multi-stream-input", "ulaw_8000") as speech:
         bot = Bot(speech, twilio)
         bot.say("first", LONG)
-        bot.hear("first")
+        bot.receive("first")
         bot.mark("first")
         bot.interrupt("first")
         assert (twilio.player, twilio.heard_back, twilio.clears) == ([], ["first"], 1)
         bot.say("next", NEXT)
         speech.send(json.dumps({"context_id": "next", "close_context": True}))
-        while not bot.hear("next").get("isFinal"):
+        while not bot.receive("next").get("isFinal"):
             pass
         speech.send(json.dumps({"close_socket": True}))
-    heard = b"".join(map(base64.b64decode, twilio.player))
+    received = b"".join(map(base64.b64decode, twilio.player))
     assert bot.dropped * 640 < len(spoken_alone(server, LONG, "ulaw_8000")) / 2
-    assert heard == spoken_alone(server, NEXT, "ulaw_8000")
+    assert received == spoken_alone(server, NEXT, "ulaw_8000")
 
 
-def test_a_bot_that_hangs_up_on_barge_in_speaks_again_on_a_new_socket(server: Served) -> None:
+def test_after_a_hang_up_on_barge_in_a_new_socket_serves_the_next_turn(server: Served) -> None:
     twilio = Twilio()
     with dial(server, "stream-input", "ulaw_8000") as speech:
         bot = Bot(speech, twilio)
         bot.say("", LONG)
-        bot.hear("")
+        bot.receive("")
         bot.clear()
     with dial(server, "stream-input", "ulaw_8000") as speech:
         bot = Bot(speech, twilio)
         bot.say("", NEXT)
         speech.send(json.dumps({"text": ""}))
-        while not bot.hear("").get("isFinal"):
+        while not bot.receive("").get("isFinal"):
             pass
-    heard = b"".join(map(base64.b64decode, twilio.player))
-    assert heard == spoken_alone(server, NEXT, "ulaw_8000")
+    received = b"".join(map(base64.b64decode, twilio.player))
+    assert received == spoken_alone(server, NEXT, "ulaw_8000")

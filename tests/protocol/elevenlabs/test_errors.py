@@ -56,7 +56,7 @@ def test_a_socket_error_has_the_vendors_name_and_a_true_close_code(
     assert (fault.error, fault.code, fault.message) == (name, code, frame["message"])
 
 
-def test_recorded_messages_are_said_word_for_word() -> None:
+def test_error_messages_match_the_recorded_ones() -> None:
     assert socket_error(Unauthorized()).message == "Invalid API key"
     assert socket_error(UnknownVoice("X")).message == "A voice with voice_id X does not exist."
     assert json.loads(socket_error(Unauthorized()).to_text()) == {
@@ -67,7 +67,7 @@ def test_recorded_messages_are_said_word_for_word() -> None:
 
 
 @given(st.text(st.characters()))
-def test_a_close_reason_fits_its_frame_and_begins_the_message(message: str) -> None:
+def test_a_close_reason_fits_a_close_frame_and_is_a_prefix_of_the_message(message: str) -> None:
     reason = socket_error(EngineFailed(message)).reason
     assert len(reason.encode()) <= 123
     assert message.encode("utf-8", "replace").decode().startswith(reason)
@@ -136,7 +136,7 @@ def test_a_rest_error_is_one_object(
         (InvalidRequest("No.", param="a.b"), "value_error", ["body", "a", "b"]),
     ],
 )
-def test_a_wrong_field_is_a_list_that_points_at_it(
+def test_a_wrong_field_is_answered_with_a_list_that_locates_it(
     error: InvalidRequest, kind: str, loc: list[str]
 ) -> None:
     fault = rest_error(error, request_id="r1")
@@ -146,6 +146,6 @@ def test_a_wrong_field_is_a_list_that_points_at_it(
     }
 
 
-def test_a_full_server_says_when_to_come_back() -> None:
+def test_a_full_server_sends_retry_after() -> None:
     assert rest_error(EngineBusy(retry_after_s=7), request_id="r").headers == {"Retry-After": "7"}
     assert rest_error(Unauthorized(), request_id="r").headers == {}

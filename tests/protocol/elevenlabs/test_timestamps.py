@@ -13,7 +13,7 @@ from csm_trio.protocol.events import Audio
 
 
 @given(st.binary())
-def test_a_piece_of_audio_is_one_line_of_json(data: bytes) -> None:
+def test_a_chunk_is_one_line_of_json(data: bytes) -> None:
     line = timestamp_object(Audio("", data))
     assert "\n" not in line
     assert json.loads(line) == {
@@ -23,7 +23,7 @@ def test_a_piece_of_audio_is_one_line_of_json(data: bytes) -> None:
     }
 
 
-def test_its_characters_are_timed_from_the_answers_start() -> None:
+def test_character_times_count_from_the_start_of_the_answer() -> None:
     one = Alignment(("h", "i"), (0, 25), (25, 55))
     said = json.loads(timestamp_object(Audio("", b"", Aligned(one, one, from_ms=1_000))))
     assert said["alignment"] == said["normalized_alignment"]
