@@ -1,7 +1,7 @@
-"""Every way a call can be cut short, on real sockets: after each, nothing of it is left.
+"""Every way to cancel a session, on real sockets: after each, nothing of it is left.
 
 The promise: the slot is back within two steps, no task is left, no word is sent after the cancel,
-and nobody else is disturbed.
+and no other session is affected.
 """
 
 import base64
@@ -33,7 +33,7 @@ GUARD_S = 30.0
 async def held_server(
     config: Config | None = None,
 ) -> AsyncIterator[tuple[Server, SineRunner, StepGate]]:
-    """Serve with a runner whose every step waits to be let go."""
+    """Serve with a runner whose every step waits for the gate."""
     gate = StepGate()
     runner = SineRunner(step_gate=gate)
     with trio.fail_after(GUARD_S):
@@ -54,7 +54,7 @@ async def send_text(ws: WebSocketConnection, text: str) -> None:
 
 
 async def receive_through(ws: WebSocketConnection, gate: StepGate, frames: int) -> None:
-    """Let steps go one by one, each only after the one before was heard."""
+    """Run steps one by one, each only after the audio of the last one was received."""
     for _ in range(frames):
         await gate.held()
         gate.let_go()
@@ -62,7 +62,7 @@ async def receive_through(ws: WebSocketConnection, gate: StepGate, frames: int) 
 
 
 async def assert_nothing_is_left(server: Server, *, tasks: int, reason: str | None) -> None:
-    """Check that slot, token, place and tasks are back, and what the cancel was counted as."""
+    """Check that slot, pool token, session and tasks are released, and the label of the cancel."""
     await until(lambda: server.tasks() == tasks)
     assert server.state.engine.borrowed_slots == 0
     assert server.metric("csm_slots_used") == 0
@@ -74,7 +74,7 @@ async def assert_nothing_is_left(server: Server, *, tasks: int, reason: str | No
 async def assert_freed_within_two_steps(
     server: Server, runner: SineRunner, gate: StepGate, *, tasks: int
 ) -> None:
-    """After a hang-up: let two steps go, and see the slot freed by then."""
+    """After a hang-up: run two steps, and check that the slot is released by then."""
     await wait_all_tasks_blocked(0.02)  # the release waits in the inbox for the held step
     steps = len(runner.steps)
     gate.let_go(2)
@@ -95,13 +95,13 @@ async def receive_to_the_end(ws: WebSocketConnection) -> tuple[list[dict[str, An
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    """Wait for a condition that nothing announces, each time until all has come to rest."""
+    """Wait for a condition that no event announces, each time until all tasks are blocked."""
     while not holds():
         await wait_all_tasks_blocked(0.005)
 
 
 def abort(stream: trio.SocketStream) -> None:
-    """Hang up as a crashed client does: a reset, no goodbye."""
+    """Hang up as a crashed client does: with a reset."""
     stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     stream.socket.close()
 
@@ -176,7 +176,7 @@ async def test_a_listener_that_stops_reading_loses_its_slot(kind: str) -> None:
                 await bare_websocket(stream, "output_format=wav_44100", ENDLESS)
             await until(lambda: server.metric("csm_cancels_total", reason="stalled") == 1)
             assert server.state.engine.borrowed_slots == 0
-            # What the listener was ahead by is bounded: the engine did not talk to the wall.
+            # Unread audio is bounded: the engine stopped at the credit.
             assert len(runner.steps) < 2_000
             await until(lambda: server.tasks() == idle)  # the kernel gives the socket up
             await assert_nothing_is_left(server, tasks=idle, reason=None)
@@ -234,8 +234,8 @@ async def test_a_malformed_message_cancels_the_speech_and_the_error_is_the_last_
             await ws.send_message("{no json")
             await wait_all_tasks_blocked(0.02)
             gate.open()
-            said, code = await receive_to_the_end(ws)
-        assert [message.get("error") for message in said] == ["invalid_input_message"]
+            received, code = await receive_to_the_end(ws)
+        assert [message.get("error") for message in received] == ["invalid_input_message"]
         assert code == 1008
         assert runner.closes == [0]
         await assert_nothing_is_left(server, tasks=idle, reason="InvalidMessage")
@@ -264,7 +264,7 @@ async def test_a_hang_up_while_waiting_for_a_slot_leaves_the_queue() -> None:
 
 @pytest.mark.parametrize("drain_s", [0.05, 5.0])
 async def test_shutdown_with_open_sessions(drain_s: float) -> None:
-    """A call may end within the drain; one that does not is cut, and its slot still comes back."""
+    """A session may end within the drain; a longer one is cancelled, and its slot is released."""
     gate = StepGate()
     runner = SineRunner(step_gate=gate)
     config = Config(server=replace(TEST_SERVER, drain_s=drain_s))
@@ -347,7 +347,7 @@ async def connect_to_a_failing_server() -> None:
 
 
 async def small_window_stream(server: Server) -> trio.SocketStream:
-    """Connect with a receive window so small that a listener who stops is soon noticed."""
+    """Connect with a receive window so small that a stalled client is soon noticed."""
     raw = trio.socket.socket()
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     await raw.connect(("127.0.0.1", server.port))

@@ -1,4 +1,4 @@
-"""Barge-ins on real sockets, message for message as the clients in the field send them."""
+"""Barge-ins on real sockets, with the messages that real clients send."""
 
 import json
 from collections.abc import AsyncIterator
@@ -61,23 +61,23 @@ async def two_slots() -> AsyncIterator[tuple[Server, SineRunner]]:
 
 
 class SocketReader:
-    """Everything heard on one socket, in order."""
+    """All messages received on one socket, in order."""
 
     def __init__(self, ws: WebSocketConnection) -> None:
         self.received: list[Message] = []
         self._ws = ws
 
     async def next(self, context_id: str, *, final: bool) -> Message:
-        """Hear on until the next audio, or the end, of a context."""
+        """Read on until the next audio, or the end, of a context."""
         while True:
-            frame = json.loads(await self._ws.get_message())
-            self.received.append(frame)
-            assert "error" not in frame
-            if frame["contextId"] == context_id and frame["isFinal"] is final:
-                return dict(frame)
+            message = json.loads(await self._ws.get_message())
+            self.received.append(message)
+            assert "error" not in message
+            if message["contextId"] == context_id and message["isFinal"] is final:
+                return dict(message)
 
     def of(self, context_id: str) -> list[Message]:
-        return [frame for frame in self.received if frame["contextId"] == context_id]
+        return [message for message in self.received if message["contextId"] == context_id]
 
 
 @pytest.mark.parametrize("waits", [True, False])
@@ -97,7 +97,7 @@ async def test_eight_interruptions_in_a_row_and_the_next_turn(client: str, waits
         await send(ws, *turn("last", LAST), *end_of_turn("last", client))
         await reader.next("last", final=True)
         for number in range(INTERRUPTIONS):
-            finals = [frame["isFinal"] for frame in reader.of(f"turn {number}")]
+            finals = [message["isFinal"] for message in reader.of(f"turn {number}")]
             assert finals == [False] * (len(finals) - 1) + [True]
         assert joined_audio(reader.of("last")) == sine_speech(runner.opened[-1:], "pcm_24000")
         assert runner.opened[-1].text == LAST
@@ -121,7 +121,7 @@ async def test_a_second_close_cancels_an_ended_turn() -> None:
 
 
 async def test_completed_turns_are_synthesized_and_allow_five_more_contexts() -> None:
-    """LiveKit says nothing on the wire where the text had ended: it drops the audio itself."""
+    """LiveKit sends no cancel once the text has ended: it discards the audio itself."""
     async with two_slots() as (server, runner), server.dial(endpoint=MULTI) as ws:
         reader = SocketReader(ws)
         names = [f"turn {number}" for number in range(INTERRUPTIONS)]
@@ -134,8 +134,8 @@ async def test_completed_turns_are_synthesized_and_allow_five_more_contexts() ->
         reader.received = received
         assert code == 1000
         for name in names:
-            (said,) = [one for one in runner.opened if one.text == normalize(f"I am {name}.")]
-            assert joined_audio(reader.of(name)) == sine_speech([said], "pcm_24000")
+            (utterance,) = [one for one in runner.opened if one.text == normalize(f"I am {name}.")]
+            assert joined_audio(reader.of(name)) == sine_speech([utterance], "pcm_24000")
         assert sorted(one["contextId"] for one in received if one["isFinal"]) == sorted(
             [*names, "a", "b", "c", "d", "e"]
         )
@@ -173,12 +173,12 @@ async def test_clear_on_the_plain_socket_cancels_at_once_and_keeps_the_socket() 
         received: list[Message] = []
         for _ in range(INTERRUPTIONS):
             await send(ws, {"text": ENDLESS})
-            while not (frame := json.loads(await ws.get_message())).get("audio"):
-                received.append(frame)
+            while not (message := json.loads(await ws.get_message())).get("audio"):
+                received.append(message)
             await send(ws, {"clear": True})
-            while not (frame := json.loads(await ws.get_message())).get("cleared"):
-                received.append(frame)
-            assert frame == {
+            while not (message := json.loads(await ws.get_message())).get("cleared"):
+                received.append(message)
+            assert message == {
                 "audio": None,
                 "isFinal": False,
                 "normalizedAlignment": None,
@@ -191,21 +191,21 @@ async def test_clear_on_the_plain_socket_cancels_at_once_and_keeps_the_socket() 
         assert code == 1000
         assert joined_audio(rest) == sine_speech(runner.opened[-1:], "pcm_24000")
         assert runner.opened[-1].text == LAST
-        assert [frame["isFinal"] for frame in [*received, *rest]].count(True) == 1
+        assert [message["isFinal"] for message in [*received, *rest]].count(True) == 1
         assert server.metric("csm_cancels_total", reason="cleared") == INTERRUPTIONS
 
 
 async def test_a_thousand_contexts_opened_and_closed_leave_nothing() -> None:
     async with two_slots() as (server, _):
         idle = server.tasks()
-        most = 0
+        max_tasks = 0
         async with server.dial(endpoint=MULTI) as ws, trio.open_nursery() as nursery:
 
             async def flood() -> None:
-                nonlocal most
+                nonlocal max_tasks
                 for number in range(1_000):
                     await send(ws, {"text": "Hi. ", "context_id": f"{number}"}, close(f"{number}"))
-                    most = max(most, server.tasks())
+                    max_tasks = max(max_tasks, server.tasks())
                 await send(ws, {"close_socket": True})
 
             nursery.start_soon(flood)
@@ -214,6 +214,6 @@ async def test_a_thousand_contexts_opened_and_closed_leave_nothing() -> None:
         assert code in (1000, 1008)
         if code == 1000:
             assert sum(one["isFinal"] for one in received) == 1_000
-        assert most < idle + 500
+        assert max_tasks < idle + 500
         await until(lambda: server.tasks() == idle)
         assert server.state.engine.borrowed_slots == 0

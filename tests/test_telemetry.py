@@ -1,4 +1,4 @@
-"""Figures, timelines, and log lines that say whose they are."""
+"""Metrics, timelines, and log lines with the id of their session."""
 
 import logging
 import re
@@ -32,7 +32,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def own_logging() -> Iterator[None]:
-    """Let a test configure the root logger, and give it back as it was."""
+    """Let a test configure the root logger, and restore it."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
@@ -97,7 +97,7 @@ def test_every_metric_name_has_the_prefix_and_its_unit() -> None:
 
 
 def test_every_histogram_has_buckets_around_200_ms() -> None:
-    """A frame lasts 80 ms and 200 ms is a good first answer: there are buckets on both sides."""
+    """A frame lasts 80 ms and a good TTFA is 200 ms: there are buckets on both sides."""
     for metric in Metrics().registry.collect():
         if metric.type != "histogram":
             continue

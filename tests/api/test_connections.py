@@ -37,7 +37,7 @@ async def read_to_the_end(stream: trio.SocketStream) -> bytes:
             async for chunk in stream:
                 data += chunk
         except trio.BrokenResourceError:
-            pass  # closed with frames of ours unread
+            pass  # closed before it read all of our bytes
     assert not patience.cancelled_caught, "the connection stays open"
     return data
 

@@ -1,6 +1,6 @@
-"""Refusals of REST calls: what the caller is told, and that the next one is served.
+"""Refusals of REST requests: the error, and that the next request is served.
 
-After every refusal of the tables below the same server serves a REST call and a socket.
+After every refusal of the tables below the same server serves a REST request and a socket.
 """
 
 import json
@@ -196,7 +196,7 @@ async def test_a_body_that_never_arrives_is_refused_and_the_connection_closed(
             head = f"POST {SPEECH} HTTP/1.1\r\nhost: test\r\ncontent-length: 5000000\r\n\r\n"
             await stream.send_all(head.encode())
             with trio.move_on_after(2) as patience:
-                answer = b"".join([piece async for piece in stream])
+                answer = b"".join([chunk async for chunk in stream])
             assert not patience.cancelled_caught, "the connection stays open"
         assert answer.startswith(b"HTTP/1.1 413 ")
         assert b"connection: close" in answer.lower()

@@ -1,4 +1,4 @@
-"""OpenAI's doors on real sockets: sound, events, lists and errors."""
+"""OpenAI's endpoints on real sockets: audio, events, lists and errors."""
 
 import base64
 import json
@@ -75,8 +75,8 @@ async def test_events_carry_the_same_audio_and_end_with_the_usage() -> None:
     assert answer.headers["content-type"].partition(";")[0] == "text/event-stream"
     *events, end = answer.text.split("\n\n")
     assert end == ""
-    told = [json.loads(event.removeprefix("data: ")) for event in events]
-    *deltas, done = told
+    parsed = [json.loads(event.removeprefix("data: ")) for event in events]
+    *deltas, done = parsed
     assert {one["type"] for one in deltas} == {"speech.audio.delta"}
     assert b"".join(base64.b64decode(one["audio"]) for one in deltas) == plain.content
     characters, frames = len(SPEECH["input"]), len(runner.steps) - len(runner.opened)

@@ -1,4 +1,4 @@
-"""A program written for ElevenLabs' Python SDK, 2.3.0 or later; what it was told, as JSON.
+"""A program written for ElevenLabs' Python SDK, 2.3.0 or later; prints the results as JSON.
 
 It knows nothing of this server but its address: `elevenlabs_program.py BASE_URL API_KEY`.
 """
@@ -26,20 +26,20 @@ def connect(base_url: str, api_key: str) -> ElevenLabs:
         return ElevenLabs(base_url=base_url, api_key=api_key)
     from elevenlabs import environment
 
-    # What is an enumeration today was a class then; `base_url` kept only its host.
+    # Version 2.3 had a class in place of the enumeration; `base_url` kept only its host.
     make: Any = environment.ElevenLabsEnvironment
     own = make(base=base_url, wss=base_url.replace("http", "ws", 1))
     return ElevenLabs(environment=own, api_key=api_key)
 
 
-def text(pieces: Any) -> str:
-    return base64.b64encode(b"".join(pieces)).decode()
+def text(chunks: Any) -> str:
+    return base64.b64encode(b"".join(chunks)).decode()
 
 
-def refusal(call: Callable[[], object]) -> list[object]:
-    """Return the status and the body of the error that a call must raise."""
+def refusal(request: Callable[[], object]) -> list[object]:
+    """Return the status and the body of the error that a request must raise."""
     try:
-        call()
+        request()
     except ApiError as error:
         body = error.body
         return [error.status_code, body if isinstance(body, dict) else json.loads(body.json())]
@@ -50,7 +50,7 @@ def speech(client: ElevenLabs) -> dict[str, object]:
     speak = client.text_to_speech
     requested: dict[str, Any] = {"text": TEXT, "seed": 7}
     whole = speak.convert_with_timestamps("default", **requested)
-    pieces = list(speak.stream_with_timestamps("default", **requested))
+    chunks = list(speak.stream_with_timestamps("default", **requested))
     with speak.with_raw_response.stream("default", **requested) as raw:
         sound, headers = text(raw.data), dict(raw.headers)
     first = headers["request-id"]
@@ -64,8 +64,8 @@ def speech(client: ElevenLabs) -> dict[str, object]:
         ),
         "stream": text(speak.stream("default", **requested)),
         "with_timestamps": whole.audio_base_64,
-        "stream_with_timestamps": text(base64.b64decode(one.audio_base_64) for one in pieces),
-        "timestamp_pieces": len(pieces),
+        "stream_with_timestamps": text(base64.b64decode(one.audio_base_64) for one in chunks),
+        "timestamp_chunks": len(chunks),
         "raw": sound,
         "headers": headers,
         "chained": text(speak.convert("default", **requested, previous_request_ids=[first])),
@@ -78,12 +78,12 @@ def dialogue(client: ElevenLabs) -> dict[str, object]:
     speak = client.text_to_dialogue
     requested: dict[str, Any] = {"inputs": lines, "seed": 7}
     whole = speak.convert_with_timestamps(**requested)
-    pieces = list(speak.stream_with_timestamps(**requested))
-    segments = [part for one in pieces for part in one.voice_segments]
+    chunks = list(speak.stream_with_timestamps(**requested))
+    segments = [part for one in chunks for part in one.voice_segments]
     return {
         "convert": text(speak.convert(**requested)),
         "with_timestamps": whole.audio_base_64,
-        "stream_with_timestamps": text(base64.b64decode(one.audio_base_64) for one in pieces),
+        "stream_with_timestamps": text(base64.b64decode(one.audio_base_64) for one in chunks),
         "chars": "".join(whole.alignment.characters if whole.alignment else []),
         "segments": [
             [one.dialogue_input_index, one.voice_id, one.character_start_index,

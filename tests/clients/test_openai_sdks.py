@@ -24,7 +24,7 @@ def test_events_and_bytes_carry_the_same_audio(results: Results) -> None:
     assert b"".join(base64.b64decode(delta["audio"]) for delta in deltas) == sound
     assert done["type"] == "speech.audio.done"
     assert done["usage"]["output_tokens"] * 1_920 * 2 == len(sound)
-    assert results["pieces"] > 1
+    assert results["chunks"] > 1
     assert results["request_id"]
 
 

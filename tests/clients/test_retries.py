@@ -33,9 +33,9 @@ def by_openai(url: str) -> int:
 
 def refusals(served: Served) -> float:
     """Return how many sessions were refused at the limit."""
-    figures = httpx.get(f"{served.url}/metrics", trust_env=False).text.splitlines()
+    metrics = httpx.get(f"{served.url}/metrics", trust_env=False).text.splitlines()
     name = 'csm_refusals_total{reason="EngineBusy"} '
-    return sum(float(line.removeprefix(name)) for line in figures if line.startswith(name))
+    return sum(float(line.removeprefix(name)) for line in metrics if line.startswith(name))
 
 
 @pytest.mark.parametrize("speak", [by_elevenlabs, by_openai])

@@ -1,4 +1,4 @@
-"""OpenAI's convention: what its body means, and how it is told that one is wrong."""
+"""OpenAI's convention: its body, events, lists and errors."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""`voice_settings`: which knobs are read, what they do, and how a wrong one is named."""
+"""`voice_settings`: the settings that are read, their effect, and the errors of wrong ones."""
 
 from typing import Any
 
@@ -22,15 +22,15 @@ def read(values: dict[str, Any]) -> VoiceSettings:
 
 
 def test_every_setting_is_read_and_unknown_ones_are_ignored() -> None:
-    knobs: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "stability": 0.25,
         "similarity_boost": 1,
         "style": 0,
         "use_speaker_boost": False,
         "speed": 1.1,
     }
-    assert read({**knobs, "of_nobody": 3}) == VoiceSettings(**knobs)
-    assert read({}) == read(dict.fromkeys(knobs)) == VoiceSettings()
+    assert read({**settings, "unknown": 3}) == VoiceSettings(**settings)
+    assert read({}) == read(dict.fromkeys(settings)) == VoiceSettings()
 
 
 @pytest.mark.parametrize(

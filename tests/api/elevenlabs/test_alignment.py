@@ -30,8 +30,8 @@ from support.timestamp_client import (
 
 def audio_ms(runner: SineRunner, speed: float = 1.0) -> int:
     """Return the duration of a runner's audio and the pause in TEXT."""
-    frames = sum(len(sine_frames(one)) for one in runner.opened)
-    return round((frames + round(BREAK_MS / 80 * speed)) * 80 / speed)
+    messages = sum(len(sine_frames(one)) for one in runner.opened)
+    return round((messages + round(BREAK_MS / 80 * speed)) * 80 / speed)
 
 
 @pytest.mark.parametrize("speed", [0.8, 1.0, 1.2])
@@ -72,9 +72,9 @@ async def test_with_sync_alignment_times_count_from_the_contexts_start() -> None
     assert received.written.clock_ms == audio_ms(runner)
 
 
-def of_context(frames: Sequence[Message], name: str, endpoint: str) -> ReceivedSpeech:
+def of_context(messages: Sequence[Message], name: str, endpoint: str) -> ReceivedSpeech:
     names = SNAKE if endpoint == MULTI_DIALOGUE else CAMEL
-    own = [frame for frame in frames if frame["context_id"] == name]
+    own = [message for message in messages if message["context_id"] == name]
     return ReceivedSpeech.of_messages(own, names, absolute=endpoint == MULTI)
 
 
@@ -92,7 +92,7 @@ async def test_each_context_has_its_own_clock_even_if_another_is_cancelled(
     gate = StepGate()
     runner = SineRunner(step_gate=gate)
     long, short, again = "Cut me off FRAMES=400 please. ", "Hear me out to the end. ", "Me again. "
-    frames: list[Message] = []
+    messages: list[Message] = []
     with trio.fail_after(GUARD_S):
         async with (
             serving(lambda: runner) as server,
@@ -102,27 +102,27 @@ async def test_each_context_has_its_own_clock_even_if_another_is_cancelled(
             await open_context(ws, endpoint, "b", short)
             said_chars = len(long) + len(short)
             gate.let_go(20)
-            while not (frames and of_context(frames, "a", endpoint).written.text):
-                frames.append(json.loads(await ws.get_message()))
+            while not (messages and of_context(messages, "a", endpoint).written.text):
+                messages.append(json.loads(await ws.get_message()))
             close = {"context_id": "a", "close_context": True}
             await send(ws, close, close)  # twice: on the dialogue socket the second one cancels
             await open_context(ws, endpoint, "heard after the close", "Hm. ")
             await until(lambda: server.metric("csm_characters_total") == said_chars + len("Hm. "))
             gate.open()
-            while not (frames[-1].get("is_final") and frames[-1]["context_id"] == "a"):
-                frames.append(json.loads(await ws.get_message()))
-            cut = of_context(frames, "a", endpoint)
+            while not (messages[-1].get("is_final") and messages[-1]["context_id"] == "a"):
+                messages.append(json.loads(await ws.get_message()))
+            cancelled = of_context(messages, "a", endpoint)
             await open_context(ws, endpoint, "a", again)
             await send(ws, {"close_socket": True})
             later, code = await receive_all(ws)
     assert code == 1000
-    assert cut.written.text
-    assert long.startswith(cut.written.text)
-    assert len(cut.audio) / 48 < 400 * 80
-    assert cut.written.clock_ms <= len(cut.audio) / 48
+    assert cancelled.written.text
+    assert long.startswith(cancelled.written.text)
+    assert len(cancelled.audio) / 48 < 400 * 80
+    assert cancelled.written.clock_ms <= len(cancelled.audio) / 48
     for received, text in (
         (of_context(later, "a", endpoint), again),
-        (of_context([*frames, *later], "b", endpoint), short),
+        (of_context([*messages, *later], "b", endpoint), short),
     ):
         assert received.written.text == received.spoken.text == text
         assert received.written.clock_ms == len(received.audio) / 48
@@ -136,13 +136,15 @@ async def test_in_a_dialogue_times_count_from_each_messages_own_start(endpoint: 
         async with serving(SineRunner) as server, server.dial(endpoint=endpoint) as ws:
             await open_context(ws, MULTI_DIALOGUE, "a", words)
             await send(ws, {"close_socket": True})
-            frames, _ = await receive_all(ws)
+            messages, _ = await receive_all(ws)
     at_ms, starts_ms = 0.0, []
-    silent = [frame for frame in frames if frame.get("audio") and frame["alignment"] is None]
+    silent = [
+        message for message in messages if message.get("audio") and message["alignment"] is None
+    ]
     assert silent, "with so few words some messages have no character"
-    for frame in frames:
-        own_ms = len(joined_audio([frame])) / 48
-        if alignment := frame.get("alignment"):
+    for message in messages:
+        own_ms = len(joined_audio([message])) / 48
+        if alignment := message.get("alignment"):
             starts = alignment["char_start_times_ms"]
             assert all(0 <= start <= own_ms for start in starts)
             starts_ms += [at_ms + start for start in starts]

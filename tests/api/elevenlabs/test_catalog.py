@@ -1,4 +1,4 @@
-"""ElevenLabs' doors beside speech: voices, settings, models, the account, tokens."""
+"""ElevenLabs' endpoints beside speech: voices, settings, models, the account, tokens."""
 
 import json
 from dataclasses import replace
@@ -27,7 +27,7 @@ from support.fakes import SineRunner
 from support.serving import TEST_SERVER, Server, serving
 
 VENDOR = {"xi-api-key": "any"}
-USUAL = {
+DEFAULTS = {
     "stability": 0.5,
     "similarity_boost": 0.75,
     "style": 0.0,
@@ -63,7 +63,7 @@ async def test_the_voices_of_all_three_lists_are_the_same() -> None:
 async def test_an_unlisted_numbered_voice_can_be_shown() -> None:
     async with running_server() as server:
         assert (await read(server, "/v1/voices/17"))["voice_id"] == "17"
-        assert await read(server, "/v1/voices/17/settings") == USUAL
+        assert await read(server, "/v1/voices/17/settings") == DEFAULTS
 
 
 async def test_an_alias_shows_the_voice_behind_it(tmp_path: Path) -> None:
@@ -76,14 +76,14 @@ async def test_an_alias_shows_the_voice_behind_it(tmp_path: Path) -> None:
 async def test_edited_voice_settings_are_the_default_of_later_requests() -> None:
     runner = SineRunner()
     async with serving(lambda: runner) as server, http_client(server) as client:
-        assert await read(server, "/v1/voices/settings/default") == USUAL
+        assert await read(server, "/v1/voices/settings/default") == DEFAULTS
         for change in ({"stability": 1.0}, {"style": 0.5, "stability": None}):
             answer = await client.post("/v1/voices/default/settings/edit", json=change)
             assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
-        now = {**USUAL, "stability": 1.0, "style": 0.5}
+        now = {**DEFAULTS, "stability": 1.0, "style": 0.5}
         assert await read(server, "/v1/voices/default/settings") == now
         assert (await read(server, "/v1/voices/default"))["settings"] == now
-        assert await read(server, "/v1/voices/speaker_1/settings") == USUAL
+        assert await read(server, "/v1/voices/speaker_1/settings") == DEFAULTS
         await client.post(SPEECH, json=HI)
         await client.post(SPEECH, json={**HI, "voice_settings": {"stability": 0.5}})
         await client.post("/v1/text-to-speech/speaker_1", json=HI)
@@ -109,7 +109,7 @@ async def test_a_refused_edit_of_voice_settings_names_the_reason(
         answer = await client.post(f"/v1/voices/{voice}/settings/edit", json=body)
         assert answer.status_code == status
         assert named in answer.text
-        assert await read(server, "/v1/voices/default/settings") == USUAL
+        assert await read(server, "/v1/voices/default/settings") == DEFAULTS
 
 
 @pytest.mark.parametrize(
@@ -144,13 +144,13 @@ async def test_an_unknown_voice_is_named(path: str) -> None:
 
 async def test_the_key_header_selects_the_convention_of_the_model_list() -> None:
     async with running_server() as server:
-        theirs = await read(server, "/v1/models")
-        assert {model["model_id"] for model in theirs} >= {"eleven_multilingual_v2"}
+        elevenlabs_list = await read(server, "/v1/models")
+        assert {model["model_id"] for model in elevenlabs_list} >= {"eleven_multilingual_v2"}
         async with http_client(server) as client:
             for headers in ({}, {"authorization": "Bearer any"}):
-                ours = (await client.get("/v1/models", headers=headers)).json()
-                assert ours["object"] == "list"
-                assert {model["object"] for model in ours["data"]} == {"model"}
+                openai_list = (await client.get("/v1/models", headers=headers)).json()
+                assert openai_list["object"] == "list"
+                assert {model["object"] for model in openai_list["data"]} == {"model"}
 
 
 async def test_an_unknown_model_is_refused_in_the_clients_convention() -> None:

@@ -1,4 +1,4 @@
-"""Two voices by turns, on both sockets and over REST: each line by its own, hearing the other."""
+"""Dialogues of two voices, on both sockets and over REST, each with the other in its prompt."""
 
 import base64
 import json
@@ -58,9 +58,9 @@ def inputs(**fields: Any) -> list[dict[str, Any]]:
 
 
 def assert_synthesized(opened: Sequence[Utterance]) -> None:
-    """Check who says what, and what each hears: the last turn of either voice, in order."""
+    """Check each utterance's voice and prompt: the last turn of either voice, in order."""
     assert [(one.speaker_id, one.text) for one in opened] == SPOKEN
-    # Each is to sound like the clips of its own voice.
+    # Each has the prefix of its own voice.
     assert [one.voice_id for one in opened] == [f"speaker_{speaker_id}" for speaker_id, _ in SPOKEN]
     received = [[(turn.speaker_id, turn.text) for turn in one.turns] for one in opened]
     assert received == [
@@ -93,15 +93,15 @@ async def test_the_plain_socket_synthesizes_each_input_in_its_voice_with_both_in
     assert (received[-1], code) == ({"is_final": True}, 1000)
     assert received.count(TURN_DONE) == len(LINES)
     assert all(
-        frame.keys() == {"audio", "alignment", "normalized_alignment"}
-        for frame in received[:-1]
-        if frame != TURN_DONE
+        message.keys() == {"audio", "alignment", "normalized_alignment"}
+        for message in received[:-1]
+        if message != TURN_DONE
     )
 
 
 def by_turns(received: Sequence[dict[str, Any]]) -> list[bytes]:
-    """Return the audio of every turn that is said to be over, and then what came after."""
-    ends = [at for at, frame in enumerate(received) if "is_final_audio_for_turn" in frame]
+    """Return the audio of every completed turn, and then the rest."""
+    ends = [at for at, message in enumerate(received) if "is_final_audio_for_turn" in message]
     assert all(received[at]["is_final_audio_for_turn"] is True for at in ends)
     return [joined_audio(received[begin:end]) for begin, end in pairwise([0, *ends, len(received)])]
 
@@ -192,9 +192,9 @@ async def test_a_cancelled_turn_sends_no_turn_end() -> None:
             await send(ws, {"close_socket": True})
             received, code = await receive_all(ws)
     assert code == 1000
-    of_a = [frame for frame in received if frame["context_id"] == "a"]
+    of_a = [message for message in received if message["context_id"] == "a"]
     assert of_a[-1] == {"is_final": True, "context_id": "a"}
-    assert all("is_final_audio_for_turn" not in frame for frame in of_a)
+    assert all("is_final_audio_for_turn" not in message for message in of_a)
 
 
 async def test_contexts_are_separate_dialogues_and_a_close_synthesizes_the_remaining_text() -> None:
@@ -210,10 +210,10 @@ async def test_contexts_are_separate_dialogues_and_a_close_synthesizes_the_remai
             received, code = await receive_all(ws)
     assert code == 1000
     for name, speaker_id in (("a", 2), ("b", 3)):
-        of_it = [frame for frame in received if frame["context_id"] == name]
+        of_context = [message for message in received if message["context_id"] == name]
         said = [one for one in runner.opened if one.speaker_id == speaker_id]
-        assert joined_audio(of_it) == sine_speech(said, "pcm_24000")
-        assert of_it[-1] == {"is_final": True, "context_id": name}
+        assert joined_audio(of_context) == sine_speech(said, "pcm_24000")
+        assert of_context[-1] == {"is_final": True, "context_id": name}
     assert [one["context_id"] for one in received if one.get("is_final")].count("alive") == 1
 
 
@@ -310,15 +310,15 @@ async def test_with_timestamps_each_input_has_a_segment_in_text_and_time(endpoin
     assert [one.text for one in said] == [f"{line['text']} " for line in lines]
     starts_s = [0.0]
     for begin, end in pairwise([0, 1, 3, 4, 5, 6, 7]):
-        bytes_of_line = len(sine_speech(runner.opened[begin:end], "pcm_24000"))
-        starts_s.append(starts_s[-1] + bytes_of_line / 48_000)
+        input_bytes = len(sine_speech(runner.opened[begin:end], "pcm_24000"))
+        starts_s.append(starts_s[-1] + input_bytes / 48_000)
     assert [one.start_s for one in said] == pytest.approx(starts_s[:-1])
     assert [one.end_s for one in said] == pytest.approx(starts_s[1:])
 
 
 @dataclass
 class Segment:
-    """What the voice segments of one input tell together."""
+    """The voice segments of one input, merged."""
 
     text: str
     start_s: float
@@ -342,7 +342,7 @@ def joined_objects(objects: Sequence[dict[str, Any]]) -> bytes:
     return b"".join(base64.b64decode(one["audio_base64"]) for one in objects)
 
 
-def one_line(**fields: Any) -> dict[str, Any]:
+def one_input(**fields: Any) -> dict[str, Any]:
     return {"inputs": [{"text": "Hi.", "voice_id": ANN, **fields}]}
 
 
@@ -351,13 +351,13 @@ WRONG: list[tuple[Any, int, list[str]]] = [
     ({"inputs": []}, 422, ["body", "inputs"]),
     ({"inputs": "Hi."}, 422, ["body", "inputs"]),
     ({"inputs": ["Hi."]}, 422, ["body", "inputs"]),
-    (one_line(voice_id=None), 422, ["body", "inputs", "0", "voice_id"]),
-    (one_line(text=" "), 422, ["body", "inputs", "0", "text"]),
-    (one_line(text=5), 422, ["body", "inputs", "0", "text"]),
-    ({**one_line(), "settings": {"stability": 2}}, 422, ["body", "settings", "stability"]),
+    (one_input(voice_id=None), 422, ["body", "inputs", "0", "voice_id"]),
+    (one_input(text=" "), 422, ["body", "inputs", "0", "text"]),
+    (one_input(text=5), 422, ["body", "inputs", "0", "text"]),
+    ({**one_input(), "settings": {"stability": 2}}, 422, ["body", "settings", "stability"]),
     ({"inputs": [{"text": "Hi.", "voice_id": f"{n}"} for n in range(11)]}, 422, ["body", "inputs"]),
-    (one_line(voice_id="nobody"), 404, ["voice_not_found"]),
-    ({"inputs": 3 * one_line(text="a" * 40)["inputs"]}, 413, ["text_too_long"]),
+    (one_input(voice_id="nobody"), 404, ["voice_not_found"]),
+    ({"inputs": 3 * one_input(text="a" * 40)["inputs"]}, 413, ["text_too_long"]),
 ]
 
 

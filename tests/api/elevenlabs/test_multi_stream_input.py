@@ -1,4 +1,4 @@
-"""The `multi-stream-input` socket: several streams of speech, each by its name."""
+"""The `multi-stream-input` socket: several streams of speech, each named."""
 
 import json
 from dataclasses import replace
@@ -33,7 +33,7 @@ def of(context_id: str, **fields: Any) -> dict[str, Any]:
 
 
 def received_of(received: list[dict[str, Any]], context_id: str | None) -> list[dict[str, Any]]:
-    return [frame for frame in received if frame["contextId"] == context_id]
+    return [message for message in received if message["contextId"] == context_id]
 
 
 async def test_every_context_is_one_stream_with_one_end() -> None:
@@ -63,8 +63,10 @@ async def test_every_context_is_one_stream_with_one_end() -> None:
             "contextId": context_id,
             "context_id": context_id,
         }
-        assert all(frame == {**frame, "isFinal": False, "is_final": False} for frame in spoken)
-        assert all(frame.keys() == final.keys() for frame in spoken)
+        assert all(
+            message == {**message, "isFinal": False, "is_final": False} for message in spoken
+        )
+        assert all(message.keys() == final.keys() for message in spoken)
 
 
 async def test_synced_alignments_count_from_the_contexts_start() -> None:
@@ -76,11 +78,13 @@ async def test_synced_alignments_count_from_the_contexts_start() -> None:
         await send(ws, of("a", text=text), of("a", flush=True))
         await send(ws, of("a", close_context=True), END)
         received, _ = await receive_all(ws)
-    told = [frame["normalizedAlignment"] for frame in received if frame["normalizedAlignment"]]
-    starts = [ms for one in told for ms in one["charStartTimesMs"]]
-    assert "".join(char for one in told for char in one["chars"]).split() == text.split()
+    alignments = [
+        message["normalizedAlignment"] for message in received if message["normalizedAlignment"]
+    ]
+    starts = [ms for one in alignments for ms in one["charStartTimesMs"]]
+    assert "".join(char for one in alignments for char in one["chars"]).split() == text.split()
     assert starts == sorted(starts)
-    assert starts[-1] + told[-1]["charDurationsMs"][-1] == len(joined_audio(received)) / 48
+    assert starts[-1] + alignments[-1]["charDurationsMs"][-1] == len(joined_audio(received)) / 48
 
 
 async def test_keep_alives_and_flushes_without_text_are_not_answered() -> None:
@@ -98,7 +102,7 @@ async def test_a_flush_ends_no_context() -> None:
             assert json.loads(await ws.get_message())["isFinal"] is False
         await send(ws, of("a", flush=True), of("a", close_context=True), END)
         received, code = await receive_all(ws)
-    assert ([frame["isFinal"] for frame in received].count(True), code) == (1, 1000)
+    assert ([message["isFinal"] for message in received].count(True), code) == (1, 1000)
 
 
 @pytest.mark.usefixtures("short_error_to_close")
@@ -198,7 +202,7 @@ async def test_endless_text_is_cut_by_the_chunk_schedule_of_its_context() -> Non
     with trio.fail_after(GUARD_S):
         async with serving(lambda: runner) as server, server.dial(endpoint=ENDPOINT) as ws:
             await send(ws, of("a", text=words, generation_config=config))
-            # Nothing but its length lets the first piece go.
+            # Only its length emits the first sentence.
             assert json.loads(await ws.get_message())["audio"]
             await send(ws, END)
             await receive_all(ws)

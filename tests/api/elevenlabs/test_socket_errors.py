@@ -1,6 +1,6 @@
-"""Refusals on `stream-input` sockets: one error frame, a close with its code, and the next served.
+"""Refusals on `stream-input` sockets: one error message and a close with its code.
 
-After every refusal of the tables below the same server serves a REST call and a socket.
+After every refusal of the tables below the same server serves a REST request and a socket.
 """
 
 import json
@@ -30,7 +30,7 @@ from support.client_calls import (
     ways_to_present,
 )
 
-# query, HTTP status, what the answer names
+# query, HTTP status, words in the answer
 UPGRADES = [
     ("output_format=pcm_1", 403, "output_format"),
     ("output_format=pcm_24000x", 403, "output_format"),
@@ -133,7 +133,7 @@ SCHEMA = (
 )
 BIG = json.dumps({"text": "a " * (1 << 20)})
 
-# message, error, close code, part of what is said of it
+# message, error, close code, part of the error text
 MESSAGES: list[tuple[str | bytes | dict[str, Any], str, int, str]] = [
     ("{no json", "invalid_input_message", 1008, SCHEMA),
     ("", "invalid_input_message", 1008, SCHEMA),
@@ -172,9 +172,9 @@ MESSAGES: list[tuple[str | bytes | dict[str, Any], str, int, str]] = [
 
 @pytest.mark.usefixtures("short_error_to_close")
 @pytest.mark.parametrize("opened", [False, True])
-@pytest.mark.parametrize(("message", "error", "code", "said"), MESSAGES)
+@pytest.mark.parametrize(("message", "error", "code", "expected_text"), MESSAGES)
 async def test_a_wrong_message_is_answered_with_one_error_and_a_close(
-    message: str | bytes | dict[str, Any], error: str, code: int, said: str, opened: bool
+    message: str | bytes | dict[str, Any], error: str, code: int, expected_text: str, opened: bool
 ) -> None:
     async with running_server(speech=SpeechConfig(max_pending_chars=50)) as server:
         async with server.dial() as ws:
@@ -183,7 +183,7 @@ async def test_a_wrong_message_is_answered_with_one_error_and_a_close(
             assert ws.closed is not None
             assert ws.closed.reason == received[-1]["message"][:123]
         assert [(one["error"], one["code"]) for one in received] == [(error, code)]
-        assert said in received[0]["message"]
+        assert expected_text in received[0]["message"]
         assert closed == code
         await assert_it_still_serves(server)
 

@@ -1,4 +1,4 @@
-"""The REST doors on real sockets: what is said, in which bytes, under which headers."""
+"""The REST endpoints on real sockets: text, bytes and headers."""
 
 import base64
 import io
@@ -236,8 +236,10 @@ async def test_timestamps_cover_every_character_from_the_start_of_the_answer() -
     )
     whole, _ = await speak(f"{SPEECH}/with-timestamps?output_format=pcm_24000")
     lines = [json.loads(line)["alignment"] for line in streamed.content.splitlines()]
-    told = [line for line in lines if line is not None]
-    joined = {name: [value for line in told for value in line[name]] for name in told[0]}
+    alignments = [line for line in lines if line is not None]
+    joined = {
+        name: [value for line in alignments for value in line[name]] for name in alignments[0]
+    }
     for one in (joined, whole.json()["alignment"]):
         starts, ends = one["character_start_times_seconds"], one["character_end_times_seconds"]
         assert "".join(one["characters"]).split() == TEXT.split()
@@ -249,9 +251,9 @@ async def test_timestamps_cover_every_character_from_the_start_of_the_answer() -
 
 def read_line(line: bytes) -> bytes:
     """Return the audio of one object, which must be whole."""
-    said = json.loads(line)
-    assert said.keys() == {"audio_base64", "alignment", "normalized_alignment"}
-    return base64.b64decode(said["audio_base64"], validate=True)
+    parsed = json.loads(line)
+    assert parsed.keys() == {"audio_base64", "alignment", "normalized_alignment"}
+    return base64.b64decode(parsed["audio_base64"], validate=True)
 
 
 async def test_settings_of_the_body_reach_the_engine() -> None:
@@ -353,7 +355,7 @@ async def test_connection_close_ends_the_connection_after_the_answer(
             async with stream:
                 await stream.send_all(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
                 with trio.move_on_after(2) as patience:
-                    answer = b"".join([piece async for piece in stream])
+                    answer = b"".join([chunk async for chunk in stream])
                 assert not patience.cancelled_caught, "the connection stays open"
                 assert answer.startswith(b"HTTP/1.1 200 ")
                 await until(lambda: server.tasks() == idle)
@@ -376,6 +378,6 @@ async def test_an_idle_connection_is_closed(
             async with stream:
                 await http_post(stream, f"{SPEECH}/stream", {"text": "Hi."})
                 with trio.move_on_after(2) as patience:
-                    answer = b"".join([piece async for piece in stream])
+                    answer = b"".join([chunk async for chunk in stream])
                 assert not patience.cancelled_caught, "the connection stays open"
                 assert answer.startswith(b"HTTP/1.1 200 ")

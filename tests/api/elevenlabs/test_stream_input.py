@@ -1,4 +1,4 @@
-"""The `stream-input` socket when all goes well: text in pieces, one stream of speech out."""
+"""The `stream-input` socket without errors: deltas in, one stream of speech out."""
 
 import base64
 import json
@@ -32,7 +32,7 @@ Messages = Sequence[dict[str, Any]]
 async def converse(
     messages: Messages, voice: str = "default", **query: Any
 ) -> tuple[list[dict[str, Any]], SineRunner]:
-    """Send all messages on one socket, and return what was heard until its normal close."""
+    """Send all messages on one socket; return the messages received until its normal close."""
     runner = SineRunner()
     with trio.fail_after(GUARD_S):
         async with serving(lambda: runner) as server, server.dial(voice, **query) as ws:
@@ -43,7 +43,7 @@ async def converse(
 
 
 def assert_wire_form(received: Messages) -> None:
-    """Check the keys of every frame, and that exactly the last one is final."""
+    """Check the keys of every message, and that exactly the last one is final."""
     *spoken, final = received
     assert final == {
         "audio": None,
@@ -51,11 +51,11 @@ def assert_wire_form(received: Messages) -> None:
         "normalizedAlignment": None,
         "alignment": None,
     }
-    for frame in spoken:
-        alignments = {name: frame[name] for name in ("alignment", "normalizedAlignment")}
-        assert frame == {**final, "isFinal": False, "audio": frame["audio"], **alignments}
+    for message in spoken:
+        alignments = {name: message[name] for name in ("alignment", "normalizedAlignment")}
+        assert message == {**final, "isFinal": False, "audio": message["audio"], **alignments}
         # Only a sentence's end may come without audio.
-        audio = base64.b64decode(frame["audio"], validate=True)
+        audio = base64.b64decode(message["audio"], validate=True)
         assert audio or alignments["alignment"]["chars"][-1] == " "
 
 
@@ -112,7 +112,7 @@ async def test_text_after_the_end_of_input_is_ignored() -> None:
     assert [one.text for one in runner.opened] == ["One."]
 
 
-# Text in pieces, none of which may change what is said.
+# Splits of one text into deltas, which must not change the audio.
 CUTS: dict[str, list[dict[str, Any]]] = {
     "characters": [{"text": char} for char in TEXT],
     "words": [{"text": f"{word} "} for word in TEXT.split()],
@@ -180,8 +180,8 @@ async def test_every_sentence_precedes_the_first_is_final() -> None:
         async with serving(lambda: runner) as server, server.dial() as ws:
             await send(ws, *({"text": f"{sentence} ", "flush": True} for sentence in SENTENCES))
             await send(ws, EOS)
-            while not (frame := json.loads(await ws.get_message()))["isFinal"]:
-                sound += base64.b64decode(frame["audio"])
+            while not (message := json.loads(await ws.get_message()))["isFinal"]:
+                sound += base64.b64decode(message["audio"])
     assert [one.text for one in runner.opened] == SENTENCES
     assert sound == sine_speech(runner.opened, "pcm_24000")
 
@@ -229,12 +229,12 @@ async def test_settings_of_the_query_hold_for_the_whole_stream() -> None:
 
 async def test_characters_are_sent_with_their_audio_and_times_add_up() -> None:
     received, _ = await converse([{"text": TEXT}, EOS])
-    told = [frame["alignment"] for frame in received if frame["alignment"]]
-    assert len(told) > len(SENTENCES)
-    assert "".join(char for one in told for char in one["chars"]).split() == TEXT.split()
-    spans = [one["charStartTimesMs"][-1] + one["charDurationsMs"][-1] for one in told]
+    found = [message["alignment"] for message in received if message["alignment"]]
+    assert len(found) > len(SENTENCES)
+    assert "".join(char for one in found for char in one["chars"]).split() == TEXT.split()
+    spans = [one["charStartTimesMs"][-1] + one["charDurationsMs"][-1] for one in found]
     assert sum(spans) == len(joined_audio(received)) / 48
-    assert all(sum(one["charDurationsMs"]) == span for one, span in zip(told, spans, strict=True))
+    assert all(sum(one["charDurationsMs"]) == span for one, span in zip(found, spans, strict=True))
 
 
 async def test_alignment_can_be_switched_off() -> None:
@@ -242,8 +242,8 @@ async def test_alignment_can_be_switched_off() -> None:
         await send(ws, {"text": TEXT}, EOS)
         received, _ = await receive_all(ws)
     assert joined_audio(received)
-    assert all(frame["audio"] for frame in received[:-1])
-    assert {frame["alignment"] for frame in received} == {None}
+    assert all(message["audio"] for message in received[:-1])
+    assert {message["alignment"] for message in received} == {None}
 
 
 async def test_unknown_parameters_of_the_vendor_change_nothing() -> None:
@@ -307,7 +307,7 @@ async def test_eight_clients_of_three_slots_each_receive_their_own_audio() -> No
     with trio.fail_after(GUARD_S):
         async with serving(lambda: runner, config) as server, trio.open_nursery() as nursery:
 
-            async def call(client_id: int) -> None:
+            async def converse_alone(client_id: int) -> None:
                 async with server.dial(f"{client_id}", output_format="pcm_24000") as ws:
                     for sentence in sentences_of(client_id):
                         await send(ws, {"text": f"{sentence} "})
@@ -318,7 +318,7 @@ async def test_eight_clients_of_three_slots_each_receive_their_own_audio() -> No
                     received[client_id] = joined_audio(messages)
 
             for client_id in range(8):
-                nursery.start_soon(call, client_id)
+                nursery.start_soon(converse_alone, client_id)
             await gate.held()
             await until(lambda: server.metric("csm_utterances_waiting") == 5)
             gate.open()
@@ -330,7 +330,7 @@ async def test_eight_clients_of_three_slots_each_receive_their_own_audio() -> No
 
 
 def sentences_of(client_id: int) -> list[str]:
-    return [f"This is sentence {at} of caller {client_id}." for at in range(1 + client_id % 3, 5)]
+    return [f"This is sentence {at} of client {client_id}." for at in range(1 + client_id % 3, 5)]
 
 
 async def test_no_message_is_compressed_even_if_the_client_offers_it() -> None:

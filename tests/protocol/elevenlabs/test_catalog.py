@@ -1,4 +1,4 @@
-"""The lists: which voices a search finds, page by page, and bodies that a strict reader takes."""
+"""Lists: the voices of a search, page by page, and bodies for strict clients."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""The text-to-dialogue protocol: voices by name, turns in order, snake_case answers."""
+"""The text-to-dialogue protocol: voices by name, turns in order, snake_case messages."""
 
 import base64
 import json
@@ -166,9 +166,9 @@ def test_a_sixth_context_is_refused() -> None:
 
 
 def message_of(event: OutEvent, *, named: bool) -> dict[str, Any]:
-    frame = json.loads(DialogueProtocol(speaker_of, named_contexts=named).send(event))
-    assert isinstance(frame, dict)
-    return frame
+    message = json.loads(DialogueProtocol(speaker_of, named_contexts=named).send(event))
+    assert isinstance(message, dict)
+    return message
 
 
 def test_answers_are_in_snake_case() -> None:
@@ -232,7 +232,7 @@ def test_any_messages_use_only_registered_voices_in_open_contexts(
         try:
             events = protocol.receive(json.dumps(message))
         except SpeechError:
-            break  # it ends the call
+            break  # it ends the session
         assert events
         for event in events:
             match event:

@@ -1,4 +1,4 @@
-"""The `multi-stream-input` protocol: contexts by name, and what ends each of them how."""
+"""The `multi-stream-input` protocol: named contexts, and how each ends."""
 
 import base64
 import contextlib
@@ -57,7 +57,7 @@ def of_a(**fields: object) -> dict[str, object]:
     return {"context_id": "a", **fields}
 
 
-# What each program really sends in a turn, from its wire log; and what must come of it.
+# The messages of each client in a turn, from its wire log, and their events.
 TURNS: dict[str, list[tuple[dict[str, object], list[InEvent]]]] = {
     "Pipecat, normal end": [
         (of_a(text=" ", voice_settings=VOICE), [opened(temperature_scale=SCALE)]),
@@ -120,7 +120,7 @@ def test_the_events_of_a_recorded_turn(turn: str, auto_mode: bool) -> None:
     received = receive(*messages, auto_mode=auto_mode)
     if not auto_mode:
         assert received == [events for _, events in TURNS[turn]]
-    # However its text is let go of, a turn ends the same way.
+    # A turn ends the same way, however its text was flushed.
     closes = [event for events in received for event in events if isinstance(event, CloseContext)]
     expected = [event for _, events in TURNS[turn] for event in events]
     assert closes == [event for event in expected if isinstance(event, CloseContext)]
@@ -141,7 +141,7 @@ FIRST_MESSAGES: list[tuple[object, list[InEvent]]] = [
     (of_a(text=" ", xi_api_key="k"), [Authenticate("k"), opened()]),
     (of_a(text=" ", **{"xi-api-key": "k"}), [Authenticate("k"), opened()]),
     (of_a(text=" ", authorization="Bearer k"), [Authenticate("k"), opened()]),
-    # Signs of life, and what is about nothing: no context comes of it.
+    # Keep-alives and messages without text: they open no context.
     ({"text": ""}, ALIVE),
     (of_a(text=""), ALIVE),
     (of_a(), ALIVE),
@@ -151,7 +151,7 @@ FIRST_MESSAGES: list[tuple[object, list[InEvent]]] = [
     (of_a(text=None), ALIVE),
     (of_a(surprise=1), ALIVE),
     (of_a(close_context=False), ALIVE),
-    # Unknown, so the session has nothing to stop.
+    # An unknown context: the session has nothing to cancel.
     (of_a(close_context=True), [CloseContext("a", discard=True)]),
     (of_a(flush=True, close_context=True), [CloseContext("a", discard=True)]),
     ({"close_socket": True}, [CloseSession()]),
@@ -251,9 +251,9 @@ def test_messages_after_close_socket_are_ignored() -> None:
 
 
 def message_of(event: Any) -> dict[str, Any]:
-    frame = json.loads(MultiStreamInputProtocol().send(event))
-    assert isinstance(frame, dict)
-    return frame
+    sent = json.loads(MultiStreamInputProtocol().send(event))
+    assert isinstance(sent, dict)
+    return sent
 
 
 def test_messages_have_the_four_keys_and_both_spellings_of_names() -> None:
@@ -289,14 +289,14 @@ def test_alignments_count_from_the_last_aligned_chunk_or_from_the_start() -> Non
 
 def test_the_end_of_a_sentence_may_come_without_audio() -> None:
     end = Alignment((" ",), (0,), (160,))
-    frame = message_of(Audio("a", b"", Aligned(end, end, from_ms=80)))
-    assert frame["audio"] == ""
-    assert frame["isFinal"] is False
+    sent = message_of(Audio("a", b"", Aligned(end, end, from_ms=80)))
+    assert sent["audio"] == ""
+    assert sent["isFinal"] is False
 
 
 def test_a_failed_context_is_reported_with_its_name() -> None:
-    frame = message_of(ContextFailed("a", TextTooLong(50)))
-    assert frame == {
+    sent = message_of(ContextFailed("a", TextTooLong(50)))
+    assert sent == {
         "message": "The text is longer than 50 characters.",
         "error": "max_character_limit_exceeded",
         "code": 1009,
@@ -321,11 +321,11 @@ messages = st.lists(st.fixed_dictionaries({}, optional=message_fields), max_size
 
 @given(messages, st.booleans())
 def test_any_messages_open_contexts_before_use_and_at_most_five(
-    said: list[dict[str, object]], auto_mode: bool
+    messages: list[dict[str, object]], auto_mode: bool
 ) -> None:
     protocol = MultiStreamInputProtocol(auto_mode=auto_mode)
     open_ids: set[str] = set()
-    for message in said:
+    for message in messages:
         try:
             events = protocol.receive(json.dumps(message))
         except SpeechError:

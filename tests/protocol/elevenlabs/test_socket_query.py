@@ -1,4 +1,4 @@
-"""A socket's address: every parameter is read, ignored or refused by name."""
+"""A socket's query: every parameter is read, ignored or refused by name."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""The REST body: what is read, what is refused and how it is named."""
+"""The text-to-speech body: the fields that are read, and the errors of wrong ones."""
 
 import json
 from typing import Any

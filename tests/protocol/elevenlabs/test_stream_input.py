@@ -1,4 +1,4 @@
-"""The `stream-input` protocol: what each message means, and what each event looks like."""
+"""The `stream-input` protocol: messages to events, and events to messages."""
 
 import base64
 import json
@@ -361,14 +361,14 @@ def test_any_objects_open_once_and_end_at_most_once(
         received, refusal = attempt(protocol, json.dumps(message))
         events += received
         assert refusal is None or refusal.param in message
-    message_of = [event for event in events if not isinstance(event, KeepAlive | Authenticate)]
-    opens = [i for i, event in enumerate(message_of) if isinstance(event, OpenContext)]
-    # Once at the beginning; after that, only where a clear has made room.
-    assert opens[:1] == [0][: len(message_of)]
-    assert all(isinstance(message_of[i - 1], ClearContext) for i in opens[1:])
-    ends = [i for i, event in enumerate(message_of) if isinstance(event, CloseSession)]
+    effects = [event for event in events if not isinstance(event, KeepAlive | Authenticate)]
+    opens = [i for i, event in enumerate(effects) if isinstance(event, OpenContext)]
+    # Once at the beginning; after that, only after a clear.
+    assert opens[:1] == [0][: len(effects)]
+    assert all(isinstance(effects[i - 1], ClearContext) for i in opens[1:])
+    ends = [i for i, event in enumerate(effects) if isinstance(event, CloseSession)]
     assert len(ends) <= 1
-    late = message_of[ends[0] + 1 :] if ends else []
+    late = effects[ends[0] + 1 :] if ends else []
     assert all(isinstance(event, ClearContext) for event in late)
 
 
@@ -381,15 +381,15 @@ def test_any_message_is_parsed_or_refused(message: str | bytes) -> None:
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1)), st.booleans())
 def test_no_character_after_the_opener_is_lost(deltas: list[str], auto_mode: bool) -> None:
     received = receive(OPENER, *({"text": delta} for delta in deltas), auto_mode=auto_mode)
-    said = [event.text for events in received for event in events if isinstance(event, AddText)]
-    assert "".join(said) == "".join(deltas)
+    texts = [event.text for events in received for event in events if isinstance(event, AddText)]
+    assert "".join(texts) == "".join(deltas)
 
 
 @given(st.binary())
 def test_audio_travels_whole_in_exactly_four_keys(data: bytes) -> None:
-    frame = StreamInputProtocol().send(Audio("", data))
+    sent = StreamInputProtocol().send(Audio("", data))
     keys = {"isFinal": False, "normalizedAlignment": None, "alignment": None}
-    assert frame == json.dumps({"audio": base64.b64encode(data).decode(), **keys})
+    assert sent == json.dumps({"audio": base64.b64encode(data).decode(), **keys})
 
 
 def test_the_final_message_is_as_recorded() -> None:
@@ -406,10 +406,10 @@ def aligned_audio(text: str, from_ms: int) -> Audio:
 def test_alignments_hold_whole_words_as_vocode_needs() -> None:
     protocol = StreamInputProtocol()
     events = [aligned_audio("Than", 0), aligned_audio("k y", 40), aligned_audio("ou. ", 70)]
-    message_of = [json.loads(protocol.send(event))["alignment"] for event in events]
-    assert [one and "".join(one["chars"]) for one in message_of] == [None, "Thank ", "you. "]
-    assert message_of[1]["charStartTimesMs"] == [0, 10, 20, 30, 40, 50]
-    assert message_of[2]["charStartTimesMs"] == [0, 10, 20, 30, 40]
+    effects = [json.loads(protocol.send(event))["alignment"] for event in events]
+    assert [one and "".join(one["chars"]) for one in effects] == [None, "Thank ", "you. "]
+    assert effects[1]["charStartTimesMs"] == [0, 10, 20, 30, 40, 50]
+    assert effects[2]["charStartTimesMs"] == [0, 10, 20, 30, 40]
 
 
 def test_a_partial_word_is_discarded_by_a_clear() -> None:
@@ -431,5 +431,5 @@ def test_a_clear_is_answered_with_the_four_keys_and_cleared() -> None:
 
 
 def test_a_failed_context_becomes_an_error_message() -> None:
-    frame = StreamInputProtocol().send(ContextFailed("", EngineBusy("Full.")))
-    assert json.loads(frame) == {"message": "Full.", "error": "system_busy", "code": 1013}
+    sent = StreamInputProtocol().send(ContextFailed("", EngineBusy("Full.")))
+    assert json.loads(sent) == {"message": "Full.", "error": "system_busy", "code": 1013}
