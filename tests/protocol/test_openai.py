@@ -127,13 +127,13 @@ def test_any_body_is_parsed_or_refused(body: bytes) -> None:
 def test_an_error_has_openais_form(
     error: SpeechError, status: int, kind: str, param: str | None, code: str
 ) -> None:
-    fault = openai_error(error)
-    assert fault.status == status
-    assert fault.body.keys() == {"error"}
-    message_of = fault.body["error"]
-    assert isinstance(message_of, dict)
-    assert message_of.pop("message")
-    assert message_of == {"type": kind, "param": param, "code": code}
+    rendered = openai_error(error)
+    assert rendered.status == status
+    assert rendered.body.keys() == {"error"}
+    body = rendered.body["error"]
+    assert isinstance(body, dict)
+    assert body.pop("message")
+    assert body == {"type": kind, "param": param, "code": code}
 
 
 def test_a_full_server_sends_retry_after() -> None:
@@ -146,13 +146,13 @@ def test_a_chunk_is_one_event(data: bytes) -> None:
     assert event.startswith(b"data: ")
     assert event.endswith(b"\n\n")
     assert event.count(b"\n") == 2
-    message_of = json.loads(event.removeprefix(b"data: "))
-    assert message_of == {"type": "speech.audio.delta", "audio": base64.b64encode(data).decode()}
+    sent = json.loads(event.removeprefix(b"data: "))
+    assert sent == {"type": "speech.audio.delta", "audio": base64.b64encode(data).decode()}
 
 
 def test_the_last_event_sums_the_usage() -> None:
-    message_of = json.loads(done_event(input_tokens=3, output_tokens=4).removeprefix(b"data: "))
-    assert message_of == {
+    sent = json.loads(done_event(input_tokens=3, output_tokens=4).removeprefix(b"data: "))
+    assert sent == {
         "type": "speech.audio.done",
         "usage": {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7},
     }

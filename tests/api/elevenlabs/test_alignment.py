@@ -106,7 +106,7 @@ async def test_each_context_has_its_own_clock_even_if_another_is_cancelled(
                 messages.append(json.loads(await ws.get_message()))
             close = {"context_id": "a", "close_context": True}
             await send(ws, close, close)  # twice: on the dialogue socket the second one cancels
-            await open_context(ws, endpoint, "heard after the close", "Hm. ")
+            await open_context(ws, endpoint, "sent after the close", "Hm. ")
             await until(lambda: server.metric("csm_characters_total") == said_chars + len("Hm. "))
             gate.open()
             while not (messages[-1].get("is_final") and messages[-1]["context_id"] == "a"):

@@ -124,8 +124,8 @@ async def test_a_turn_ends_at_a_change_of_voice_or_at_a_flush(
             last = {"text": "Go.", "voice_id": BOB, "new_turn": True}
             await send(ws, {"context_id": "a", "inputs": [last]}, {"close_socket": True})
             received, _ = await receive_all(ws)
-    said = [one.text for one in runner.opened]
-    assert said == [*(text for _, text in SPOKEN[:3]), "Fine.Shall we go", "Let us.Go?", "Go."]
+    texts = [one.text for one in runner.opened]
+    assert texts == [*(text for _, text in SPOKEN[:3]), "Fine.Shall we go", "Let us.Go?", "Go."]
     turns = [runner.opened[begin:end] for begin, end in pairwise([0, 1, 3, 4, 5, 6])]
     assert by_turns(received) == [*(sine_speech(turn, "pcm_24000") for turn in turns), b""]
     named = {"context_id": "a"} if endpoint == MULTI else {}
@@ -211,8 +211,8 @@ async def test_contexts_are_separate_dialogues_and_a_close_synthesizes_the_remai
     assert code == 1000
     for name, speaker_id in (("a", 2), ("b", 3)):
         of_context = [message for message in received if message["context_id"] == name]
-        said = [one for one in runner.opened if one.speaker_id == speaker_id]
-        assert joined_audio(of_context) == sine_speech(said, "pcm_24000")
+        own = [one for one in runner.opened if one.speaker_id == speaker_id]
+        assert joined_audio(of_context) == sine_speech(own, "pcm_24000")
         assert of_context[-1] == {"is_final": True, "context_id": name}
     assert [one["context_id"] for one in received if one.get("is_final")].count("alive") == 1
 
@@ -297,23 +297,23 @@ async def test_with_timestamps_each_input_has_a_segment_in_text_and_time(endpoin
     assert answer.status_code == 200
     objects = [json.loads(line) for line in answer.content.splitlines()]
     assert joined_objects(objects) == sine_speech(runner.opened, "pcm_24000")
-    said = [Segment("", math.inf, 0.0) for _ in lines]
+    segments = [Segment("", math.inf, 0.0) for _ in lines]
     for one in objects:
         characters = one["alignment"]["characters"] if one["alignment"] else []
         for part in one["voice_segments"]:
             index = part["dialogue_input_index"]
             assert part["voice_id"] == lines[index]["voice_id"]
-            said[index].extend(part, characters)
-    silent = said.pop(5)
+            segments[index].extend(part, characters)
+    silent = segments.pop(5)
     del lines[5]
     assert silent == Segment("", math.inf, 0.0)
-    assert [one.text for one in said] == [f"{line['text']} " for line in lines]
+    assert [one.text for one in segments] == [f"{line['text']} " for line in lines]
     starts_s = [0.0]
     for begin, end in pairwise([0, 1, 3, 4, 5, 6, 7]):
         input_bytes = len(sine_speech(runner.opened[begin:end], "pcm_24000"))
         starts_s.append(starts_s[-1] + input_bytes / 48_000)
-    assert [one.start_s for one in said] == pytest.approx(starts_s[:-1])
-    assert [one.end_s for one in said] == pytest.approx(starts_s[1:])
+    assert [one.start_s for one in segments] == pytest.approx(starts_s[:-1])
+    assert [one.end_s for one in segments] == pytest.approx(starts_s[1:])
 
 
 @dataclass

@@ -179,7 +179,7 @@ async def test_a_hang_up_ends_every_context() -> None:
         async with serving(lambda: runner, config) as server:
             idle = server.tasks()
             async with server.dial(endpoint=ENDPOINT) as ws:
-                # Two speak and one waits; one more is ending, and one has nothing to say yet.
+                # Two hold slots and one waits; one more is ending, and one has no text yet.
                 for name in ("a", "b", "c"):
                     await send(ws, of(name, text="One two three four five six seven. "))
                 await send(ws, of("c", flush=True), of("c", close_context=True))

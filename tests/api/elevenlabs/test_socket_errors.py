@@ -86,12 +86,12 @@ async def test_a_dialogue_model_is_refused_before_the_upgrade_as_recorded() -> N
 async def test_a_wrong_key_is_upgraded_answered_with_an_error_and_closed_later() -> None:
     async with running_server(locked()) as server:
         async with server.dial(headers={"xi-api-key": "wrong"}) as ws:
-            told = json.loads(await ws.get_message())
-            told_at_s = trio.current_time()
-            assert told == {"message": "Invalid API key", "error": "invalid_api_key", "code": 1008}
+            error = json.loads(await ws.get_message())
+            error_at_s = trio.current_time()
+            assert error == {"message": "Invalid API key", "error": "invalid_api_key", "code": 1008}
             assert await receive_all(ws) == ([], 1008)
-            # Half of what the vendor leaves, so that a client's reader is up before the close.
-            assert trio.current_time() - told_at_s > 0.4
+            # Half of the vendor's delay, so that a client's reader is up before the close.
+            assert trio.current_time() - error_at_s > 0.4
         await assert_it_still_serves(server, **{"xi-api-key": KEY})
 
 

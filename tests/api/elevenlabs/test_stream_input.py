@@ -196,11 +196,11 @@ async def test_settings_of_a_message_hold_from_its_text_on() -> None:
     ]
     received, runner = await converse(messages, speaker_id=2, top_k=50)
     assert_wire_form(received)
-    said = [
+    settings_used = [
         (one.text, one.speaker_id, one.sampling.temperature, one.sampling.top_k)
         for one in runner.opened
     ]
-    assert said == [
+    assert settings_used == [
         ("One two.", 3, None, 50),
         ("Three four", 3, 0.25, 50),
         ("Five six.", 4, 0.5, 9),
@@ -285,7 +285,7 @@ async def test_the_first_chunk_waits_for_as_many_frames_as_the_buffer_holds(
                     for _ in range(buffer_size - 1):
                         await gate.held()
                         gate.let_go()
-                    await gate.held()  # the frame before is out
+                    await gate.held()  # the last frame is delivered
                     await wait_all_tasks_blocked(0.02)
                     assert received == []
                     gate.let_go()

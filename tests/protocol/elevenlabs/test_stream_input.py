@@ -406,10 +406,10 @@ def aligned_audio(text: str, from_ms: int) -> Audio:
 def test_alignments_hold_whole_words_as_vocode_needs() -> None:
     protocol = StreamInputProtocol()
     events = [aligned_audio("Than", 0), aligned_audio("k y", 40), aligned_audio("ou. ", 70)]
-    effects = [json.loads(protocol.send(event))["alignment"] for event in events]
-    assert [one and "".join(one["chars"]) for one in effects] == [None, "Thank ", "you. "]
-    assert effects[1]["charStartTimesMs"] == [0, 10, 20, 30, 40, 50]
-    assert effects[2]["charStartTimesMs"] == [0, 10, 20, 30, 40]
+    alignments = [json.loads(protocol.send(event))["alignment"] for event in events]
+    assert [one and "".join(one["chars"]) for one in alignments] == [None, "Thank ", "you. "]
+    assert alignments[1]["charStartTimesMs"] == [0, 10, 20, 30, 40, 50]
+    assert alignments[2]["charStartTimesMs"] == [0, 10, 20, 30, 40]
 
 
 def test_a_partial_word_is_discarded_by_a_clear() -> None:
