@@ -64,16 +64,16 @@ async def start_request(
     if parsed.previous_text is not None and not history:
         history = request_history.segments_before(parsed.previous_text, voice.voice_id)
     record = request_history.recorder(request_id, voice.voice_id, parsed.text)
-    spec = state.spec(
+    spec = state.context_spec(
         "",
         voice,
         parsed.audio_format,
         defaults.overridden_by(parsed.settings),
         max_audio_len_ms=state.speech.rest_max_audio_len_ms,
+        aligned=aligned,
         history=history,
         on_segment=record if parsed.kept else None,
     )
-    spec.aligned = aligned
     text = [AddText(spec.context_id, parsed.text)]
     return await start_stream(state, spec, text, chars=len(parsed.text)), spec
 

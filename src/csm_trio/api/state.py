@@ -42,7 +42,7 @@ class ServerState:
             self.voice_settings.get(voice.voice_id, VoiceSettings())
         )
 
-    def spec(
+    def context_spec(
         self,
         context_id: str,
         voice: Voice,
@@ -50,10 +50,13 @@ class ServerState:
         settings: SpeechSettings,
         *,
         max_audio_len_ms: int,
+        chunk_lengths: tuple[int, ...] = (),
+        dialogue: bool = False,
+        aligned: bool = False,
         history: tuple[PromptSegment, ...] = (),
         on_segment: Callable[[PromptSegment], None] | None = None,
     ) -> ContextSpec:
-        """Return the spec of a context, before its text comes.
+        """Return the complete spec of a context; `ContextSpec` describes its fields.
 
         The edits of the voice hold where `settings` leave a value open.
         """
@@ -66,6 +69,9 @@ class ServerState:
             max_audio_len_ms=max_audio_len_ms,
             backlog=Backlog(self.speech.max_pending_chars),
             cancel_reason=lambda: self.admission.cancel_reason,
+            chunk_lengths=chunk_lengths,
+            dialogue=dialogue,
+            aligned=aligned,
             history=history,
             on_segment=on_segment,
         )

@@ -60,15 +60,15 @@ async def _start_stream(
         await read_body(), request.args, max_chars=state.speech.max_text_chars
     )
     voices = {turn.voice_id: state.voices.get(turn.voice_id) for turn in parsed.inputs}
-    spec = state.spec(
+    spec = state.context_spec(
         "",
         voices[parsed.inputs[0].voice_id],
         parsed.audio_format,
         defaults.overridden_by(parsed.settings),
         max_audio_len_ms=state.speech.rest_max_audio_len_ms,
+        dialogue=True,
+        aligned=aligned,
     )
-    spec.dialogue = True
-    spec.aligned = aligned
     deltas: list[AddText | Flush] = []
     for turn in parsed.inputs:
         speaker_id = voices[turn.voice_id].speaker_id

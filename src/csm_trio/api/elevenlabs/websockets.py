@@ -115,17 +115,16 @@ async def _run_session(
         state.voices.get(voice_id)
 
     def open_spec(opened: OpenContext) -> ContextSpec:
-        spec = state.spec(
+        return state.context_spec(
             opened.context_id,
             state.voices.get(opened.settings.voice_id or voice_id or ""),
             query.audio_format,
             query.settings.overridden_by(opened.settings),
             max_audio_len_ms=state.speech.ws_max_audio_len_ms,
+            chunk_lengths=opened.chunk_lengths,
+            dialogue=voice_id is None,
+            aligned=True,
         )
-        spec.chunk_lengths = opened.chunk_lengths
-        spec.dialogue = voice_id is None
-        spec.aligned = True
-        return spec
 
     config = SessionConfig(
         open_spec,
