@@ -1,7 +1,7 @@
-"""Every way a call can be cut short, on real sockets: after each, nothing of it is left.
+"""Every way to cancel a session, on real sockets: after each, nothing of it is left.
 
 The promise: the slot is back within two steps, no task is left, no word is sent after the cancel,
-and nobody else is disturbed.
+and no other session is affected.
 """
 
 import base64
@@ -33,7 +33,7 @@ GUARD_S = 30.0
 async def held_server(
     config: Config | None = None,
 ) -> AsyncIterator[tuple[Server, SineRunner, StepGate]]:
-    """Serve with a runner whose every step waits to be let go."""
+    """Serve with a runner whose every step waits for the gate."""
     gate = StepGate()
     runner = SineRunner(step_gate=gate)
     with trio.fail_after(GUARD_S):
@@ -53,8 +53,8 @@ async def send_text(ws: WebSocketConnection, text: str) -> None:
     await ws.send_message(json.dumps({"text": text}))
 
 
-async def hear_through(ws: WebSocketConnection, gate: StepGate, frames: int) -> None:
-    """Let steps go one by one, each only after the one before was heard."""
+async def receive_through(ws: WebSocketConnection, gate: StepGate, frames: int) -> None:
+    """Run steps one by one, each only after the audio of the last one was received."""
     for _ in range(frames):
         await gate.held()
         gate.let_go()
@@ -62,7 +62,7 @@ async def hear_through(ws: WebSocketConnection, gate: StepGate, frames: int) -> 
 
 
 async def assert_nothing_is_left(server: Server, *, tasks: int, reason: str | None) -> None:
-    """Check that slot, token, place and tasks are back, and what the cancel was counted as."""
+    """Check that slot, pool token, session and tasks are released, and the label of the cancel."""
     await until(lambda: server.tasks() == tasks)
     assert server.state.engine.borrowed_slots == 0
     assert server.metric("csm_slots_used") == 0
@@ -74,7 +74,7 @@ async def assert_nothing_is_left(server: Server, *, tasks: int, reason: str | No
 async def assert_freed_within_two_steps(
     server: Server, runner: SineRunner, gate: StepGate, *, tasks: int
 ) -> None:
-    """After a hang-up: let two steps go, and see the slot freed by then."""
+    """After a hang-up: run two steps, and check that the slot is released by then."""
     await wait_all_tasks_blocked(0.02)  # the release waits in the inbox for the held step
     steps = len(runner.steps)
     gate.let_go(2)
@@ -84,49 +84,49 @@ async def assert_freed_within_two_steps(
     await assert_nothing_is_left(server, tasks=tasks, reason="hang_up")
 
 
-async def hear_to_the_end(ws: WebSocketConnection) -> tuple[list[dict[str, Any]], int]:
+async def receive_to_the_end(ws: WebSocketConnection) -> tuple[list[dict[str, Any]], int]:
     """Return every message until the server closes, and its close code."""
-    heard = []
+    received = []
     try:
         while True:
-            heard.append(json.loads(await ws.get_message()))
+            received.append(json.loads(await ws.get_message()))
     except ConnectionClosed as closed:
-        return heard, closed.reason.code if closed.reason else 1006
+        return received, closed.reason.code if closed.reason else 1006
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    """Wait for a condition that nothing announces, each time until all has come to rest."""
+    """Wait for a condition that no event announces, each time until all tasks are blocked."""
     while not holds():
         await wait_all_tasks_blocked(0.005)
 
 
 def abort(stream: trio.SocketStream) -> None:
-    """Hang up as a crashed client does: a reset, no goodbye."""
+    """Hang up as a crashed client does: with a reset."""
     stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     stream.socket.close()
 
 
-async def test_a_hang_up_in_mid_speech_frees_the_slot_within_two_steps() -> None:
+async def test_a_hang_up_during_speech_releases_the_slot_within_two_steps() -> None:
     async with held_server() as (server, runner, gate):
         idle = server.tasks()
         async with server.dial() as ws:
             await send_text(ws, LONG)
-            await hear_through(ws, gate, 5)
+            await receive_through(ws, gate, 5)
         await assert_freed_within_two_steps(server, runner, gate, tasks=idle)
 
 
-async def test_a_hang_up_behind_200_unread_messages_is_heard_at_once() -> None:
+async def test_a_hang_up_behind_200_unread_messages_is_noticed_at_once() -> None:
     async with held_server() as (server, runner, gate):
         idle = server.tasks()
         async with server.dial() as ws:
             await send_text(ws, LONG)
-            await hear_through(ws, gate, 2)
+            await receive_through(ws, gate, 2)
             for _ in range(200):
                 await send_text(ws, "and so on ")
         await assert_freed_within_two_steps(server, runner, gate, tasks=idle)
 
 
-async def test_a_client_that_vanishes_without_goodbye_leaves_nothing() -> None:
+async def test_a_client_that_resets_the_connection_leaves_nothing() -> None:
     async with held_server() as (server, _, gate):
         idle = server.tasks()
         stream = await trio.open_tcp_stream("127.0.0.1", server.port)
@@ -140,14 +140,16 @@ async def test_a_client_that_vanishes_without_goodbye_leaves_nothing() -> None:
         await assert_nothing_is_left(server, tasks=idle, reason="hang_up")
 
 
-@pytest.mark.parametrize("door", ["", "/stream", "/stream/with-timestamps"])
-async def test_a_rest_client_that_leaves_frees_its_slot(door: str) -> None:
+@pytest.mark.parametrize("endpoint", ["", "/stream", "/stream/with-timestamps"])
+async def test_a_hang_up_of_a_rest_client_releases_its_slot(endpoint: str) -> None:
     async with held_server() as (server, runner, gate):
         idle = server.tasks()
         stream = await trio.open_tcp_stream("127.0.0.1", server.port)
         async with stream:
             await http_post(
-                stream, f"/v1/text-to-speech/default{door}?output_format=pcm_24000", {"text": LONG}
+                stream,
+                f"/v1/text-to-speech/default{endpoint}?output_format=pcm_24000",
+                {"text": LONG},
             )
             for _ in range(3):
                 await gate.held()
@@ -174,14 +176,14 @@ async def test_a_listener_that_stops_reading_loses_its_slot(kind: str) -> None:
                 await bare_websocket(stream, "output_format=wav_44100", ENDLESS)
             await until(lambda: server.metric("csm_cancels_total", reason="stalled") == 1)
             assert server.state.engine.borrowed_slots == 0
-            # What the listener was ahead by is bounded: the engine did not talk to the wall.
+            # Unread audio is bounded: the engine stopped at the credit.
             assert len(runner.steps) < 2_000
             await until(lambda: server.tasks() == idle)  # the kernel gives the socket up
             await assert_nothing_is_left(server, tasks=idle, reason=None)
             stream.socket.close()
 
 
-async def test_a_listener_that_takes_nothing_costs_no_more_steps_than_its_credit() -> None:
+async def test_a_client_that_reads_nothing_costs_no_more_steps_than_its_credit() -> None:
     config = Config(server=TEST_SERVER, speech=SpeechConfig(stall_timeout_s=60))
     runner = SineRunner()
     with trio.fail_after(GUARD_S):
@@ -199,12 +201,12 @@ async def test_a_listener_that_takes_nothing_costs_no_more_steps_than_its_credit
             abort(stream)
 
 
-async def test_a_failure_in_one_call_leaves_the_other_speaking() -> None:
+async def test_a_failure_in_one_session_does_not_affect_another() -> None:
     async with held_server() as (server, runner, gate):
         idle = server.tasks()
         async with server.dial() as good, server.dial() as bad:
             await send_text(good, LONG)
-            await hear_through(good, gate, 2)
+            await receive_through(good, gate, 2)
             await send_text(bad, "REFUSE to say this. ")
             await wait_all_tasks_blocked(0.02)  # it waits in the inbox for the held step
             gate.let_go()  # now it is refused; its release waits for the next step to end
@@ -212,28 +214,28 @@ async def test_a_failure_in_one_call_leaves_the_other_speaking() -> None:
             gate.let_go()
             failure = json.loads(await bad.get_message())
             assert failure["error"] == "max_character_limit_exceeded"
-            assert await hear_to_the_end(bad) == ([], 1009)
+            assert await receive_to_the_end(bad) == ([], 1009)
             assert await next_audio(good)
             gate.open()
             await send_text(good, "")
-            heard, code = await hear_to_the_end(good)
-            assert heard[-1]["isFinal"] is True
+            received, code = await receive_to_the_end(good)
+            assert received[-1]["isFinal"] is True
             assert code == 1000
         assert len(runner.opened) == 1
         await assert_nothing_is_left(server, tasks=idle, reason=None)
 
 
-async def test_a_malformed_message_stops_the_speech_and_nothing_is_said_after_the_error() -> None:
+async def test_a_malformed_message_cancels_the_speech_and_the_error_is_the_last_message() -> None:
     async with held_server() as (server, runner, gate):
         idle = server.tasks()
         async with server.dial() as ws:
             await send_text(ws, LONG)
-            await hear_through(ws, gate, 2)
+            await receive_through(ws, gate, 2)
             await ws.send_message("{no json")
             await wait_all_tasks_blocked(0.02)
             gate.open()
-            said, code = await hear_to_the_end(ws)
-        assert [message.get("error") for message in said] == ["invalid_input_message"]
+            received, code = await receive_to_the_end(ws)
+        assert [message.get("error") for message in received] == ["invalid_input_message"]
         assert code == 1008
         assert runner.closes == [0]
         await assert_nothing_is_left(server, tasks=idle, reason="InvalidMessage")
@@ -247,7 +249,7 @@ async def test_a_hang_up_while_waiting_for_a_slot_leaves_the_queue() -> None:
         async with serving(lambda: runner, config) as server:
             async with server.dial() as speaking:
                 await send_text(speaking, LONG)
-                await hear_through(speaking, gate, 1)
+                await receive_through(speaking, gate, 1)
                 async with server.dial() as waiting:
                     await send_text(waiting, "I wait for a place to speak in. ")
                     await wait_all_tasks_blocked(0.02)
@@ -261,8 +263,8 @@ async def test_a_hang_up_while_waiting_for_a_slot_leaves_the_queue() -> None:
 
 
 @pytest.mark.parametrize("drain_s", [0.05, 5.0])
-async def test_shutdown_with_calls_open(drain_s: float) -> None:
-    """A call may end within the drain; one that does not is cut, and its slot still comes back."""
+async def test_shutdown_with_open_sessions(drain_s: float) -> None:
+    """A session may end within the drain; a longer one is cancelled, and its slot is released."""
     gate = StepGate()
     runner = SineRunner(step_gate=gate)
     config = Config(server=replace(TEST_SERVER, drain_s=drain_s))
@@ -271,14 +273,14 @@ async def test_shutdown_with_calls_open(drain_s: float) -> None:
             async with server.dial() as ws:
                 await send_text(ws, LONG)
                 await send_text(ws, "")
-                await hear_through(ws, gate, 2)
+                await receive_through(ws, gate, 2)
                 signal.raise_signal(signal.SIGTERM)
                 await wait_all_tasks_blocked(0.01)
                 assert server.state.admission.draining
                 gate.open()
                 if drain_s > 1:
-                    heard, code = await hear_to_the_end(ws)
-                    assert heard[-1]["isFinal"] is True
+                    received, code = await receive_to_the_end(ws)
+                    assert received[-1]["isFinal"] is True
                     assert code == 1000
             await until(lambda: not server.nursery.child_tasks)
             assert server.metric("csm_slots_used") == 0
@@ -286,14 +288,14 @@ async def test_shutdown_with_calls_open(drain_s: float) -> None:
 
 
 @pytest.mark.parametrize("before", ["nothing", "a turn", "a turn that is going on"])
-async def test_at_shutdown_a_socket_is_closed_once_all_is_said(before: str) -> None:
+async def test_at_shutdown_a_socket_is_closed_once_its_speech_is_complete(before: str) -> None:
     gate = StepGate()
-    door = "text-to-speech/{voice}/multi-stream-input"
+    endpoint = "text-to-speech/{voice}/multi-stream-input"
     turn = {"text": LONG, "context_id": "a", "flush": True}
     end = {"context_id": "a", "close_context": True, "flush": True}
     with trio.fail_after(GUARD_S):
         async with serving(lambda: SineRunner(step_gate=gate)) as server:
-            async with server.dial(door=door) as ws:
+            async with server.dial(endpoint=endpoint) as ws:
                 if before != "nothing":
                     await ws.send_message(json.dumps(turn))
                     await ws.send_message(json.dumps(end))
@@ -305,47 +307,47 @@ async def test_at_shutdown_a_socket_is_closed_once_all_is_said(before: str) -> N
                 signal.raise_signal(signal.SIGTERM)
                 await until(lambda: server.state.admission.draining)
                 gate.open()
-                heard, code = await hear_to_the_end(ws)
-            assert [message["isFinal"] for message in heard[-1:]] == (
+                received, code = await receive_to_the_end(ws)
+            assert [message["isFinal"] for message in received[-1:]] == (
                 [True] if before == "a turn that is going on" else []
             )
             assert code == 1001
             await until(lambda: not server.nursery.child_tasks)
 
 
-async def test_a_call_that_outlasts_the_drain_is_told_that_the_server_goes() -> None:
+async def test_a_session_that_outlasts_the_drain_is_closed_as_going_away() -> None:
     gate = StepGate()
     config = Config(server=replace(TEST_SERVER, drain_s=0.0))
     with trio.fail_after(GUARD_S):
         async with serving(lambda: SineRunner(step_gate=gate), config) as server:
             async with server.dial() as ws:
                 await send_text(ws, LONG)
-                await hear_through(ws, gate, 1)
+                await receive_through(ws, gate, 1)
                 signal.raise_signal(signal.SIGTERM)
                 await until(lambda: server.state.admission.draining)
                 gate.open()
-                _, code = await hear_to_the_end(ws)
+                _, code = await receive_to_the_end(ws)
             assert code == 1001
             await until(lambda: not server.nursery.child_tasks)
             assert server.metric("csm_cancels_total", reason="shutdown") == 1
 
 
-async def test_a_dead_device_ends_every_call_and_the_server() -> None:
+async def test_a_dead_device_thread_ends_every_session_and_the_server() -> None:
     with pytest.raises(BaseExceptionGroup) as died:
-        await call_a_server_that_explodes()
+        await connect_to_a_failing_server()
     assert died.group_contains(RuntimeError, match="gone")
 
 
-async def call_a_server_that_explodes() -> None:
+async def connect_to_a_failing_server() -> None:
     with trio.fail_after(GUARD_S):
         async with serving(SineRunner) as server, server.dial() as ws:
             await send_text(ws, "EXPLODE now, please. ")
-            await hear_to_the_end(ws)
+            await receive_to_the_end(ws)
             await trio.sleep_forever()
 
 
 async def small_window_stream(server: Server) -> trio.SocketStream:
-    """Connect with a receive window so small that a listener who stops is soon noticed."""
+    """Connect with a receive window so small that a stalled client is soon noticed."""
     raw = trio.socket.socket()
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     await raw.connect(("127.0.0.1", server.port))

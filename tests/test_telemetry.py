@@ -1,4 +1,4 @@
-"""Figures, timelines, and log lines that say whose they are."""
+"""Metrics, timelines, and log lines with the id of their session."""
 
 import logging
 import re
@@ -9,7 +9,7 @@ import trio
 
 from csm_trio import telemetry
 from csm_trio.telemetry import Metrics, Timeline, configure_logging, session_id
-from support.client_calls import SPEECH, caller, hear_all, tell
+from support.client_calls import SPEECH, http_client, receive_all, send
 from support.fakes import SineRunner
 from support.serving import serving
 
@@ -32,7 +32,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def own_logging() -> Iterator[None]:
-    """Let a test configure the root logger, and give it back as it was."""
+    """Let a test configure the root logger, and restore it."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
@@ -40,7 +40,7 @@ def own_logging() -> Iterator[None]:
     root.setLevel(level)
 
 
-def test_a_mark_is_the_first_time_that_something_happened(clock: Clock) -> None:
+def test_a_mark_is_the_first_time_of_an_event(clock: Clock) -> None:
     timeline = Timeline(received_s=clock.now_s)
     clock.now_s += 0.5
     assert timeline.mark("first_frame")
@@ -51,7 +51,7 @@ def test_a_mark_is_the_first_time_that_something_happened(clock: Clock) -> None:
     assert str(timeline) == "first_frame=500ms first_chunk=750ms"
 
 
-def test_between_marks_that_are_not_both_there_lies_nothing(clock: Clock) -> None:
+def test_the_time_between_marks_is_none_where_one_is_missing(clock: Clock) -> None:
     timeline = Timeline()
     timeline.mark("segmented")
     assert timeline.since("segmented", "first_chunk") is None
@@ -59,7 +59,7 @@ def test_between_marks_that_are_not_both_there_lies_nothing(clock: Clock) -> Non
     assert str(Timeline()) == ""
 
 
-def test_a_lap_is_the_time_since_the_one_before(clock: Clock) -> None:
+def test_a_lap_is_the_time_since_the_last_one(clock: Clock) -> None:
     timeline = Timeline()
     assert timeline.lap("chunk") is None
     for gap_s in (0.5, 0.125):
@@ -69,7 +69,7 @@ def test_a_lap_is_the_time_since_the_one_before(clock: Clock) -> None:
     assert timeline.marks == {}
 
 
-def test_two_timelines_share_nothing(clock: Clock) -> None:
+def test_two_timelines_share_no_state(clock: Clock) -> None:
     one, other = Timeline(), Timeline()
     one.mark("segmented")
     assert other.mark("segmented")
@@ -77,7 +77,7 @@ def test_two_timelines_share_nothing(clock: Clock) -> None:
     assert other.lap("chunk") is None
 
 
-def test_two_servers_in_one_process_count_apart() -> None:
+def test_two_servers_in_one_process_count_separately() -> None:
     one, other = Metrics(), Metrics()
     one.frames.inc(3)
     one.cancels.labels("hang_up").inc()
@@ -88,7 +88,7 @@ def test_two_servers_in_one_process_count_apart() -> None:
     assert b"hang_up" not in other.render()
 
 
-def test_every_name_says_whose_it_is_and_its_unit() -> None:
+def test_every_metric_name_has_the_prefix_and_its_unit() -> None:
     for metric in Metrics().registry.collect():
         assert metric.name.startswith("csm_")
         assert metric.documentation.endswith(".")
@@ -96,8 +96,8 @@ def test_every_name_says_whose_it_is_and_its_unit() -> None:
             assert metric.name.endswith("_seconds")
 
 
-def test_every_histogram_can_tell_what_matters_for_a_call() -> None:
-    """A frame lasts 80 ms and 200 ms is a good first answer: there are buckets on both sides."""
+def test_every_histogram_has_buckets_around_200_ms() -> None:
+    """A frame lasts 80 ms and a good TTFA is 200 ms: there are buckets on both sides."""
     for metric in Metrics().registry.collect():
         if metric.type != "histogram":
             continue
@@ -122,7 +122,9 @@ def test_a_log_line_carries_the_id_of_its_session(capsys: pytest.CaptureFixture[
 
 @pytest.mark.usefixtures("own_logging")
 @pytest.mark.parametrize("level", ["debug", "info", "warning", "error"])
-def test_the_chatter_of_libraries_stays_out(level: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_logs_of_libraries_are_suppressed(
+    level: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     configure_logging(level)
     for name in ("httpx", "huggingface_hub", "urllib3.connectionpool"):
         logging.getLogger(name).info("chatter")
@@ -132,19 +134,19 @@ def test_the_chatter_of_libraries_stays_out(level: str, capsys: pytest.CaptureFi
 
 
 @pytest.mark.usefixtures("own_logging")
-async def test_what_a_call_logs_carries_its_id_and_no_other(
+async def test_log_lines_of_a_session_carry_its_own_id(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with trio.fail_after(30):
-        async with serving(SineRunner) as server, caller(server) as client:
+        async with serving(SineRunner) as server, http_client(server) as client:
             configure_logging("info")
             ids = [
                 (await client.post(SPEECH, json={"text": "Hi."})).headers["request-id"]
                 for _ in range(2)
             ]
             async with server.dial() as ws:
-                await tell(ws, {"text": "Hi."}, {"text": ""})
-                await hear_all(ws)
+                await send(ws, {"text": "Hi."}, {"text": ""})
+                await receive_all(ws)
     done = [line for line in capsys.readouterr().err.splitlines() if "context done" in line]
     logged = [re.search(r"\[(\S+)\] context done", line) for line in done]
     found = [match[1] for match in logged if match]

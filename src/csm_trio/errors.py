@@ -137,7 +137,7 @@ class ClientStalled(SpeechError):
     """The client did not read its audio for `timeout_s` seconds."""
 
     def __init__(self, timeout_s: float) -> None:
-        super().__init__(f"The audio was not taken for {timeout_s:g} seconds.")
+        super().__init__(f"The audio was not read for {timeout_s:g} seconds.")
         self.timeout_s = timeout_s
 
 

@@ -1,4 +1,4 @@
-"""What several tests of the doors ask for."""
+"""Fixtures of the endpoints' tests."""
 
 import pytest
 
@@ -7,5 +7,5 @@ from csm_trio.api.elevenlabs import websockets
 
 @pytest.fixture
 def short_error_to_close(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spare every test the pause between an error frame and its close."""
+    """Spare every test the pause between an error message and its close."""
     monkeypatch.setattr(websockets, "ERROR_TO_CLOSE_S", 0.01)

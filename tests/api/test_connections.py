@@ -1,4 +1,4 @@
-"""Bare TCP connections: what a client does out of turn is its own loss, and nobody else's."""
+"""Bare TCP connections: a client's protocol error ends its own connection only."""
 
 import json
 
@@ -30,21 +30,23 @@ def request_head(method: str, path: str, **fields: str) -> bytes:
 
 
 async def read_to_the_end(stream: trio.SocketStream) -> bytes:
-    """Return what the server says until it closes the connection, which it must do soon."""
-    said = b""
+    """Return the bytes until the server closes the connection, which it must do soon."""
+    data = b""
     with trio.move_on_after(PATIENCE_S) as patience:
         try:
-            async for piece in stream:
-                said += piece
+            async for chunk in stream:
+                data += chunk
         except trio.BrokenResourceError:
-            pass  # closed with frames of ours unread
+            pass  # closed before it read all of our bytes
     assert not patience.cancelled_caught, "the connection stays open"
-    return said
+    return data
 
 
 @pytest.mark.parametrize("query", ["", "?output_format=none_such"])
 @pytest.mark.parametrize("early", ["with the request", "before the answer", "after the answer"])
-async def test_who_sends_frames_before_being_let_in_harms_nobody(query: str, early: str) -> None:
+async def test_frames_before_the_upgrade_is_accepted_affect_no_other_client(
+    query: str, early: str
+) -> None:
     upgrade = request_head("GET", f"{SOCKET}{query}", **UPGRADE)
     async with running_server() as server:
         for _ in range(10):
@@ -75,21 +77,19 @@ async def test_a_refused_upgrade_says_that_the_connection_ends() -> None:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "data",
     [
         request_head("GET", SOCKET, upgrade="websocket", connection="upgrade"),
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     ],
     ids=["an upgrade without a key", "HTTP/2 and no request"],
 )
-async def test_a_connection_on_which_nothing_comes_is_not_kept_for_ever(
-    said: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_silent_connection_is_closed(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "_SILENCE_S", 0.05)
     async with running_server() as server:
         stream = await trio.open_tcp_stream("127.0.0.1", server.port)
         async with stream:
-            await stream.send_all(said)
+            await stream.send_all(data)
             await read_to_the_end(stream)
 
 
@@ -108,7 +108,7 @@ ERRORS: list[tuple[int, str, str, object]] = [
 
 
 @pytest.mark.parametrize(("status", "method", "path", "body"), ERRORS)
-async def test_after_an_error_the_connection_takes_the_next_request(
+async def test_after_an_error_the_connection_serves_the_next_request(
     status: int, method: str, path: str, body: object
 ) -> None:
     payload = json.dumps(body).encode()
@@ -118,6 +118,6 @@ async def test_after_an_error_the_connection_takes_the_next_request(
             length = str(len(payload))
             await stream.send_all(request_head(method, path, content_length=length) + payload)
             await stream.send_all(request_head("GET", "/healthz", connection="close"))
-            said = await read_to_the_end(stream)
-    assert said.startswith(f"HTTP/1.1 {status} ".encode())
-    assert said.endswith(b'{"status":"ok"}\n')
+            data = await read_to_the_end(stream)
+    assert data.startswith(f"HTTP/1.1 {status} ".encode())
+    assert data.endswith(b'{"status":"ok"}\n')

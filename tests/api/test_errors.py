@@ -1,6 +1,6 @@
-"""Refusals of REST calls: what the caller is told, and that the next one is served.
+"""Refusals of REST requests: the error, and that the next request is served.
 
-After every refusal of the tables below the same server serves a REST call and a socket.
+After every refusal of the tables below the same server serves a REST request and a socket.
 """
 
 import json
@@ -23,15 +23,15 @@ from support.client_calls import (
     SOCKET,
     SPEECH,
     assert_it_still_serves,
-    caller,
     detail_of,
     dial_refused,
-    hear_all,
-    key_shown,
+    http_client,
     locked,
+    receive_all,
     running_server,
-    tell,
+    send,
     until,
+    ways_to_present,
 )
 from support.fakes import SineRunner, StepGate
 from support.serving import TEST_SERVER, serving
@@ -55,7 +55,7 @@ async def test_a_refusal_is_one_object(
     path: str, body: dict[str, Any], status: int, legacy: str, param: str
 ) -> None:
     async with running_server(speech=SpeechConfig(max_text_chars=50)) as server:
-        async with caller(server) as client:
+        async with http_client(server) as client:
             answer = await client.post(f"/v1/text-to-speech/{path}", json=body)
         assert answer.status_code == status
         detail = detail_of(answer)
@@ -63,7 +63,7 @@ async def test_a_refusal_is_one_object(
         await assert_it_still_serves(server)
 
 
-# body, where the fault lies
+# body, location of the error
 FIELDS: list[tuple[dict[str, Any] | bytes, list[str]]] = [
     ({"text": ""}, ["body", "text"]),
     ({"text": " \n\t"}, ["body", "text"]),
@@ -99,7 +99,7 @@ async def test_a_wrong_field_is_named_in_a_list(
 ) -> None:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     async with running_server() as server:
-        async with caller(server) as client:
+        async with http_client(server) as client:
             answer = await client.post(SPEECH, content=content)
         assert answer.status_code == 422
         assert answer.headers["content-type"] == "application/json"
@@ -110,9 +110,9 @@ async def test_a_wrong_field_is_named_in_a_list(
 
 
 @pytest.mark.parametrize("body", [{}, {"text": None}, {"Text": "Hi."}])
-async def test_a_missing_text_is_told_as_the_vendor_tells_it(body: dict[str, Any]) -> None:
+async def test_a_missing_text_has_the_vendors_error(body: dict[str, Any]) -> None:
     async with running_server() as server:
-        async with caller(server) as client:
+        async with http_client(server) as client:
             answer = await client.post(f"{SPEECH}/stream", json=body)
         assert answer.status_code == 422
         assert answer.json() == {
@@ -134,9 +134,9 @@ async def test_a_missing_text_is_told_as_the_vendor_tells_it(body: dict[str, Any
         ("POST", "/healthz", 405),
     ],
 )
-async def test_a_wrong_address_is_answered_in_json(method: str, path: str, status: int) -> None:
+async def test_an_unknown_path_is_answered_in_json(method: str, path: str, status: int) -> None:
     async with running_server() as server:
-        async with caller(server) as client:
+        async with http_client(server) as client:
             answer = await client.request(method, path)
         assert answer.status_code == status
         assert detail_of(answer)["type"] == "invalid_request"
@@ -144,39 +144,37 @@ async def test_a_wrong_address_is_answered_in_json(method: str, path: str, statu
 
 
 @pytest.mark.parametrize(("path", "allowed"), [(SPEECH, "POST"), ("/metrics", "GET")])
-async def test_a_wrong_method_is_told_which_are_right(path: str, allowed: str) -> None:
+async def test_a_wrong_method_is_answered_with_the_allowed_ones(path: str, allowed: str) -> None:
     """RFC 9110 §15.5.6: a 405 must carry `Allow`."""
-    async with running_server() as server, caller(server) as client:
+    async with running_server() as server, http_client(server) as client:
         answer = await client.delete(path)
     assert answer.status_code == 405
     assert allowed in answer.headers.get("allow", "")
 
 
-@pytest.mark.parametrize("in_pieces", [False, True])
+@pytest.mark.parametrize("in_chunks", [False, True])
 @pytest.mark.parametrize("size_bytes", [(1 << 20) + 1, 3 << 20])
-async def test_a_body_over_a_mebibyte_is_refused_in_json(size_bytes: int, in_pieces: bool) -> None:
+async def test_a_body_over_a_mebibyte_is_refused_in_json(size_bytes: int, in_chunks: bool) -> None:
     async with running_server() as server:
-        async with caller(server) as client, aclosing(pieces(size_bytes)) as body:
-            answer = await client.post(SPEECH, content=body if in_pieces else bytes(size_bytes))
+        async with http_client(server) as client, aclosing(chunks_of(size_bytes)) as body:
+            answer = await client.post(SPEECH, content=body if in_chunks else bytes(size_bytes))
             assert answer.status_code == 413
             assert detail_of(answer)["type"] == "invalid_request"
         await assert_it_still_serves(server)
 
 
-async def pieces(size_bytes: int) -> AsyncGenerator[bytes, None]:
+async def chunks_of(size_bytes: int) -> AsyncGenerator[bytes, None]:
     for at in range(0, size_bytes, 4096):
         yield bytes(min(4096, size_bytes - at))
 
 
 @pytest.mark.parametrize(("size_bytes", "key"), [(3 << 20, KEY), (900 << 10, "wrong")])
-async def test_a_body_that_nobody_read_does_not_stall_what_follows_it(
-    size_bytes: int, key: str
-) -> None:
-    """The answer comes before the body is read: the connection must be fit for more, or closed."""
+async def test_an_unread_body_does_not_stall_the_next_request(size_bytes: int, key: str) -> None:
+    """The answer precedes the body: the connection must stay usable, or be closed."""
     async with running_server(locked()) as server:
         idle = server.tasks()
         for _ in range(6):  # it is a race
-            async with caller(server) as client:
+            async with http_client(server) as client:
                 refused = await client.post(
                     SPEECH, content=bytes(size_bytes), headers={"xi-api-key": key}
                 )
@@ -187,7 +185,7 @@ async def test_a_body_that_nobody_read_does_not_stall_what_follows_it(
             await until(lambda: server.tasks() == idle)
 
 
-async def test_a_body_that_never_comes_is_refused_and_the_connection_closed(
+async def test_a_body_that_never_arrives_is_refused_and_the_connection_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(app, "UNREAD_BODY_S", 0.05)
@@ -198,7 +196,7 @@ async def test_a_body_that_never_comes_is_refused_and_the_connection_closed(
             head = f"POST {SPEECH} HTTP/1.1\r\nhost: test\r\ncontent-length: 5000000\r\n\r\n"
             await stream.send_all(head.encode())
             with trio.move_on_after(2) as patience:
-                answer = b"".join([piece async for piece in stream])
+                answer = b"".join([chunk async for chunk in stream])
             assert not patience.cancelled_caught, "the connection stays open"
         assert answer.startswith(b"HTTP/1.1 413 ")
         assert b"connection: close" in answer.lower()
@@ -209,14 +207,19 @@ async def test_a_body_that_never_comes_is_refused_and_the_connection_closed(
 KEYLESS = ["/healthz", "/health", "/readyz", "/metrics"]
 
 
-@pytest.mark.parametrize("door", ["", "/stream", "/stream/with-timestamps"])
-async def test_a_key_opens_the_doors_however_it_is_shown(door: str) -> None:
-    path = SPEECH + door
-    async with running_server(locked()) as server, caller(server) as client:
-        for query, headers in key_shown(KEY):
+@pytest.mark.parametrize("endpoint", ["", "/stream", "/stream/with-timestamps"])
+async def test_a_key_is_accepted_in_every_place(endpoint: str) -> None:
+    path = SPEECH + endpoint
+    async with running_server(locked()) as server, http_client(server) as client:
+        for query, headers in ways_to_present(KEY):
             answer = await client.post(path + query, json=HI, headers=headers)
             assert answer.status_code == 200
-        wrong = [*key_shown(KEY[:-1]), *key_shown(KEY + "0"), ("", {}), ("", {"xi-api-key": ""})]
+        wrong = [
+            *ways_to_present(KEY[:-1]),
+            *ways_to_present(KEY + "0"),
+            ("", {}),
+            ("", {"xi-api-key": ""}),
+        ]
         for query, headers in wrong:
             answer = await client.post(path + query, json=HI, headers=headers)
             assert answer.status_code == 401
@@ -227,21 +230,21 @@ async def test_a_key_opens_the_doors_however_it_is_shown(door: str) -> None:
         await assert_it_still_serves(server, **{"xi-api-key": KEY})
 
 
-async def test_no_key_is_asked_for_health_and_figures() -> None:
-    async with running_server(locked()) as server, caller(server) as client:
+async def test_health_and_metrics_need_no_key() -> None:
+    async with running_server(locked()) as server, http_client(server) as client:
         for path in KEYLESS:
             assert (await client.get(path)).status_code == 200
 
 
 @pytest.mark.usefixtures("short_error_to_close")
-async def test_no_key_is_ever_shown(caplog: pytest.LogCaptureFixture) -> None:
+async def test_no_key_is_logged_or_returned(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     seen: list[str] = []
     async with running_server(locked()) as server:
-        async with caller(server) as client:
+        async with http_client(server) as client:
             for path in (SPEECH, f"{SPEECH}?output_format=no", "/v1/text-to-speech/no", "/v1/no"):
                 for key in (KEY, "wr0ng-key"):
-                    for query, headers in key_shown(key):
+                    for query, headers in ways_to_present(key):
                         mark = "&" if "?" in path else "?"
                         answer = await client.post(
                             path + query.replace("?", mark),
@@ -255,8 +258,8 @@ async def test_no_key_is_ever_shown(caplog: pytest.LogCaptureFixture) -> None:
             {"xi_api_key": "wr0ng-key"},
         ):
             async with server.dial() as ws:
-                await tell(ws, message)
-                seen.append(str(await hear_all(ws)))
+                await send(ws, message)
+                seen.append(str(await receive_all(ws)))
         seen.append(repr(server.state.server))
     # The client of this test logs in the same process.
     own = ("httpx", "httpcore", "trio-websocket")
@@ -267,32 +270,32 @@ async def test_no_key_is_ever_shown(caplog: pytest.LogCaptureFixture) -> None:
     assert "wr0ng-key" not in everything
 
 
-async def test_a_full_house_says_when_to_come_again() -> None:
+async def test_a_full_server_sends_retry_after() -> None:
     async with running_server(replace(TEST_SERVER, max_sessions=1)) as server:
-        async with server.dial() as ws, caller(server) as client:
+        async with server.dial() as ws, http_client(server) as client:
             answers = [
-                await client.post(f"{SPEECH}{door}", json=HI)
-                for door in ("", "/stream", "/stream/with-timestamps")
+                await client.post(f"{SPEECH}{endpoint}", json=HI)
+                for endpoint in ("", "/stream", "/stream/with-timestamps")
             ]
             answers.append(await dial_refused(server, SOCKET))
             for answer in answers:
                 assert answer.status_code == 503
                 assert int(answer.headers["retry-after"]) >= 1
                 assert detail_of(answer)["status"] == "system_busy"
-            await tell(ws, HI, {"text": ""})
-            heard, code = await hear_all(ws)
-            assert (heard[-1]["isFinal"], code) == (True, 1000)
+            await send(ws, HI, {"text": ""})
+            received, code = await receive_all(ws)
+            assert (received[-1]["isFinal"], code) == (True, 1000)
         await until(lambda: server.metric("csm_sessions") == 0)
         await assert_it_still_serves(server)
 
 
-async def test_a_server_that_is_leaving_takes_no_new_calls() -> None:
+async def test_a_draining_server_refuses_new_sessions() -> None:
     gate = StepGate()
     with trio.fail_after(GUARD_S):
         async with serving(lambda: SineRunner(step_gate=gate)) as server:
             try:
-                async with server.dial() as ws, caller(server) as client:
-                    await tell(ws, {"text": "I was here before. "}, {"text": ""})
+                async with server.dial() as ws, http_client(server) as client:
+                    await send(ws, {"text": "I was here before. "}, {"text": ""})
                     await gate.held()
                     signal.raise_signal(signal.SIGTERM)
                     await until(lambda: server.state.admission.draining)
@@ -305,7 +308,7 @@ async def test_a_server_that_is_leaving_takes_no_new_calls() -> None:
                         assert "retry-after" in answer.headers
                         assert detail_of(answer)["status"] == "system_busy"
                     gate.open()
-                    heard, code = await hear_all(ws)
-                    assert (heard[-1]["isFinal"], code) == (True, 1000)
+                    received, code = await receive_all(ws)
+                    assert (received[-1]["isFinal"], code) == (True, 1000)
             finally:
                 gate.open()

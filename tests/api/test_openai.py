@@ -1,4 +1,4 @@
-"""OpenAI's doors on real sockets: sound, events, lists and errors."""
+"""OpenAI's endpoints on real sockets: audio, events, lists and errors."""
 
 import base64
 import json
@@ -15,7 +15,7 @@ from csm_trio.audio.encoders import make_encoder
 from csm_trio.audio.formats import OPENAI_FORMATS, AudioFormat
 from csm_trio.config import Config, SpeechConfig
 from csm_trio.protocol.openai import VOICE_NAMES
-from support.client_calls import KEY, caller, key_shown, locked, running_server
+from support.client_calls import KEY, http_client, locked, running_server, ways_to_present
 from support.fakes import SineRunner, StepGate, sine_frames
 from support.serving import TEST_SERVER, serving
 
@@ -28,7 +28,7 @@ async def speak(**fields: object) -> tuple[httpx.Response, SineRunner]:
     """Make one request of a server of its own."""
     runner = SineRunner()
     with trio.fail_after(GUARD_S):
-        async with serving(lambda: runner) as server, caller(server) as client:
+        async with serving(lambda: runner) as server, http_client(server) as client:
             answer = await client.post(PATH, json={**SPEECH, **fields})
     return answer, runner
 
@@ -50,15 +50,15 @@ async def test_every_format_is_streamed_as_it_is_encoded(name: str) -> None:
         assert answer.content[:2] == whole[:2]
 
 
-async def test_sound_leaves_while_the_next_frame_is_still_being_made() -> None:
+async def test_audio_is_sent_while_the_next_frame_is_being_made() -> None:
     gate = StepGate()
     runner = SineRunner(step_gate=gate)
     with trio.fail_after(GUARD_S):
-        async with serving(lambda: runner) as server, caller(server) as client:
+        async with serving(lambda: runner) as server, http_client(server) as client:
             gate.let_go()
             try:
-                asked = {**SPEECH, "response_format": "pcm"}
-                async with client.stream("POST", PATH, json=asked) as answer:
+                requested = {**SPEECH, "response_format": "pcm"}
+                async with client.stream("POST", PATH, json=requested) as answer:
                     body = answer.aiter_raw()
                     assert await anext(body)
                     steps_by_then = len(runner.steps)
@@ -69,14 +69,14 @@ async def test_sound_leaves_while_the_next_frame_is_still_being_made() -> None:
     assert steps_by_then <= 2
 
 
-async def test_events_carry_the_same_sound_and_end_with_what_it_took() -> None:
+async def test_events_carry_the_same_audio_and_end_with_the_usage() -> None:
     plain, _ = await speak(response_format="pcm")
     answer, runner = await speak(response_format="pcm", stream_format="sse")
     assert answer.headers["content-type"].partition(";")[0] == "text/event-stream"
     *events, end = answer.text.split("\n\n")
     assert end == ""
-    told = [json.loads(event.removeprefix("data: ")) for event in events]
-    *deltas, done = told
+    parsed = [json.loads(event.removeprefix("data: ")) for event in events]
+    *deltas, done = parsed
     assert {one["type"] for one in deltas} == {"speech.audio.delta"}
     assert b"".join(base64.b64decode(one["audio"]) for one in deltas) == plain.content
     characters, frames = len(SPEECH["input"]), len(runner.steps) - len(runner.opened)
@@ -99,25 +99,27 @@ async def test_instructions_are_not_spoken() -> None:
     ("voice", "speaker_id"),
     [("alloy", 1), ("ash", 0), ("cedar", 1), ("speaker_3", 3), ({"id": "speaker_2"}, 2), ("9", 9)],
 )
-async def test_a_voice_is_openais_name_or_an_id_of_ours(voice: object, speaker_id: int) -> None:
+async def test_a_voice_is_openais_name_or_a_voice_id_of_the_server(
+    voice: object, speaker_id: int
+) -> None:
     _, runner = await speak(voice=voice)
     assert {one.speaker_id for one in runner.opened} == {speaker_id}
 
 
-async def test_every_name_of_openai_has_a_voice_and_only_at_its_own_door(tmp_path: Path) -> None:
+async def test_every_openai_name_has_a_voice_on_openais_endpoints_only(tmp_path: Path) -> None:
     path = tmp_path / "voices.json"
     path.write_text(json.dumps({"zoe": 4, "abe": {"speaker_id": 5, "aliases": ["alloy"]}}))
     runner = SineRunner()
     config = Config(server=TEST_SERVER, speech=SpeechConfig(voices_file=path))
-    async with serving(lambda: runner, config) as server, caller(server) as client:
+    async with serving(lambda: runner, config) as server, http_client(server) as client:
         for name in VOICE_NAMES:
             answer = await client.post(PATH, json={**SPEECH, "voice": name, "input": "Hi."})
             assert answer.status_code == 200
         for name, status in (("alloy", 200), ("ash", 404)):
             answer = await client.post(f"/v1/text-to-speech/{name}", json={"text": "Hi."})
             assert answer.status_code == status
-    heard = [one.speaker_id for one in runner.opened]
-    assert heard == [5, 5, 4, 5, 4, 5, 4, 5, 4, 5, 4, 5, 4, 5]
+    received = [one.speaker_id for one in runner.opened]
+    assert received == [5, 5, 4, 5, 4, 5, 4, 5, 4, 5, 4, 5, 4, 5]
 
 
 def error_of(answer: httpx.Response) -> dict[str, Any]:
@@ -148,8 +150,8 @@ async def test_a_refusal_names_the_parameter(fields: dict[str, Any], param: str,
     assert (error["type"], error["param"], error["code"]) == ("invalid_request_error", param, code)
 
 
-async def test_a_wrong_address_is_told_in_the_same_form() -> None:
-    async with running_server() as server, caller(server) as client:
+async def test_an_unknown_path_is_answered_in_the_same_form() -> None:
+    async with running_server() as server, http_client(server) as client:
         for method, path, status in (
             ("GET", PATH, 405),
             ("POST", "/v1/audio/nowhere", 404),
@@ -163,9 +165,9 @@ async def test_a_wrong_address_is_told_in_the_same_form() -> None:
         error_of(answer)
 
 
-async def test_the_key_is_asked_for_speech_but_not_for_the_two_lists() -> None:
-    async with running_server(locked()) as server, caller(server) as client:
-        for query, headers in key_shown(KEY):
+async def test_speech_needs_the_key_but_the_two_lists_do_not() -> None:
+    async with running_server(locked()) as server, http_client(server) as client:
+        for query, headers in ways_to_present(KEY):
             answer = await client.post(PATH + query, json=SPEECH, headers=headers)
             assert answer.status_code == 200
         for headers in ({}, {"authorization": "Bearer wrong"}):
@@ -179,9 +181,9 @@ async def test_the_key_is_asked_for_speech_but_not_for_the_two_lists() -> None:
     assert {"id": "speaker_1", "name": "speaker_1"} in voices
 
 
-async def test_a_full_house_says_when_to_come_again() -> None:
+async def test_a_full_server_sends_retry_after() -> None:
     one_place = replace(TEST_SERVER, max_sessions=1)
-    async with running_server(one_place) as server, server.dial(), caller(server) as client:
+    async with running_server(one_place) as server, server.dial(), http_client(server) as client:
         answer = await client.post(PATH, json=SPEECH)
     assert answer.status_code == 503
     assert int(answer.headers["retry-after"]) >= 1
@@ -189,6 +191,6 @@ async def test_a_full_house_says_when_to_come_again() -> None:
 
 
 async def test_every_listed_model_can_be_shown() -> None:
-    async with running_server() as server, caller(server) as client:
+    async with running_server() as server, http_client(server) as client:
         for model in (await client.get("/v1/models")).json()["data"]:
             assert (await client.get(f"/v1/models/{model['id']}")).json() == model

@@ -1,4 +1,4 @@
-"""What holds for every request: its headers, browsers' questions, and what was said before it."""
+"""Headers of every answer, browsers' preflights, and the history of previous requests."""
 
 from dataclasses import replace
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import trio
 
-from support.client_calls import HI, KEY, SPEECH, caller, locked, running_server
+from support.client_calls import HI, KEY, SPEECH, http_client, locked, running_server
 from support.fakes import SineRunner
 from support.serving import TEST_SERVER, serving
 
-DOORS = [
+ENDPOINTS = [
     (f"{SPEECH}", HI),
     (f"{SPEECH}/stream", HI),
     (f"{SPEECH}/with-timestamps", HI),
@@ -20,12 +20,16 @@ DOORS = [
 GUARD_S = 30.0
 
 
-@pytest.mark.parametrize(("path", "body"), DOORS)
-async def test_speech_says_what_it_cost_and_who_else_is_inside(
+@pytest.mark.parametrize(("path", "body"), ENDPOINTS)
+async def test_answers_of_speech_have_headers_of_cost_and_concurrency(
     path: str, body: dict[str, Any]
 ) -> None:
-    seven_places = replace(TEST_SERVER, max_sessions=7)
-    async with running_server(seven_places) as server, server.dial(), caller(server) as client:
+    seven_sessions = replace(TEST_SERVER, max_sessions=7)
+    async with (
+        running_server(seven_sessions) as server,
+        server.dial(),
+        http_client(server) as client,
+    ):
         answer = await client.post(path, json=body)
     assert answer.status_code == 200
     request_id = answer.headers["request-id"]
@@ -54,10 +58,8 @@ async def test_speech_says_what_it_cost_and_who_else_is_inside(
         ("POST", SPEECH, 422),
     ],
 )
-async def test_other_answers_can_be_traced_and_read_by_a_page_too(
-    method: str, path: str, status: int
-) -> None:
-    async with running_server() as server, caller(server) as client:
+async def test_all_answers_have_trace_and_cors_headers(method: str, path: str, status: int) -> None:
+    async with running_server() as server, http_client(server) as client:
         answer = await client.request(method, path, json={} if method == "POST" else None)
     assert answer.status_code == status
     assert answer.headers["x-trace-id"]
@@ -66,42 +68,42 @@ async def test_other_answers_can_be_traced_and_read_by_a_page_too(
 
 
 @pytest.mark.parametrize("path", [SPEECH, "/v1/voices", "/v2/voices", "/v1/audio/speech"])
-async def test_a_browser_may_ask_first_and_needs_no_key_for_that(path: str) -> None:
-    asked = {
+async def test_a_browsers_preflight_needs_no_key(path: str) -> None:
+    requested = {
         "origin": "https://example.org",
         "access-control-request-method": "POST",
         "access-control-request-headers": "authorization, content-type, xi-api-key",
     }
-    async with running_server(locked()) as server, caller(server) as client:
-        answer = await client.options(path, headers=asked)
+    async with running_server(locked()) as server, http_client(server) as client:
+        answer = await client.options(path, headers=requested)
         assert answer.status_code == 200
         assert answer.headers["access-control-allow-origin"] == "*"
         assert "POST" in answer.headers["access-control-allow-methods"]
         allowed = answer.headers["access-control-allow-headers"]
-        assert allowed == asked["access-control-request-headers"]
+        assert allowed == requested["access-control-request-headers"]
         refused = await client.post(path, json=HI, headers={"origin": "https://example.org"})
         assert refused.status_code in (401, 405)
         assert refused.headers["access-control-allow-origin"] == "*"
 
 
-async def test_figures_are_for_no_page_to_read() -> None:
-    async with running_server(locked()) as server, caller(server) as client:
+async def test_metrics_have_no_cors_headers() -> None:
+    async with running_server(locked()) as server, http_client(server) as client:
         answer = await client.get("/metrics", headers={"origin": "https://example.org"})
     assert "access-control-allow-origin" not in answer.headers
 
 
-async def heard_before(
+async def prompt_texts(
     *bodies: dict[str, Any], query: str = "", voices: tuple[str, ...] = ()
 ) -> list[list[str]]:
-    """Make requests in a row; return the texts of the turns that each first sentence heard.
+    """Make requests in order; return the texts of the prompt segments of each first sentence.
 
-    A number among `previous_request_ids` stands for the id of that request.
+    A number among `previous_request_ids` is the index of that request.
     """
     runner = SineRunner()
     ids: list[str] = []
-    heard: list[list[str]] = []
+    received: list[list[str]] = []
     with trio.fail_after(GUARD_S):
-        async with serving(lambda: runner) as server, caller(server) as client:
+        async with serving(lambda: runner) as server, http_client(server) as client:
             for number, body in enumerate(bodies):
                 named = [
                     ids[one] if isinstance(one, int) else one
@@ -115,67 +117,67 @@ async def heard_before(
                 )
                 assert answer.status_code == 200
                 ids.append(answer.headers["request-id"])
-                heard.append([turn.text for turn in runner.opened[first].history])
-    return heard
+                received.append([turn.text for turn in runner.opened[first].history])
+    return received
 
 
 ONE, TWO = {"text": "First of all. It is Monday."}, {"text": "Then it rains."}
 
 
-async def test_a_request_hears_the_ends_of_those_that_it_names() -> None:
-    heard = await heard_before(
+async def test_the_prompt_holds_the_ends_of_the_previous_requests() -> None:
+    received = await prompt_texts(
         ONE, TWO, {"text": "So stay.", "previous_request_ids": [1, "nobody", 0]}, {"text": "Bye."}
     )
-    assert heard == [[], [], ["It is Monday.", "Then it rains."], []]
+    assert received == [[], [], ["It is Monday.", "Then it rains."], []]
 
 
-async def test_a_request_hears_the_one_that_its_previous_text_ends_with() -> None:
-    heard = await heard_before(
+async def test_previous_text_finds_the_request_that_it_ends_with() -> None:
+    received = await prompt_texts(
         ONE,
         {**TWO, "previous_text": " It  is Monday. "},
         {"text": "So stay.", "previous_text": f"{ONE['text']} {TWO['text']}"},
         {"text": "Bye.", "previous_text": "Nobody said this."},
     )
-    assert heard == [[], ["It is Monday."], ["Then it rains."], []]
+    assert received == [[], ["It is Monday."], ["Then it rains."], []]
 
 
-async def test_ids_that_are_known_go_before_a_previous_text() -> None:
-    heard = await heard_before(
+async def test_known_request_ids_override_previous_text() -> None:
+    received = await prompt_texts(
         ONE,
         TWO,
         {"text": "A.", "previous_request_ids": [0], "previous_text": TWO["text"]},
         {"text": "B.", "previous_request_ids": ["nobody"], "previous_text": TWO["text"]},
     )
-    assert heard[2:] == [["It is Monday."], ["Then it rains."]]
+    assert received[2:] == [["It is Monday."], ["Then it rains."]]
 
 
-async def test_another_voice_is_not_heard() -> None:
-    heard = await heard_before(
+async def test_speech_of_another_voice_is_not_in_the_prompt() -> None:
+    received = await prompt_texts(
         ONE,
         {**TWO, "previous_request_ids": [0]},
         {**TWO, "previous_text": ONE["text"]},
         voices=("speaker_1", "speaker_2", "speaker_2"),
     )
-    assert heard == [[], [], []]
+    assert received == [[], [], []]
 
 
-async def test_what_came_without_logging_is_not_remembered() -> None:
-    heard = await heard_before(
+async def test_a_request_without_logging_is_not_in_the_history() -> None:
+    received = await prompt_texts(
         ONE, {**TWO, "previous_request_ids": [0]}, query="?enable_logging=false"
     )
-    assert heard == [[], []]
+    assert received == [[], []]
 
 
-async def test_the_next_text_is_not_spoken() -> None:
+async def test_next_text_is_not_synthesized() -> None:
     runner = SineRunner()
-    async with serving(lambda: runner) as server, caller(server) as client:
+    async with serving(lambda: runner) as server, http_client(server) as client:
         answer = await client.post(SPEECH, json={**ONE, "next_text": "And then?"})
         assert answer.status_code == 200
     assert " ".join(one.text for one in runner.opened) == ONE["text"]
 
 
-async def test_a_key_by_bearer_opens_both_conventions() -> None:
-    async with running_server(locked()) as server, caller(server) as client:
-        for path, body in DOORS:
+async def test_a_bearer_key_is_accepted_in_both_conventions() -> None:
+    async with running_server(locked()) as server, http_client(server) as client:
+        for path, body in ENDPOINTS:
             answer = await client.post(path, json=body, headers={"authorization": f"Bearer {KEY}"})
             assert answer.status_code == 200

@@ -1,4 +1,4 @@
-"""A real server in a process of its own, and programs that know nothing of it but its address."""
+"""A real server in a process of its own, and programs that know only its address."""
 
 import json
 import os
@@ -43,10 +43,10 @@ class Served:
 
 
 @contextmanager
-def running(*command: str | Path, said: str) -> Iterator[str]:
-    """Run a process until the block is left; yield what `said` finds in the first line it matches.
+def running(*command: str | Path, pattern: str) -> Iterator[str]:
+    """Run a process until the block is left; yield the group that `pattern` matches first.
 
-    What else it writes is read and dropped, so that it never waits for a reader.
+    The rest of its output is read and discarded, so that it never blocks on a full pipe.
     """
     process = subprocess.Popen(
         [*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -58,7 +58,7 @@ def running(*command: str | Path, said: str) -> Iterator[str]:
     try:
         for line in lines:
             read.append(line)
-            if found := re.search(said, line):
+            if found := re.search(pattern, line):
                 break
         else:
             pytest.fail(f"it ended before it was up:\n{''.join(read)}")
@@ -81,11 +81,11 @@ def serving(folder: Path, *flags: str) -> Iterator[Served]:
     own = folder / "localhost.pem"
     authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(own))
     serve = (sys.executable, "-m", "csm_trio", "serve", "--cpu", "--host", "127.0.0.1")
-    asked = ("--port", "0", "--api-key", KEY, *flags)
+    requested = ("--port", "0", "--api-key", KEY, *flags)
     front = (sys.executable, HERE / "tls_front.py", own)
     with (
-        running(*serve, *asked, said=r"listening on http://127\.0\.0\.1:(\d+)") as port,
-        running(*front, port, said=r"^(\d+)$") as tls_port,
+        running(*serve, *requested, pattern=r"listening on http://127\.0\.0\.1:(\d+)") as port,
+        running(*front, port, pattern=r"^(\d+)$") as tls_port,
     ):
         yield Served(int(port), int(tls_port), certificates)
 
@@ -97,7 +97,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 @pytest.fixture(scope="session")
-def house_of_one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def single_session_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with serving(tmp_path_factory.mktemp("one"), "--max-sessions", "1", "--pool-size", "1") as one:
         yield one
 
@@ -115,8 +115,8 @@ def old_python(pytestconfig: pytest.Config) -> Path:
 
 
 @pytest.fixture(scope="session")
-def told_in_javascript(server: Served, run: Program, pytestconfig: pytest.Config) -> dict[str, Any]:
-    """Return what the program in JavaScript was told; install its SDKs first."""
+def javascript_results(server: Served, run: Program, pytestconfig: pytest.Config) -> dict[str, Any]:
+    """Return the results of the JavaScript program; install its SDKs first."""
     if shutil.which("node") is None or shutil.which("npm") is None:
         pytest.skip("Node.js is not on this machine")
     folder = pytestconfig.cache.mkdir("javascript")
@@ -136,7 +136,7 @@ def build(*command: str | Path) -> None:
 
 @pytest.fixture(scope="session")
 def run() -> Program:
-    """Return a function that runs a program to its end, and gives what it printed."""
+    """Return a function that runs a program to its end, and returns its JSON output."""
 
     def run(*command: str | Path, certificates: Path | None = None) -> dict[str, Any]:
         environ = {**os.environ, "NO_PROXY": "127.0.0.1,localhost"}
@@ -146,8 +146,8 @@ def run() -> Program:
             [*map(str, command)], capture_output=True, text=True, timeout=RUN_S, env=environ
         )
         assert done.returncode == 0, done.stderr
-        told = json.loads(done.stdout)
-        assert isinstance(told, dict)
-        return told
+        results = json.loads(done.stdout)
+        assert isinstance(results, dict)
+        return results
 
     return run

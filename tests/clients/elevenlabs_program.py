@@ -1,4 +1,4 @@
-"""A program written for ElevenLabs' Python SDK, 2.3.0 or later; what it was told, as JSON.
+"""A program written for ElevenLabs' Python SDK, 2.3.0 or later; prints the results as JSON.
 
 It knows nothing of this server but its address: `elevenlabs_program.py BASE_URL API_KEY`.
 """
@@ -26,20 +26,20 @@ def connect(base_url: str, api_key: str) -> ElevenLabs:
         return ElevenLabs(base_url=base_url, api_key=api_key)
     from elevenlabs import environment
 
-    # What is an enumeration today was a class then; `base_url` kept only its host.
+    # Version 2.3 had a class in place of the enumeration; `base_url` kept only its host.
     make: Any = environment.ElevenLabsEnvironment
     own = make(base=base_url, wss=base_url.replace("http", "ws", 1))
     return ElevenLabs(environment=own, api_key=api_key)
 
 
-def text(pieces: Any) -> str:
-    return base64.b64encode(b"".join(pieces)).decode()
+def text(chunks: Any) -> str:
+    return base64.b64encode(b"".join(chunks)).decode()
 
 
-def refusal(call: Callable[[], object]) -> list[object]:
-    """Return the status and the body of the error that a call must raise."""
+def refusal(request: Callable[[], object]) -> list[object]:
+    """Return the status and the body of the error that a request must raise."""
     try:
-        call()
+        request()
     except ApiError as error:
         body = error.body
         return [error.status_code, body if isinstance(body, dict) else json.loads(body.json())]
@@ -48,27 +48,27 @@ def refusal(call: Callable[[], object]) -> list[object]:
 
 def speech(client: ElevenLabs) -> dict[str, object]:
     speak = client.text_to_speech
-    asked: dict[str, Any] = {"text": TEXT, "seed": 7}
-    whole = speak.convert_with_timestamps("default", **asked)
-    pieces = list(speak.stream_with_timestamps("default", **asked))
-    with speak.with_raw_response.stream("default", **asked) as raw:
+    requested: dict[str, Any] = {"text": TEXT, "seed": 7}
+    whole = speak.convert_with_timestamps("default", **requested)
+    chunks = list(speak.stream_with_timestamps("default", **requested))
+    with speak.with_raw_response.stream("default", **requested) as raw:
         sound, headers = text(raw.data), dict(raw.headers)
     first = headers["request-id"]
     return {
-        "convert": text(speak.convert("default", **asked)),
+        "convert": text(speak.convert("default", **requested)),
         "convert_pcm": text(
             speak.convert(
-                "speaker_1", **asked, output_format="pcm_24000", model_id="eleven_flash_v2_5",
+                "speaker_1", **requested, output_format="pcm_24000", model_id="eleven_flash_v2_5",
                 voice_settings=CALM, previous_text="Hello.", next_text="How can I help?",
             )
         ),
-        "stream": text(speak.stream("default", **asked)),
+        "stream": text(speak.stream("default", **requested)),
         "with_timestamps": whole.audio_base_64,
-        "stream_with_timestamps": text(base64.b64decode(one.audio_base_64) for one in pieces),
-        "timestamp_pieces": len(pieces),
+        "stream_with_timestamps": text(base64.b64decode(one.audio_base_64) for one in chunks),
+        "timestamp_chunks": len(chunks),
         "raw": sound,
         "headers": headers,
-        "chained": text(speak.convert("default", **asked, previous_request_ids=[first])),
+        "chained": text(speak.convert("default", **requested, previous_request_ids=[first])),
     }  # fmt: skip
 
 
@@ -76,14 +76,14 @@ def dialogue(client: ElevenLabs) -> dict[str, object]:
     lines = [{"text": "How are you?", "voice_id": "speaker_1"}]
     lines.append({"text": "Fine, thanks.", "voice_id": "speaker_2"})
     speak = client.text_to_dialogue
-    asked: dict[str, Any] = {"inputs": lines, "seed": 7}
-    whole = speak.convert_with_timestamps(**asked)
-    pieces = list(speak.stream_with_timestamps(**asked))
-    segments = [part for one in pieces for part in one.voice_segments]
+    requested: dict[str, Any] = {"inputs": lines, "seed": 7}
+    whole = speak.convert_with_timestamps(**requested)
+    chunks = list(speak.stream_with_timestamps(**requested))
+    segments = [part for one in chunks for part in one.voice_segments]
     return {
-        "convert": text(speak.convert(**asked)),
+        "convert": text(speak.convert(**requested)),
         "with_timestamps": whole.audio_base_64,
-        "stream_with_timestamps": text(base64.b64decode(one.audio_base_64) for one in pieces),
+        "stream_with_timestamps": text(base64.b64decode(one.audio_base_64) for one in chunks),
         "chars": "".join(whole.alignment.characters if whole.alignment else []),
         "segments": [
             [one.dialogue_input_index, one.voice_id, one.character_start_index,
@@ -159,25 +159,25 @@ def realtime(client: ElevenLabs) -> dict[str, object]:
 
     whole = text(turn(1))
     interrupted = turn(20)
-    heard = len(next(interrupted))
+    received = len(next(interrupted))
     interrupted.close()  # type: ignore[attr-defined]  # it is a generator
-    return {"whole": whole, "heard_before_the_interruption": heard, "next_turn": text(turn(1))}
+    return {"whole": whole, "heard_before_the_interruption": received, "next_turn": text(turn(1))}
 
 
 def main(base_url: str, api_key: str) -> dict[str, object]:
     client = connect(base_url, api_key)
-    told: dict[str, object] = {
+    results: dict[str, object] = {
         "version": version("elevenlabs"),
         "speech": speech(client),
         "lists": lists(client),
         "errors": errors(client, connect(base_url, "wrong")),
     }
     if not OLD:
-        told["dialogue"] = dialogue(client)
-        told["token"] = client.tokens.single_use.create("tts_websocket").token
+        results["dialogue"] = dialogue(client)
+        results["token"] = client.tokens.single_use.create("tts_websocket").token
     if base_url.startswith("https"):
-        told["realtime"] = realtime(client)
-    return told
+        results["realtime"] = realtime(client)
+    return results
 
 
 if __name__ == "__main__":

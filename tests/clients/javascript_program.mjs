@@ -1,4 +1,4 @@
-// A program written for ElevenLabs' and OpenAI's JavaScript SDKs; what it was told, as JSON.
+// A program written for ElevenLabs' and OpenAI's JavaScript SDKs; prints the results as JSON.
 // It knows nothing of this server but its address: javascript_program.mjs BASE_URL API_KEY.
 
 import { ElevenLabsClient } from "@elevenlabs/elevenlabs-js";
@@ -11,14 +11,14 @@ const calm = { stability: 0.9, similarityBoost: 0.8, style: 0.0, useSpeakerBoost
 const base64 = (bytes) => Buffer.from(bytes).toString("base64");
 
 async function drained(stream) {
-  const pieces = [];
-  for await (const piece of stream) pieces.push(piece);
-  return base64(Buffer.concat(pieces));
+  const chunks = [];
+  for await (const chunk of stream) chunks.push(chunk);
+  return base64(Buffer.concat(chunks));
 }
 
-async function refusal(call) {
+async function refusal(request) {
   try {
-    await call();
+    await request();
   } catch (error) {
     return [error.statusCode ?? error.status, error.body ?? error.error];
   }
@@ -27,16 +27,16 @@ async function refusal(call) {
 
 async function speech(client) {
   const speak = client.textToSpeech;
-  const asked = { text, seed: 7 };
-  const pieces = [];
-  for await (const one of await speak.streamWithTimestamps("default", asked)) pieces.push(one.audioBase64);
-  const { data, rawResponse } = await speak.stream("default", asked).withRawResponse();
+  const requested = { text, seed: 7 };
+  const chunks = [];
+  for await (const one of await speak.streamWithTimestamps("default", requested)) chunks.push(one.audioBase64);
+  const { data, rawResponse } = await speak.stream("default", requested).withRawResponse();
   const headers = Object.fromEntries(rawResponse.headers.entries());
   return {
-    convert: await drained(await speak.convert("default", asked)),
+    convert: await drained(await speak.convert("default", requested)),
     convert_pcm: await drained(
       await speak.convert("speaker_1", {
-        ...asked,
+        ...requested,
         outputFormat: "pcm_24000",
         modelId: "eleven_flash_v2_5",
         voiceSettings: calm,
@@ -44,14 +44,14 @@ async function speech(client) {
         nextText: "How can I help?",
       }),
     ),
-    stream: await drained(await speak.stream("default", asked)),
-    with_timestamps: (await speak.convertWithTimestamps("default", asked)).audioBase64,
-    stream_with_timestamps: base64(Buffer.concat(pieces.map((one) => Buffer.from(one, "base64")))),
-    timestamp_pieces: pieces.length,
+    stream: await drained(await speak.stream("default", requested)),
+    with_timestamps: (await speak.convertWithTimestamps("default", requested)).audioBase64,
+    stream_with_timestamps: base64(Buffer.concat(chunks.map((one) => Buffer.from(one, "base64")))),
+    timestamp_chunks: chunks.length,
     raw: await drained(data),
     headers,
     chained: await drained(
-      await speak.convert("default", { ...asked, previousRequestIds: [headers["request-id"]] }),
+      await speak.convert("default", { ...requested, previousRequestIds: [headers["request-id"]] }),
     ),
   };
 }
@@ -63,12 +63,12 @@ async function dialogue(client) {
     { text: "Fine, thanks.", voiceId: "speaker_2" },
   ];
   const whole = await speak.convertWithTimestamps({ inputs, seed: 7 });
-  const pieces = [];
-  for await (const one of await speak.streamWithTimestamps({ inputs, seed: 7 })) pieces.push(one);
+  const chunks = [];
+  for await (const one of await speak.streamWithTimestamps({ inputs, seed: 7 })) chunks.push(one);
   return {
     convert: await drained(await speak.convert({ inputs, seed: 7 })),
     with_timestamps: whole.audioBase64,
-    stream_with_timestamps: base64(Buffer.concat(pieces.map((one) => Buffer.from(one.audioBase64, "base64")))),
+    stream_with_timestamps: base64(Buffer.concat(chunks.map((one) => Buffer.from(one.audioBase64, "base64")))),
     chars: whole.alignment.characters.join(""),
     segments: whole.voiceSegments.map((one) => [
       one.dialogueInputIndex,
@@ -77,7 +77,7 @@ async function dialogue(client) {
       one.characterEndIndex,
     ]),
     streamed_inputs: [
-      ...new Set(pieces.flatMap((one) => one.voiceSegments.map((part) => part.dialogueInputIndex))),
+      ...new Set(chunks.flatMap((one) => one.voiceSegments.map((part) => part.dialogueInputIndex))),
     ],
   };
 }
@@ -127,9 +127,9 @@ async function errors(client, stranger) {
 async function openai() {
   const client = new OpenAI({ apiKey, baseURL: `${baseUrl}/v1` });
   const stranger = new OpenAI({ apiKey: "wrong", baseURL: `${baseUrl}/v1` });
-  const asked = { model: "tts-1", voice: "alloy", input: text, response_format: "pcm" };
-  const answer = await client.audio.speech.create(asked);
-  const events = await (await client.audio.speech.create({ ...asked, stream_format: "sse" })).text();
+  const requested = { model: "tts-1", voice: "alloy", input: text, response_format: "pcm" };
+  const answer = await client.audio.speech.create(requested);
+  const events = await (await client.audio.speech.create({ ...requested, stream_format: "sse" })).text();
   const models = [];
   for await (const model of client.models.list()) models.push(model.id);
   return {
@@ -137,8 +137,8 @@ async function openai() {
     events: events.trim().split("\n\n").map((event) => JSON.parse(event.slice("data: ".length)).type),
     models,
     errors: {
-      key: await refusal(() => stranger.audio.speech.create(asked)),
-      voice: await refusal(() => client.audio.speech.create({ ...asked, voice: "nobody" })),
+      key: await refusal(() => stranger.audio.speech.create(requested)),
+      voice: await refusal(() => client.audio.speech.create({ ...requested, voice: "nobody" })),
     },
   };
 }

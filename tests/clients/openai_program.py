@@ -1,4 +1,4 @@
-"""A program written for OpenAI's Python SDK; what it was told, as JSON.
+"""A program written for OpenAI's Python SDK; prints the results as JSON.
 
 It knows nothing of this server but its address: `openai_program.py BASE_URL API_KEY`.
 """
@@ -20,10 +20,10 @@ def text(sound: bytes) -> str:
     return base64.b64encode(sound).decode()
 
 
-def refusal(call: Callable[[], object]) -> list[object]:
-    """Return the class, the status and the body of the error that a call must raise."""
+def refusal(request: Callable[[], object]) -> list[object]:
+    """Return the class, the status and the body of the error that a request must raise."""
     try:
-        call()
+        request()
     except APIStatusError as error:
         return [type(error).__name__, error.status_code, error.body]
     raise AssertionError("it was not refused")
@@ -35,7 +35,7 @@ def main(base_url: str, api_key: str) -> dict[str, object]:
     speech = client.audio.speech
     streaming = speech.with_streaming_response
     with streaming.create(**SPEECH, response_format="pcm", extra_body=SEED) as answer:
-        pieces = list(answer.iter_bytes())
+        chunks = list(answer.iter_bytes())
         request_id = answer.request_id
     with streaming.create(
         **SPEECH, response_format="pcm", stream_format="sse", extra_body=SEED
@@ -48,8 +48,8 @@ def main(base_url: str, api_key: str) -> dict[str, object]:
     fast = speech.create(**SPEECH, response_format="pcm", speed=2.0, extra_body=SEED).content
     named = {**SPEECH, "voice": {"id": "speaker_2"}}
     return {
-        "stream": text(b"".join(pieces)),
-        "pieces": len(pieces),
+        "stream": text(b"".join(chunks)),
+        "chunks": len(chunks),
         "request_id": request_id,
         "events": events,
         "formats": formats,

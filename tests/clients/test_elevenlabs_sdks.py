@@ -1,7 +1,7 @@
 """ElevenLabs' SDKs, unmodified, against a real server on the embedded voice.
 
-One program in Python, run with the SDK of today and with 2.3.0, and its twin in JavaScript: what
-they are told must be the same, and what a bare HTTP client hears.
+One program in Python, run with the current SDK and with 2.3.0, and its twin in JavaScript: their
+results must be the same, and the audio that of a bare HTTP client.
 """
 
 import base64
@@ -21,7 +21,7 @@ SDKS = ["python", "python-2.3.0", "javascript"]
 TEXT = "Thank you for calling."
 PROGRAM = HERE / "elevenlabs_program.py"
 
-Told = dict[str, Any]
+Results = dict[str, Any]
 
 
 @pytest.fixture(scope="module", params=SDKS)
@@ -30,16 +30,16 @@ def sdk(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def told(sdk: str, server: Served, run: Program, request: pytest.FixtureRequest) -> Told:
+def results(sdk: str, server: Served, run: Program, request: pytest.FixtureRequest) -> Results:
     """Run the program of one SDK; Python's over TLS, which its realtime socket insists on."""
     if sdk == "javascript":
-        return dict(request.getfixturevalue("told_in_javascript"))
+        return dict(request.getfixturevalue("javascript_results"))
     python: Path | str = sys.executable
     if sdk == "python-2.3.0":
         python = request.getfixturevalue("old_python")
-    told = run(python, PROGRAM, server.tls_url, KEY, certificates=server.certificates)
-    assert sdk == "python" or told["version"] == "2.3.0"
-    return told
+    results = run(python, PROGRAM, server.tls_url, KEY, certificates=server.certificates)
+    assert sdk == "python" or results["version"] == "2.3.0"
+    return results
 
 
 def speak(server: Served, **query: str) -> bytes:
@@ -55,18 +55,18 @@ def speak(server: Served, **query: str) -> bytes:
     return answer.content
 
 
-def test_every_way_to_speak_gives_the_same_sound(told: Told, server: Served) -> None:
+def test_every_endpoint_gives_the_same_audio(results: Results, server: Served) -> None:
     plain = speak(server)
-    speech = told["speech"]
+    speech = results["speech"]
     for way in ("convert", "stream", "with_timestamps", "stream_with_timestamps", "raw"):
         assert base64.b64decode(speech[way]) == plain, way
-    assert speech["timestamp_pieces"] > 3
+    assert speech["timestamp_chunks"] > 3
 
 
-def test_a_dialogue_tells_who_says_what_and_when(told: Told, sdk: str) -> None:
+def test_a_dialogue_has_voice_segments(results: Results, sdk: str) -> None:
     if sdk == "python-2.3.0":
         pytest.skip("that SDK knows no such dialogues yet")
-    dialogue = told["dialogue"]
+    dialogue = results["dialogue"]
     for way in ("with_timestamps", "stream_with_timestamps"):
         assert dialogue[way] == dialogue["convert"], way
     assert dialogue["chars"] == "How are you? Fine, thanks. "
@@ -74,16 +74,16 @@ def test_a_dialogue_tells_who_says_what_and_when(told: Told, sdk: str) -> None:
     assert dialogue["streamed_inputs"] == [0, 1]
 
 
-def test_other_settings_give_other_sound(told: Told) -> None:
-    speech = told["speech"]
+def test_other_settings_give_other_audio(results: Results) -> None:
+    speech = results["speech"]
     pcm = np.frombuffer(base64.b64decode(speech["convert_pcm"]), dtype="<i2")
     assert 0.5 < len(pcm) / 24_000 < 6.0
     assert np.abs(pcm.astype(np.int32)).max() > 3_000
-    assert speech["chained"] != speech["convert"], "it heard the request before it"
+    assert speech["chained"] != speech["convert"], "the request before it is in the prompt"
 
 
-def test_the_headers_that_clients_read_are_there(told: Told) -> None:
-    headers = told["speech"]["headers"]
+def test_the_headers_that_clients_read_are_present(results: Results) -> None:
+    headers = results["speech"]["headers"]
     assert headers["content-type"] == "audio/mpeg"
     assert headers["request-id"]
     assert headers["history-item-id"]
@@ -91,8 +91,8 @@ def test_the_headers_that_clients_read_are_there(told: Told) -> None:
     assert int(headers["maximum-concurrent-requests"]) >= 1
 
 
-def test_the_lists_are_read(told: Told) -> None:
-    lists = told["lists"]
+def test_the_lists_are_read(results: Results) -> None:
+    lists = results["lists"]
     assert lists["voices"][0] == ["default", "default", "premade"]
     assert len(lists["voices"]) == 5
     assert lists["page"] == [["speaker_0", "speaker_1"], True, 4]
@@ -105,11 +105,11 @@ def test_the_lists_are_read(told: Told) -> None:
     )
 
 
-def test_a_browsers_token_can_be_had(told: Told, sdk: str) -> None:
+def test_a_single_use_token_is_issued(results: Results, sdk: str) -> None:
     if sdk == "python-2.3.0":
-        assert "token" not in told, "that SDK knows no tokens yet"
+        assert "token" not in results, "that SDK knows no tokens yet"
     else:
-        assert len(told["token"]) > 20
+        assert len(results["token"]) > 20
 
 
 STATUSES = {
@@ -123,8 +123,8 @@ STATUSES = {
 }
 
 
-def test_the_sdks_error_carries_the_vendors_body(told: Told, sdk: str) -> None:
-    errors = told["errors"]
+def test_the_sdks_error_carries_the_vendors_body(results: Results, sdk: str) -> None:
+    errors = results["errors"]
     status, body = errors.pop("field")
     assert status == 422
     assert body["detail"][0]["loc"] == ["body", "voice_settings", "stability"]
@@ -136,15 +136,15 @@ def test_the_sdks_error_carries_the_vendors_body(told: Told, sdk: str) -> None:
         assert (errors[case][0], errors[case][1]["detail"]["status"]) == (status, legacy), case
 
 
-def test_the_realtime_socket_speaks_and_is_interrupted_and_speaks_again(
-    told: Told, sdk: str, server: Served
+def test_the_realtime_socket_serves_a_turn_after_a_barge_in(
+    results: Results, sdk: str, server: Served
 ) -> None:
     if sdk == "javascript":
         pytest.skip("that SDK has no realtime class")
-    realtime = told["realtime"]
+    realtime = results["realtime"]
     for turn in ("whole", "next_turn"):
         assert 0.5 < len(base64.b64decode(realtime[turn])) / 48_000 < 6.0
     assert realtime["heard_before_the_interruption"] > 0
-    figures = httpx.get(f"{server.url}/metrics", trust_env=False).text
-    assert "csm_slots_used 0.0" in figures
-    assert "csm_sessions 0.0" in figures
+    metrics = httpx.get(f"{server.url}/metrics", trust_env=False).text
+    assert "csm_slots_used 0.0" in metrics
+    assert "csm_sessions 0.0" in metrics

@@ -10,25 +10,25 @@ from clients.conftest import HERE, KEY, Program, Served
 
 pytestmark = pytest.mark.clients
 
-Told = dict[str, Any]
+Results = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def told(server: Served, run: Program) -> Told:
+def results(server: Served, run: Program) -> Results:
     return run(sys.executable, HERE / "openai_program.py", server.url, KEY)
 
 
-def test_events_and_bytes_carry_the_same_sound(told: Told) -> None:
-    *deltas, done = told["events"]
-    sound = base64.b64decode(told["stream"])
+def test_events_and_bytes_carry_the_same_audio(results: Results) -> None:
+    *deltas, done = results["events"]
+    sound = base64.b64decode(results["stream"])
     assert b"".join(base64.b64decode(delta["audio"]) for delta in deltas) == sound
     assert done["type"] == "speech.audio.done"
     assert done["usage"]["output_tokens"] * 1_920 * 2 == len(sound)
-    assert told["pieces"] > 1
-    assert told["request_id"]
+    assert results["chunks"] > 1
+    assert results["request_id"]
 
 
-def test_every_format_has_its_type_and_its_mark(told: Told) -> None:
+def test_every_format_has_its_content_type_and_signature(results: Results) -> None:
     marks = {
         "mp3": ("audio/mpeg", b"\xff"),
         "opus": ("audio/opus", b"OggS"),
@@ -37,28 +37,28 @@ def test_every_format_has_its_type_and_its_mark(told: Told) -> None:
         "wav": ("audio/wav", b"RIFF"),
         "pcm": ("audio/pcm", b""),
     }
-    assert told["formats"].keys() == marks.keys()
+    assert results["formats"].keys() == marks.keys()
     for name, (content_type, mark) in marks.items():
-        told_type, sound = told["formats"][name]
+        told_type, sound = results["formats"][name]
         assert told_type == content_type
         assert base64.b64decode(sound).startswith(mark)
 
 
-def test_twice_the_speed_is_half_as_long(told: Told) -> None:
-    ordinary, fast = (len(base64.b64decode(told[way])) for way in ("stream", "fast"))
+def test_twice_the_speed_is_half_as_long(results: Results) -> None:
+    ordinary, fast = (len(base64.b64decode(results[way])) for way in ("stream", "fast"))
     assert fast / ordinary == pytest.approx(0.5, abs=0.05)
-    assert told["named"] > 1_000
+    assert results["named"] > 1_000
 
 
-def test_the_models_are_listed_and_shown(told: Told) -> None:
-    assert "tts-1" in told["models"]
-    assert told["model"] == "csm-trio"
+def test_the_models_are_listed_and_shown(results: Results) -> None:
+    assert "tts-1" in results["models"]
+    assert results["model"] == "csm-trio"
 
 
-def test_the_sdk_knows_each_error(told: Told) -> None:
+def test_the_sdk_knows_each_error(results: Results) -> None:
     told_errors = {
         case: (kind, status, body["param"], body["code"])
-        for case, (kind, status, body) in told["errors"].items()
+        for case, (kind, status, body) in results["errors"].items()
     }
     assert told_errors == {
         "key": ("AuthenticationError", 401, None, "invalid_api_key"),
@@ -69,11 +69,11 @@ def test_the_sdk_knows_each_error(told: Told) -> None:
     }
 
 
-def test_the_javascript_sdk_speaks_too(told_in_javascript: Told) -> None:
-    told = told_in_javascript["openai"]
-    assert told["bytes"] > 20_000
-    assert set(told["events"][:-1]) == {"speech.audio.delta"}
-    assert told["events"][-1] == "speech.audio.done"
-    assert "tts-1" in told["models"]
-    assert told["errors"]["key"][0] == 401
-    assert told["errors"]["voice"][1]["param"] == "voice"
+def test_the_javascript_sdk_gets_speech(javascript_results: Results) -> None:
+    results = javascript_results["openai"]
+    assert results["bytes"] > 20_000
+    assert set(results["events"][:-1]) == {"speech.audio.delta"}
+    assert results["events"][-1] == "speech.audio.done"
+    assert "tts-1" in results["models"]
+    assert results["errors"]["key"][0] == 401
+    assert results["errors"]["voice"][1]["param"] == "voice"

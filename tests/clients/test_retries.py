@@ -1,4 +1,4 @@
-"""A full house, as the SDKs meet it: they come again when they were told to."""
+"""A full server: the SDKs retry after `Retry-After`."""
 
 import threading
 from collections.abc import Callable
@@ -32,26 +32,28 @@ def by_openai(url: str) -> int:
 
 
 def refusals(served: Served) -> float:
-    """Return how often the house was found full."""
-    figures = httpx.get(f"{served.url}/metrics", trust_env=False).text.splitlines()
+    """Return how many sessions were refused at the limit."""
+    metrics = httpx.get(f"{served.url}/metrics", trust_env=False).text.splitlines()
     name = 'csm_refusals_total{reason="EngineBusy"} '
-    return sum(float(line.removeprefix(name)) for line in figures if line.startswith(name))
+    return sum(float(line.removeprefix(name)) for line in metrics if line.startswith(name))
 
 
 @pytest.mark.parametrize("speak", [by_elevenlabs, by_openai])
-def test_a_call_that_finds_the_house_full_comes_again(
-    speak: Callable[[str], int], house_of_one: Served, monkeypatch: pytest.MonkeyPatch
+def test_an_sdk_retries_at_a_full_server(
+    speak: Callable[[str], int], single_session_server: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
-    before = refusals(house_of_one)
-    heard: list[Any] = []
-    caller = threading.Thread(target=lambda: heard.append(speak(house_of_one.url)), daemon=True)
-    address = f"ws://127.0.0.1:{house_of_one.port}/v1/text-to-speech/default/stream-input"
+    before = refusals(single_session_server)
+    received: list[Any] = []
+    retrying = threading.Thread(
+        target=lambda: received.append(speak(single_session_server.url)), daemon=True
+    )
+    address = f"ws://127.0.0.1:{single_session_server.port}/v1/text-to-speech/default/stream-input"
     with connect(address, additional_headers={"xi-api-key": KEY}):
-        caller.start()
-        while refusals(house_of_one) == before:
-            caller.join(0.02)
-            assert caller.is_alive(), "it gave up at once"
-    caller.join(DEADLINE_S)
-    assert heard
-    assert heard[0] > 1_000
+        retrying.start()
+        while refusals(single_session_server) == before:
+            retrying.join(0.02)
+            assert retrying.is_alive(), "it gave up at once"
+    retrying.join(DEADLINE_S)
+    assert received
+    assert received[0] > 1_000

@@ -1,6 +1,6 @@
 """A phone bot between Twilio's Media Streams and the real server: the sound, and a barge-in.
 
-Twilio's own side is the only double: it counts on its caller what a call would hear. The messages
+Twilio's side is the only double: its player holds the audio that a phone would play. The messages
 are those of https://www.twilio.com/docs/voice/media-streams/websocket-messages.
 """
 
@@ -30,19 +30,19 @@ G711_SNR_DB = 30.0
 
 @dataclass
 class Twilio:
-    """The phone's side of one stream: what was said to it, and what its player still holds.
+    """The phone's side of one stream: its player, marks and clears.
 
-    Like the real one it refuses what is not of its stream, plays nothing that came before a
-    `clear`, and then gives back the marks of what it dropped.
+    Like the real one it refuses messages of other streams, empties its player at a `clear`, and
+    returns the marks of the discarded audio.
     """
 
     player: list[str] = field(default_factory=list)
     marks: list[str] = field(default_factory=list)
-    heard_back: list[str] = field(default_factory=list)
+    returned_marks: list[str] = field(default_factory=list)
     clears: int = 0
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """Yield what a call begins with, up to the caller's first sound."""
+        """Yield the first events of a phone call, up to the first audio."""
         yield {"event": "connected", "protocol": "Call", "version": "1.0.0"}
         form = {"encoding": "audio/x-mulaw", "sampleRate": 8000, "channels": 1}
         start = {"streamSid": STREAM_SID, "tracks": ["inbound"], "mediaFormat": form}
@@ -51,77 +51,77 @@ class Twilio:
         yield {"event": "media", "streamSid": STREAM_SID, "media": {"payload": silence}}
 
     def take(self, message: str) -> None:
-        """Obey one message of the bot's."""
-        said = json.loads(message)
-        assert said["streamSid"] == STREAM_SID
-        match said["event"]:
+        """Handle one message of the bot."""
+        event = json.loads(message)
+        assert event["streamSid"] == STREAM_SID
+        match event["event"]:
             case "media":
-                base64.b64decode(said["media"]["payload"], validate=True)
-                self.player.append(said["media"]["payload"])
+                base64.b64decode(event["media"]["payload"], validate=True)
+                self.player.append(event["media"]["payload"])
             case "mark":
-                self.marks.append(said["mark"]["name"])
+                self.marks.append(event["mark"]["name"])
             case "clear":
                 self.clears += 1
                 self.player.clear()
-                self.heard_back += self.marks
+                self.returned_marks += self.marks
                 self.marks.clear()
             case other:
                 raise AssertionError(f"Twilio knows no {other}")
 
 
 class Bot:
-    """The glue that such bots are: base64 in, the same base64 out, and nothing after a `clear`."""
+    """A bot: passes base64 audio on unchanged, and nothing of a turn after its `clear`."""
 
     def __init__(self, speech: ClientConnection, twilio: Twilio) -> None:
         self._speech = speech
         self._twilio = twilio
         self._stream_sid = ""
-        self.dropped = 0
+        self.discarded_chunks = 0
         for event in twilio.events():
             if event["event"] == "start":
                 assert event["start"]["mediaFormat"]["encoding"] == "audio/x-mulaw"
                 self._stream_sid = event["start"]["streamSid"]
 
-    def say(self, turn: str, text: str) -> None:
+    def send_text(self, turn: str, text: str) -> None:
         self._speech.send(json.dumps({"context_id": turn, "text": text}))
         self._speech.send(json.dumps({"context_id": turn, "text": " ", "flush": True}))
 
-    def hear(self, turn: str) -> dict[str, Any]:
+    def receive(self, turn: str) -> dict[str, Any]:
         """Pass the next audio of `turn` on; return the message, which may be its last."""
         while True:
             message: dict[str, Any] = json.loads(self._speech.recv(timeout=DEADLINE_S))
             assert "error" not in message
             if message.get("contextId", turn) != turn:
-                self.dropped += message["audio"] is not None
+                self.discarded_chunks += message["audio"] is not None
                 continue
             if message["audio"] is not None:
-                self._tell("media", media={"payload": message["audio"]})
+                self._send("media", media={"payload": message["audio"]})
             return message
 
     def interrupt(self, turn: str) -> None:
-        """Stop `turn`, as the caller has begun to speak."""
+        """Cancel `turn`: the user has begun to speak."""
         self.clear()
         self._speech.send(json.dumps({"context_id": turn, "text": "", "close_context": True}))
         self._speech.send(json.dumps({"context_id": turn, "close_context": True}))
 
     def clear(self) -> None:
-        self._tell("clear")
+        self._send("clear")
 
     def mark(self, name: str) -> None:
-        self._tell("mark", mark={"name": name})
+        self._send("mark", mark={"name": name})
 
-    def _tell(self, event: str, **fields: object) -> None:
+    def _send(self, event: str, **fields: object) -> None:
         self._twilio.take(json.dumps({"event": event, "streamSid": self._stream_sid, **fields}))
 
 
-def dial(server: Served, door: str, output_format: str) -> ClientConnection:
-    asked = urlencode({"output_format": output_format, "seed": SEED})
-    url = f"ws://127.0.0.1:{server.port}/v1/text-to-speech/default/{door}?{asked}"
+def dial(server: Served, endpoint: str, output_format: str) -> ClientConnection:
+    requested = urlencode({"output_format": output_format, "seed": SEED})
+    url = f"ws://127.0.0.1:{server.port}/v1/text-to-speech/default/{endpoint}?{requested}"
     return connect(url, additional_headers={"xi-api-key": KEY}, proxy=None)
 
 
-def spoken_alone(server: Served, text: str, output_format: str) -> bytes:
-    """Return `text` as a socket of its own says it."""
+def synthesized_alone(server: Served, text: str, output_format: str) -> bytes:
+    """Return the audio of `text` from a socket of its own."""
     with dial(server, "stream-input", output_format) as speech:
         speech.send(json.dumps({"text": text}))
         speech.send(json.dumps({"text": ""}))
@@ -145,54 +145,54 @@ def snr_db(mulaw: bytes, pcm: bytes) -> float:
     return float(10 * np.log10(np.sum(exact**2) / np.sum(noise**2)))
 
 
-def test_a_phone_hears_the_pcm_of_the_same_seed_in_mulaw(server: Served) -> None:
+def test_mulaw_audio_matches_the_pcm_of_the_same_seed(server: Served) -> None:
     twilio = Twilio()
     with dial(server, "multi-stream-input", "ulaw_8000") as speech:
         bot = Bot(speech, twilio)
-        bot.say("hello", NEXT)
+        bot.send_text("hello", NEXT)
         speech.send(json.dumps({"context_id": "hello", "close_context": True}))
-        while not bot.hear("hello").get("isFinal"):
+        while not bot.receive("hello").get("isFinal"):
             pass
         bot.mark("hello")
-    heard = b"".join(map(base64.b64decode, twilio.player))
+    received = b"".join(map(base64.b64decode, twilio.player))
     assert twilio.marks == ["hello"]
-    assert len(heard) % 640 == 0  # Frames of 80 ms.
-    assert snr_db(heard, spoken_alone(server, NEXT, "pcm_8000")) > G711_SNR_DB
+    assert len(received) % 640 == 0  # Frames of 80 ms.
+    assert snr_db(received, synthesized_alone(server, NEXT, "pcm_8000")) > G711_SNR_DB
 
 
-def test_a_caller_who_interrupts_hears_the_next_turn_and_nothing_of_the_last(
+def test_after_a_barge_in_only_the_next_turn_is_played(
     server: Served,
 ) -> None:
     twilio = Twilio()
     with dial(server, "multi-stream-input", "ulaw_8000") as speech:
         bot = Bot(speech, twilio)
-        bot.say("first", LONG)
-        bot.hear("first")
+        bot.send_text("first", LONG)
+        bot.receive("first")
         bot.mark("first")
         bot.interrupt("first")
-        assert (twilio.player, twilio.heard_back, twilio.clears) == ([], ["first"], 1)
-        bot.say("next", NEXT)
+        assert (twilio.player, twilio.returned_marks, twilio.clears) == ([], ["first"], 1)
+        bot.send_text("next", NEXT)
         speech.send(json.dumps({"context_id": "next", "close_context": True}))
-        while not bot.hear("next").get("isFinal"):
+        while not bot.receive("next").get("isFinal"):
             pass
         speech.send(json.dumps({"close_socket": True}))
-    heard = b"".join(map(base64.b64decode, twilio.player))
-    assert bot.dropped * 640 < len(spoken_alone(server, LONG, "ulaw_8000")) / 2
-    assert heard == spoken_alone(server, NEXT, "ulaw_8000")
+    received = b"".join(map(base64.b64decode, twilio.player))
+    assert bot.discarded_chunks * 640 < len(synthesized_alone(server, LONG, "ulaw_8000")) / 2
+    assert received == synthesized_alone(server, NEXT, "ulaw_8000")
 
 
-def test_a_bot_that_hangs_up_on_barge_in_speaks_again_on_a_new_socket(server: Served) -> None:
+def test_after_a_hang_up_on_barge_in_a_new_socket_serves_the_next_turn(server: Served) -> None:
     twilio = Twilio()
     with dial(server, "stream-input", "ulaw_8000") as speech:
         bot = Bot(speech, twilio)
-        bot.say("", LONG)
-        bot.hear("")
+        bot.send_text("", LONG)
+        bot.receive("")
         bot.clear()
     with dial(server, "stream-input", "ulaw_8000") as speech:
         bot = Bot(speech, twilio)
-        bot.say("", NEXT)
+        bot.send_text("", NEXT)
         speech.send(json.dumps({"text": ""}))
-        while not bot.hear("").get("isFinal"):
+        while not bot.receive("").get("isFinal"):
             pass
-    heard = b"".join(map(base64.b64decode, twilio.player))
-    assert heard == spoken_alone(server, NEXT, "ulaw_8000")
+    received = b"".join(map(base64.b64decode, twilio.player))
+    assert received == synthesized_alone(server, NEXT, "ulaw_8000")

@@ -13,9 +13,9 @@ import trio
 async def carry(
     source: trio.abc.ReceiveStream, sink: trio.abc.SendStream, both: trio.CancelScope
 ) -> None:
-    """Carry bytes one way until they end, and with them the other way."""
-    async for piece in source:
-        await sink.send_all(piece)
+    """Carry bytes one way; at their end, end both ways."""
+    async for chunk in source:
+        await sink.send_all(chunk)
     both.cancel()
 
 
@@ -27,7 +27,7 @@ async def front(upstream_port: int, client: trio.SSLStream[trio.SocketStream]) -
             nursery.start_soon(carry, client, server, nursery.cancel_scope)
             nursery.start_soon(carry, server, client, nursery.cancel_scope)
     except* (trio.BrokenResourceError, trio.ClosedResourceError):
-        pass  # hung up in mid-word
+        pass  # a hang-up
 
 
 async def main(certificate: str, upstream_port: str) -> None:

@@ -15,9 +15,9 @@ from csm_trio.engine.runner import TorchRunner
 from csm_trio.engine.utterance import Frame, Utterance
 from csm_trio.errors import SpeechError
 from data.sentences import SENTENCES
-from support.client_calls import SPEECH, caller, hear_all, joined_audio, tell
+from support.client_calls import SPEECH, http_client, joined_audio, receive_all, send
 from support.serving import TEST_SERVER, Server, serving
-from support.timestamp_client import BREAK_MS, DOORS, SPOKEN, WRITTEN, hear
+from support.timestamp_client import BREAK_MS, ENDPOINTS, SPOKEN, WRITTEN, receive
 from tools.word_error_rate import WordErrors, recognize
 
 SEED = 7
@@ -73,7 +73,7 @@ class Stenographer:
 
 
 async def hear_sentence(server: Server, text: str, *, seed: int = SEED) -> tuple[Pcm, int]:
-    async with caller(server) as client:
+    async with http_client(server) as client:
         answer = await client.post(
             f"{SPEECH}?output_format=wav_16000", json={"text": text, "seed": seed}, timeout=GUARD_S
         )
@@ -84,17 +84,17 @@ async def hear_sentence(server: Server, text: str, *, seed: int = SEED) -> tuple
 async def hear_paragraph(server: Server, sentences: Iterable[str]) -> Pcm:
     async with server.dial(output_format="pcm_24000", seed=SEED) as ws:
         for sentence in sentences:
-            await tell(ws, {"text": f"{sentence} "})
-        await tell(ws, {"text": ""})
-        heard, code = await hear_all(ws)
-    assert (heard[-1]["isFinal"], code) == (True, 1000)
-    return np.frombuffer(joined_audio(heard), dtype="<i2")
+            await send(ws, {"text": f"{sentence} "})
+        await send(ws, {"text": ""})
+        received, code = await receive_all(ws)
+    assert (received[-1]["isFinal"], code) == (True, 1000)
+    return np.frombuffer(joined_audio(received), dtype="<i2")
 
 
 async def test_twenty_sentences_are_understood(capsys: pytest.CaptureFixture[str]) -> None:
     speech: dict[str, tuple[Pcm, int]] = {}
 
-    async def hear(server: Server, text: str) -> None:
+    async def receive(server: Server, text: str) -> None:
         speech[text] = await hear_sentence(server, text)
 
     with trio.fail_after(GUARD_S):
@@ -103,7 +103,7 @@ async def test_twenty_sentences_are_understood(capsys: pytest.CaptureFixture[str
             for first in range(0, len(SENTENCES), server.state.admission.limit):
                 async with trio.open_nursery() as nursery:
                     for text in SENTENCES[first : first + server.state.admission.limit]:
-                        nursery.start_soon(hear, server, text)
+                        nursery.start_soon(receive, server, text)
     counts = WordErrors.pooled(
         WordErrors.between(text, recognize(*speech[text])) for text in SENTENCES
     )
@@ -117,7 +117,7 @@ async def test_a_seed_gives_the_same_bytes_alone_and_in_company() -> None:
     company = [SENTENCES[5], SENTENCES[9], SENTENCES[15]]
     together: list[Pcm] = []
 
-    async def hear(server: Server, text: str, into: Callable[[Pcm], None], seed: int) -> None:
+    async def receive(server: Server, text: str, into: Callable[[Pcm], None], seed: int) -> None:
         into((await hear_sentence(server, text, seed=seed))[0])
 
     with trio.fail_after(GUARD_S):
@@ -126,8 +126,8 @@ async def test_a_seed_gives_the_same_bytes_alone_and_in_company() -> None:
             others: list[Pcm] = []
             async with trio.open_nursery() as nursery:
                 for seed, other in enumerate(company):
-                    nursery.start_soon(hear, server, other, others.append, seed)
-                nursery.start_soon(hear, server, text, together.append, SEED)
+                    nursery.start_soon(receive, server, other, others.append, seed)
+                nursery.start_soon(receive, server, text, together.append, SEED)
             different, _ = await hear_sentence(server, text, seed=SEED + 1)
     assert len(others) == 3
     assert together[0].tobytes() == alone.tobytes()
@@ -151,15 +151,17 @@ async def test_a_paragraph_over_a_socket_is_one_clean_stream(
     assert errors.rate < 0.5
 
 
-@pytest.mark.parametrize("door", DOORS)
-async def test_all_that_a_voice_says_is_told_of_as_it_is_heard(door: str) -> None:
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+async def test_all_that_a_voice_says_is_told_of_as_it_is_heard(endpoint: str) -> None:
     runner = Stenographer(embedded_runner())
     with trio.fail_after(GUARD_S):
         async with serving(lambda: runner) as server:
-            heard = await hear(server, door)
-    assert (heard.written.text, heard.spoken.text) == (WRITTEN, SPOKEN)
+            received = await receive(server, endpoint)
+    assert (received.written.text, received.spoken.text) == (WRITTEN, SPOKEN)
     said_ms = 80 * sum(runner.frames) + BREAK_MS
-    assert heard.written.clock_ms == heard.spoken.clock_ms == len(heard.audio) / 48 == said_ms
+    assert (
+        received.written.clock_ms == received.spoken.clock_ms == len(received.audio) / 48 == said_ms
+    )
 
 
 def assert_no_click(sound: Pcm, *, joints: NDArray[np.int64]) -> None:

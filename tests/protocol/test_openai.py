@@ -1,4 +1,4 @@
-"""OpenAI's convention: what its body means, and how it is told that one is wrong."""
+"""OpenAI's convention: its body, events, lists and errors."""
 
 import base64
 import json
@@ -40,19 +40,19 @@ def parse(max_chars: int = 10_000, **fields: object) -> OpenAIRequest:
     return parse_openai_request(body, max_chars=max_chars)
 
 
-def test_three_fields_are_a_request() -> None:
-    asked = parse()
-    assert (asked.speech.voice_id, asked.speech.text, asked.speech.model_id) == (
+def test_three_fields_are_required() -> None:
+    requested = parse()
+    assert (requested.speech.voice_id, requested.speech.text, requested.speech.model_id) == (
         *("alloy", "Hello.", "tts-1"),
     )
-    assert asked.speech.audio_format.codec == "mp3"
-    assert asked.speech.settings == SpeechSettings()
-    assert not asked.as_events
-    assert not asked.speech.kept
+    assert requested.speech.audio_format.codec == "mp3"
+    assert requested.speech.settings == SpeechSettings()
+    assert not requested.as_events
+    assert not requested.speech.kept
 
 
-def test_the_rest_is_read() -> None:
-    asked = parse(
+def test_every_optional_field_is_read() -> None:
+    requested = parse(
         voice={"id": "zoe"},
         instructions="Whisper.",
         response_format="wav",
@@ -61,10 +61,10 @@ def test_the_rest_is_read() -> None:
         seed=3,
         of_nobody=[1],
     )
-    assert (asked.speech.voice_id, asked.speech.text) == ("zoe", "Hello.")
-    assert asked.speech.audio_format.codec == "wav"
-    assert (asked.speech.settings.seed, asked.speech.settings.speed) == (3, 4.0)
-    assert asked.as_events
+    assert (requested.speech.voice_id, requested.speech.text) == ("zoe", "Hello.")
+    assert requested.speech.audio_format.codec == "wav"
+    assert (requested.speech.settings.seed, requested.speech.settings.speed) == (3, 4.0)
+    assert requested.as_events
 
 
 @pytest.mark.parametrize(
@@ -97,13 +97,13 @@ def test_a_wrong_field_is_named(fields: dict[str, Any], param: str) -> None:
     assert error["message"]
 
 
-def test_the_servers_own_limit_holds_too() -> None:
+def test_the_servers_own_text_limit_applies_too() -> None:
     with pytest.raises(TextTooLong):
         parse(5)
 
 
 @given(st.binary())
-def test_any_body_is_read_or_refused(body: bytes) -> None:
+def test_any_body_is_parsed_or_refused(body: bytes) -> None:
     with pytest.raises(InvalidRequest):
         parse_openai_request(body, max_chars=100)
 
@@ -127,32 +127,32 @@ def test_any_body_is_read_or_refused(body: bytes) -> None:
 def test_an_error_has_openais_form(
     error: SpeechError, status: int, kind: str, param: str | None, code: str
 ) -> None:
-    fault = openai_error(error)
-    assert fault.status == status
-    assert fault.body.keys() == {"error"}
-    told = fault.body["error"]
-    assert isinstance(told, dict)
-    assert told.pop("message")
-    assert told == {"type": kind, "param": param, "code": code}
+    rendered = openai_error(error)
+    assert rendered.status == status
+    assert rendered.body.keys() == {"error"}
+    body = rendered.body["error"]
+    assert isinstance(body, dict)
+    assert body.pop("message")
+    assert body == {"type": kind, "param": param, "code": code}
 
 
-def test_a_full_server_says_when_to_come_back() -> None:
+def test_a_full_server_sends_retry_after() -> None:
     assert openai_error(EngineBusy(retry_after_s=7)).headers == {"Retry-After": "7"}
 
 
 @given(st.binary())
-def test_a_piece_of_audio_is_one_event(data: bytes) -> None:
+def test_a_chunk_is_one_event(data: bytes) -> None:
     event = audio_event(Audio("", data))
     assert event.startswith(b"data: ")
     assert event.endswith(b"\n\n")
     assert event.count(b"\n") == 2
-    told = json.loads(event.removeprefix(b"data: "))
-    assert told == {"type": "speech.audio.delta", "audio": base64.b64encode(data).decode()}
+    sent = json.loads(event.removeprefix(b"data: "))
+    assert sent == {"type": "speech.audio.delta", "audio": base64.b64encode(data).decode()}
 
 
-def test_the_last_event_adds_up() -> None:
-    told = json.loads(done_event(input_tokens=3, output_tokens=4).removeprefix(b"data: "))
-    assert told == {
+def test_the_last_event_sums_the_usage() -> None:
+    sent = json.loads(done_event(input_tokens=3, output_tokens=4).removeprefix(b"data: "))
+    assert sent == {
         "type": "speech.audio.done",
         "usage": {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7},
     }

@@ -1,4 +1,4 @@
-"""`voice_settings`: which knobs are read, what they do, and how a wrong one is named."""
+"""`voice_settings`: the settings that are read, their effect, and the errors of wrong ones."""
 
 from typing import Any
 
@@ -21,16 +21,16 @@ def read(values: dict[str, Any]) -> VoiceSettings:
     return read_voice_settings(JsonFields(values, "voice_settings"))
 
 
-def test_every_knob_is_read_and_others_are_passed_over() -> None:
-    knobs: dict[str, Any] = {
+def test_every_setting_is_read_and_unknown_ones_are_ignored() -> None:
+    settings: dict[str, Any] = {
         "stability": 0.25,
         "similarity_boost": 1,
         "style": 0,
         "use_speaker_boost": False,
         "speed": 1.1,
     }
-    assert read({**knobs, "of_nobody": 3}) == VoiceSettings(**knobs)
-    assert read({}) == read(dict.fromkeys(knobs)) == VoiceSettings()
+    assert read({**settings, "unknown": 3}) == VoiceSettings(**settings)
+    assert read({}) == read(dict.fromkeys(settings)) == VoiceSettings()
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_every_knob_is_read_and_others_are_passed_over() -> None:
         ("speed", 1.3),
     ],
 )
-def test_a_wrong_knob_is_named_with_where_it_stands(name: str, value: object) -> None:
+def test_a_wrong_setting_is_named_with_its_path(name: str, value: object) -> None:
     with pytest.raises(InvalidRequest) as caught:
         read({name: value})
     assert caught.value.param == f"voice_settings.{name}"
@@ -55,7 +55,7 @@ def test_a_wrong_knob_is_named_with_where_it_stands(name: str, value: object) ->
 
 
 @pytest.mark.parametrize(("stability", "scale"), [(0, 1.3), (0.25, 1.15), (0.5, 1), (1, 0.5)])
-def test_the_curve_goes_through_its_documented_points(stability: float, scale: float) -> None:
+def test_the_temperature_scale_has_the_documented_values(stability: float, scale: float) -> None:
     assert temperature_scale(stability) == pytest.approx(scale)
     assert VoiceSettings(stability=stability).speech().temperature_scale == pytest.approx(scale)
 
@@ -70,11 +70,11 @@ def test_speed_is_a_speech_setting() -> None:
     assert VoiceSettings(speed=1.1).speech().speed == 1.1
 
 
-def test_settings_without_stability_leave_the_temperature_alone() -> None:
+def test_settings_without_stability_do_not_scale_the_temperature() -> None:
     assert VoiceSettings(style=1.0).speech().temperature_scale is None
 
 
-def test_what_is_said_replaces_what_was_set_and_nothing_else() -> None:
+def test_an_override_replaces_only_the_fields_that_it_sets() -> None:
     changed = DEFAULT_VOICE_SETTINGS.overridden_by(
         VoiceSettings(style=0.5, use_speaker_boost=False)
     )

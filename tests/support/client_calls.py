@@ -1,4 +1,4 @@
-"""Callers of a test's server: REST by httpx, `stream-input` by hand; and what they must hear."""
+"""Clients of a test's server: REST by httpx, sockets by hand; and the audio they must receive."""
 
 import base64
 import json
@@ -30,7 +30,7 @@ HI: dict[str, Any] = {"text": "Hi."}
 async def running_server(
     server: ServerConfig = TEST_SERVER, speech: SpeechConfig | None = None
 ) -> AsyncIterator[Server]:
-    """Serve with a runner that hums, for as long as a test may take."""
+    """Serve with a sine runner, for as long as a test may take."""
     config = Config(server=server, speech=speech or SpeechConfig())
     with trio.fail_after(GUARD_S):
         async with serving(SineRunner, config) as opened:
@@ -38,7 +38,7 @@ async def running_server(
 
 
 def locked() -> ServerConfig:
-    """Return the settings of a server that asks for a key."""
+    """Return the settings of a server with an API key."""
     return replace(TEST_SERVER, api_key=KEY)
 
 
@@ -52,8 +52,8 @@ _TIMEOUT_S = 10.0
 
 
 @asynccontextmanager
-async def caller(server: Server) -> AsyncIterator[httpx.AsyncClient]:
-    """Yield an HTTP client of `server`, blind to the proxies of the machine it runs on."""
+async def http_client(server: Server) -> AsyncIterator[httpx.AsyncClient]:
+    """Yield an HTTP client of `server`, which ignores the proxies of the machine."""
     async with httpx.AsyncClient(
         base_url=server.url(), trust_env=False, timeout=_TIMEOUT_S
     ) as client:
@@ -61,25 +61,25 @@ async def caller(server: Server) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def dial_refused(server: Server, path: str, **headers: str) -> httpx.Response:
-    """Ask for an upgrade that must not come, and return the HTTP answer that does."""
-    async with caller(server) as client:
+    """Request an upgrade that must be refused, and return the HTTP answer."""
+    async with http_client(server) as client:
         return await client.get(path, headers={**UPGRADE, **headers})
 
 
-async def tell(ws: WebSocketConnection, *messages: str | bytes | dict[str, Any]) -> None:
+async def send(ws: WebSocketConnection, *messages: str | bytes | dict[str, Any]) -> None:
     """Send messages: a string or bytes as they are, anything else as JSON."""
     for message in messages:
         await ws.send_message(json.dumps(message) if isinstance(message, dict) else message)
 
 
-async def hear_all(ws: WebSocketConnection) -> tuple[list[dict[str, Any]], int]:
+async def receive_all(ws: WebSocketConnection) -> tuple[list[dict[str, Any]], int]:
     """Return every message until the server closes, and its close code."""
-    heard = []
+    received = []
     try:
         while True:
-            heard.append(json.loads(await ws.get_message()))
+            received.append(json.loads(await ws.get_message()))
     except ConnectionClosed as closed:
-        return heard, closed.reason.code if closed.reason else 1006
+        return received, closed.reason.code if closed.reason else 1006
 
 
 def joined_audio(messages: Iterable[dict[str, Any]]) -> bytes:
@@ -88,37 +88,37 @@ def joined_audio(messages: Iterable[dict[str, Any]]) -> bytes:
 
 
 def sine_speech(utterances: Iterable[Utterance], format_name: str, *, speed: float = 1.0) -> bytes:
-    """Return the one stream that a listener must hear of these utterances, said in a row."""
+    """Return the stream that a client must receive for these utterances, in order."""
     pcm = [frame.pcm for utterance in utterances for frame in sine_frames(utterance)]
     encoder = make_encoder(AudioFormat.parse(format_name), speed=speed)
     return encoder.encode(np.concatenate(pcm)) + encoder.finish()
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    """Let others run until a condition holds that nothing announces."""
+    """Let other tasks run until a condition holds that no event announces."""
     while not holds():
         await trio.lowlevel.checkpoint()
 
 
 async def assert_it_still_serves(server: Server, **headers: str) -> None:
-    """Check that nobody is left inside, and that the next REST call and socket are heard out."""
-    async with caller(server) as client:
+    """Check that the next REST request and socket are served whole, and that no slot is leaked."""
+    async with http_client(server) as client:
         answer = await client.post(
             f"{SPEECH}/stream?output_format=pcm_16000", json={"text": "Next."}, headers=headers
         )
         assert answer.status_code == 200
         assert answer.content
     async with server.dial(headers=headers) as ws:
-        await tell(ws, {"text": "Next."}, {"text": ""})
-        heard, code = await hear_all(ws)
-    assert heard[-1]["isFinal"] is True
-    assert joined_audio(heard)
+        await send(ws, {"text": "Next."}, {"text": ""})
+        received, code = await receive_all(ws)
+    assert received[-1]["isFinal"] is True
+    assert joined_audio(received)
     assert code == 1000
     assert server.state.engine.borrowed_slots == 0
 
 
 def detail_of(answer: httpx.Response) -> dict[str, Any]:
-    """Return the one object of an error in the vendor's form, which must be whole."""
+    """Return the detail of an error in the vendor's form, which must be complete."""
     assert answer.headers["content-type"] == "application/json"
     detail = answer.json()["detail"]
     assert isinstance(detail, dict)
@@ -128,8 +128,8 @@ def detail_of(answer: httpx.Response) -> dict[str, Any]:
     return detail
 
 
-def key_shown(key: str) -> list[tuple[str, dict[str, str]]]:
-    """Return the ways to show a key, each as query and headers."""
+def ways_to_present(key: str) -> list[tuple[str, dict[str, str]]]:
+    """Return the ways to present a key, each as query and headers."""
     return [
         ("", {"xi-api-key": key}),
         ("", {"authorization": f"Bearer {key}"}),

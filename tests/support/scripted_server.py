@@ -1,4 +1,4 @@
-"""A WebSocket server whose every move a test writes down, on a port of its own."""
+"""A WebSocket server that runs a test's script, on a free port."""
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -19,21 +19,21 @@ Script = Callable[[WebSocketRequest], Awaitable[None]]
 
 @asynccontextmanager
 async def scripted_server(script: Script) -> AsyncIterator[str]:
-    """Serve `script` to every caller and yield the base URL; a caller who leaves ends it."""
+    """Run `script` for every client and yield the base URL; a client's hang-up ends its script."""
 
-    async def serve_caller(request: WebSocketRequest) -> None:
+    async def serve_client(request: WebSocketRequest) -> None:
         with suppress(ConnectionClosed):
             await script(request)
 
     async with trio.open_nursery() as nursery:
-        serve = partial(serve_websocket, serve_caller, "127.0.0.1", 0, None)
+        serve = partial(serve_websocket, serve_client, "127.0.0.1", 0, None)
         server = await nursery.start(serve)
         yield f"ws://127.0.0.1:{server.port}"
         nursery.cancel_scope.cancel()
 
 
 def spoken(data: bytes) -> str:
-    """Return the frame that carries `data`."""
+    """Return the message that carries `data`."""
     return json.dumps(speech_message(Audio("", data)))
 
 

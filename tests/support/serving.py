@@ -35,7 +35,7 @@ class Server:
         self,
         voice: str = "default",
         *,
-        door: str = "text-to-speech/{voice}/stream-input",
+        endpoint: str = "text-to-speech/{voice}/stream-input",
         headers: dict[str, str] | None = None,
         **query: object,
     ) -> AsyncIterator[WebSocketConnection]:
@@ -47,7 +47,7 @@ class Server:
                 nursery,
                 stream,
                 f"127.0.0.1:{self.port}",
-                f"/v1/{door.format(voice=voice)}?{query_string}",
+                f"/v1/{endpoint.format(voice=voice)}?{query_string}",
                 extra_headers=[
                     (name.encode(), text.encode()) for name, text in (headers or {}).items()
                 ],

@@ -1,4 +1,4 @@
-"""A client that reads every alignment as it is meant, at each of the doors that send them."""
+"""A client that reads alignments, on each endpoint that sends them."""
 
 import base64
 import json
@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from support.client_calls import GUARD_S, SPEECH, caller, hear_all, joined_audio, tell
+from support.client_calls import GUARD_S, SPEECH, http_client, joined_audio, receive_all, send
 from support.serving import Server
 
 STREAM = "text-to-speech/{voice}/stream-input"
 MULTI = "text-to-speech/{voice}/multi-stream-input"
 DIALOGUE = "text-to-dialogue/stream-input"
 MULTI_DIALOGUE = "text-to-dialogue/multi-stream-input"
-DOORS = [STREAM, MULTI, DIALOGUE, MULTI_DIALOGUE, "with-timestamps", "stream/with-timestamps"]
+ENDPOINTS = [STREAM, MULTI, DIALOGUE, MULTI_DIALOGUE, "with-timestamps", "stream/with-timestamps"]
 
 BREAK_MS = 400
 WRITTEN = "It costs $5.20 on 3/5/2024. Wait, there are *2 of 3* here. Good. "
@@ -27,10 +27,10 @@ Message = dict[str, Any]
 
 
 @dataclass
-class Told:
-    """One spelling of a stream, as a client puts it together that adds up spans.
+class ReceivedAlignment:
+    """The alignments of a stream in one spelling, joined as a client that adds up durations does.
 
-    With `absolute` times its pieces count from the stream's start, else from their own.
+    With `absolute` times they count from the stream's start, else from their own chunk's.
     """
 
     absolute: bool = False
@@ -53,36 +53,38 @@ class Told:
 
 
 @dataclass
-class Heard:
+class ReceivedSpeech:
     """Both spellings of a stream, and its audio."""
 
-    written: Told
-    spoken: Told
+    written: ReceivedAlignment
+    spoken: ReceivedAlignment
     audio: bytes
 
     @classmethod
-    def of_frames(
-        cls, frames: Sequence[Message], names: Sequence[str], *, absolute: bool = False
-    ) -> "Heard":
-        """Read a socket's frames; `names` are those of the alignments and of their members."""
+    def of_messages(
+        cls, messages: Sequence[Message], names: Sequence[str], *, absolute: bool = False
+    ) -> "ReceivedSpeech":
+        """Read a socket's messages; `names` are the keys of the alignments and of their members."""
         written, spoken, chars, starts, durations = names
-        heard = cls(Told(absolute), Told(absolute), joined_audio(frames))
-        for frame in frames:
-            for told, name in ((heard.written, written), (heard.spoken, spoken)):
-                if one := frame.get(name):
+        received = cls(
+            ReceivedAlignment(absolute), ReceivedAlignment(absolute), joined_audio(messages)
+        )
+        for message in messages:
+            for track, name in ((received.written, written), (received.spoken, spoken)):
+                if one := message.get(name):
                     assert one.keys() == {chars, starts, durations}
-                    told.note(one[chars], one[starts], one[durations])
-        return heard
+                    track.note(one[chars], one[starts], one[durations])
+        return received
 
     @classmethod
-    def of_objects(cls, objects: Sequence[Message]) -> "Heard":
-        """Read the JSON objects of a timestamps door."""
+    def of_objects(cls, objects: Sequence[Message]) -> "ReceivedSpeech":
+        """Read the JSON objects of a `with-timestamps` endpoint."""
         audio = b"".join(base64.b64decode(one["audio_base64"]) for one in objects)
-        heard = cls(Told(absolute=True), Told(absolute=True), audio)
+        received = cls(ReceivedAlignment(absolute=True), ReceivedAlignment(absolute=True), audio)
         for one in objects:
-            for told, name in (
-                (heard.written, "alignment"),
-                (heard.spoken, "normalized_alignment"),
+            for track, name in (
+                (received.written, "alignment"),
+                (received.spoken, "normalized_alignment"),
             ):
                 if alignment := one[name]:
                     starts, ends = (
@@ -90,8 +92,8 @@ class Heard:
                         for which in ("start", "end")
                     )
                     spans = [end - start for start, end in zip(starts, ends, strict=True)]
-                    told.note(alignment["characters"], starts, spans)
-        return heard
+                    track.note(alignment["characters"], starts, spans)
+        return received
 
 
 CAMEL = ("alignment", "normalizedAlignment", "chars", "charStartTimesMs", "charDurationsMs")
@@ -104,42 +106,44 @@ SNAKE = (
 )
 
 
-async def hear(
+async def receive(
     server: Server,
-    door: str,
+    endpoint: str,
     text: str = TEXT,
     *,
     speed: float = 1.0,
     output_format: str = "pcm_24000",
     sync: bool = False,
-) -> Heard:
-    """Have a text said at a door in deltas of seven characters, and read all that is told."""
+) -> ReceivedSpeech:
+    """Send a text in deltas of seven characters (REST: whole); return all audio and alignments."""
     settings = {"voice_settings": {"speed": speed}}
     query: Message = {
         "output_format": output_format,
         "sync_alignment": str(sync).lower(),
         "seed": 7,
     }
-    if not door.startswith("text-to"):
-        async with caller(server) as client:
+    if not endpoint.startswith("text-to"):
+        async with http_client(server) as client:
             answer = await client.post(
-                f"{SPEECH}/{door}?output_format={output_format}",
+                f"{SPEECH}/{endpoint}?output_format={output_format}",
                 json={"text": text, "seed": 7, **settings},
                 headers={"accept": "application/x-ndjson"},
                 timeout=GUARD_S,
             )
         assert answer.status_code == 200
-        return Heard.of_objects([json.loads(line) for line in answer.content.splitlines()])
+        return ReceivedSpeech.of_objects([json.loads(line) for line in answer.content.splitlines()])
     deltas = [text[at : at + 7] for at in range(0, len(text), 7)]
-    async with server.dial(door=door, **query) as ws:
-        if door in (DIALOGUE, MULTI_DIALOGUE):
-            await tell(ws, {"context_id": "a", "voices": ["default"], **settings})
-            await tell(ws, *({"context_id": "a", "inputs": [{"text": one}]} for one in deltas))
+    async with server.dial(endpoint=endpoint, **query) as ws:
+        if endpoint in (DIALOGUE, MULTI_DIALOGUE):
+            await send(ws, {"context_id": "a", "voices": ["default"], **settings})
+            await send(ws, *({"context_id": "a", "inputs": [{"text": one}]} for one in deltas))
         else:
-            await tell(ws, {"context_id": "a", "text": " ", **settings})
-            await tell(ws, *({"context_id": "a", "text": one} for one in deltas))
-        await tell(ws, {"text": ""} if door == STREAM else {"close_socket": True})
-        frames, code = await hear_all(ws)
+            await send(ws, {"context_id": "a", "text": " ", **settings})
+            await send(ws, *({"context_id": "a", "text": one} for one in deltas))
+        await send(ws, {"text": ""} if endpoint == STREAM else {"close_socket": True})
+        messages, code = await receive_all(ws)
     assert code == 1000
-    snake = door in (DIALOGUE, MULTI_DIALOGUE)
-    return Heard.of_frames(frames, SNAKE if snake else CAMEL, absolute=sync and door == MULTI)
+    snake = endpoint in (DIALOGUE, MULTI_DIALOGUE)
+    return ReceivedSpeech.of_messages(
+        messages, SNAKE if snake else CAMEL, absolute=sync and endpoint == MULTI
+    )

@@ -56,7 +56,7 @@ class ServerState:
         history: tuple[PromptSegment, ...] = (),
         on_segment: Callable[[PromptSegment], None] | None = None,
     ) -> ContextSpec:
-        """Return the spec of a context, before its text comes.
+        """Return the complete spec of a context; `ContextSpec` describes its fields.
 
         The edits of the voice hold where `settings` leave a value open.
         """

@@ -16,7 +16,7 @@ class SpeechRequest:
     """One text to be synthesized in one voice and one format.
 
     `previous_request_ids` and `previous_text` name the speech that precedes it; `kept` is whether
-    later requests may name this one as theirs.
+    later requests may name this one as their previous one.
     """
 
     voice_id: str

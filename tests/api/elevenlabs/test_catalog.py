@@ -1,4 +1,4 @@
-"""ElevenLabs' doors beside speech: voices, settings, models, the account, tokens."""
+"""ElevenLabs' endpoints beside speech: voices, settings, models, the account, tokens."""
 
 import json
 from dataclasses import replace
@@ -15,19 +15,19 @@ from support.client_calls import (
     HI,
     KEY,
     SPEECH,
-    caller,
     detail_of,
-    hear_all,
-    key_shown,
+    http_client,
     locked,
+    receive_all,
     running_server,
-    tell,
+    send,
+    ways_to_present,
 )
 from support.fakes import SineRunner
 from support.serving import TEST_SERVER, Server, serving
 
 VENDOR = {"xi-api-key": "any"}
-USUAL = {
+DEFAULTS = {
     "stability": 0.5,
     "similarity_boost": 0.75,
     "style": 0.0,
@@ -38,7 +38,7 @@ IDS = ["default", "speaker_0", "speaker_1", "speaker_2", "speaker_3"]
 
 
 async def read(server: Server, path: str, **headers: str) -> Any:
-    async with caller(server) as client:
+    async with http_client(server) as client:
         answer = await client.get(path, headers={**VENDOR, **headers})
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/json"
@@ -60,10 +60,10 @@ async def test_the_voices_of_all_three_lists_are_the_same() -> None:
         assert [voice["voice_id"] for voice in named["voices"]] == ["default", "speaker_3"]
 
 
-async def test_a_numbered_voice_can_be_shown_though_it_is_not_listed() -> None:
+async def test_an_unlisted_numbered_voice_can_be_shown() -> None:
     async with running_server() as server:
         assert (await read(server, "/v1/voices/17"))["voice_id"] == "17"
-        assert await read(server, "/v1/voices/17/settings") == USUAL
+        assert await read(server, "/v1/voices/17/settings") == DEFAULTS
 
 
 async def test_an_alias_shows_the_voice_behind_it(tmp_path: Path) -> None:
@@ -73,23 +73,23 @@ async def test_an_alias_shows_the_voice_behind_it(tmp_path: Path) -> None:
         assert (await read(server, "/v1/voices/21m00Tcm4TlvDq8ikWAM"))["voice_id"] == "zoe"
 
 
-async def test_a_voice_is_set_for_requests_that_say_nothing_themselves() -> None:
+async def test_edited_voice_settings_are_the_default_of_later_requests() -> None:
     runner = SineRunner()
-    async with serving(lambda: runner) as server, caller(server) as client:
-        assert await read(server, "/v1/voices/settings/default") == USUAL
+    async with serving(lambda: runner) as server, http_client(server) as client:
+        assert await read(server, "/v1/voices/settings/default") == DEFAULTS
         for change in ({"stability": 1.0}, {"style": 0.5, "stability": None}):
             answer = await client.post("/v1/voices/default/settings/edit", json=change)
             assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
-        now = {**USUAL, "stability": 1.0, "style": 0.5}
+        now = {**DEFAULTS, "stability": 1.0, "style": 0.5}
         assert await read(server, "/v1/voices/default/settings") == now
         assert (await read(server, "/v1/voices/default"))["settings"] == now
-        assert await read(server, "/v1/voices/speaker_1/settings") == USUAL
+        assert await read(server, "/v1/voices/speaker_1/settings") == DEFAULTS
         await client.post(SPEECH, json=HI)
         await client.post(SPEECH, json={**HI, "voice_settings": {"stability": 0.5}})
         await client.post("/v1/text-to-speech/speaker_1", json=HI)
         async with server.dial() as ws:
-            await tell(ws, HI, {"text": ""})
-            await hear_all(ws)
+            await send(ws, HI, {"text": ""})
+            await receive_all(ws)
     assert [one.sampling.temperature_scale for one in runner.opened] == [0.5, 1.0, 1.0, 0.5]
 
 
@@ -102,14 +102,14 @@ async def test_a_voice_is_set_for_requests_that_say_nothing_themselves() -> None
         ("17", {}, 403, "listed"),
     ],
 )
-async def test_a_voice_that_cannot_be_set_so_says_why(
+async def test_a_refused_edit_of_voice_settings_names_the_reason(
     voice: str, body: dict[str, Any], status: int, named: str
 ) -> None:
-    async with running_server() as server, caller(server) as client:
+    async with running_server() as server, http_client(server) as client:
         answer = await client.post(f"/v1/voices/{voice}/settings/edit", json=body)
         assert answer.status_code == status
         assert named in answer.text
-        assert await read(server, "/v1/voices/default/settings") == USUAL
+        assert await read(server, "/v1/voices/default/settings") == DEFAULTS
 
 
 @pytest.mark.parametrize(
@@ -121,9 +121,9 @@ async def test_a_voice_that_cannot_be_set_so_says_why(
         ("DELETE", "/v1/voices/default"),
     ],
 )
-async def test_voices_cannot_be_made_or_changed_by_a_caller(method: str, path: str) -> None:
+async def test_voices_cannot_be_added_edited_or_deleted(method: str, path: str) -> None:
     form = {"name": "Zoe", "labels": "null"}
-    async with running_server() as server, caller(server) as client:
+    async with running_server() as server, http_client(server) as client:
         answer = await client.request(
             method, path, data=form, files={"files": ("a.wav", bytes(200_000))}
         )
@@ -136,32 +136,32 @@ async def test_voices_cannot_be_made_or_changed_by_a_caller(method: str, path: s
 
 @pytest.mark.parametrize("path", ["/v1/voices/nobody", "/v1/voices/nobody/settings"])
 async def test_an_unknown_voice_is_named(path: str) -> None:
-    async with running_server() as server, caller(server) as client:
+    async with running_server() as server, http_client(server) as client:
         answer = await client.get(path)
     assert answer.status_code == 404
     assert detail_of(answer)["status"] == "voice_not_found"
 
 
-async def test_the_key_header_decides_whose_list_of_models_it_is() -> None:
+async def test_the_key_header_selects_the_convention_of_the_model_list() -> None:
     async with running_server() as server:
-        theirs = await read(server, "/v1/models")
-        assert {model["model_id"] for model in theirs} >= {"eleven_multilingual_v2"}
-        async with caller(server) as client:
+        elevenlabs_list = await read(server, "/v1/models")
+        assert {model["model_id"] for model in elevenlabs_list} >= {"eleven_multilingual_v2"}
+        async with http_client(server) as client:
             for headers in ({}, {"authorization": "Bearer any"}):
-                ours = (await client.get("/v1/models", headers=headers)).json()
-                assert ours["object"] == "list"
-                assert {model["object"] for model in ours["data"]} == {"model"}
+                openai_list = (await client.get("/v1/models", headers=headers)).json()
+                assert openai_list["object"] == "list"
+                assert {model["object"] for model in openai_list["data"]} == {"model"}
 
 
-async def test_a_model_that_is_not_listed_is_told_in_the_callers_form() -> None:
-    async with running_server() as server, caller(server) as client:
+async def test_an_unknown_model_is_refused_in_the_clients_convention() -> None:
+    async with running_server() as server, http_client(server) as client:
         answer = await client.get("/v1/models/gpt-4", headers=VENDOR)
         assert answer.status_code == 404
         assert detail_of(answer)["status"] == "model_not_found"
         assert "error" in (await client.get("/v1/models/gpt-4")).json()
 
 
-async def test_the_account_is_one_without_limits_or_history() -> None:
+async def test_the_account_has_no_limits_and_no_history() -> None:
     async with running_server() as server:
         user = await read(server, "/v1/user")
         subscription = await read(server, "/v1/user/subscription")
@@ -179,19 +179,19 @@ LISTS = ["/v1/voices", "/v2/voices", "/v1/voices/default", "/v1/voices/settings/
          "/v1/history"]  # fmt: skip
 
 
-async def test_the_lists_ask_for_the_key() -> None:
-    async with running_server(locked()) as server, caller(server) as client:
+async def test_the_lists_need_the_key() -> None:
+    async with running_server(locked()) as server, http_client(server) as client:
         for path in LISTS:
             assert (await client.get(path)).status_code == 401
             assert (await client.get(path, headers=VENDOR)).status_code == 401
-            for query, headers in key_shown(KEY):
+            for query, headers in ways_to_present(KEY):
                 assert (await client.get(path + query, headers=headers)).status_code == 200
 
 
 @pytest.mark.usefixtures("short_error_to_close")
 @pytest.mark.parametrize("parameter", ["single_use_token", "authorization"])
-async def test_a_token_opens_one_socket(parameter: str) -> None:
-    async with running_server(locked()) as server, caller(server) as client:
+async def test_a_token_authenticates_one_socket(parameter: str) -> None:
+    async with running_server(locked()) as server, http_client(server) as client:
         answer = await client.post(
             "/v1/single-use-token/tts_websocket", headers={"xi-api-key": KEY}
         )
@@ -199,23 +199,23 @@ async def test_a_token_opens_one_socket(parameter: str) -> None:
         assert (await client.get("/v1/user", headers={"xi-api-key": token})).status_code == 401
         for code in (1000, 1008):
             async with server.dial(**{parameter: token}) as ws:
-                await tell(ws, HI, {"text": ""})
-                heard, closed = await hear_all(ws)
+                await send(ws, HI, {"text": ""})
+                received, closed = await receive_all(ws)
             assert closed == code
-        assert heard[-1]["error"] == "invalid_api_key"
+        assert received[-1]["error"] == "invalid_api_key"
 
 
-async def test_a_socket_may_show_the_key_as_a_parameter_or_anything_where_none_is_asked() -> None:
+async def test_a_socket_takes_the_key_as_a_token_parameter_and_any_value_without_a_key() -> None:
     async with running_server(locked()) as server, server.dial(authorization=f"Bearer {KEY}") as ws:
-        await tell(ws, HI, {"text": ""})
-        assert (await hear_all(ws))[1] == 1000
+        await send(ws, HI, {"text": ""})
+        assert (await receive_all(ws))[1] == 1000
     async with running_server() as server, server.dial(single_use_token="any") as ws:
-        await tell(ws, HI, {"text": ""})
-        assert (await hear_all(ws))[1] == 1000
+        await send(ws, HI, {"text": ""})
+        assert (await receive_all(ws))[1] == 1000
 
 
-async def test_only_the_key_gets_a_token_and_only_for_these_sockets() -> None:
-    async with running_server(locked()) as server, caller(server) as client:
+async def test_tokens_need_the_key_and_are_for_speech_sockets_only() -> None:
+    async with running_server(locked()) as server, http_client(server) as client:
         path = "/v1/single-use-token/tts_websocket"
         assert (await client.post(path)).status_code == 401
         answer = await client.post(
@@ -225,7 +225,7 @@ async def test_only_the_key_gets_a_token_and_only_for_these_sockets() -> None:
         assert answer.json()["detail"][0]["loc"] == ["path", "token_type"]
 
 
-async def test_a_token_is_good_once_and_for_a_while(autojump_clock: MockClock) -> None:
+async def test_a_token_is_valid_once_and_expires(autojump_clock: MockClock) -> None:
     issued = SingleUseTokens()
     early, late = issued.issue(), issued.issue()
     assert early != late
@@ -236,7 +236,7 @@ async def test_a_token_is_good_once_and_for_a_while(autojump_clock: MockClock) -
     assert not issued.redeem("made up")
 
 
-async def test_tokens_that_nobody_shows_take_no_memory_for_ever(
+async def test_unredeemed_tokens_are_evicted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(auth, "MAX_TOKENS", 3)
@@ -245,6 +245,6 @@ async def test_tokens_that_nobody_shows_take_no_memory_for_ever(
     assert [issued.redeem(token) for token in handed_out] == [False, False, True, True, True]
 
 
-async def test_a_house_of_one_place_still_lists_while_it_speaks() -> None:
+async def test_lists_are_answered_while_every_session_is_in_use() -> None:
     async with running_server(replace(TEST_SERVER, max_sessions=1)) as server, server.dial():
         assert len((await read(server, "/v1/voices"))["voices"]) == 5

@@ -1,6 +1,6 @@
-"""Refusals on `stream-input` sockets: one error frame, a close with its code, and the next served.
+"""Refusals on `stream-input` sockets: one error message and a close with its code.
 
-After every refusal of the tables below the same server serves a REST call and a socket.
+After every refusal of the tables below the same server serves a REST request and a socket.
 """
 
 import json
@@ -21,16 +21,16 @@ from support.client_calls import (
     assert_it_still_serves,
     detail_of,
     dial_refused,
-    hear_all,
     joined_audio,
-    key_shown,
     locked,
+    receive_all,
     running_server,
-    tell,
+    send,
     until,
+    ways_to_present,
 )
 
-# query, HTTP status, what the answer names
+# query, HTTP status, words in the answer
 UPGRADES = [
     ("output_format=pcm_1", 403, "output_format"),
     ("output_format=pcm_24000x", 403, "output_format"),
@@ -48,7 +48,7 @@ UPGRADES = [
 
 
 @pytest.mark.parametrize(("query", "status", "named"), UPGRADES)
-async def test_a_socket_that_asks_for_nonsense_is_refused_before_the_upgrade(
+async def test_an_invalid_query_is_refused_before_the_upgrade(
     query: str, status: int, named: str
 ) -> None:
     async with running_server() as server:
@@ -67,8 +67,8 @@ async def test_a_socket_that_asks_for_nonsense_is_refused_before_the_upgrade(
 
 async def test_a_dialogue_model_is_refused_before_the_upgrade_as_recorded() -> None:
     async with running_server() as server:
-        for door in ("stream-input", "multi-stream-input"):
-            answer = await dial_refused(server, f"{SPEECH}/{door}?model_id=eleven_v3")
+        for endpoint in ("stream-input", "multi-stream-input"):
+            answer = await dial_refused(server, f"{SPEECH}/{endpoint}?model_id=eleven_v3")
             assert answer.status_code == 400
             detail = detail_of(answer)
             del detail["request_id"]
@@ -83,46 +83,48 @@ async def test_a_dialogue_model_is_refused_before_the_upgrade_as_recorded() -> N
         await assert_it_still_serves(server)
 
 
-async def test_a_wrong_key_is_upgraded_told_so_and_closed_a_moment_later() -> None:
+async def test_a_wrong_key_is_upgraded_answered_with_an_error_and_closed_later() -> None:
     async with running_server(locked()) as server:
         async with server.dial(headers={"xi-api-key": "wrong"}) as ws:
-            told = json.loads(await ws.get_message())
-            told_at_s = trio.current_time()
-            assert told == {"message": "Invalid API key", "error": "invalid_api_key", "code": 1008}
-            assert await hear_all(ws) == ([], 1008)
-            # Half of what the vendor leaves, so that a client's reader is up before the close.
-            assert trio.current_time() - told_at_s > 0.4
+            error = json.loads(await ws.get_message())
+            error_at_s = trio.current_time()
+            assert error == {"message": "Invalid API key", "error": "invalid_api_key", "code": 1008}
+            assert await receive_all(ws) == ([], 1008)
+            # Half of the vendor's delay, so that a client's reader is up before the close.
+            assert trio.current_time() - error_at_s > 0.4
         await assert_it_still_serves(server, **{"xi-api-key": KEY})
 
 
 @pytest.mark.usefixtures("short_error_to_close")
 @pytest.mark.parametrize("field", ["xi_api_key", "xi-api-key", "authorization"])
-async def test_the_first_message_may_show_the_key(field: str) -> None:
+async def test_the_first_message_may_carry_the_key(field: str) -> None:
     async with running_server(locked()) as server:
         async with server.dial() as ws:
-            await tell(ws, {"text": " ", field: KEY}, HI, {"text": ""})
-            heard, code = await hear_all(ws)
-        assert (heard[-1]["isFinal"], code) == (True, 1000)
-        assert joined_audio(heard)
+            await send(ws, {"text": " ", field: KEY}, HI, {"text": ""})
+            received, code = await receive_all(ws)
+        assert (received[-1]["isFinal"], code) == (True, 1000)
+        assert joined_audio(received)
         for opener in ({"text": " ", field: "wrong"}, {"text": " "}, {"text": ""}):
             async with server.dial() as ws:
-                await tell(ws, opener)
-                heard, code = await hear_all(ws)
-            assert ([one["error"] for one in heard], code) == (["invalid_api_key"], 1008)
+                await send(ws, opener)
+                received, code = await receive_all(ws)
+            assert ([one["error"] for one in received], code) == (["invalid_api_key"], 1008)
         await assert_it_still_serves(server, **{"xi-api-key": KEY})
 
 
 @pytest.mark.usefixtures("short_error_to_close")
-@pytest.mark.parametrize(("query", "headers"), [*key_shown(KEY), *key_shown("wrong")])
-async def test_a_socket_shows_its_key_like_a_request(query: str, headers: dict[str, str]) -> None:
+@pytest.mark.parametrize(("query", "headers"), [*ways_to_present(KEY), *ways_to_present("wrong")])
+async def test_a_socket_presents_its_key_like_a_request(
+    query: str, headers: dict[str, str]
+) -> None:
     right = KEY in query + str(headers)
-    asked = dict([query[1:].split("=")]) if query else {}
-    async with running_server(locked()) as server, server.dial(headers=headers, **asked) as ws:
+    requested = dict([query[1:].split("=")]) if query else {}
+    async with running_server(locked()) as server, server.dial(headers=headers, **requested) as ws:
         if right:
-            await tell(ws, HI, {"text": ""})
-        heard, code = await hear_all(ws)
+            await send(ws, HI, {"text": ""})
+        received, code = await receive_all(ws)
     assert code == (1000 if right else 1008)
-    assert heard[-1].get("error") == (None if right else "invalid_api_key")
+    assert received[-1].get("error") == (None if right else "invalid_api_key")
 
 
 SCHEMA = (
@@ -131,7 +133,7 @@ SCHEMA = (
 )
 BIG = json.dumps({"text": "a " * (1 << 20)})
 
-# message, error, close code, part of what is said of it
+# message, error, close code, part of the error text
 MESSAGES: list[tuple[str | bytes | dict[str, Any], str, int, str]] = [
     ("{no json", "invalid_input_message", 1008, SCHEMA),
     ("", "invalid_input_message", 1008, SCHEMA),
@@ -170,43 +172,43 @@ MESSAGES: list[tuple[str | bytes | dict[str, Any], str, int, str]] = [
 
 @pytest.mark.usefixtures("short_error_to_close")
 @pytest.mark.parametrize("opened", [False, True])
-@pytest.mark.parametrize(("message", "error", "code", "said"), MESSAGES)
+@pytest.mark.parametrize(("message", "error", "code", "expected_text"), MESSAGES)
 async def test_a_wrong_message_is_answered_with_one_error_and_a_close(
-    message: str | bytes | dict[str, Any], error: str, code: int, said: str, opened: bool
+    message: str | bytes | dict[str, Any], error: str, code: int, expected_text: str, opened: bool
 ) -> None:
     async with running_server(speech=SpeechConfig(max_pending_chars=50)) as server:
         async with server.dial() as ws:
-            await tell(ws, *([{"text": " "}] if opened else []), message, HI, {"text": ""})
-            heard, closed = await hear_all(ws)
+            await send(ws, *([{"text": " "}] if opened else []), message, HI, {"text": ""})
+            received, closed = await receive_all(ws)
             assert ws.closed is not None
-            assert ws.closed.reason == heard[-1]["message"][:123]
-        assert [(one["error"], one["code"]) for one in heard] == [(error, code)]
-        assert said in heard[0]["message"]
+            assert ws.closed.reason == received[-1]["message"][:123]
+        assert [(one["error"], one["code"]) for one in received] == [(error, code)]
+        assert expected_text in received[0]["message"]
         assert closed == code
         await assert_it_still_serves(server)
 
 
 @pytest.mark.usefixtures("short_error_to_close")
-async def test_voice_settings_that_change_end_the_call_in_the_vendors_words() -> None:
+async def test_changed_voice_settings_end_the_session_with_the_vendors_error() -> None:
     async with running_server() as server:
         async with server.dial() as ws:
             for stability in (0.5, 0.5, 0.6):
-                await tell(ws, {"text": " ", "voice_settings": {"stability": stability}})
-            heard, code = await hear_all(ws)
-        assert [one["message"] for one in heard] == [
+                await send(ws, {"text": " ", "voice_settings": {"stability": stability}})
+            received, code = await receive_all(ws)
+        assert [one["message"] for one in received] == [
             "voice_settings field must be provided in the first message and then either be not "
             "provided or not change."
         ]
-        assert (heard[0]["error"], code) == ("invalid_input_message", 1008)
+        assert (received[0]["error"], code) == ("invalid_input_message", 1008)
         await assert_it_still_serves(server)
 
 
 @pytest.mark.usefixtures("short_error_to_close")
-async def test_an_unknown_voice_is_told_on_the_socket() -> None:
+async def test_an_unknown_voice_is_refused_on_the_socket() -> None:
     async with running_server() as server:
         async with server.dial("nobody") as ws:
-            heard, code = await hear_all(ws)
-        assert heard == [
+            received, code = await receive_all(ws)
+        assert received == [
             {
                 "message": "A voice with voice_id nobody does not exist.",
                 "error": "voice_id_does_not_exist",
@@ -222,7 +224,7 @@ async def test_a_message_of_two_mebibytes_closes_the_socket() -> None:
     async with running_server() as server:
         async with server.dial() as ws:
             await send_until_closed(ws, BIG)
-            assert await hear_all(ws) == ([], 1009)
+            assert await receive_all(ws) == ([], 1009)
         await until(lambda: server.metric("csm_sessions") == 0)
         await assert_it_still_serves(server)
 
@@ -233,12 +235,12 @@ async def send_until_closed(ws: WebSocketConnection, message: str) -> None:
 
 
 @pytest.mark.usefixtures("short_error_to_close")
-async def test_a_client_that_falls_silent_is_told_what_it_should_have_done() -> None:
+async def test_an_inactive_client_gets_the_recorded_timeout_error() -> None:
     async with running_server() as server:
         async with server.dial(inactivity_timeout=1) as ws:
-            await tell(ws, {"text": " "})
-            heard, code = await hear_all(ws)
-        assert heard == [
+            await send(ws, {"text": " "})
+            received, code = await receive_all(ws)
+        assert received == [
             {
                 "message": "Have not received a new text input within the timeout of 1.0 seconds. "
                 "Streaming input terminated. Please make sure to either feed the input in the "
@@ -253,7 +255,7 @@ async def test_a_client_that_falls_silent_is_told_what_it_should_have_done() -> 
 
 
 @pytest.mark.parametrize("path", ["/nowhere", "/v1/audio/speech", SPEECH, f"{SPEECH}/stream"])
-async def test_an_upgrade_where_no_socket_is_is_answered_in_json_and_logged_as_nothing(
+async def test_an_upgrade_on_a_path_without_a_socket_is_answered_in_json_and_not_logged(
     path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with running_server() as server:

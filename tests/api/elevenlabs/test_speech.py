@@ -1,4 +1,4 @@
-"""The REST doors on real sockets: what is said, in which bytes, under which headers."""
+"""The REST endpoints on real sockets: text, bytes and headers."""
 
 import base64
 import io
@@ -16,7 +16,7 @@ from csm_trio import cli
 from csm_trio.audio.formats import FORMATS
 from csm_trio.config import ServerConfig
 from csm_trio.voices import VoiceCatalog
-from support.client_calls import SPEECH, caller, sine_speech, until
+from support.client_calls import SPEECH, http_client, sine_speech, until
 from support.fakes import FRAME_SAMPLES, SAMPLE_RATE_HZ, SineRunner, StepGate, sine_frames
 from support.serving import http_post, serving
 
@@ -67,23 +67,23 @@ async def speak(
     """Make one request of a server of its own."""
     runner = SineRunner()
     with trio.fail_after(GUARD_S):
-        async with serving(lambda: runner) as server, caller(server) as client:
+        async with serving(lambda: runner) as server, http_client(server) as client:
             answer = await client.post(path, json=body or {"text": TEXT}, headers=headers)
     return answer, runner
 
 
-def test_the_table_holds_every_format() -> None:
+def test_the_format_table_is_complete() -> None:
     assert [row[0] for row in TABLE] == list(FORMATS)
 
 
 @pytest.mark.parametrize(("name", "content_type", "rate_hz", "sample_bytes"), TABLE)
-async def test_every_door_gives_the_same_bytes(
+async def test_every_endpoint_gives_the_same_bytes(
     name: str, content_type: str, rate_hz: int, sample_bytes: int | None
 ) -> None:
     runner = SineRunner()
     query = f"?output_format={name}"
     with trio.fail_after(GUARD_S):
-        async with serving(lambda: runner) as server, caller(server) as client:
+        async with serving(lambda: runner) as server, http_client(server) as client:
             whole = await client.post(SPEECH + query, json={"text": TEXT})
             stream = await client.post(f"{SPEECH}/stream{query}", json={"text": TEXT})
             lines = await client.post(
@@ -117,14 +117,14 @@ def decoded_samples(stream: bytes, rate_hz: int) -> int:
     return sum(frame.samples for frame in frames)
 
 
-async def test_without_a_format_it_is_mp3_of_44100_hz_and_128_kbps() -> None:
+async def test_the_default_format_is_mp3_of_44100_hz_and_128_kbps() -> None:
     answer, runner = await speak()
     assert answer.headers["content-type"] == "audio/mpeg"
     assert answer.content == sine_speech(runner.opened, "mp3_44100_128")
 
 
 @pytest.mark.parametrize(("name", "content_type", "rate_hz", "sample_bytes"), WAVS)
-async def test_a_wav_says_how_long_it_is_only_where_that_is_known(
+async def test_a_wav_header_has_lengths_only_where_they_are_known(
     name: str, content_type: str, rate_hz: int, sample_bytes: int
 ) -> None:
     whole, _ = await speak(f"{SPEECH}?output_format={name}")
@@ -153,7 +153,7 @@ async def test_sentences_are_spoken_in_order_behind_one_header() -> None:
 
 
 @pytest.mark.parametrize("name", ["pcm_24000", "mp3_22050_32"])
-async def test_a_speed_changes_how_long_it_plays(name: str) -> None:
+async def test_speed_changes_the_duration(name: str) -> None:
     body = {"text": TEXT, "voice_settings": {"speed": 1.2}}
     answer, runner = await speak(f"{SPEECH}?output_format={name}", body=body)
     assert answer.content == sine_speech(runner.opened, name, speed=1.2)
@@ -161,22 +161,22 @@ async def test_a_speed_changes_how_long_it_plays(name: str) -> None:
         assert len(answer.content) // 2 == round(FRAMES * FRAME_SAMPLES / 1.2)
 
 
-async def test_a_speed_that_is_no_vendors_is_refused_by_its_name() -> None:
+async def test_a_speed_out_of_bounds_is_refused_by_name() -> None:
     answer, _ = await speak(body={"text": TEXT, "voice_settings": {"speed": 2.0}})
     assert answer.status_code == 422
     assert "voice_settings.speed must be a number from 0.7 to 1.2" in answer.text
 
 
-@pytest.mark.parametrize("door", ["/stream", "/stream/with-timestamps"])
-async def test_audio_leaves_while_the_next_frame_is_still_being_made(door: str) -> None:
+@pytest.mark.parametrize("endpoint", ["/stream", "/stream/with-timestamps"])
+async def test_audio_is_sent_while_the_next_frame_is_being_made(endpoint: str) -> None:
     gate = StepGate()
     runner = SineRunner(step_gate=gate)
     with trio.fail_after(GUARD_S):
-        async with serving(lambda: runner) as server, caller(server) as client:
+        async with serving(lambda: runner) as server, http_client(server) as client:
             gate.let_go()
             try:
                 async with client.stream(
-                    "POST", f"{SPEECH}{door}?output_format=pcm_24000", json={"text": TEXT}
+                    "POST", f"{SPEECH}{endpoint}?output_format=pcm_24000", json={"text": TEXT}
                 ) as answer:
                     body = answer.aiter_raw()
                     first = await anext(body)
@@ -201,7 +201,7 @@ async def test_audio_leaves_while_the_next_frame_is_still_being_made(door: str) 
         ("application/json, text/event-stream;q=0.5", None, "application/x-ndjson"),
     ],
 )
-async def test_timestamps_come_as_the_caller_can_read_them(
+async def test_the_accept_header_selects_the_framing_of_timestamps(
     accept: str, key: str | None, content_type: str
 ) -> None:
     headers = {"accept": accept} | ({} if key is None else {"xi-api-key": key})
@@ -221,7 +221,7 @@ async def test_timestamps_come_as_the_caller_can_read_them(
 
 
 @pytest.mark.parametrize("name", ["pcm_24000", "wav_16000", "mp3_44100_128"])
-async def test_the_whole_with_timestamps_is_one_object(name: str) -> None:
+async def test_with_timestamps_without_streaming_is_one_object(name: str) -> None:
     query = f"?output_format={name}"
     plain, _ = await speak(SPEECH + query)
     answer, _ = await speak(f"{SPEECH}/with-timestamps{query}")
@@ -230,14 +230,16 @@ async def test_the_whole_with_timestamps_is_one_object(name: str) -> None:
     assert read_line(answer.content) == plain.content
 
 
-async def test_timestamps_tell_every_character_from_the_answers_start() -> None:
+async def test_timestamps_cover_every_character_from_the_start_of_the_answer() -> None:
     streamed, _ = await speak(
         f"{TIMESTAMPS}?output_format=pcm_24000", headers={"accept": "application/x-ndjson"}
     )
     whole, _ = await speak(f"{SPEECH}/with-timestamps?output_format=pcm_24000")
     lines = [json.loads(line)["alignment"] for line in streamed.content.splitlines()]
-    told = [line for line in lines if line is not None]
-    joined = {name: [value for line in told for value in line[name]] for name in told[0]}
+    alignments = [line for line in lines if line is not None]
+    joined = {
+        name: [value for line in alignments for value in line[name]] for name in alignments[0]
+    }
     for one in (joined, whole.json()["alignment"]):
         starts, ends = one["character_start_times_seconds"], one["character_end_times_seconds"]
         assert "".join(one["characters"]).split() == TEXT.split()
@@ -249,12 +251,12 @@ async def test_timestamps_tell_every_character_from_the_answers_start() -> None:
 
 def read_line(line: bytes) -> bytes:
     """Return the audio of one object, which must be whole."""
-    said = json.loads(line)
-    assert said.keys() == {"audio_base64", "alignment", "normalized_alignment"}
-    return base64.b64decode(said["audio_base64"], validate=True)
+    parsed = json.loads(line)
+    assert parsed.keys() == {"audio_base64", "alignment", "normalized_alignment"}
+    return base64.b64decode(parsed["audio_base64"], validate=True)
 
 
-async def test_the_body_changes_how_it_is_said() -> None:
+async def test_settings_of_the_body_reach_the_engine() -> None:
     body = {
         "text": "One two three. Four five six.",
         "speaker_id": 7,
@@ -272,7 +274,7 @@ async def test_the_body_changes_how_it_is_said() -> None:
     assert second.sampling.seed not in (None, 99), "sentences share no noise"
 
 
-async def test_without_overrides_the_model_and_the_server_decide() -> None:
+async def test_without_settings_the_defaults_of_model_and_server_apply() -> None:
     body = {"text": "so " * 80}
     _, runner = await speak(f"{SPEECH}/stream", body=body)
     one, *others = runner.opened
@@ -285,12 +287,12 @@ async def test_without_overrides_the_model_and_the_server_decide() -> None:
 
 
 @pytest.mark.parametrize(("voice", "speaker_id"), [("speaker_0", 0), ("speaker_3", 3), ("17", 17)])
-async def test_the_voice_in_the_path_is_the_speaker(voice: str, speaker_id: int) -> None:
+async def test_the_voice_in_the_path_selects_the_speaker(voice: str, speaker_id: int) -> None:
     _, runner = await speak(f"/v1/text-to-speech/{voice}")
     assert {one.speaker_id for one in runner.opened} == {speaker_id}
 
 
-async def test_fields_of_the_vendor_and_of_nobody_change_nothing() -> None:
+async def test_unused_and_unknown_fields_have_no_effect() -> None:
     plain, _ = await speak(body={"text": TEXT})
     parity = {
         "text": TEXT,
@@ -315,10 +317,10 @@ async def test_fields_of_the_vendor_and_of_nobody_change_nothing() -> None:
 
 async def test_every_answer_has_a_request_id_of_its_own() -> None:
     with trio.fail_after(GUARD_S):
-        async with serving(SineRunner) as server, caller(server) as client:
+        async with serving(SineRunner) as server, http_client(server) as client:
             answers = [
-                await client.post(f"{SPEECH}{door}", json={"text": "Hi."})
-                for door in ("", "/stream", "/stream/with-timestamps", "", "/nowhere")
+                await client.post(f"{SPEECH}{endpoint}", json={"text": "Hi."})
+                for endpoint in ("", "/stream", "/stream/with-timestamps", "", "/nowhere")
             ]
     ids = [answer.headers["request-id"] for answer in answers]
     assert all(ids)
@@ -329,23 +331,23 @@ async def test_one_connection_carries_many_requests() -> None:
     with trio.fail_after(GUARD_S):
         async with serving(SineRunner) as server:
             idle = server.tasks()
-            async with caller(server) as client:
-                for door in ("", "/stream", "/stream/with-timestamps") * 3:
-                    answer = await client.post(f"{SPEECH}{door}", json={"text": "Hi."})
+            async with http_client(server) as client:
+                for endpoint in ("", "/stream", "/stream/with-timestamps") * 3:
+                    answer = await client.post(f"{SPEECH}{endpoint}", json={"text": "Hi."})
                     assert answer.status_code == 200
             await until(lambda: server.tasks() == idle)
             assert server.metric("csm_sessions") == 0
             assert server.metric("csm_cancels_total", reason="hang_up") == 0
 
 
-@pytest.mark.parametrize("door", ["", "/stream", "/stream/with-timestamps"])
+@pytest.mark.parametrize("endpoint", ["", "/stream", "/stream/with-timestamps"])
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
-async def test_a_connection_that_is_asked_to_end_ends_with_the_answer(
-    door: str, version: str
+async def test_connection_close_ends_the_connection_after_the_answer(
+    endpoint: str, version: str
 ) -> None:
     """RFC 9112 §6.3, §9.6: where a stream has no length, its end is the connection's end."""
     body = json.dumps({"text": TEXT}).encode()
-    head = f"POST {SPEECH}{door} HTTP/{version}\r\nhost: test\r\nconnection: close\r\n"
+    head = f"POST {SPEECH}{endpoint} HTTP/{version}\r\nhost: test\r\nconnection: close\r\n"
     with trio.fail_after(GUARD_S):
         async with serving(SineRunner) as server:
             idle = server.tasks()
@@ -353,13 +355,13 @@ async def test_a_connection_that_is_asked_to_end_ends_with_the_answer(
             async with stream:
                 await stream.send_all(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
                 with trio.move_on_after(2) as patience:
-                    answer = b"".join([piece async for piece in stream])
+                    answer = b"".join([chunk async for chunk in stream])
                 assert not patience.cancelled_caught, "the connection stays open"
                 assert answer.startswith(b"HTTP/1.1 200 ")
                 await until(lambda: server.tasks() == idle)
 
 
-async def test_a_connection_that_asks_for_no_more_is_closed_after_a_while(
+async def test_an_idle_connection_is_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings = cli._hypercorn_config
@@ -376,6 +378,6 @@ async def test_a_connection_that_asks_for_no_more_is_closed_after_a_while(
             async with stream:
                 await http_post(stream, f"{SPEECH}/stream", {"text": "Hi."})
                 with trio.move_on_after(2) as patience:
-                    answer = b"".join([piece async for piece in stream])
+                    answer = b"".join([chunk async for chunk in stream])
                 assert not patience.cancelled_caught, "the connection stays open"
                 assert answer.startswith(b"HTTP/1.1 200 ")

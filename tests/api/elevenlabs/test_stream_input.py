@@ -1,4 +1,4 @@
-"""The `stream-input` socket when all goes well: text in pieces, one stream of speech out."""
+"""The `stream-input` socket without errors: deltas in, one stream of speech out."""
 
 import base64
 import json
@@ -12,7 +12,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from csm_trio.config import Config, SpeechConfig
 from csm_trio.text.normalization.normalize import normalize
-from support.client_calls import hear_all, joined_audio, running_server, sine_speech, tell, until
+from support.client_calls import joined_audio, receive_all, running_server, send, sine_speech, until
 from support.fakes import FRAME_SAMPLES, SineRunner, StepGate, sine_frames
 from support.serving import TEST_SERVER, serving
 
@@ -32,56 +32,56 @@ Messages = Sequence[dict[str, Any]]
 async def converse(
     messages: Messages, voice: str = "default", **query: Any
 ) -> tuple[list[dict[str, Any]], SineRunner]:
-    """Send all messages on one socket, and return what was heard until its normal close."""
+    """Send all messages on one socket; return the messages received until its normal close."""
     runner = SineRunner()
     with trio.fail_after(GUARD_S):
         async with serving(lambda: runner) as server, server.dial(voice, **query) as ws:
-            await tell(ws, *messages)
-            heard, code = await hear_all(ws)
+            await send(ws, *messages)
+            received, code = await receive_all(ws)
     assert code == 1000
-    return heard, runner
+    return received, runner
 
 
-def assert_wire_form(heard: Messages) -> None:
-    """Check the keys of every frame, and that exactly the last one is final."""
-    *spoken, final = heard
+def assert_wire_form(received: Messages) -> None:
+    """Check the keys of every message, and that exactly the last one is final."""
+    *spoken, final = received
     assert final == {
         "audio": None,
         "isFinal": True,
         "normalizedAlignment": None,
         "alignment": None,
     }
-    for frame in spoken:
-        alignments = {name: frame[name] for name in ("alignment", "normalizedAlignment")}
-        assert frame == {**final, "isFinal": False, "audio": frame["audio"], **alignments}
+    for message in spoken:
+        alignments = {name: message[name] for name in ("alignment", "normalizedAlignment")}
+        assert message == {**final, "isFinal": False, "audio": message["audio"], **alignments}
         # Only a sentence's end may come without audio.
-        audio = base64.b64decode(frame["audio"], validate=True)
+        audio = base64.b64decode(message["audio"], validate=True)
         assert audio or alignments["alignment"]["chars"][-1] == " "
 
 
 @pytest.mark.parametrize(
     "name", ["pcm_24000", "ulaw_8000", "pcm_16000", "mp3_22050_32", "wav_44100"]
 )
-async def test_all_sentences_come_as_one_stream_then_one_final_frame(name: str) -> None:
+async def test_all_sentences_are_one_stream_with_one_final_message(name: str) -> None:
     opener: dict[str, Any] = {"text": " ", "voice_settings": None, "generation_config": {}}
-    heard, runner = await converse([opener, {"text": TEXT}, EOS], output_format=name)
-    assert_wire_form(heard)
+    received, runner = await converse([opener, {"text": TEXT}, EOS], output_format=name)
+    assert_wire_form(received)
     assert [one.text for one in runner.opened] == SENTENCES
-    assert joined_audio(heard) == sine_speech(runner.opened, name)
+    assert joined_audio(received) == sine_speech(runner.opened, name)
 
 
-async def test_the_first_messages_speed_holds_for_all_that_is_said() -> None:
+async def test_the_first_messages_speed_holds_for_the_context() -> None:
     opener = {"text": " ", "voice_settings": {"speed": 0.9}}
-    heard, runner = await converse([opener, {"text": TEXT}, EOS])
-    assert_wire_form(heard)
+    received, runner = await converse([opener, {"text": TEXT}, EOS])
+    assert_wire_form(received)
     assert [one.text for one in runner.opened] == SENTENCES
-    assert joined_audio(heard) == sine_speech(runner.opened, "pcm_24000", speed=0.9)
+    assert joined_audio(received) == sine_speech(runner.opened, "pcm_24000", speed=0.9)
 
 
-async def test_without_a_format_it_is_pcm_of_24000_hz() -> None:
-    heard, runner = await converse([{"text": TEXT}, EOS])
+async def test_the_default_format_is_pcm_of_24000_hz() -> None:
+    received, runner = await converse([{"text": TEXT}, EOS])
     pcm = b"".join(frame.pcm.tobytes() for one in runner.opened for frame in sine_frames(one))
-    assert joined_audio(heard) == pcm
+    assert joined_audio(received) == pcm
 
 
 @pytest.mark.parametrize(
@@ -93,26 +93,26 @@ async def test_without_a_format_it_is_pcm_of_24000_hz() -> None:
     ],
 )
 async def test_an_empty_text_ends_the_stream(end: dict[str, Any]) -> None:
-    heard, runner = await converse([{"text": TEXT, "flush": False}, end])
-    assert_wire_form(heard)
+    received, runner = await converse([{"text": TEXT, "flush": False}, end])
+    assert_wire_form(received)
     assert [one.text for one in runner.opened] == SENTENCES
 
 
 @pytest.mark.parametrize("messages", [[EOS], [{"text": " "}, EOS], [{"text": " ... "}, EOS]])
-async def test_nothing_to_say_is_only_a_final_frame(messages: Messages) -> None:
-    heard, runner = await converse(messages)
-    assert_wire_form(heard)
-    assert len(heard) == 1
+async def test_a_stream_without_words_gets_only_the_final_message(messages: Messages) -> None:
+    received, runner = await converse(messages)
+    assert_wire_form(received)
+    assert len(received) == 1
     assert runner.opened == []
 
 
-async def test_what_comes_after_the_end_is_not_said() -> None:
-    heard, runner = await converse([{"text": "One."}, EOS, {"text": "Two."}, EOS])
-    assert_wire_form(heard)
+async def test_text_after_the_end_of_input_is_ignored() -> None:
+    received, runner = await converse([{"text": "One."}, EOS, {"text": "Two."}, EOS])
+    assert_wire_form(received)
     assert [one.text for one in runner.opened] == ["One."]
 
 
-# Text in pieces, none of which may change what is said.
+# Splits of one text into deltas, which must not change the audio.
 CUTS: dict[str, list[dict[str, Any]]] = {
     "characters": [{"text": char} for char in TEXT],
     "words": [{"text": f"{word} "} for word in TEXT.split()],
@@ -126,15 +126,15 @@ CUTS: dict[str, list[dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("cut", CUTS)
-async def test_the_cutting_of_the_text_changes_neither_sentences_nor_sound(cut: str) -> None:
+async def test_the_split_into_deltas_changes_neither_sentences_nor_audio(cut: str) -> None:
     whole, _ = await converse([{"text": TEXT}, EOS])
-    heard, runner = await converse([*CUTS[cut], EOS])
-    assert_wire_form(heard)
+    received, runner = await converse([*CUTS[cut], EOS])
+    assert_wire_form(received)
     assert [one.text for one in runner.opened] == SENTENCES
-    assert joined_audio(heard) == joined_audio(whole)
+    assert joined_audio(received) == joined_audio(whole)
 
 
-async def test_a_flush_says_what_waits_and_ends_nothing() -> None:
+async def test_a_flush_synthesizes_the_buffered_text_and_ends_nothing() -> None:
     messages: Messages = [
         {"text": "No stop yet"},
         {"text": "", "flush": True},
@@ -143,45 +143,45 @@ async def test_a_flush_says_what_waits_and_ends_nothing() -> None:
         {"text": "here"},
         EOS,
     ]
-    heard, runner = await converse(messages)
-    assert_wire_form(heard)
+    received, runner = await converse(messages)
+    assert_wire_form(received)
     assert [one.text for one in runner.opened] == ["No stop yet", "and no more", "here"]
 
 
-async def test_a_flush_is_heard_before_anything_more_is_sent() -> None:
+async def test_a_flush_yields_audio_before_more_text_is_sent() -> None:
     with trio.fail_after(GUARD_S):
         async with serving(SineRunner) as server, server.dial() as ws:
             for text in ("No stop yet", "nor here"):
-                await tell(ws, {"text": text, "flush": True})
+                await send(ws, {"text": text, "flush": True})
                 frames = 2 * len(text.split())
                 sound, chars = b"", ""
                 while len(sound) < frames * FRAME_SAMPLES * 2 or chars != f"{text} ":
                     message = json.loads(await ws.get_message())
                     sound += joined_audio([message])
                     chars += "".join((message["alignment"] or {"chars": ""})["chars"])
-            await tell(ws, EOS)
-            heard, code = await hear_all(ws)
-    assert_wire_form(heard)
-    assert (len(heard), code) == (1, 1000)
+            await send(ws, EOS)
+            received, code = await receive_all(ws)
+    assert_wire_form(received)
+    assert (len(received), code) == (1, 1000)
 
 
-async def test_in_auto_mode_every_message_is_said_as_it_comes() -> None:
-    heard, runner = await converse(
+async def test_in_auto_mode_every_message_is_synthesized_at_once() -> None:
+    received, runner = await converse(
         [{"text": "Hel"}, {"text": "lo"}, {"text": " world"}, EOS], auto_mode="true"
     )
-    assert_wire_form(heard)
+    assert_wire_form(received)
     assert [one.text for one in runner.opened] == ["Hel", "lo", "world"]
 
 
-async def test_a_client_that_breaks_at_the_first_is_final_has_heard_every_sentence() -> None:
+async def test_every_sentence_precedes_the_first_is_final() -> None:
     runner = SineRunner()
     sound = b""
     with trio.fail_after(GUARD_S):
         async with serving(lambda: runner) as server, server.dial() as ws:
-            await tell(ws, *({"text": f"{sentence} ", "flush": True} for sentence in SENTENCES))
-            await tell(ws, EOS)
-            while not (frame := json.loads(await ws.get_message()))["isFinal"]:
-                sound += base64.b64decode(frame["audio"])
+            await send(ws, *({"text": f"{sentence} ", "flush": True} for sentence in SENTENCES))
+            await send(ws, EOS)
+            while not (message := json.loads(await ws.get_message()))["isFinal"]:
+                sound += base64.b64decode(message["audio"])
     assert [one.text for one in runner.opened] == SENTENCES
     assert sound == sine_speech(runner.opened, "pcm_24000")
 
@@ -194,23 +194,23 @@ async def test_settings_of_a_message_hold_from_its_text_on() -> None:
         {"text": "Seven.", "max_audio_len_ms": 160},
         EOS,
     ]
-    heard, runner = await converse(messages, speaker_id=2, top_k=50)
-    assert_wire_form(heard)
-    said = [
+    received, runner = await converse(messages, speaker_id=2, top_k=50)
+    assert_wire_form(received)
+    settings_used = [
         (one.text, one.speaker_id, one.sampling.temperature, one.sampling.top_k)
         for one in runner.opened
     ]
-    assert said == [
+    assert settings_used == [
         ("One two.", 3, None, 50),
         ("Three four", 3, 0.25, 50),
         ("Five six.", 4, 0.5, 9),
         ("Seven.", 4, 0.5, 9),
     ]
     assert runner.opened[-1].max_frames == 2
-    assert joined_audio(heard) == sine_speech(runner.opened, "pcm_24000")
+    assert joined_audio(received) == sine_speech(runner.opened, "pcm_24000")
 
 
-async def test_the_query_says_how_all_of_it_is_said() -> None:
+async def test_settings_of_the_query_hold_for_the_whole_stream() -> None:
     query: dict[str, Any] = {
         "speaker_id": 5,
         "temperature": 0.75,
@@ -227,23 +227,23 @@ async def test_the_query_says_how_all_of_it_is_said() -> None:
     assert len(set(seeds)) == len(seeds)
 
 
-async def test_characters_come_with_their_audio_and_their_times_add_up() -> None:
-    heard, _ = await converse([{"text": TEXT}, EOS])
-    told = [frame["alignment"] for frame in heard if frame["alignment"]]
-    assert len(told) > len(SENTENCES)
-    assert "".join(char for one in told for char in one["chars"]).split() == TEXT.split()
-    spans = [one["charStartTimesMs"][-1] + one["charDurationsMs"][-1] for one in told]
-    assert sum(spans) == len(joined_audio(heard)) / 48
-    assert all(sum(one["charDurationsMs"]) == span for one, span in zip(told, spans, strict=True))
+async def test_characters_are_sent_with_their_audio_and_times_add_up() -> None:
+    received, _ = await converse([{"text": TEXT}, EOS])
+    found = [message["alignment"] for message in received if message["alignment"]]
+    assert len(found) > len(SENTENCES)
+    assert "".join(char for one in found for char in one["chars"]).split() == TEXT.split()
+    spans = [one["charStartTimesMs"][-1] + one["charDurationsMs"][-1] for one in found]
+    assert sum(spans) == len(joined_audio(received)) / 48
+    assert all(sum(one["charDurationsMs"]) == span for one, span in zip(found, spans, strict=True))
 
 
 async def test_alignment_can_be_switched_off() -> None:
     async with running_server(speech=SpeechConfig(alignment="off")) as server, server.dial() as ws:
-        await tell(ws, {"text": TEXT}, EOS)
-        heard, _ = await hear_all(ws)
-    assert joined_audio(heard)
-    assert all(frame["audio"] for frame in heard[:-1])
-    assert {frame["alignment"] for frame in heard} == {None}
+        await send(ws, {"text": TEXT}, EOS)
+        received, _ = await receive_all(ws)
+    assert joined_audio(received)
+    assert all(message["audio"] for message in received[:-1])
+    assert {message["alignment"] for message in received} == {None}
 
 
 async def test_unknown_parameters_of_the_vendor_change_nothing() -> None:
@@ -257,8 +257,8 @@ async def test_unknown_parameters_of_the_vendor_change_nothing() -> None:
         "optimize_streaming_latency": 3,
     }
     plain, _ = await converse([{"text": TEXT}, EOS])
-    heard, _ = await converse([{"text": TEXT}, EOS], **vendor)
-    assert joined_audio(heard) == joined_audio(plain)
+    received, _ = await converse([{"text": TEXT}, EOS], **vendor)
+    assert joined_audio(received) == joined_audio(plain)
 
 
 @pytest.mark.parametrize("buffer_size", [1, 2, 4])
@@ -267,7 +267,7 @@ async def test_the_first_chunk_waits_for_as_many_frames_as_the_buffer_holds(
 ) -> None:
     gate = StepGate()
     runner = SineRunner(step_gate=gate)
-    heard: list[dict[str, Any]] = []
+    received: list[dict[str, Any]] = []
     with trio.fail_after(GUARD_S):
         async with serving(lambda: runner) as server:
             try:
@@ -277,70 +277,70 @@ async def test_the_first_chunk_waits_for_as_many_frames_as_the_buffer_holds(
                 ):
 
                     async def listen() -> None:
-                        while not (heard and heard[-1]["isFinal"]):
-                            heard.append(json.loads(await ws.get_message()))
+                        while not (received and received[-1]["isFinal"]):
+                            received.append(json.loads(await ws.get_message()))
 
                     nursery.start_soon(listen)
-                    await tell(ws, {"text": "One two three four five six."}, EOS)
+                    await send(ws, {"text": "One two three four five six."}, EOS)
                     for _ in range(buffer_size - 1):
                         await gate.held()
                         gate.let_go()
-                    await gate.held()  # the frame before is out
+                    await gate.held()  # the last frame is delivered
                     await wait_all_tasks_blocked(0.02)
-                    assert heard == []
+                    assert received == []
                     gate.let_go()
                     await gate.held()
                     await wait_all_tasks_blocked(0.02)
-                    assert len(joined_audio(heard)) == buffer_size * FRAME_SAMPLES * 2
+                    assert len(joined_audio(received)) == buffer_size * FRAME_SAMPLES * 2
                     gate.open()
             finally:
                 gate.open()
-    assert joined_audio(heard) == sine_speech(runner.opened, "pcm_24000")
+    assert joined_audio(received) == sine_speech(runner.opened, "pcm_24000")
 
 
-async def test_eight_callers_of_three_slots_hear_themselves_and_nobody_else() -> None:
+async def test_eight_clients_of_three_slots_each_receive_their_own_audio() -> None:
     gate = StepGate()
     runner = SineRunner(slots=3, step_gate=gate)
     config = Config(server=replace(TEST_SERVER, max_sessions=8))
-    heard: dict[int, bytes] = {}
+    received: dict[int, bytes] = {}
 
     with trio.fail_after(GUARD_S):
         async with serving(lambda: runner, config) as server, trio.open_nursery() as nursery:
 
-            async def call(caller_id: int) -> None:
-                async with server.dial(f"{caller_id}", output_format="pcm_24000") as ws:
-                    for sentence in sentences_of(caller_id):
-                        await tell(ws, {"text": f"{sentence} "})
-                    await tell(ws, EOS)
-                    messages, code = await hear_all(ws)
+            async def converse_alone(client_id: int) -> None:
+                async with server.dial(f"{client_id}", output_format="pcm_24000") as ws:
+                    for sentence in sentences_of(client_id):
+                        await send(ws, {"text": f"{sentence} "})
+                    await send(ws, EOS)
+                    messages, code = await receive_all(ws)
                     assert_wire_form(messages)
                     assert code == 1000
-                    heard[caller_id] = joined_audio(messages)
+                    received[client_id] = joined_audio(messages)
 
-            for caller_id in range(8):
-                nursery.start_soon(call, caller_id)
+            for client_id in range(8):
+                nursery.start_soon(converse_alone, client_id)
             await gate.held()
             await until(lambda: server.metric("csm_utterances_waiting") == 5)
             gate.open()
-    for caller_id in range(8):
-        own = [one for one in runner.opened if one.speaker_id == caller_id]
+    for client_id in range(8):
+        own = [one for one in runner.opened if one.speaker_id == client_id]
         assert [one.text for one in own] == [
-            normalize(text).text for text in sentences_of(caller_id)
+            normalize(text).text for text in sentences_of(client_id)
         ]
-        assert heard[caller_id] == sine_speech(own, "pcm_24000")
+        assert received[client_id] == sine_speech(own, "pcm_24000")
     assert any(len(slots) == 3 for slots in runner.steps), "they did speak at the same time"
 
 
-def sentences_of(caller_id: int) -> list[str]:
-    return [f"This is sentence {at} of caller {caller_id}." for at in range(1 + caller_id % 3, 5)]
+def sentences_of(client_id: int) -> list[str]:
+    return [f"This is sentence {at} of client {client_id}." for at in range(1 + client_id % 3, 5)]
 
 
-async def test_no_message_is_compressed_though_the_client_would_have_it() -> None:
+async def test_no_message_is_compressed_even_if_the_client_offers_it() -> None:
     offer = {"sec-websocket-extensions": "permessage-deflate; client_max_window_bits"}
     with trio.fail_after(GUARD_S):
         async with serving(SineRunner) as server, server.dial(headers=offer) as ws:
             assert b"sec-websocket-extensions" not in dict(ws.handshake_headers)
-            await tell(ws, {"text": TEXT}, EOS)
-            heard, code = await hear_all(ws)
+            await send(ws, {"text": TEXT}, EOS)
+            received, code = await receive_all(ws)
     assert code == 1000
-    assert_wire_form(heard)
+    assert_wire_form(received)

@@ -1,4 +1,4 @@
-"""The lists: which voices a search finds, page by page, and bodies that a strict reader takes."""
+"""Lists: the voices of a search, page by page, and bodies for strict clients."""
 
 from collections.abc import Sequence
 
@@ -26,8 +26,8 @@ VOICES = [
 
 
 def found(voice_ids: Sequence[str] = (), **query: str) -> list[str]:
-    asked = parse_voices_query(query, voice_ids)
-    return [voice.voice_id for voice in asked.select(VOICES)]
+    requested = parse_voices_query(query, voice_ids)
+    return [voice.voice_id for voice in requested.select(VOICES)]
 
 
 @pytest.mark.parametrize(
@@ -52,11 +52,11 @@ def found(voice_ids: Sequence[str] = (), **query: str) -> list[str]:
         ({"of_nobody": "x", "include_total_count": "true"}, ["zoe", "abe", "mia"]),
     ],
 )
-def test_a_search_finds_what_it_asks_for(query: dict[str, str], ids: list[str]) -> None:
+def test_a_search_returns_the_matching_voices(query: dict[str, str], ids: list[str]) -> None:
     assert found(**query) == ids
 
 
-def test_ids_may_be_repeated_or_stand_in_a_row() -> None:
+def test_voice_ids_may_be_repeated_or_comma_separated() -> None:
     assert found(["mia", "zoe"]) == ["zoe", "mia"]
     assert found(["mia,zoe"]) == ["zoe", "mia"]
 
@@ -84,7 +84,7 @@ def test_a_wrong_parameter_is_named(name: str, value: str) -> None:
 
 
 @given(st.integers(0, 40), st.integers(1, 12))
-def test_the_pages_in_a_row_are_the_whole(count: int, page_size: int) -> None:
+def test_consecutive_pages_hold_every_voice_once(count: int, page_size: int) -> None:
     bodies: list[dict[str, object]] = [{"voice_id": str(number)} for number in range(count)]
     read: list[object] = []
     token: object = ""
@@ -100,12 +100,12 @@ def test_the_pages_in_a_row_are_the_whole(count: int, page_size: int) -> None:
     assert read == bodies
 
 
-def test_without_a_size_a_page_has_ten() -> None:
+def test_the_default_page_size_is_ten() -> None:
     page = voices_page(parse_voices_query({}, []), [{}] * 11)
     assert page["voices"] == [{}] * 10
 
 
-def test_a_voice_has_what_every_reader_reads() -> None:
+def test_a_voice_has_the_fields_that_strict_clients_require() -> None:
     body = voice_body(VOICES[0], DEFAULT_VOICE_SETTINGS)
     assert (body["voice_id"], body["name"], body["category"]) == ("zoe", "Zoë", "premade")
     assert body["labels"] == {"language": "en"}

@@ -1,4 +1,4 @@
-"""Errors as the vendor tells them, over HTTP and on sockets."""
+"""Errors in the vendor's form, over HTTP and on sockets."""
 
 import json
 
@@ -27,7 +27,7 @@ BAD_SEED = InvalidRequest("seed is wrong.", param="seed")
 
 
 class Unforeseen(SpeechError):
-    """An error no table names."""
+    """An error in no table."""
 
 
 @pytest.mark.parametrize(
@@ -50,13 +50,13 @@ class Unforeseen(SpeechError):
 def test_a_socket_error_has_the_vendors_name_and_a_true_close_code(
     error: SpeechError, name: str, code: int, param: str | None
 ) -> None:
-    fault = socket_error(error)
-    frame = json.loads(fault.to_text())
-    assert (frame["error"], frame["code"], frame.get("param")) == (name, code, param)
-    assert (fault.error, fault.code, fault.message) == (name, code, frame["message"])
+    rendered = socket_error(error)
+    sent = json.loads(rendered.to_text())
+    assert (sent["error"], sent["code"], sent.get("param")) == (name, code, param)
+    assert (rendered.error, rendered.code, rendered.message) == (name, code, sent["message"])
 
 
-def test_recorded_messages_are_said_word_for_word() -> None:
+def test_error_messages_match_the_recorded_ones() -> None:
     assert socket_error(Unauthorized()).message == "Invalid API key"
     assert socket_error(UnknownVoice("X")).message == "A voice with voice_id X does not exist."
     assert json.loads(socket_error(Unauthorized()).to_text()) == {
@@ -67,7 +67,7 @@ def test_recorded_messages_are_said_word_for_word() -> None:
 
 
 @given(st.text(st.characters()))
-def test_a_close_reason_fits_its_frame_and_begins_the_message(message: str) -> None:
+def test_a_close_reason_fits_a_close_frame_and_is_a_prefix_of_the_message(message: str) -> None:
     reason = socket_error(EngineFailed(message)).reason
     assert len(reason.encode()) <= 123
     assert message.encode("utf-8", "replace").decode().startswith(reason)
@@ -112,7 +112,7 @@ def test_a_close_reason_fits_its_frame_and_begins_the_message(message: str) -> N
 def test_a_rest_error_is_one_object(
     error: SpeechError, status: int, type_: str, code: str, legacy: str, param: str | None
 ) -> None:
-    fault = rest_error(error, request_id="r1")
+    rendered = rest_error(error, request_id="r1")
     detail = {
         "type": type_,
         "code": code,
@@ -122,8 +122,8 @@ def test_a_rest_error_is_one_object(
     }
     if param is not None:
         detail["param"] = param
-    assert fault.status == status
-    assert fault.body == {"detail": detail}
+    assert rendered.status == status
+    assert rendered.body == {"detail": detail}
 
 
 @pytest.mark.parametrize(
@@ -136,16 +136,16 @@ def test_a_rest_error_is_one_object(
         (InvalidRequest("No.", param="a.b"), "value_error", ["body", "a", "b"]),
     ],
 )
-def test_a_wrong_field_is_a_list_that_points_at_it(
+def test_a_wrong_field_is_answered_with_a_list_that_locates_it(
     error: InvalidRequest, kind: str, loc: list[str]
 ) -> None:
-    fault = rest_error(error, request_id="r1")
-    assert fault.status == 422
-    assert fault.body == {
+    rendered = rest_error(error, request_id="r1")
+    assert rendered.status == 422
+    assert rendered.body == {
         "detail": [{"type": kind, "loc": loc, "msg": error.message, "input": None}]
     }
 
 
-def test_a_full_server_says_when_to_come_back() -> None:
+def test_a_full_server_sends_retry_after() -> None:
     assert rest_error(EngineBusy(retry_after_s=7), request_id="r").headers == {"Retry-After": "7"}
     assert rest_error(Unauthorized(), request_id="r").headers == {}

@@ -1,4 +1,4 @@
-"""The `multi-stream-input` protocol: contexts by name, and what ends each of them how."""
+"""The `multi-stream-input` protocol: named contexts, and how each ends."""
 
 import base64
 import contextlib
@@ -48,7 +48,7 @@ def text(delta: str, context_id: str = "a", **settings: Any) -> AddText:
     return AddText(context_id, delta, SpeechSettings(**settings))
 
 
-def hear(*messages: object, auto_mode: bool = False) -> list[list[InEvent]]:
+def receive(*messages: object, auto_mode: bool = False) -> list[list[InEvent]]:
     protocol = MultiStreamInputProtocol(auto_mode=auto_mode)
     return [protocol.receive(json.dumps(message)) for message in messages]
 
@@ -57,7 +57,7 @@ def of_a(**fields: object) -> dict[str, object]:
     return {"context_id": "a", **fields}
 
 
-# What each program really sends in a turn, from its wire log; and what must come of it.
+# The messages of each client in a turn, from its wire log, and their events.
 TURNS: dict[str, list[tuple[dict[str, object], list[InEvent]]]] = {
     "Pipecat, normal end": [
         (of_a(text=" ", voice_settings=VOICE), [opened(temperature_scale=SCALE)]),
@@ -115,13 +115,13 @@ TURNS: dict[str, list[tuple[dict[str, object], list[InEvent]]]] = {
 
 @pytest.mark.parametrize("auto_mode", [False, True])
 @pytest.mark.parametrize("turn", TURNS)
-def test_a_turn_means(turn: str, auto_mode: bool) -> None:
+def test_the_events_of_a_recorded_turn(turn: str, auto_mode: bool) -> None:
     messages = [message for message, _ in TURNS[turn]]
-    heard = hear(*messages, auto_mode=auto_mode)
+    received = receive(*messages, auto_mode=auto_mode)
     if not auto_mode:
-        assert heard == [events for _, events in TURNS[turn]]
-    # However its text is let go of, a turn ends the same way.
-    closes = [event for events in heard for event in events if isinstance(event, CloseContext)]
+        assert received == [events for _, events in TURNS[turn]]
+    # A turn ends the same way, however its text was flushed.
+    closes = [event for events in received for event in events if isinstance(event, CloseContext)]
     expected = [event for _, events in TURNS[turn] for event in events]
     assert closes == [event for event in expected if isinstance(event, CloseContext)]
 
@@ -141,7 +141,7 @@ FIRST_MESSAGES: list[tuple[object, list[InEvent]]] = [
     (of_a(text=" ", xi_api_key="k"), [Authenticate("k"), opened()]),
     (of_a(text=" ", **{"xi-api-key": "k"}), [Authenticate("k"), opened()]),
     (of_a(text=" ", authorization="Bearer k"), [Authenticate("k"), opened()]),
-    # Signs of life, and what is about nothing: no context comes of it.
+    # Keep-alives and messages without text: they open no context.
     ({"text": ""}, ALIVE),
     (of_a(text=""), ALIVE),
     (of_a(), ALIVE),
@@ -151,7 +151,7 @@ FIRST_MESSAGES: list[tuple[object, list[InEvent]]] = [
     (of_a(text=None), ALIVE),
     (of_a(surprise=1), ALIVE),
     (of_a(close_context=False), ALIVE),
-    # Unknown, so the session has nothing to stop.
+    # An unknown context: the session has nothing to cancel.
     (of_a(close_context=True), [CloseContext("a", discard=True)]),
     (of_a(flush=True, close_context=True), [CloseContext("a", discard=True)]),
     ({"close_socket": True}, [CloseSession()]),
@@ -160,43 +160,43 @@ FIRST_MESSAGES: list[tuple[object, list[InEvent]]] = [
 
 
 @pytest.mark.parametrize(("message", "events"), FIRST_MESSAGES)
-def test_a_first_message_means(message: object, events: list[InEvent]) -> None:
-    assert hear(message) == [events]
+def test_the_events_of_a_first_message(message: object, events: list[InEvent]) -> None:
+    assert receive(message) == [events]
 
 
-def test_empty_text_never_ends_anything() -> None:
-    heard = hear(of_a(text="Hi. "), of_a(text=""), {"text": ""}, of_a(text="You. "))
-    assert heard[1:] == [ALIVE, ALIVE, [text("You. ")]]
+def test_empty_text_ends_no_context() -> None:
+    received = receive(of_a(text="Hi. "), of_a(text=""), {"text": ""}, of_a(text="You. "))
+    assert received[1:] == [ALIVE, ALIVE, [text("You. ")]]
 
 
-def test_a_context_may_be_opened_again_with_settings_of_its_own() -> None:
-    heard = hear(
+def test_a_context_may_be_reopened_with_other_settings() -> None:
+    received = receive(
         of_a(text="Hi. ", voice_settings=VOICE),
         of_a(close_context=True),
         of_a(text="Again. ", voice_settings={"stability": 1}),
     )
-    assert heard[2] == [opened(temperature_scale=0.5), text("Again. ")]
+    assert received[2] == [opened(temperature_scale=0.5), text("Again. ")]
 
 
-def test_in_auto_mode_every_message_is_said_as_it_comes_and_no_schedule_applies() -> None:
+def test_in_auto_mode_every_message_is_flushed_and_no_schedule_applies() -> None:
     config = {"chunk_length_schedule": [50]}
-    heard = hear(of_a(text="Hel", generation_config=config), of_a(text="lo"), auto_mode=True)
-    assert heard == [[OpenContext("a"), text("Hel"), Flush("a")], [text("lo"), Flush("a")]]
+    received = receive(of_a(text="Hel", generation_config=config), of_a(text="lo"), auto_mode=True)
+    assert received == [[OpenContext("a"), text("Hel"), Flush("a")], [text("lo"), Flush("a")]]
 
 
 def test_five_contexts_may_be_open_and_closing_ones_do_not_count() -> None:
     protocol = MultiStreamInputProtocol()
 
-    def say(**fields: object) -> list[InEvent]:
+    def receive_one(**fields: object) -> list[InEvent]:
         return protocol.receive(json.dumps(fields))
 
     for number in range(MAX_CONTEXTS):
-        say(text="Hi. ", context_id=f"{number}")
-    say(context_id="0", flush=True)
-    say(context_id="0", close_context=True)
-    assert say(text=" ", context_id="sixth") == [opened("sixth")]
+        receive_one(text="Hi. ", context_id=f"{number}")
+    receive_one(context_id="0", flush=True)
+    receive_one(context_id="0", close_context=True)
+    assert receive_one(text=" ", context_id="sixth") == [opened("sixth")]
     with pytest.raises(TooManyContexts) as caught:
-        say(text=" ", context_id="0")
+        receive_one(text=" ", context_id="0")
     assert caught.value.message == (
         "Maximum simultaneous contexts per WebSocket connection exceeded (5). Please close an "
         "existing context before opening a new one."
@@ -207,13 +207,13 @@ def test_five_contexts_may_be_open_and_closing_ones_do_not_count() -> None:
 def test_voice_settings_may_be_repeated(again: object) -> None:
     first = of_a(text=" ", voice_settings=VOICE)
     same: dict[str, Any] = {"temperature_scale": SCALE} if again else {}
-    assert hear(first, of_a(text="Hi. ", voice_settings=again))[1] == [text("Hi. ", **same)]
+    assert receive(first, of_a(text="Hi. ", voice_settings=again))[1] == [text("Hi. ", **same)]
 
 
 @pytest.mark.parametrize("first", [None, {}, VOICE])
 def test_voice_settings_may_not_change(first: object) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        hear(
+        receive(
             of_a(text=" ", voice_settings=first),
             {"text": " ", "context_id": "b", "voice_settings": {"stability": 1}},
             of_a(text="Hi. ", voice_settings={"stability": 0.9}),
@@ -239,25 +239,25 @@ def test_voice_settings_may_not_change(first: object) -> None:
 )
 def test_a_wrong_field_is_named(field: str, value: object) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        hear({field: value})
+        receive({field: value})
     assert caught.value.param == field
 
 
-def test_nothing_is_heard_after_the_socket_is_to_close() -> None:
+def test_messages_after_close_socket_are_ignored() -> None:
     protocol = MultiStreamInputProtocol()
     protocol.receive('{"close_socket": true}')
     for late in ('{"text": "more"}', "no json", b"\x00", '{"text": 1}'):
         assert protocol.receive(late) == []
 
 
-def told(event: Any) -> dict[str, Any]:
-    frame = json.loads(MultiStreamInputProtocol().send(event))
-    assert isinstance(frame, dict)
-    return frame
+def message_of(event: Any) -> dict[str, Any]:
+    sent = json.loads(MultiStreamInputProtocol().send(event))
+    assert isinstance(sent, dict)
+    return sent
 
 
-def test_frames_carry_the_four_keys_and_every_name_in_both_spellings() -> None:
-    assert told(Audio("a", b"\x01\x02")) == {
+def test_messages_have_the_four_keys_and_both_spellings_of_names() -> None:
+    assert message_of(Audio("a", b"\x01\x02")) == {
         "audio": base64.b64encode(b"\x01\x02").decode(),
         "isFinal": False,
         "is_final": False,
@@ -266,22 +266,22 @@ def test_frames_carry_the_four_keys_and_every_name_in_both_spellings() -> None:
         "contextId": "a",
         "context_id": "a",
     }
-    final = told(ContextDone(""))
+    final = message_of(ContextDone(""))
     assert (final["audio"], final["isFinal"], final["is_final"]) == (None, True, True)
     assert final["contextId"] is final["context_id"] is None
     assert final.keys() >= {"normalizedAlignment", "alignment"}
 
 
-def test_alignments_count_from_the_piece_before_or_from_the_start() -> None:
+def test_alignments_count_from_the_last_aligned_chunk_or_from_the_start() -> None:
     written = Alignment(("h", "i", " "), (0, 30, 90), (30, 60, 10))
     spoken = Alignment(("H", "i", " "), (0, 40, 90), (40, 50, 10))
     audio = Audio("a", b"\x01\x02", Aligned(written, spoken, from_ms=240))
-    assert told(audio)["alignment"] == {
+    assert message_of(audio)["alignment"] == {
         "chars": ["h", "i", " "],
         "charStartTimesMs": [0, 30, 90],
         "charDurationsMs": [30, 60, 10],
     }
-    assert told(audio)["normalizedAlignment"]["charStartTimesMs"] == [0, 40, 90]
+    assert message_of(audio)["normalizedAlignment"]["charStartTimesMs"] == [0, 40, 90]
     synced = json.loads(MultiStreamInputProtocol(sync_alignment=True).send(audio))
     assert synced["alignment"]["charStartTimesMs"] == [240, 270, 330]
     assert synced["normalizedAlignment"]["charDurationsMs"] == [40, 50, 10]
@@ -289,14 +289,14 @@ def test_alignments_count_from_the_piece_before_or_from_the_start() -> None:
 
 def test_the_end_of_a_sentence_may_come_without_audio() -> None:
     end = Alignment((" ",), (0,), (160,))
-    frame = told(Audio("a", b"", Aligned(end, end, from_ms=80)))
-    assert frame["audio"] == ""
-    assert frame["isFinal"] is False
+    sent = message_of(Audio("a", b"", Aligned(end, end, from_ms=80)))
+    assert sent["audio"] == ""
+    assert sent["isFinal"] is False
 
 
-def test_a_failed_context_is_told_by_name() -> None:
-    frame = told(ContextFailed("a", TextTooLong(50)))
-    assert frame == {
+def test_a_failed_context_is_reported_with_its_name() -> None:
+    sent = message_of(ContextFailed("a", TextTooLong(50)))
+    assert sent == {
         "message": "The text is longer than 50 characters.",
         "error": "max_character_limit_exceeded",
         "code": 1009,
@@ -320,12 +320,12 @@ messages = st.lists(st.fixed_dictionaries({}, optional=message_fields), max_size
 
 
 @given(messages, st.booleans())
-def test_whatever_is_said_contexts_open_before_they_are_spoken_to_and_five_at_most(
-    said: list[dict[str, object]], auto_mode: bool
+def test_any_messages_open_contexts_before_use_and_at_most_five(
+    messages: list[dict[str, object]], auto_mode: bool
 ) -> None:
     protocol = MultiStreamInputProtocol(auto_mode=auto_mode)
     open_ids: set[str] = set()
-    for message in said:
+    for message in messages:
         try:
             events = protocol.receive(json.dumps(message))
         except SpeechError:
@@ -345,6 +345,6 @@ def test_whatever_is_said_contexts_open_before_they_are_spoken_to_and_five_at_mo
 
 
 @given(st.text() | st.binary())
-def test_any_message_is_understood_or_refused(message: str | bytes) -> None:
+def test_any_message_is_parsed_or_refused(message: str | bytes) -> None:
     with contextlib.suppress(InvalidMessage):
         assert MultiStreamInputProtocol().receive(message)

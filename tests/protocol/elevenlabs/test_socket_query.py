@@ -1,4 +1,4 @@
-"""A socket's address: every parameter is read, ignored or refused by name."""
+"""A socket's query: every parameter is read, ignored or refused by name."""
 
 import pytest
 from hypothesis import given
@@ -97,7 +97,7 @@ def test_a_query_number_is_within_its_bounds_or_refused(value: str) -> None:
 
 
 @pytest.mark.parametrize("model_id", ["eleven_v3", "eleven_v3_conversational", "eleven_v4_turbo"])
-def test_a_dialogue_model_is_sent_to_the_dialogue_sockets(model_id: str) -> None:
+def test_a_dialogue_model_is_refused_with_a_hint_at_the_dialogue_sockets(model_id: str) -> None:
     with pytest.raises(UnsupportedModel) as caught:
         parse_socket_query({"model_id": model_id})
     assert caught.value.message == (
@@ -109,13 +109,13 @@ def test_a_dialogue_model_is_sent_to_the_dialogue_sockets(model_id: str) -> None
 
 
 @pytest.mark.parametrize("model_id", ["eleven_flash_v2_5", "eleven_multilingual_v2", "csm-1b", ""])
-def test_any_other_model_is_welcome_everywhere(model_id: str) -> None:
+def test_any_other_model_is_accepted_on_every_socket(model_id: str) -> None:
     for dialogue in (False, True):
         assert parse_socket_query({"model_id": model_id}, dialogue=dialogue)
 
 
-def test_a_dialogue_socket_has_its_own_silence_and_no_auto_mode() -> None:
-    asked = {"inactivity_timeout": "180", "auto_mode": "perhaps", "output_format": "pcm_16000"}
-    query = parse_socket_query(asked, dialogue=True)
+def test_a_dialogue_socket_has_a_fixed_inactivity_timeout_and_no_auto_mode() -> None:
+    requested = {"inactivity_timeout": "180", "auto_mode": "perhaps", "output_format": "pcm_16000"}
+    query = parse_socket_query(requested, dialogue=True)
     assert (query.inactivity_timeout_s, query.auto_mode) == (20, False)
     assert query.audio_format.name == "pcm_16000"

@@ -1,4 +1,4 @@
-"""The REST body: what is read, what is refused and how it is named."""
+"""The text-to-speech body: the fields that are read, and the errors of wrong ones."""
 
 import json
 from typing import Any
@@ -18,7 +18,7 @@ def parse(body: object, max_chars: int = 100, **query: str) -> SpeechRequest:
     return parse_speech_request(encoded, query, voice_id="vera", max_chars=max_chars)
 
 
-def test_text_alone_is_a_request() -> None:
+def test_text_is_the_only_required_field() -> None:
     request = parse({"text": "Hello."})
     assert (request.voice_id, request.text) == ("vera", "Hello.")
     assert request.audio_format.name == "mp3_44100_128"
@@ -45,7 +45,7 @@ def test_every_setting_is_read() -> None:
     assert request.audio_format.name == "wav_24000"
 
 
-def test_ssml_may_be_asked_for_in_the_address_and_denied_in_the_body() -> None:
+def test_ssml_in_the_body_overrides_ssml_in_the_query() -> None:
     assert parse({"text": "Hi."}, enable_ssml_parsing="true").settings.ssml is True
     body = {"text": "Hi.", "enable_ssml_parsing": False}
     assert parse(body, enable_ssml_parsing="true").settings.ssml is False
@@ -55,7 +55,7 @@ def test_ssml_may_be_asked_for_in_the_address_and_denied_in_the_body() -> None:
 
 
 @pytest.mark.parametrize("code", ["en", "EN", "eng", "en-US", "en_gb", "en-Latn-GB", "", None])
-def test_english_is_spoken(code: str | None) -> None:
+def test_english_language_codes_are_accepted(code: str | None) -> None:
     assert parse({"text": "Hi.", "language_code": code}) == parse({"text": "Hi."})
 
 
@@ -79,19 +79,19 @@ def test_the_vendors_other_fields_are_accepted() -> None:
     assert (request.previous_text, request.previous_request_ids) == ("Before.", ("a",))
 
 
-def test_the_past_is_three_requests_at_most() -> None:
+def test_at_most_three_previous_request_ids_are_accepted() -> None:
     assert parse({"text": "Hi.", "previous_request_ids": ["a", "b", "c"]}).previous_request_ids == (
         *("a", "b", "c"),
     )
 
 
-def test_a_caller_who_wants_nothing_logged_is_not_remembered() -> None:
+def test_enable_logging_false_keeps_the_request_out_of_the_history() -> None:
     assert parse({"text": "Hi."}).kept
     assert parse({"text": "Hi."}, enable_logging="true").kept
     assert not parse({"text": "Hi."}, enable_logging="false").kept
 
 
-def test_stability_scales_the_temperature_that_the_request_does_not_name() -> None:
+def test_stability_scales_the_temperature_unless_the_request_sets_one() -> None:
     calm = {"voice_settings": {"stability": 1}}
     assert parse({"text": "Hi.", **calm}).settings == SpeechSettings(temperature_scale=0.5)
     named = parse({"text": "Hi.", **calm, "temperature": 0.4}).settings
@@ -103,7 +103,7 @@ def test_null_counts_as_absent() -> None:
     assert parse({"text": "Hi.", **dict.fromkeys(names)}) == parse({"text": "Hi."})
 
 
-def test_a_byte_order_mark_is_passed_over() -> None:
+def test_a_byte_order_mark_is_skipped() -> None:
     assert parse(b'\xef\xbb\xbf{"text": "Hi."}').text == "Hi."
 
 
@@ -173,13 +173,13 @@ def test_a_speed_outside_the_vendors_bounds_is_named(speed: object) -> None:
     [b"", b"text", b"[]", b'"Hi."', b'{"text": "\xff"}', b'{"seed": NaN}', b"[" * 500_000],
     ids=lambda body: repr(body[:12]),
 )
-def test_a_body_that_is_no_json_object_is_refused_whole(body: bytes) -> None:
+def test_a_body_that_is_no_json_object_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidRequest) as caught:
         parse(body)
     assert caught.value.param == "body"
 
 
-def test_the_limit_is_the_last_length_allowed() -> None:
+def test_text_of_exactly_the_limit_is_accepted() -> None:
     assert len(parse({"text": "a" * 100}).text) == 100
     with pytest.raises(TextTooLong) as caught:
         parse({"text": "a" * 101})
@@ -192,7 +192,7 @@ def test_an_unknown_format_is_refused() -> None:
 
 
 @given(st.binary())
-def test_any_body_is_read_or_refused(body: bytes) -> None:
+def test_any_body_is_parsed_or_refused(body: bytes) -> None:
     with pytest.raises(InvalidRequest):
         parse(body)
 

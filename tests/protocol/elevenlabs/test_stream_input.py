@@ -1,4 +1,4 @@
-"""The `stream-input` protocol: what each message means, and what each event looks like."""
+"""The `stream-input` protocol: messages to events, and events to messages."""
 
 import base64
 import json
@@ -38,7 +38,7 @@ def text(delta: str, **settings: Any) -> AddText:
     return AddText("", delta, SpeechSettings(**settings))
 
 
-def hear(*messages: object, auto_mode: bool = False) -> list[list[InEvent]]:
+def receive(*messages: object, auto_mode: bool = False) -> list[list[InEvent]]:
     protocol = StreamInputProtocol(auto_mode=auto_mode)
     return [protocol.receive(json.dumps(message)) for message in messages]
 
@@ -72,8 +72,8 @@ LATER_MESSAGES: list[tuple[object, list[InEvent]]] = [
 
 
 @pytest.mark.parametrize(("message", "events"), LATER_MESSAGES)
-def test_a_later_message_means(message: object, events: list[InEvent]) -> None:
-    assert hear(OPENER, message)[1] == events
+def test_the_events_of_a_later_message(message: object, events: list[InEvent]) -> None:
+    assert receive(OPENER, message)[1] == events
 
 
 FIRST_MESSAGES: list[tuple[object, list[InEvent]]] = [
@@ -114,23 +114,23 @@ FIRST_MESSAGES: list[tuple[object, list[InEvent]]] = [
 
 
 @pytest.mark.parametrize(("message", "events"), FIRST_MESSAGES)
-def test_a_first_message_means(message: object, events: list[InEvent]) -> None:
-    assert hear(message) == [events]
+def test_the_events_of_a_first_message(message: object, events: list[InEvent]) -> None:
+    assert receive(message) == [events]
 
 
-def test_voice_settings_say_how_a_context_is_spoken() -> None:
-    (events,) = hear({"text": " ", "voice_settings": {"stability": 1}, "temperature": 0.5})
+def test_voice_settings_become_speech_settings_of_the_context() -> None:
+    (events,) = receive({"text": " ", "voice_settings": {"stability": 1}, "temperature": 0.5})
     (context,) = events
     assert isinstance(context, OpenContext)
     assert (context.settings.temperature, context.settings.temperature_scale) == (0.5, 0.5)
 
 
-def test_a_sign_of_life_opens_nothing() -> None:
-    assert hear({}, OPENER) == [[KeepAlive()], [OPEN]]
+def test_a_keep_alive_opens_no_context() -> None:
+    assert receive({}, OPENER) == [[KeepAlive()], [OPEN]]
 
 
-def test_auto_mode_says_every_message_at_once() -> None:
-    heard = hear(
+def test_auto_mode_flushes_every_message() -> None:
+    received = receive(
         OPENER,
         {"text": "Hel"},
         {"text": "lo.", "flush": True},
@@ -138,7 +138,7 @@ def test_auto_mode_says_every_message_at_once() -> None:
         {"text": ""},
         auto_mode=True,
     )
-    assert heard == [
+    assert received == [
         [AUTO],
         [text("Hel"), Flush("")],
         [text("lo."), Flush("")],
@@ -147,7 +147,7 @@ def test_auto_mode_says_every_message_at_once() -> None:
     ]
 
 
-def test_nothing_is_heard_after_the_end_but_a_clear() -> None:
+def test_only_a_clear_has_an_effect_after_the_end_of_input() -> None:
     protocol = StreamInputProtocol()
     protocol.receive('{"text": ""}')
     for late in ('{"text": "more"}', "no json", b"\x00", '{"text": 1}', '{"clear": 1}'):
@@ -168,27 +168,27 @@ CLEARS: list[tuple[object, list[InEvent]]] = [
 
 
 @pytest.mark.parametrize(("message", "events"), CLEARS)
-def test_a_clear_stops_and_the_text_of_its_own_message_is_new(
+def test_a_clear_cancels_earlier_text_but_not_that_of_its_own_message(
     message: object, events: list[InEvent]
 ) -> None:
-    assert hear(OPENER, message)[1] == events
+    assert receive(OPENER, message)[1] == events
 
 
-def test_what_the_texts_have_set_outlives_a_clear() -> None:
-    heard = hear(
+def test_settings_of_earlier_messages_outlive_a_clear() -> None:
+    received = receive(
         {"text": "One. ", "speaker_id": 3, "seed": 1},
         {"text": "Two. ", "temperature": 0.5, "speaker_id": 4},
         {"clear": True, "text": "Three. ", "top_k": 9},
         {"clear": True},
     )
     kept = SpeechSettings(speaker_id=4, seed=1, temperature=0.5)
-    assert heard[2] == [
+    assert received[2] == [
         CLEAR,
         OpenContext("", kept, CHUNK_LENGTHS),
         text("Three. ", top_k=9),
     ]
     top_k = SpeechSettings(top_k=9)
-    assert heard[3] == [CLEAR, OpenContext("", kept.overridden_by(top_k), CHUNK_LENGTHS)]
+    assert received[3] == [CLEAR, OpenContext("", kept.overridden_by(top_k), CHUNK_LENGTHS)]
 
 
 VOICE = {"stability": 0.5, "similarity_boost": 0.75, "use_speaker_boost": True}
@@ -196,15 +196,17 @@ VOICE = {"stability": 0.5, "similarity_boost": 0.75, "use_speaker_boost": True}
 
 @pytest.mark.parametrize("again", [None, {}, VOICE, {**VOICE, "novelty": [1]}])
 def test_voice_settings_may_be_repeated(again: object) -> None:
-    heard = hear({**OPENER, "voice_settings": VOICE}, {"text": "Hi.", "voice_settings": again})
+    received = receive(
+        {**OPENER, "voice_settings": VOICE}, {"text": "Hi.", "voice_settings": again}
+    )
     same: dict[str, Any] = {"temperature_scale": 1.0} if again else {}
-    assert heard[1] == [text("Hi.", **same)]
+    assert received[1] == [text("Hi.", **same)]
 
 
 @pytest.mark.parametrize("first", [None, {}, VOICE])
 def test_voice_settings_may_not_change(first: object) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        hear(
+        receive(
             {**OPENER, "voice_settings": first},
             {"text": "Hi.", "voice_settings": {**VOICE, "stability": 0.6}},
         )
@@ -230,13 +232,13 @@ def test_voice_settings_may_not_change(first: object) -> None:
 def test_the_schedule_of_the_first_message_holds(
     name: str, config: object, lengths: tuple[int, ...]
 ) -> None:
-    assert hear({**OPENER, name: config}) == [[OpenContext("", chunk_lengths=lengths)]]
+    assert receive({**OPENER, name: config}) == [[OpenContext("", chunk_lengths=lengths)]]
 
 
 @pytest.mark.parametrize("schedule", [[49], [501], [120, "160"], [True], 120, "120", [50] * 101])
 def test_a_schedule_out_of_bounds_is_named(schedule: object) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        hear({**OPENER, "generation_config": {"chunk_length_schedule": schedule}})
+        receive({**OPENER, "generation_config": {"chunk_length_schedule": schedule}})
     assert caught.value.param == "generation_config.chunk_length_schedule"
 
 
@@ -259,7 +261,7 @@ def test_a_schedule_out_of_bounds_is_named(schedule: object) -> None:
     ],
     ids=lambda message: repr(message[:20]),
 )
-def test_what_is_no_json_object_is_refused(message: str | bytes) -> None:
+def test_a_message_that_is_no_json_object_is_refused(message: str | bytes) -> None:
     with pytest.raises(InvalidMessage):
         StreamInputProtocol().receive(message)
 
@@ -306,7 +308,7 @@ def test_an_infinite_temperature_is_refused() -> None:
 
 
 def test_half_an_emoji_becomes_a_character_that_can_be_encoded() -> None:
-    assert hear(OPENER, {"text": "a\ud83d"}, {"text": "\ude00é😀"})[1:] == [
+    assert receive(OPENER, {"text": "a\ud83d"}, {"text": "\ude00é😀"})[1:] == [
         [text("a\ufffd")],
         [text("\ufffdé😀")],
     ]
@@ -356,41 +358,41 @@ def test_any_objects_open_once_and_end_at_most_once(
     protocol = StreamInputProtocol()
     events: list[InEvent] = []
     for message in messages:
-        heard, refusal = attempt(protocol, json.dumps(message))
-        events += heard
+        received, refusal = attempt(protocol, json.dumps(message))
+        events += received
         assert refusal is None or refusal.param in message
-    told = [event for event in events if not isinstance(event, KeepAlive | Authenticate)]
-    opens = [i for i, event in enumerate(told) if isinstance(event, OpenContext)]
-    # Once at the beginning; after that, only where a clear has made room.
-    assert opens[:1] == [0][: len(told)]
-    assert all(isinstance(told[i - 1], ClearContext) for i in opens[1:])
-    ends = [i for i, event in enumerate(told) if isinstance(event, CloseSession)]
+    effects = [event for event in events if not isinstance(event, KeepAlive | Authenticate)]
+    opens = [i for i, event in enumerate(effects) if isinstance(event, OpenContext)]
+    # Once at the beginning; after that, only after a clear.
+    assert opens[:1] == [0][: len(effects)]
+    assert all(isinstance(effects[i - 1], ClearContext) for i in opens[1:])
+    ends = [i for i, event in enumerate(effects) if isinstance(event, CloseSession)]
     assert len(ends) <= 1
-    late = told[ends[0] + 1 :] if ends else []
+    late = effects[ends[0] + 1 :] if ends else []
     assert all(isinstance(event, ClearContext) for event in late)
 
 
 @given(st.text() | st.binary())
-def test_any_message_is_understood_or_refused(message: str | bytes) -> None:
-    heard, refusal = attempt(StreamInputProtocol(), message)
-    assert bool(heard) != isinstance(refusal, InvalidMessage)
+def test_any_message_is_parsed_or_refused(message: str | bytes) -> None:
+    received, refusal = attempt(StreamInputProtocol(), message)
+    assert bool(received) != isinstance(refusal, InvalidMessage)
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1)), st.booleans())
 def test_no_character_after_the_opener_is_lost(deltas: list[str], auto_mode: bool) -> None:
-    heard = hear(OPENER, *({"text": delta} for delta in deltas), auto_mode=auto_mode)
-    said = [event.text for events in heard for event in events if isinstance(event, AddText)]
-    assert "".join(said) == "".join(deltas)
+    received = receive(OPENER, *({"text": delta} for delta in deltas), auto_mode=auto_mode)
+    texts = [event.text for events in received for event in events if isinstance(event, AddText)]
+    assert "".join(texts) == "".join(deltas)
 
 
 @given(st.binary())
 def test_audio_travels_whole_in_exactly_four_keys(data: bytes) -> None:
-    frame = StreamInputProtocol().send(Audio("", data))
+    sent = StreamInputProtocol().send(Audio("", data))
     keys = {"isFinal": False, "normalizedAlignment": None, "alignment": None}
-    assert frame == json.dumps({"audio": base64.b64encode(data).decode(), **keys})
+    assert sent == json.dumps({"audio": base64.b64encode(data).decode(), **keys})
 
 
-def test_the_last_frame_is_the_vendors() -> None:
+def test_the_final_message_is_as_recorded() -> None:
     assert StreamInputProtocol().send(ContextDone("")) == (
         '{"audio": null, "isFinal": true, "normalizedAlignment": null, "alignment": null}'
     )
@@ -401,16 +403,16 @@ def aligned_audio(text: str, from_ms: int) -> Audio:
     return Audio("", b"sound", Aligned(alignment, alignment, from_ms))
 
 
-def test_alignments_are_whole_words_for_who_joins_them_with_spaces_as_vocode_does() -> None:
+def test_alignments_hold_whole_words_as_vocode_needs() -> None:
     protocol = StreamInputProtocol()
     events = [aligned_audio("Than", 0), aligned_audio("k y", 40), aligned_audio("ou. ", 70)]
-    told = [json.loads(protocol.send(event))["alignment"] for event in events]
-    assert [one and "".join(one["chars"]) for one in told] == [None, "Thank ", "you. "]
-    assert told[1]["charStartTimesMs"] == [0, 10, 20, 30, 40, 50]
-    assert told[2]["charStartTimesMs"] == [0, 10, 20, 30, 40]
+    alignments = [json.loads(protocol.send(event))["alignment"] for event in events]
+    assert [one and "".join(one["chars"]) for one in alignments] == [None, "Thank ", "you. "]
+    assert alignments[1]["charStartTimesMs"] == [0, 10, 20, 30, 40, 50]
+    assert alignments[2]["charStartTimesMs"] == [0, 10, 20, 30, 40]
 
 
-def test_a_word_that_was_cleared_is_never_told() -> None:
+def test_a_partial_word_is_discarded_by_a_clear() -> None:
     protocol = StreamInputProtocol()
     protocol.send(aligned_audio("Than", 0))
     protocol.send(ContextCleared(""))
@@ -418,7 +420,7 @@ def test_a_word_that_was_cleared_is_never_told() -> None:
     assert "".join(alignment["chars"]) == "No. "
 
 
-def test_a_clear_is_answered_with_the_four_keys_and_its_own() -> None:
+def test_a_clear_is_answered_with_the_four_keys_and_cleared() -> None:
     assert json.loads(StreamInputProtocol().send(ContextCleared(""))) == {
         "audio": None,
         "isFinal": False,
@@ -428,6 +430,6 @@ def test_a_clear_is_answered_with_the_four_keys_and_its_own() -> None:
     }
 
 
-def test_a_failed_context_is_told_as_an_error() -> None:
-    frame = StreamInputProtocol().send(ContextFailed("", EngineBusy("Full.")))
-    assert json.loads(frame) == {"message": "Full.", "error": "system_busy", "code": 1013}
+def test_a_failed_context_becomes_an_error_message() -> None:
+    sent = StreamInputProtocol().send(ContextFailed("", EngineBusy("Full.")))
+    assert json.loads(sent) == {"message": "Full.", "error": "system_busy", "code": 1013}

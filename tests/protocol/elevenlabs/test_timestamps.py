@@ -1,4 +1,4 @@
-"""The two framings of `stream/with-timestamps`, and the object of both doors."""
+"""The two framings of `stream/with-timestamps`, and the object of both endpoints."""
 
 import base64
 import json
@@ -13,7 +13,7 @@ from csm_trio.protocol.events import Audio
 
 
 @given(st.binary())
-def test_a_piece_of_audio_is_one_line_of_json(data: bytes) -> None:
+def test_a_chunk_is_one_line_of_json(data: bytes) -> None:
     line = timestamp_object(Audio("", data))
     assert "\n" not in line
     assert json.loads(line) == {
@@ -23,11 +23,11 @@ def test_a_piece_of_audio_is_one_line_of_json(data: bytes) -> None:
     }
 
 
-def test_its_characters_are_timed_from_the_answers_start() -> None:
+def test_character_times_count_from_the_start_of_the_answer() -> None:
     one = Alignment(("h", "i"), (0, 25), (25, 55))
-    said = json.loads(timestamp_object(Audio("", b"", Aligned(one, one, from_ms=1_000))))
-    assert said["alignment"] == said["normalized_alignment"]
-    assert said["alignment"] == {
+    parsed = json.loads(timestamp_object(Audio("", b"", Aligned(one, one, from_ms=1_000))))
+    assert parsed["alignment"] == parsed["normalized_alignment"]
+    assert parsed["alignment"] == {
         "characters": ["h", "i"],
         "character_start_times_seconds": [1.0, 1.025],
         "character_end_times_seconds": [1.025, 1.08],

@@ -17,7 +17,8 @@ from csm_trio.protocol.fields import (
 from csm_trio.protocol.voice_settings import VoiceSettings
 
 CHUNK_LENGTHS = (120, 160, 250, 290)
-"""Characters before each cut: the vendor's default `chunk_length_schedule` (asyncapi.yml)."""
+"""Characters that may wait for a sentence end, by sentence: the vendor's default
+`chunk_length_schedule` (asyncapi.yml)."""
 
 _CHUNK_LENGTH_RANGE = (50, 500)
 _MAX_SCHEDULE_ITEMS = 100
