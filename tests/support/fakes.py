@@ -202,7 +202,7 @@ class FakeStream:
     def __init__(self, utterance: Utterance, engine: "FakeEngine") -> None:
         self.utterance = utterance
         self.end: EndReason | None = None
-        self.taken = 0
+        self.delivered = 0
         self._engine = engine
 
     def __aiter__(self) -> "FakeStream":
@@ -214,14 +214,14 @@ class FakeStream:
         if error is not None:
             raise error
         frames = min(frame_count(self.utterance.text), self.utterance.max_frames)
-        if self.taken == frames:
-            spoken = self.taken < self.utterance.max_frames
+        if self.delivered == frames:
+            spoken = self.delivered < self.utterance.max_frames
             self.end = EndReason.SPOKEN if spoken else EndReason.CAPPED
             raise StopAsyncIteration
         # Single frames before frame batches, as the engine delivers them.
-        wanted = 1 if self.taken < self._engine.frames_alone else MAX_BATCH_FRAMES
-        first, self.taken = self.taken, min(self.taken + wanted, frames)
-        return tuple(sine_frame(self.utterance, index) for index in range(first, self.taken))
+        wanted = 1 if self.delivered < self._engine.frames_alone else MAX_BATCH_FRAMES
+        first, self.delivered = self.delivered, min(self.delivered + wanted, frames)
+        return tuple(sine_frame(self.utterance, index) for index in range(first, self.delivered))
 
 
 @dataclass(slots=True)

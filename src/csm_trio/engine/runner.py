@@ -96,7 +96,7 @@ class TorchRunner:
 
     @property
     def slots(self) -> int:
-        """How many utterances it can speak at once."""
+        """How many utterances it can generate at once."""
         return self._slots.count
 
     @property

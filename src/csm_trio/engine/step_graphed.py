@@ -111,4 +111,4 @@ class GraphedStep:
         for first in range(0, running, _ROWS_PER_COPY):
             rows = made[first : first + _ROWS_PER_COPY].copy()
             frames += [Frame(row[self._codebooks :], row[: self._codebooks]) for row in rows]
-        return [frame if speaks else None for frame, speaks in zip(frames, speaking, strict=True)]
+        return [frame if is_speech else None for frame, is_speech in zip(frames, speaking, strict=True)]
