@@ -139,7 +139,6 @@ class SineRunner:
         return [call.slots[0] for call in list(self.calls) if call.name == "close"]
 
     def open(self, batch: Sequence[tuple[int, Utterance]]) -> Sequence[int | SpeechError]:
-        """Open slots for utterances."""
         assert 0 < len(batch) <= self.max_prefills_per_step, (
             "too many utterances were opened at once"
         )
@@ -169,7 +168,6 @@ class SineRunner:
         return done
 
     def step(self, slots: Sequence[int]) -> Sequence[Frame | None]:
-        """Make a frame for each of the slots."""
         assert slots, "a step without slots"
         assert len(set(slots)) == len(slots), "a slot is twice in one step"
         assert self._prefills_left.keys().isdisjoint(slots), (
@@ -181,7 +179,6 @@ class SineRunner:
         return [self._next_frame(slot) for slot in slots]
 
     def close(self, slot: int) -> None:
-        """Release a slot, finished or not."""
         del self._utterances[slot], self._made[slot]
         self._prefills_left.pop(slot, None)
         self.calls.append(RunnerCall("close", (slot,)))
