@@ -139,7 +139,6 @@ class SineRunner:
         return [call.slots[0] for call in list(self.calls) if call.name == "close"]
 
     def open(self, batch: Sequence[tuple[int, Utterance]]) -> Sequence[int | SpeechError]:
-        """Open slots for utterances."""
         assert 0 < len(batch) <= self.max_prefills_per_step, (
             "too many utterances were opened at once"
         )
@@ -169,7 +168,6 @@ class SineRunner:
         return done
 
     def step(self, slots: Sequence[int]) -> Sequence[Frame | None]:
-        """Make a frame for each of the slots."""
         assert slots, "a step without slots"
         assert len(set(slots)) == len(slots), "a slot is twice in one step"
         assert self._prefills_left.keys().isdisjoint(slots), (
@@ -181,7 +179,6 @@ class SineRunner:
         return [self._next_frame(slot) for slot in slots]
 
     def close(self, slot: int) -> None:
-        """Release a slot, finished or not."""
         del self._utterances[slot], self._made[slot]
         self._prefills_left.pop(slot, None)
         self.calls.append(RunnerCall("close", (slot,)))
@@ -202,7 +199,7 @@ class FakeStream:
     def __init__(self, utterance: Utterance, engine: "FakeEngine") -> None:
         self.utterance = utterance
         self.end: EndReason | None = None
-        self.taken = 0
+        self.delivered = 0
         self._engine = engine
 
     def __aiter__(self) -> "FakeStream":
@@ -214,14 +211,14 @@ class FakeStream:
         if error is not None:
             raise error
         frames = min(frame_count(self.utterance.text), self.utterance.max_frames)
-        if self.taken == frames:
-            spoken = self.taken < self.utterance.max_frames
+        if self.delivered == frames:
+            spoken = self.delivered < self.utterance.max_frames
             self.end = EndReason.SPOKEN if spoken else EndReason.CAPPED
             raise StopAsyncIteration
         # Single frames before frame batches, as the engine delivers them.
-        wanted = 1 if self.taken < self._engine.frames_alone else MAX_BATCH_FRAMES
-        first, self.taken = self.taken, min(self.taken + wanted, frames)
-        return tuple(sine_frame(self.utterance, index) for index in range(first, self.taken))
+        wanted = 1 if self.delivered < self._engine.frames_alone else MAX_BATCH_FRAMES
+        first, self.delivered = self.delivered, min(self.delivered + wanted, frames)
+        return tuple(sine_frame(self.utterance, index) for index in range(first, self.delivered))
 
 
 @dataclass(slots=True)

@@ -96,7 +96,6 @@ class TorchRunner:
 
     @property
     def slots(self) -> int:
-        """How many utterances it can speak at once."""
         return self._slots.count
 
     @property
@@ -149,7 +148,6 @@ class TorchRunner:
         return PendingPrefill(opening, prompt, prefix_positions), max_frames
 
     def prefill(self) -> list[int]:
-        """Run one prefill chunk; return the slots whose prompt is complete."""
         prefilled = self._prefill.advance(list(self._waiting.values()))
         for pending in prefilled:
             del self._waiting[pending.opening.slot]
@@ -161,7 +159,6 @@ class TorchRunner:
             self.prefill()
 
     def step(self, slots: Sequence[int]) -> Sequence[Frame | None]:
-        """Make one frame for each open slot; None at its end of speech."""
         return self._step.run(slots)
 
     def close(self, slot: int) -> None:

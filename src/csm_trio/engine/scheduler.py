@@ -248,7 +248,7 @@ class Scheduler(Generic[Key]):
         return True
 
     def opened(self, key: Key, max_frames: int) -> None:
-        """Record that a planned slot is open, and the most frames that its utterance may have."""
+        """Record that a planned slot is open, and its utterance's maximum of frames."""
         self._rows[key].guard = RunawayGuard(max_frames)
 
     def prefilled(self, slot: int) -> Key:

@@ -51,7 +51,6 @@ class EagerStep:
 
     @torch.inference_mode()
     def run(self, slots: Sequence[int], watch: Watch | None = None) -> list[Frame | None]:
-        """Make one frame for each open slot; None at its end of speech."""
         running = list(slots)
         attended_chars: list[float | None] = [None] * len(running)
         if watch is None and self._head is not None:

@@ -91,7 +91,6 @@ class GraphedStep:
 
     @torch.inference_mode()
     def run(self, slots: Sequence[int]) -> list[Frame | None]:
-        """Make one frame for each open slot; None at its end of speech."""
         running = len(slots)
         size = next(size for size in reversed(self._graphs) if size >= running)
         rows_host = self._rows_host.numpy()
@@ -111,4 +110,6 @@ class GraphedStep:
         for first in range(0, running, _ROWS_PER_COPY):
             rows = made[first : first + _ROWS_PER_COPY].copy()
             frames += [Frame(row[self._codebooks :], row[: self._codebooks]) for row in rows]
-        return [frame if speaks else None for frame, speaks in zip(frames, speaking, strict=True)]
+        return [
+            frame if is_speech else None for frame, is_speech in zip(frames, speaking, strict=True)
+        ]
