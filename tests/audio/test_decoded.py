@@ -19,7 +19,7 @@ FRAME_SAMPLES = 1_920
 OPUS_FORMATS = [name for name in FORMATS if name.startswith("opus")]
 M4A = "m4a_aac_44100_128"
 
-# The least signal to coding error of a voice-like sound in any 80 ms, at the lowest bit rate.
+# Minimum signal-to-error ratio of voice-like audio in any 80 ms, at the lowest bit rate.
 MIN_SNR_DB = {"opus": 16, "mp3": 16, "m4a": 30, "aac": 30, "flac": 300}
 MP3_DELAY_SAMPLES = 576 + 529  # LAME's, and any layer III decoder's (LAME's technical FAQ)
 AAC_FRAME_SAMPLES = 1_024

@@ -73,7 +73,7 @@ def test_every_decoded_alaw_code_encodes_to_itself() -> None:
 
 def test_a_decoded_code_encodes_to_itself() -> None:
     again = encode_ulaw(decode_ulaw(EVERY_CODE))
-    # Zero has two codes; the negative one cannot be told from the other once decoded.
+    # Zero has two codes; the negative one cannot be distinguished from the other once decoded.
     assert again == EVERY_CODE.replace(b"\x7f", b"\xff")
 
 
