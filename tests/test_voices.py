@@ -1,4 +1,4 @@
-"""The catalog: what a file may say, and which ids have a voice."""
+"""The voice catalog: valid and invalid voices files, and the ids that have a voice."""
 
 import json
 from pathlib import Path
@@ -53,7 +53,7 @@ def test_a_file_replaces_the_defaults_and_keeps_its_order(tmp_path: Path) -> Non
         catalog.get("default")
 
 
-def test_a_listed_number_means_what_the_file_says(tmp_path: Path) -> None:
+def test_a_listed_number_is_the_voice_of_the_file(tmp_path: Path) -> None:
     catalog = load(tmp_path, {"7": 2})
     assert catalog.get("7").speaker_id == 2
     assert catalog.get("8").speaker_id == 8
@@ -78,7 +78,7 @@ def test_without_voices_no_name_has_one(tmp_path: Path) -> None:
 
 
 @given(st.integers(0, 2**32 - 1))
-def test_every_number_names_its_speaker(number: int) -> None:
+def test_every_number_is_the_voice_of_its_speaker(number: int) -> None:
     assert VoiceCatalog.load(None).get(str(number)) == Voice(str(number), str(number), number)
 
 
@@ -119,7 +119,7 @@ def test_other_ids_have_no_voice(voice_id: str) -> None:
         ({"": 1}, "''"),
     ],
 )
-def test_a_malformed_file_is_one_sentence_that_names_it(
+def test_the_error_for_a_malformed_file_is_one_sentence_with_its_name(
     tmp_path: Path, content: object, named: str
 ) -> None:
     with pytest.raises(StartupError) as caught:
@@ -131,12 +131,12 @@ def test_a_malformed_file_is_one_sentence_that_names_it(
     assert "\n" not in message
 
 
-def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_file_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(StartupError, match=r"gone\.json cannot be read: No such file"):
         VoiceCatalog.load(tmp_path / "gone.json")
 
 
-def test_a_file_of_other_bytes_is_one_sentence(tmp_path: Path) -> None:
+def test_the_error_for_a_file_that_is_not_utf_8_is_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "voices.json"
     path.write_bytes(b'{"caf\xe9": 1}')
     with pytest.raises(StartupError, match="not valid JSON"):
@@ -149,7 +149,7 @@ def write_clip(path: Path, *, rate_hz: int = 24_000, seconds: float = 0.5) -> No
     path.write_bytes(wav_header(rate_hz, data_bytes=len(pcm)) + pcm)
 
 
-def test_a_clip_is_heard_at_the_models_rate_whatever_its_own(tmp_path: Path) -> None:
+def test_a_clip_is_resampled_to_the_models_rate(tmp_path: Path) -> None:
     (tmp_path / "clips").mkdir()
     write_clip(tmp_path / "clips" / "vera.wav", rate_hz=16_000)
     clips = [{"file": "clips/vera.wav", "text": " What she says. "}]
@@ -179,7 +179,7 @@ def test_a_clip_is_heard_at_the_models_rate_whatever_its_own(tmp_path: Path) -> 
         ([{"file": "long.wav", "text": "Yes."}], "must last up to 60 seconds"),
     ],
 )
-def test_a_bad_clip_is_named(tmp_path: Path, clips: object, problem: str) -> None:
+def test_the_error_for_a_bad_clip_names_it(tmp_path: Path, clips: object, problem: str) -> None:
     write_clip(tmp_path / "vera.wav")
     write_clip(tmp_path / "empty.wav", seconds=0)
     write_clip(tmp_path / "long.wav", rate_hz=8_000, seconds=61)

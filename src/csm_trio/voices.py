@@ -1,7 +1,7 @@
-"""The voices this server knows: a JSON file in, `Voice` values by id out.
+"""Voice catalog: read the voices file, look up voices by id or alias.
 
-A voice is a speaker of the model, and clips of speech that the model hears before it speaks; what
-comes out is the model's business.
+A voice is a speaker id of the model, optionally with clips that become its prompt segments. The
+module must not know the model.
 """
 
 import json
@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from csm_trio.audio.pcm import to_float
 from csm_trio.audio.resample import Resampler
 from csm_trio.audio.wav import UnreadableWav, read_wav
 from csm_trio.errors import StartupError, UnknownVoice
@@ -22,7 +23,7 @@ from csm_trio.timebase import SAMPLE_RATE_HZ
 MAX_SPEAKER_ID = 2**32 - 1
 
 _DEFAULT_VOICES = {
-    "default": 1,  # the clearest of the embedded voice's four; to CSM-1B a turn label
+    "default": 1,  # the clearest of the embedded voice's four; for CSM-1B only a label
     "speaker_0": 0,
     "speaker_1": 1,
     "speaker_2": 2,
@@ -45,9 +46,9 @@ class VoiceClip:
 
 @dataclass(frozen=True, slots=True)
 class Voice:
-    """A voice as callers name it (`voice_id`) and as the model knows it (`speaker_id`).
+    """A voice by its id in the API (`voice_id`) and in the model (`speaker_id`).
 
-    With `clips` it sounds like them, as far as the model can.
+    `clips` are recordings for the model to imitate.
     """
 
     voice_id: str
@@ -60,9 +61,9 @@ class Voice:
 
 
 class VoiceCatalog:
-    """Every voice by its id and its aliases, in the order of the file.
+    """The voices by id and alias, in the order of the file.
 
-    A number from 0 to 2^32 - 1 names that speaker even where no voice is listed under it.
+    A number from 0 to 2^32 - 1 is the id of that speaker even where no voice is listed under it.
     """
 
     def __init__(self, voices: Iterable[Voice]) -> None:
@@ -78,9 +79,9 @@ class VoiceCatalog:
         """Read `{id: speaker}` or `{id: {"speaker_id": …, "name"?, "description"?, …}}`.
 
         `clips` is a list of `{"file": …, "text": …}`: 16-bit WAV files, their paths relative to
-        the voices file, and what is said in them. `aliases` is a list of further ids. The file
+        the voices file, and their transcripts. `aliases` is a list of further ids. The file
         replaces the voices known without one (`None`). Raises `StartupError` naming the file, and
-        the voice in it that is wrong.
+        the invalid voice.
         """
         if path is None:
             return cls(Voice(voice_id, voice_id, n) for voice_id, n in _DEFAULT_VOICES.items())
@@ -112,9 +113,9 @@ class VoiceCatalog:
         raise UnknownVoice(voice_id)
 
     def get_or_nth(self, voice_id: str, names: Sequence[str]) -> Voice:
-        """Return the voice of this id, or else the listed one whose place the id has in `names`.
+        """Return the voice of this id, or the listed voice at the id's index in `names`.
 
-        The names go round where they are more than the voices. Raises `UnknownVoice` for an id
+        Indices beyond the listed voices wrap around. Raises `UnknownVoice` for an id
         that is neither.
         """
         listed = self.all()
@@ -128,7 +129,7 @@ class VoiceCatalog:
 
 
 class _BadEntry(Exception):
-    """One entry of a voices file is wrong; the text says which and how."""
+    """An entry of a voices file is invalid; the text names it and the reason."""
 
 
 def _read_voice(folder: Path, voice_id: str, entry: object) -> Voice:
@@ -195,15 +196,14 @@ def _read_clips(folder: Path, voice_id: str, entries: object) -> tuple[VoiceClip
             raise _BadEntry(
                 f"the clip {file} of voice {voice_id!r} must last up to {_MAX_CLIP_S} seconds"
             )
-        clips.append(VoiceClip(text.strip(), _as_heard(pcm, rate_hz)))
+        clips.append(VoiceClip(text.strip(), _as_model_input(pcm, rate_hz)))
     return tuple(clips)
 
 
-def _as_heard(pcm: NDArray[np.int16], rate_hz: int) -> NDArray[np.float32]:
+def _as_model_input(pcm: NDArray[np.int16], rate_hz: int) -> NDArray[np.float32]:
     resampler = Resampler(rate_hz, SAMPLE_RATE_HZ)
     whole = np.concatenate((resampler.feed(pcm), resampler.finish()))
-    heard: NDArray[np.float32] = whole.astype(np.float32) / np.float32(32_768)
-    return heard
+    return to_float(whole)
 
 
 def _refuse_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -280,7 +280,7 @@ def test_since_keeps_the_end_by_extending_the_last_character() -> None:
     assert whole.since(100) == Alignment(("a", "b", "c"), (0, 0, 20), (0, 20, 140))
 
 
-def test_parts_joined_are_one_part() -> None:
+def test_join_returns_one_part() -> None:
     aligner, parts = Aligner(VoiceProfiles()), []
     aligner.begin(as_written("Well, well."), "a voice")
     for _ in range(9):

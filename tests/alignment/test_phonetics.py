@@ -14,8 +14,8 @@ def test_units_cover_the_text_in_order(text: str) -> None:
     units = units_of(text)
     assert (units[0].start, units[-1].end) == (0, len(text))
     assert all(before.end == after.start for before, after in pairwise(units))
-    assert all(unit.duration_ms > 0 and 0 <= unit.skipped < 1 for unit in units)
-    assert units[0].sound is units[-1].sound is PhoneClass.PAUSE
+    assert all(unit.duration_ms > 0 and 0 <= unit.skip_probability < 1 for unit in units)
+    assert units[0].phone_class is units[-1].phone_class is PhoneClass.PAUSE
 
 
 @pytest.mark.parametrize(
@@ -36,12 +36,12 @@ def test_units_cover_the_text_in_order(text: str) -> None:
     ],
 )
 def test_sounds_of_a_spelling(text: str, sounds: str) -> None:
-    assert [unit.sound.name for unit in units_of(text)[1:-1]] == sounds.split()
+    assert [unit.phone_class.name for unit in units_of(text)[1:-1]] == sounds.split()
 
 
 def test_a_pause_is_expected_at_a_comma_and_not_at_a_space() -> None:
     spaced, paused = (units_of(text)[2] for text in ("a b", "a, b"))
-    assert spaced.skipped > 0.5 > paused.skipped
+    assert spaced.skip_probability > 0.5 > paused.skip_probability
 
 
 def test_sounds_at_the_end_of_a_phrase_are_longer() -> None:

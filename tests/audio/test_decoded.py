@@ -1,4 +1,4 @@
-"""What an independent decoder hears: every compressed format against the samples that went in."""
+"""Every compressed format, decoded by FFmpeg, against the samples that were encoded."""
 
 import io
 import struct
@@ -19,7 +19,7 @@ FRAME_SAMPLES = 1_920
 OPUS_FORMATS = [name for name in FORMATS if name.startswith("opus")]
 M4A = "m4a_aac_44100_128"
 
-# The least signal to coding error of a voice-like sound in any 80 ms, at the lowest bit rate.
+# Minimum signal-to-error ratio of voice-like audio in any 80 ms, at the lowest bit rate.
 MIN_SNR_DB = {"opus": 16, "mp3": 16, "m4a": 30, "aac": 30, "flac": 300}
 MP3_DELAY_SAMPLES = 576 + 529  # LAME's, and any layer III decoder's (LAME's technical FAQ)
 AAC_FRAME_SAMPLES = 1_024
@@ -48,7 +48,7 @@ def chunks_of(name: str, pcm: NDArray[np.int16]) -> list[bytes]:
 
 
 def decoded(data: bytes) -> tuple[Sound, int]:
-    """Return what FFmpeg's decoder makes of `data`, in 16-bit units, and its rate in Hz."""
+    """Return the samples that FFmpeg decodes from `data`, in 16-bit units, and the rate in Hz."""
     with av.open(io.BytesIO(data), "r") as container:
         frames = list(container.decode(audio=0))
     scale = 1 if frames[0].format.name.startswith("s16") else 32_768
@@ -70,7 +70,7 @@ CODED = [*(name for name in FORMATS if name.startswith(("mp3", "opus", "m4a"))),
 
 
 @pytest.mark.parametrize("name", CODED)
-def test_the_decoded_sound_is_the_sound_at_its_place(name: str) -> None:
+def test_decoded_audio_equals_the_input_without_delay(name: str) -> None:
     pcm = voice_like(25 * FRAME_SAMPLES)
     sound, rate_hz = decoded(b"".join(chunks_of(name, pcm)))
     expected = at_rate(pcm, rate_hz)
@@ -85,14 +85,14 @@ def test_the_decoded_sound_is_the_sound_at_its_place(name: str) -> None:
 
 @pytest.mark.parametrize("frames", [1, 2, 13])
 @pytest.mark.parametrize("name", [*OPUS_FORMATS, "flac"])
-def test_opus_and_flac_are_as_long_as_the_sound(name: str, frames: int) -> None:
+def test_opus_and_flac_are_as_long_as_the_audio(name: str, frames: int) -> None:
     sound, rate_hz = decoded(b"".join(chunks_of(name, voice_like(frames * FRAME_SAMPLES))))
     assert len(sound) == frames * FRAME_SAMPLES * rate_hz // 24_000
 
 
 @pytest.mark.parametrize("frames", [1, 2, 13])
 @pytest.mark.parametrize("name", [M4A, "aac"])
-def test_aac_is_as_long_as_the_sound_to_whole_codec_frames(name: str, frames: int) -> None:
+def test_aac_is_as_long_as_the_audio_to_whole_codec_frames(name: str, frames: int) -> None:
     sound, rate_hz = decoded(b"".join(chunks_of(name, voice_like(frames * FRAME_SAMPLES))))
     beyond = len(sound) - delay_of(name) - frames * FRAME_SAMPLES * rate_hz // 24_000
     assert 0 <= beyond < AAC_FRAME_SAMPLES
@@ -155,14 +155,14 @@ def test_ogg_opus_follows_rfc_7845(name: str, n_samples: int) -> None:
 
 
 @pytest.mark.parametrize("name", OPUS_FORMATS)
-def test_with_every_80_ms_of_sound_80_ms_of_opus_leave(name: str) -> None:
+def test_every_80_ms_of_audio_returns_80_ms_of_opus(name: str) -> None:
     first, *later, _, _ = chunks_of(name, voice_like(10 * FRAME_SAMPLES))
     # The muxer holds its newest page back, which could be the last.
     assert len(list(ogg_pages(first))) == 2 + 3
     assert {len(list(ogg_pages(chunk))) for chunk in later} == {4}
 
 
-def test_an_opus_stream_that_breaks_off_plays_to_there() -> None:
+def test_a_truncated_opus_stream_plays_to_its_end() -> None:
     chunks = chunks_of("opus_48000_64", voice_like(10 * FRAME_SAMPLES))
     sound, _ = decoded(b"".join(chunks[:5]))
     assert len(sound) >= 5 * 3_840 - 960 - 960
@@ -179,7 +179,7 @@ def boxes(data: bytes) -> list[tuple[bytes, int]]:
     return found
 
 
-def test_m4a_is_a_header_and_then_fragments_as_they_are_made() -> None:
+def test_m4a_is_a_header_followed_by_fragments() -> None:
     first, *later = chunks_of(M4A, voice_like(10 * FRAME_SAMPLES))
     assert not first
     assert [kind for kind, _ in boxes(later[0])] == [b"ftyp", b"moov", b"moof", b"mdat"]

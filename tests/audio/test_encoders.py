@@ -1,4 +1,4 @@
-"""The laws of a stream's bytes, over every format: cutting, header, tail, joints, frames."""
+"""Properties of every format's byte stream: division, header, tail, joints, frames."""
 
 import itertools
 from collections.abc import Iterable
@@ -89,13 +89,13 @@ def decoded(name: str, data: bytes) -> Pcm:
 @pytest.mark.parametrize("name", NAMES)
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 9_000), st.lists(st.integers(0, 9_000), max_size=6))
-def test_cutting_changes_no_byte(name: str, n_samples: int, cuts: list[int]) -> None:
+def test_dividing_the_input_changes_no_byte(name: str, n_samples: int, cuts: list[int]) -> None:
     pcm = speech_like(n_samples)
     assert encoded(name, np.split(pcm, sorted(cuts))) == encoded(name, [pcm])
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in SAMPLE_FORMATS])
-def test_cutting_a_long_stream_into_single_samples_changes_no_codecs_byte(name: str) -> None:
+def test_dividing_a_long_stream_into_single_samples_changes_no_byte(name: str) -> None:
     pcm = speech_like(20 * FRAME_SAMPLES)
     parts = [*by_frame(pcm[: 19 * FRAME_SAMPLES]), *np.split(pcm[19 * FRAME_SAMPLES :], 1_920)]
     assert encoded(name, parts) == encoded(name, [pcm])
@@ -110,7 +110,7 @@ def test_the_tail_is_flushed_to_the_last_sample(name: str, frames: int) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_compresses_is_heavy(name: str) -> None:
+def test_compressing_encoders_are_heavy(name: str) -> None:
     assert make_encoder(format_named(name)).heavy == (name not in SAMPLE_FORMATS)
 
 
@@ -124,7 +124,7 @@ def test_a_stream_without_sound_is_a_bare_header_or_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in FORMATS if name.startswith("wav")])
-def test_one_header_goes_out_with_the_first_samples(name: str) -> None:
+def test_one_header_precedes_the_first_samples(name: str) -> None:
     encoder = make_encoder(AudioFormat.parse(name))
     first, *later = [encoder.encode(part) for part in by_frame(speech_like(4 * FRAME_SAMPLES))]
     header = wav_header(AudioFormat.parse(name).sample_rate_hz, data_bytes=None)
@@ -143,7 +143,7 @@ def test_wav_is_its_header_and_then_the_pcm_of_that_rate(rate_hz: int) -> None:
     assert body == wav_header(rate_hz, data_bytes=len(pcm_stream)) + pcm_stream
 
 
-def test_g711_is_the_code_of_the_sound_at_8_khz() -> None:
+def test_g711_codes_the_audio_at_8_khz() -> None:
     pcm = speech_like(5 * FRAME_SAMPLES)
     resampler = Resampler(24_000, 8_000)
     at_8_khz = np.concatenate([resampler.feed(pcm), resampler.finish()])
@@ -206,7 +206,7 @@ def test_mp3_begins_with_sound_and_no_tag(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_first_frame_already_makes_bytes_or_the_second(name: str) -> None:
+def test_the_first_or_second_frame_returns_bytes(name: str) -> None:
     encoder = make_encoder(format_named(name))
     first, second = (encoder.encode(part) for part in by_frame(speech_like(2 * FRAME_SAMPLES)))
     assert second
@@ -227,6 +227,6 @@ def test_streams_do_not_disturb_each_other(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MP3_FORMATS)
-def test_lame_says_nothing_on_the_terminal(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_lame_prints_nothing(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     encoded(name, by_frame(speech_like(2 * FRAME_SAMPLES)))
     assert capfd.readouterr() == ("", "")

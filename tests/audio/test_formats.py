@@ -1,4 +1,4 @@
-"""Names in, facts out: every format that callers may ask for."""
+"""The properties of every audio format by its name."""
 
 import pytest
 
@@ -47,7 +47,7 @@ OPENAI_FACTS = [
 ]
 
 
-def test_formats_are_exactly_those_promised() -> None:
+def test_formats_are_exactly_the_documented_ones() -> None:
     assert tuple(name for name, *_ in FACTS) == FORMATS
     assert tuple(name for name, *_ in OPENAI_FACTS) == OPENAI_FORMATS
 
@@ -55,7 +55,7 @@ def test_formats_are_exactly_those_promised() -> None:
 @pytest.mark.parametrize(
     ("name", "codec", "sample_rate_hz", "bitrate_kbps", "content_type"), FACTS, ids=FORMATS
 )
-def test_each_name_means_its_parts(
+def test_each_name_states_its_codec_and_rates(
     name: str, codec: Codec, sample_rate_hz: int, bitrate_kbps: int | None, content_type: str
 ) -> None:
     expected = AudioFormat(name, codec, sample_rate_hz, bitrate_kbps, content_type)
@@ -79,7 +79,7 @@ def test_the_documented_default_of_the_vendors_sockets_is_a_name_too() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "MP3", "pcm_24000", "mp3_44100_128", "ogg"])
-def test_openais_door_refuses_other_names_by_its_own_field(name: str) -> None:
+def test_other_response_formats_are_rejected_with_openais_field(name: str) -> None:
     with pytest.raises(UnknownFormat) as caught:
         AudioFormat.parse_openai(name)
     assert caught.value.param == "response_format"
@@ -91,7 +91,7 @@ def test_openais_door_refuses_other_names_by_its_own_field(name: str) -> None:
     "name",
     ["", "pcm", "PCM_24000", "pcm_24000 ", "pcm_11025", "mp3_22050", "mp3_44100_320", "flac"],
 )
-def test_any_other_name_is_refused_by_its_name(name: str) -> None:
+def test_the_error_for_an_unknown_format_contains_its_name(name: str) -> None:
     with pytest.raises(UnknownFormat) as caught:
         AudioFormat.parse(name)
     assert caught.value.param == "output_format"
@@ -118,7 +118,7 @@ def test_duration_follows_from_the_bytes(name: str, n_bytes: int, duration_s: fl
 
 
 @pytest.mark.parametrize("name", ["opus_48000_64", "m4a_aac_44100_128"])
-def test_bytes_of_a_variable_rate_tell_no_time(name: str) -> None:
+def test_the_duration_of_a_variable_rate_is_unknown(name: str) -> None:
     audio_format = AudioFormat.parse(name)
     assert not audio_format.has_constant_rate
     assert audio_format.duration_s(1_000) is None

@@ -1,4 +1,4 @@
-"""Mu-law and A-law against two independent implementations, over everything there is to encode."""
+"""Mu-law and A-law against two independent implementations, over all samples and codes."""
 
 import warnings
 
@@ -34,7 +34,7 @@ def searched_alaw_code(sample: int) -> int:
     return ((0 if uniform < 0 else 0x80) | segment << 4 | step) ^ 0x55
 
 
-def test_every_sample_encodes_as_the_segment_search_says() -> None:
+def test_every_sample_encodes_as_by_segment_search() -> None:
     expected = bytes(searched_code(int(sample)) for sample in EVERY_SAMPLE)
     assert encode_ulaw(EVERY_SAMPLE) == expected
     expected = bytes(searched_alaw_code(int(sample)) for sample in EVERY_SAMPLE)
@@ -73,7 +73,7 @@ def test_every_decoded_alaw_code_encodes_to_itself() -> None:
 
 def test_a_decoded_code_encodes_to_itself() -> None:
     again = encode_ulaw(decode_ulaw(EVERY_CODE))
-    # Zero has two codes; the negative one cannot be told from the other once decoded.
+    # Zero has two codes; the negative one cannot be distinguished from the other once decoded.
     assert again == EVERY_CODE.replace(b"\x7f", b"\xff")
 
 
@@ -86,7 +86,7 @@ def test_a_larger_sample_never_decodes_to_a_smaller_one() -> None:
 
 
 @given(st.lists(st.integers(-32_768, 32_767), max_size=50), st.integers(1, 3))
-def test_every_sample_stands_alone(samples: list[int], stride: int) -> None:
+def test_every_sample_is_coded_on_its_own(samples: list[int], stride: int) -> None:
     pcm = np.array(samples, dtype=np.int16)[::stride]
     assert encode_ulaw(pcm) == b"".join(encode_ulaw(pcm[i : i + 1]) for i in range(len(pcm)))
     assert len(decode_ulaw(encode_ulaw(pcm))) == len(pcm)

@@ -1,4 +1,4 @@
-"""The laws of a streaming resampler: length, cutting, joints, level, full scale."""
+"""Properties of the streaming resampler: length, division, joints, level, full scale."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def resampled(pcm: Pcm, source_hz: int, target_hz: int, cuts: list[int]) -> Pcm:
 @pytest.mark.parametrize(("source_hz", "target_hz"), RATES_HZ)
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 6_000), st.lists(st.integers(0, 6_000), max_size=8))
-def test_cutting_changes_no_sample_and_the_length_is_exact(
+def test_dividing_the_input_changes_no_sample_and_the_length_is_exact(
     source_hz: int, target_hz: int, n_samples: int, cuts: list[int]
 ) -> None:
     pcm = noise(n_samples)
@@ -51,7 +51,7 @@ def test_cutting_changes_no_sample_and_the_length_is_exact(
 
 
 @pytest.mark.parametrize(("source_hz", "target_hz"), RATES_HZ)
-def test_a_tone_keeps_its_place_and_level_across_joints(source_hz: int, target_hz: int) -> None:
+def test_a_tone_keeps_its_phase_and_level_across_joints(source_hz: int, target_hz: int) -> None:
     pcm = tone(source_hz, source_hz)
     sound = resampled(pcm, source_hz, target_hz, list(range(1_920, source_hz, 1_920)))
     expected = 12_000 * np.sin(2 * np.pi * 440 * np.arange(target_hz) / target_hz)
@@ -94,7 +94,7 @@ def test_equal_rates_hold_nothing_back() -> None:
 
 
 @pytest.mark.parametrize("target_hz", [8_000, 16_000, 22_050, 44_100])
-def test_the_first_frame_already_sounds(target_hz: int) -> None:
+def test_the_first_frame_returns_samples(target_hz: int) -> None:
     held_back_s = (1_920 / 24_000) - len(
         Resampler(24_000, target_hz).feed(noise(1_920))
     ) / target_hz

@@ -1,4 +1,4 @@
-"""The laws of a streaming tempo: length, cutting, pitch, joints, what it holds back."""
+"""Properties of the streaming tempo change: length, division, pitch, joints, delay."""
 
 import itertools
 import os
@@ -50,7 +50,7 @@ def pitch_hz(sound: Pcm) -> float:
 @pytest.mark.parametrize("speed", SPEEDS)
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 9_000), st.lists(st.integers(0, 9_000), max_size=8))
-def test_cutting_changes_no_sample_and_the_length_is_exact(
+def test_dividing_the_input_changes_no_sample_and_the_length_is_exact(
     speed: float, n_samples: int, cuts: list[int]
 ) -> None:
     pcm = noise(n_samples)
@@ -72,8 +72,8 @@ def test_a_voice_keeps_its_pitch_and_level_and_does_not_click(speed: float) -> N
 
 
 @pytest.mark.parametrize("speed", SPEEDS)
-def test_sound_comes_out_in_its_order(speed: float) -> None:
-    """Five tones one after the other, each of its own pitch, stay where they belong."""
+def test_audio_keeps_its_order(speed: float) -> None:
+    """Five consecutive tones of different pitches keep their order."""
     hz = [400, 600, 800, 1_000, 1_200]
     time_s = np.arange(10 * FRAME_SAMPLES) / RATE_HZ
     tones = [9_000 * np.sin(2 * np.pi * one * time_s) for one in hz]
@@ -95,7 +95,7 @@ def test_normal_speed_is_untouched_and_holds_nothing_back() -> None:
 @pytest.mark.parametrize(
     ("speed", "held_back_s"), [(0.25, 0.06), (0.7, 0.06), (0.9, 0.06), (1.2, 0.06), (4.0, 0.2)]
 )
-def test_little_is_held_back(speed: float, held_back_s: float) -> None:
+def test_the_delay_is_bounded(speed: float, held_back_s: float) -> None:
     tempo = Tempo(RATE_HZ, speed)
     given_s = taken_s = 0.0
     for frame in itertools.repeat(vowel(FRAME_SAMPLES), 12):
@@ -125,7 +125,7 @@ def test_an_encoder_plays_faster_or_slower() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="lists threads on Linux only")
-def test_it_starts_no_thread() -> None:
+def test_tempo_starts_no_thread() -> None:
     before = len(os.listdir("/proc/self/task"))
     tempo = Tempo(RATE_HZ, 0.9)
     tempo.feed(noise(FRAME_SAMPLES))

@@ -1,4 +1,4 @@
-"""RIFF headers against the standard library's reader, and files of every sort against ours."""
+"""RIFF headers against the standard library's reader, and `read_wav` on many files."""
 
 import io
 import struct
@@ -57,7 +57,7 @@ def test_header_fields_are_those_of_mono_16_bit_pcm(
 
 
 @pytest.mark.parametrize("data_bytes", [-1, 0xFFFF_FFFF, 0xFFFF_FFFF - 36])
-def test_a_length_that_riff_cannot_say_is_refused(data_bytes: int) -> None:
+def test_a_length_beyond_riff_is_rejected(data_bytes: int) -> None:
     with pytest.raises(ValueError, match="cannot hold"):
         wav_header(24_000, data_bytes=data_bytes)
 
@@ -81,7 +81,7 @@ def test_true_lengths_need_a_header(body: bytes) -> None:
 
 
 @given(st.lists(st.integers(-32_768, 32_767), max_size=200), st.booleans())
-def test_what_was_written_is_read(samples: list[int], streamed: bool) -> None:
+def test_reading_returns_the_written_samples(samples: list[int], streamed: bool) -> None:
     pcm = pcm_of(*samples)
     header = wav_header(44_100, data_bytes=None if streamed else pcm.nbytes)
     read, sample_rate_hz = read_wav(header + pcm.tobytes())
@@ -90,7 +90,7 @@ def test_what_was_written_is_read(samples: list[int], streamed: bool) -> None:
     np.testing.assert_array_equal(read, pcm)
 
 
-def test_read_samples_are_the_callers_own() -> None:
+def test_read_samples_are_a_writable_copy() -> None:
     read, _ = read_wav(wav_header(24_000, data_bytes=4) + pcm_of(1, 2).tobytes())
     read[0] = 7  # raises where the array is a view of the file's bytes
 
@@ -147,7 +147,7 @@ def test_read_samples_are_the_callers_own() -> None:
         ("no sound at all", riff(fmt(), chunk(b"data", b"")), []),
     ],
 )
-def test_files_of_other_makers_are_read(name: str, file: bytes, expected: list[int]) -> None:
+def test_files_of_other_programs_are_read(name: str, file: bytes, expected: list[int]) -> None:
     read, sample_rate_hz = read_wav(file)
     assert read.tolist() == expected, name
     assert sample_rate_hz == 24_000
@@ -172,7 +172,7 @@ def test_files_of_other_makers_are_read(name: str, file: bytes, expected: list[i
         (riff(fmt(rate_hz=0), chunk(b"data", b"\0\0")), "contradicts itself"),
     ],
 )
-def test_what_cannot_be_read_is_refused_with_its_reason(file: bytes, reason: str) -> None:
+def test_an_unreadable_file_is_rejected_with_its_reason(file: bytes, reason: str) -> None:
     with pytest.raises(UnreadableWav, match=reason):
         read_wav(file)
 

@@ -13,11 +13,11 @@ from csm_trio.text.segment import Segmenter
 MARKS = '...|… |?! |! |. |。|！|: |, |; | — |—|- |\' |" |( |) |.) |." |** |🙂|好'
 WORDS = "Dr. |p.m.|U.S. |No. |e.g. |3.5|1. |J. |I |The |etc. |Then |Monday |word|word |a@b.org|x"
 SPACES_AND_JOINTS = "\n|\r\n|\n\n|\t|\xa0|\u2003|\u200d|e\u0301|\u0301|\ud83d"
-PIECES = st.one_of(
-    *(st.sampled_from(pieces.split("|")) for pieces in (MARKS, WORDS, SPACES_AND_JOINTS)),
+FRAGMENTS = st.one_of(
+    *(st.sampled_from(fragments.split("|")) for fragments in (MARKS, WORDS, SPACES_AND_JOINTS)),
     st.characters(),
 )
-TEXTS = st.lists(PIECES, max_size=60).map("".join)
+TEXTS = st.lists(FRAGMENTS, max_size=60).map("".join)
 CAPS = st.sampled_from([16, 40, 280])
 
 
@@ -78,7 +78,7 @@ def test_triggers_and_flushes_at_any_time_lose_nothing(
     assert all(sentence.strip() for sentence in sentences)
 
 
-@given(text=st.lists(PIECES, max_size=30).map(lambda pieces: "".join(pieces)[:280]))
+@given(text=st.lists(FRAGMENTS, max_size=30).map(lambda fragments: "".join(fragments)[:280]))
 def test_an_unspeakable_fragment_is_returned_alone_only_at_the_end(text: str) -> None:
     sentences = segment(text)
     assert all(any(char.isalnum() for char in sentence) for sentence in sentences[:-1])

@@ -142,7 +142,7 @@ class Smoothed(ForwardAligner):
     @classmethod
     def starts(cls, speech: Speech) -> Starts:
         model = cls(units_of(speech.text), 1.0)
-        evidence = AcousticModel(60.0).feed(np.append(speech.pcm, np.int16(0)))[:, model._sounds]
+        evidence = AcousticModel(60.0).feed(np.append(speech.pcm, np.int16(0)))[:, model._classes]
         forward = np.empty_like(evidence)
         belief = model._belief
         for row, likely in zip(forward, evidence, strict=True):

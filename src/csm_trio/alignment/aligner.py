@@ -110,7 +110,7 @@ class _SentenceAligner:
         self._voice, self._profile = voice, profiles.of(voice)
         units = units_of(text)
         self._expected_ms = sum(
-            unit.duration_ms for unit in units if unit.sound is not PhoneClass.PAUSE
+            unit.duration_ms for unit in units if unit.phone_class is not PhoneClass.PAUSE
         )
         self._end_position = units[-1].start
         self._acoustics = AcousticModel(self._profile.loudest_db)

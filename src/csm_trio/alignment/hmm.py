@@ -25,16 +25,16 @@ class ForwardAligner:
     def __init__(self, units: Sequence[Unit], pace: float) -> None:
         states = [_halves(unit) for unit in units]
         flat = [state for halves in states for state in halves]
-        self._sounds = np.array([state.sound for state in flat])
+        self._classes = np.array([state.phone_class for state in flat])
         self._starts = np.array([state.start for state in flat], dtype=np.float64)
         self._widths = np.array([state.end - state.start for state in flat], dtype=np.float64)
         durations = np.array([state.duration_ms for state in flat]) * pace
-        exit = np.minimum(WINDOW_MS / durations, _MAX_EXIT_PROBABILITY)
-        exit[-1] = 0.0
-        skipped = np.array([state.skipped for state in flat[1:]])
-        self._stay = 1 - exit
-        self._step = exit[:-1] * (1 - skipped)
-        self._skip = exit[:-2] * skipped[:-1]
+        exits = np.minimum(WINDOW_MS / durations, _MAX_EXIT_PROBABILITY)
+        exits[-1] = 0.0
+        skip = np.array([state.skip_probability for state in flat[1:]])
+        self._stay = 1 - exits
+        self._step = exits[:-1] * (1 - skip)
+        self._skip = exits[:-2] * skip[:-1]
         self._belief = np.zeros(len(flat))
         self._belief[0] = 1.0
         self._position = 0.0
@@ -49,7 +49,7 @@ class ForwardAligner:
         never decrease. `attended_char` is the alignment head's position during these windows, or
         None where it is unknown.
         """
-        evidence = likelihoods[:, self._sounds]  # [windows, states]
+        evidence = likelihoods[:, self._classes]  # [windows, states]
         if attended_char is not None:
             distances = np.abs(self._starts + self._widths / 2 - attended_char)
             evidence = evidence * (
@@ -79,11 +79,11 @@ class ForwardAligner:
 
 
 def _halves(unit: Unit) -> list[Unit]:
-    if unit.sound is PhoneClass.PAUSE:
+    if unit.phone_class is PhoneClass.PAUSE:
         return [unit]
     middle = (unit.start + unit.end) / 2
     half_ms = unit.duration_ms / 2
     return [
-        Unit(unit.start, middle, unit.sound, half_ms),
-        Unit(middle, unit.end, unit.sound, half_ms),
+        Unit(unit.start, middle, unit.phone_class, half_ms),
+        Unit(middle, unit.end, unit.phone_class, half_ms),
     ]

@@ -28,14 +28,14 @@ class PhoneClass(enum.IntEnum):
 class Unit:
     """Characters [start, end) that make one sound, for `duration_ms` on average.
 
-    `skipped` is the probability that the sound is absent, as the pause at a space often is.
+    `skip_probability` is that of the sound being absent, as the pause at a space often is.
     """
 
     start: float
     end: float
-    sound: PhoneClass
+    phone_class: PhoneClass
     duration_ms: float
-    skipped: float = 0.0
+    skip_probability: float = 0.0
 
 
 _VOWELS = frozenset("aeiouy")
@@ -91,7 +91,7 @@ def units_of(text: str) -> list[Unit]:
                 units += [_spoken_symbol(text[i], i) for i in range(at, end)]
         at = end
     units = _lengthened(units)
-    if units[-1].sound is PhoneClass.PAUSE and len(units) > 1:
+    if units[-1].phone_class is PhoneClass.PAUSE and len(units) > 1:
         last = units.pop()
         return [*units, Unit(last.start, len(text), PhoneClass.PAUSE, _TRAILING_MS)]
     return [*units, Unit(len(text), len(text), PhoneClass.PAUSE, _TRAILING_MS)]
@@ -127,7 +127,7 @@ def _word(text: str, start: int, end: int) -> list[Unit]:
         if stop == at:
             stop, sound, ms = _consonant(letters, at)
             units.append(Unit(start + at, start + stop, sound, ms))
-        elif letters[at:] == "e" and any(unit.sound is PhoneClass.VOWEL for unit in units):
+        elif letters[at:] == "e" and any(unit.phone_class is PhoneClass.VOWEL for unit in units):
             units[-1] = _longer(units[-1], _SILENT_E_MS, to=end)
         else:
             ms = _SHORT_VOWEL_MS if stop == at + 1 else _LONG_VOWEL_MS
@@ -165,23 +165,23 @@ def _consonant(letters: str, at: int) -> tuple[int, PhoneClass, float]:
 
 def _longer(unit: Unit, by_ms: float, *, to: float | None = None) -> Unit:
     end = unit.end if to is None else to
-    return Unit(unit.start, end, unit.sound, unit.duration_ms + by_ms, unit.skipped)
+    return Unit(unit.start, end, unit.phone_class, unit.duration_ms + by_ms, unit.skip_probability)
 
 
 def _lengthened(units: list[Unit]) -> list[Unit]:
     """Lengthen the sounds before pauses and at word ends (phrase-final lengthening)."""
     stretched = list(units)
     for i, unit in enumerate(units):
-        if unit.sound is PhoneClass.PAUSE:
+        if unit.phone_class is PhoneClass.PAUSE:
             continue
         following = units[i + 1 : i + 3]
         if len(following) < 2 or any(_is_pause(after) for after in following):
-            if unit.sound is not PhoneClass.STOP:
+            if unit.phone_class is not PhoneClass.STOP:
                 stretched[i] = _longer(unit, _PHRASE_END_MS)
-        elif following[0].sound is PhoneClass.PAUSE:
+        elif following[0].phone_class is PhoneClass.PAUSE:
             stretched[i] = _longer(unit, _WORD_END_MS)
     return stretched
 
 
 def _is_pause(unit: Unit) -> bool:
-    return unit.sound is PhoneClass.PAUSE and unit.duration_ms >= _PAUSE_MS
+    return unit.phone_class is PhoneClass.PAUSE and unit.duration_ms >= _PAUSE_MS

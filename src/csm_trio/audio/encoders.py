@@ -1,8 +1,8 @@
-"""From the model's sound to bytes for the wire: 24 kHz samples in, one continuous stream out.
+"""Streaming encoders: 24 kHz samples in, one continuous stream of bytes out.
 
-An encoder lives as long as its stream, however many sentences that has: a new one in mid-stream
-would put a second header, a codec's padding or a click into it. It must not know sentences,
-sockets or threads.
+One encoder serves a whole stream, however many sentences it has: a new one in mid-stream would
+insert a second header, codec padding or a click. The module must not know sentences, sockets or
+threads.
 """
 
 from collections.abc import Callable
@@ -31,23 +31,23 @@ _MP4_FRAGMENTS = {
 
 
 class Encoder(Protocol):
-    """Turn one stream of sound into one stream of bytes; the cutting never changes the bytes."""
+    """Encoder of one audio stream; its bytes do not depend on how the samples are divided."""
 
     @property
     def heavy(self) -> bool:
-        """Whether `encode` and `finish` take long enough to be worth a worker thread."""
+        """Whether `encode` and `finish` take long enough to need a worker thread."""
 
     def encode(self, pcm: NDArray[np.int16]) -> bytes:
-        """Return the bytes that follow from these mono samples at 24 kHz: maybe none yet."""
+        """Take mono samples [n] at 24 kHz; return the bytes they complete, possibly none."""
 
     def finish(self) -> bytes:
-        """Return the bytes still held back. This ends the stream: call nothing after it."""
+        """Return the bytes still held and end the stream; no call may follow."""
 
 
 class SampleEncoder:
-    """Encode for the codecs in which every sample stands alone, behind an optional header.
+    """Encoder for codecs that code each sample on its own, after an optional header.
 
-    The header leaves with the first samples, or with `finish` where there are none.
+    The header precedes the first samples, or comes from `finish` where there are none.
     """
 
     heavy = False
@@ -64,24 +64,24 @@ class SampleEncoder:
         self._header = header
 
     def encode(self, pcm: NDArray[np.int16]) -> bytes:
-        """Return the bytes that follow from these mono samples at 24 kHz: maybe none yet."""
-        sound = self._pack(self._resampler.feed(pcm))
-        return self._headed(sound) if sound else b""
+        """Take mono samples [n] at 24 kHz; return the bytes they complete, possibly none."""
+        data = self._pack(self._resampler.feed(pcm))
+        return self._with_header(data) if data else b""
 
     def finish(self) -> bytes:
-        """Return the bytes still held back. This ends the stream: call nothing after it."""
-        return self._headed(self._pack(self._resampler.finish()))
+        """Return the bytes still held and end the stream; no call may follow."""
+        return self._with_header(self._pack(self._resampler.finish()))
 
-    def _headed(self, sound: bytes) -> bytes:
+    def _with_header(self, data: bytes) -> bytes:
         header, self._header = self._header, b""
-        return header + sound
+        return header + data
 
 
 class Mp3Encoder:
-    """Encode MPEG audio, layer III, at a constant bit rate: bare frames, with no tag before them.
+    """MPEG audio, layer III, at a constant bit rate: bare frames without a tag.
 
-    Decoded, the stream is the sound behind LAME's encoder delay and before its padding to a
-    whole number of frames. A stream without sound has no bytes.
+    Decoded, the stream is LAME's encoder delay, the audio, and padding to a whole number of
+    frames. A stream without samples has no bytes.
     """
 
     heavy = True
@@ -98,14 +98,14 @@ class Mp3Encoder:
         self._begun = False
 
     def encode(self, pcm: NDArray[np.int16]) -> bytes:
-        """Return the bytes that follow from these mono samples at 24 kHz: maybe none yet."""
+        """Take mono samples [n] at 24 kHz; return the bytes they complete, possibly none."""
         return self._compress(self._resampler.feed(pcm))
 
     def finish(self) -> bytes:
-        """Return the bytes still held back. This ends the stream: call nothing after it."""
-        sound = self._compress(self._resampler.finish())
-        # LAME refuses to flush what has never begun.
-        return sound + bytes(self._lame.flush()) if self._begun else sound
+        """Return the bytes still held and end the stream; no call may follow."""
+        data = self._compress(self._resampler.finish())
+        # LAME fails to flush an encoder that got no samples.
+        return data + bytes(self._lame.flush()) if self._begun else data
 
     def _compress(self, pcm: NDArray[np.int16]) -> bytes:
         if not pcm.size:
@@ -115,9 +115,9 @@ class Mp3Encoder:
 
 
 class MuxedEncoder:
-    """Encode what FFmpeg makes: the sound in a container that is written front to back.
+    """Encoder for FFmpeg's codecs, in containers that are written without seeking.
 
-    A stream without sound has no bytes.
+    A stream without samples has no bytes.
     """
 
     heavy = True
@@ -127,16 +127,16 @@ class MuxedEncoder:
         self._muxed = Muxed(recipe)
 
     def encode(self, pcm: NDArray[np.int16]) -> bytes:
-        """Return the bytes that follow from these mono samples at 24 kHz: maybe none yet."""
+        """Take mono samples [n] at 24 kHz; return the bytes they complete, possibly none."""
         return self._muxed.encode(self._resampler.feed(pcm))
 
     def finish(self) -> bytes:
-        """Return the bytes still held back. This ends the stream: call nothing after it."""
+        """Return the bytes still held and end the stream; no call may follow."""
         return self._muxed.encode(self._resampler.finish()) + self._muxed.finish()
 
 
 class TempoEncoder:
-    """Change the tempo of the sound before another encoder takes it."""
+    """Changes the tempo of the audio before another encoder."""
 
     heavy = True
 
@@ -145,18 +145,18 @@ class TempoEncoder:
         self._encoder = encoder
 
     def encode(self, pcm: NDArray[np.int16]) -> bytes:
-        """Return the bytes that follow from these mono samples at 24 kHz: maybe none yet."""
+        """Take mono samples [n] at 24 kHz; return the bytes they complete, possibly none."""
         return self._encoder.encode(self._tempo.feed(pcm))
 
     def finish(self) -> bytes:
-        """Return the bytes still held back. This ends the stream: call nothing after it."""
+        """Return the bytes still held and end the stream; no call may follow."""
         return self._encoder.encode(self._tempo.finish()) + self._encoder.finish()
 
 
 def _opus(bitrate_kbps: int | None) -> Recipe:
-    """Ogg/Opus (RFC 7845), a page for every packet of 20 ms, since the muxer keeps one back.
+    """Return the recipe of Ogg/Opus (RFC 7845): one page per packet of 20 ms, to limit the delay.
 
-    Opus takes 24 kHz as it is, and decoders play it at 48 kHz whatever went in.
+    The muxer holds one page back. Opus takes 24 kHz input; decoders always play at 48 kHz.
     """
     return Recipe(
         "ogg",
@@ -169,9 +169,9 @@ def _opus(bitrate_kbps: int | None) -> Recipe:
 
 
 def _aac(muxer: str, rate_hz: int, bitrate_kbps: int | None) -> Recipe:
-    """AAC-LC, in MP4 as fragments of two codec frames or more, playable from the first one on.
+    """Return the recipe of AAC-LC; in MP4 in fragments of at least two codec frames.
 
-    The MP4 header waits for the first fragment, which tells it how much of the sound is priming.
+    The MP4 header waits for the first fragment, since it contains the length of the priming.
     """
     return Recipe(
         muxer,
@@ -185,7 +185,7 @@ def _aac(muxer: str, rate_hz: int, bitrate_kbps: int | None) -> Recipe:
 
 
 def _flac(rate_hz: int) -> Recipe:
-    """FLAC of unknown length, in blocks of 24 ms (of level 2; a higher level's are 96 ms)."""
+    """Return the recipe of FLAC of unknown length, in blocks of 24 ms (96 ms above level 2)."""
     return Recipe(
         "flac",
         "flac",
@@ -200,7 +200,7 @@ def _pack_pcm(pcm: NDArray[np.int16]) -> bytes:
 
 
 def make_encoder(audio_format: AudioFormat, *, speed: float = 1.0) -> Encoder:
-    """Return a fresh encoder of this format, for one stream that plays `speed` times as fast."""
+    """Return a new encoder of this format for one stream that plays `speed` times as fast."""
     encoder = _make_encoder(audio_format)
     return encoder if speed == 1.0 else TempoEncoder(encoder, speed)
 

@@ -1,6 +1,6 @@
-"""What FFmpeg does for us, through PyAV: samples in, one container's bytes out as they are made.
+"""FFmpeg encoding through PyAV: samples in, the bytes of one container out as they are made.
 
-It must not know formats' names, voices or threads.
+The module must not know formats' names, voices or threads.
 """
 
 import ctypes
@@ -15,16 +15,18 @@ from av.audio.stream import AudioStream
 from av.container import OutputContainer
 from numpy.typing import NDArray
 
+from csm_trio.audio.pcm import to_float
+
 # Every filter graph starts a thread for each core, and PyAV puts a graph into every audio encoder:
-# hundreds of calls would be thousands of idle threads. libavutil/cpu.h; holds for the process.
+# hundreds of streams would be thousands of idle threads. libavutil/cpu.h; holds for the process.
 ctypes.CDLL(av._core.__file__).av_cpu_force_count(1)
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How one codec is made: the names and options are FFmpeg's.
+    """FFmpeg's names and options for one codec and container.
 
-    `input_hz` is the rate of the samples that go in, `sample_format` their form in there.
+    `input_hz` is the rate of the input samples, `sample_format` the codec's form of them.
     """
 
     muxer: str
@@ -37,9 +39,9 @@ class Recipe:
 
 
 class Muxed:
-    """One stream of mono sound in one container. It begins with the first samples.
+    """One stream of mono audio in one container, which begins with the first samples.
 
-    The cutting of the input changes no byte: codec frames have their own size.
+    The bytes do not depend on how the input is divided: codec frames have their own size.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -49,7 +51,7 @@ class Muxed:
         self._n_samples = 0
 
     def encode(self, pcm: NDArray[np.int16]) -> bytes:
-        """Return the bytes that follow from these samples: maybe none yet."""
+        """Take samples [n]; return the bytes that they complete, possibly none."""
         if not pcm.size:
             return b""
         container, stream = self._open = self._open or self._begin()
@@ -65,7 +67,7 @@ class Muxed:
         return self._sink.take()
 
     def finish(self) -> bytes:
-        """Return what the codec and the container still hold. Nothing where nothing came."""
+        """Return the bytes that the codec and container still hold; none without samples."""
         if self._open is None:
             return b""
         container, stream = self._open
@@ -75,8 +77,8 @@ class Muxed:
 
     def _begin(self) -> tuple[OutputContainer, AudioStream]:
         recipe = self._recipe
-        # Flushing after every packet, or up to 32 KiB would wait in FFmpeg's own buffer. Bit
-        # exact is without version names, the time of day and a random Ogg serial number.
+        # Without flush_packets, up to 32 KiB would wait in FFmpeg's buffer. bitexact omits version
+        # names, the time of day and a random Ogg serial number.
         options = {"flush_packets": "1", "fflags": "bitexact", **recipe.muxer_options}
         container = av.open(self._sink, "w", format=recipe.muxer, options=options)
         stream = container.add_stream(
@@ -89,14 +91,14 @@ class Muxed:
         return container, stream
 
     def _samples(self, pcm: NDArray[np.int16]) -> NDArray[np.int16] | NDArray[np.float32]:
-        """Return [1, samples] in the codec's own form; floats are within [-1, 1)."""
+        """Return samples [1, n] in the codec's sample format."""
         if self._recipe.sample_format == "s16":
             return pcm[np.newaxis]
-        return pcm[np.newaxis].astype(np.float32) / np.float32(32_768)
+        return to_float(pcm[np.newaxis])
 
 
 class _Sink:
-    """The file that FFmpeg writes to; it cannot seek, so what is written stays as it is."""
+    """The file that FFmpeg writes to; without `seek`, so written bytes never change."""
 
     def __init__(self) -> None:
         self._written = bytearray()
@@ -106,7 +108,7 @@ class _Sink:
         return len(data)
 
     def take(self) -> bytes:
-        """Return what was written since the last time."""
+        """Return the bytes written since the last call."""
         taken = bytes(self._written)
         self._written.clear()
         return taken

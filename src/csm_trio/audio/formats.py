@@ -1,7 +1,7 @@
-"""What callers may ask sound to be: a format's name comes in, its facts go out.
+"""Audio formats: look up the codec, rates and content type of a format's name.
 
-It must not know how anything is encoded. A further format is a further row of `_ROWS`; a further
-codec is also a row of `_CODECS` and a case of `encoders.make_encoder`.
+The module must not know encoders. A new format is a new row of `_ROWS`; a new codec is also a row
+of `_CODECS` and a case of `encoders.make_encoder`.
 """
 
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ Codec = Literal["pcm", "wav", "ulaw", "alaw", "mp3", "opus", "m4a", "aac", "flac
 
 @dataclass(frozen=True, slots=True)
 class _CodecFacts:
-    """What all formats of one codec share.
+    """Properties shared by all formats of one codec.
 
-    `bytes_per_sample` is None where a bit rate rules; `constant` says whether it does strictly.
+    `bytes_per_sample` is None for codecs with a bit rate; `constant`: the rate is constant.
     """
 
     content_type: str
@@ -57,8 +57,8 @@ _ROWS: tuple[_Row, ...] = (
     ("m4a", 44_100, 128),
 )
 
-# OpenAI's `response_format` is a codec's name; its pcm is 24 kHz, as the model's own sound is, so
-# the others are too: nothing to resample.
+# OpenAI's `response_format` is a codec's name; its pcm is 24 kHz, the model's rate, so
+# the others are too: no resampling.
 _OPENAI_ROWS: dict[str, _Row] = {
     "mp3": ("mp3", 24_000, 128),
     "opus": ("opus", 48_000, 64),
@@ -71,7 +71,7 @@ _OPENAI_ROWS: dict[str, _Row] = {
 
 @dataclass(frozen=True, slots=True)
 class AudioFormat:
-    """One form of sound on the wire, always mono; get it by name with `parse` or `parse_openai`.
+    """One audio format on the wire, always mono; get it by name with `parse` or `parse_openai`.
 
     `bitrate_kbps` is None for the codecs whose size follows from the samples.
     """
@@ -112,23 +112,23 @@ class AudioFormat:
 
     @property
     def has_constant_rate(self) -> bool:
-        """Whether bytes tell time, so that `duration_s` knows its answer."""
+        """Whether `duration_s` can derive the duration from a number of bytes."""
         return _CODECS[self.codec].constant
 
     def duration_s(self, n_bytes: int) -> float | None:
         """Return how long the first `n_bytes` of a stream in this format play, in seconds.
 
-        None where the codec spends its bytes as the sound needs them. A WAV header plays for no
-        time. For mp3 it is the constant bit rate's time, which includes the codec's own padding.
+        None for codecs of variable bit rate. A WAV header has no duration.
+        For mp3 it is the constant bit rate's time, which includes the codec's own padding.
         """
         facts = _CODECS[self.codec]
         if not facts.constant:
             return None
-        sound_bytes = max(0, n_bytes - facts.header_bytes)
+        audio_bytes = max(0, n_bytes - facts.header_bytes)
         if facts.bytes_per_sample is not None:
-            return sound_bytes / (facts.bytes_per_sample * self.sample_rate_hz)
+            return audio_bytes / (facts.bytes_per_sample * self.sample_rate_hz)
         assert self.bitrate_kbps is not None
-        return sound_bytes * 8 / (self.bitrate_kbps * 1000)
+        return audio_bytes * 8 / (self.bitrate_kbps * 1000)
 
 
 def _name(codec: Codec, sample_rate_hz: int, bitrate_kbps: int | None) -> str:

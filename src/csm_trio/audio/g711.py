@@ -1,7 +1,7 @@
 """G.711, mu-law and A-law: 16-bit samples in, one byte a sample out, and back.
 
-It must not know sample rates or streams: every sample stands alone. After ITU-T Recommendation
-G.711 (11/88), tables 1a and 1b (A-law), 2a and 2b (mu-law).
+The module must not know sample rates or streams: every sample is coded on its own. After ITU-T
+Recommendation G.711 (11/88), tables 1a and 1b (A-law), 2a and 2b (mu-law).
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ _EVERY_SAMPLE = np.arange(1 << 16, dtype=np.uint16).view(np.int16).astype(np.int
 _EVERY_CODE = np.arange(1 << 8, dtype=np.int32)
 
 # Table 2a: the magnitudes, in 14-bit units, at which the code's segment and step begin. The first
-# (-1) is only formal: magnitude 0 lies in step 0.
+# (-1) is never compared: magnitude 0 lies in step 0.
 _ULAW_DECISIONS = np.array(
     [((16 + step) << (segment + 1)) - 33 for segment in range(8) for step in range(16)],
     dtype=np.int32,

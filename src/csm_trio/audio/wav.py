@@ -1,6 +1,6 @@
-"""The RIFF/WAVE container, both ways: samples and sizes in, headers out; files in, samples out.
+"""The RIFF/WAVE container: write headers, read files.
 
-It must not know voices, formats' names or resampling. Layout after Microsoft and IBM,
+The module must not know voices, formats' names or resampling. Layout after Microsoft and IBM,
 "Multimedia Programming Interface and Data Specifications 1.0" (1991), and RFC 2361.
 """
 
@@ -10,6 +10,8 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+from csm_trio.audio.pcm import to_int16
 
 HEADER_BYTES = 44
 
@@ -23,14 +25,14 @@ _SUBFORMAT_TAIL = bytes.fromhex("0000 0000 1000 8000 00aa00389b71")
 
 
 class UnreadableWav(ValueError):
-    """These bytes are no 16-bit PCM WAV file; the message says why in one sentence."""
+    """The bytes are no 16-bit PCM WAV file; the message is the reason in one sentence."""
 
 
 def wav_header(sample_rate_hz: int, *, data_bytes: int | None) -> bytes:
     """Return the 44 bytes that precede mono, 16-bit, little-endian samples.
 
-    With `data_bytes` None the sound is a stream: both lengths are 0xFFFFFFFF. Raises `ValueError`
-    where the sound is longer than a RIFF length can say.
+    With `data_bytes` None the audio is a stream: both lengths are 0xFFFFFFFF. Raises `ValueError`
+    where the length does not fit a RIFF length.
     """
     riff_bytes = _UNKNOWN_LENGTH
     if data_bytes is None:
@@ -38,7 +40,7 @@ def wav_header(sample_rate_hz: int, *, data_bytes: int | None) -> bytes:
     else:
         riff_bytes = HEADER_BYTES - _CHUNK_HEADER_BYTES + data_bytes
         if not 0 <= data_bytes <= riff_bytes < _UNKNOWN_LENGTH:
-            raise ValueError(f"A WAV file cannot hold {data_bytes} bytes of sound.")
+            raise ValueError(f"A WAV file cannot hold {data_bytes} bytes of audio.")
     return struct.pack(
         "<4sI4s4sIHHIIHH4sI",
         b"RIFF",
@@ -58,7 +60,7 @@ def wav_header(sample_rate_hz: int, *, data_bytes: int | None) -> bytes:
 
 
 def with_true_lengths(body: bytes) -> bytes:
-    """Return a whole streamed WAV body with the lengths that are known now that it has ended.
+    """Return a whole streamed WAV body with its true lengths in the header.
 
     `body` begins with `wav_header`'s 44 bytes. Raises `ValueError` where it does not.
     """
@@ -71,7 +73,7 @@ def with_true_lengths(body: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """How samples lie in a data chunk, as its `fmt ` chunk says."""
+    """Channels and sample rate of a data chunk, from the `fmt ` chunk."""
 
     channels: int
     sample_rate_hz: int
@@ -93,13 +95,13 @@ class _Layout:
         return cls(channels, sample_rate_hz)
 
     def read(self, chunk: memoryview) -> NDArray[np.int16]:
-        """Return the samples as mono: the mean over channels, a cut-short last one dropped."""
+        """Return the mean over channels, samples [n]; an incomplete last row is ignored."""
         rows = len(chunk) // (_SAMPLE_BYTES * self.channels)
         samples = np.frombuffer(chunk, dtype="<i2", count=rows * self.channels)
         if self.channels == 1:
             return samples.astype(np.int16)
         mean: NDArray[np.float64] = samples.reshape(rows, self.channels).mean(axis=1)  # [rows]
-        return np.rint(mean).astype(np.int16)
+        return to_int16(mean)
 
 
 def read_wav(data: bytes) -> tuple[NDArray[np.int16], int]:

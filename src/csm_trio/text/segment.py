@@ -279,7 +279,7 @@ class Segmenter:
         if self._next_lengths:
             self._max_chars = self._next_lengths.pop(0)
         self._begin()
-        # Bounded: either the rest is what followed one stop (at most a word and what opens it), and
+        # Bounded: either the rest follows one stop (at most opening marks and a word), and
         # no later stop lies before it; or `_cut_long` took the last boundary of its kind.
         for char in held[at:]:
             self._advance(char)
@@ -311,7 +311,7 @@ def _classify(held: Sequence[str], stop_at: int, *, cut_at: int) -> _Rule:
 
 
 def _word_rule(held: Sequence[str], stop_at: int) -> _Rule:
-    """Say what a single full stop needs, by the word before it."""
+    """Return the rule of a single full stop, from the word before it."""
     start = stop_at
     while start > 0 and stop_at - start <= _LONGEST_WORD_CHARS and _in_word(held[start - 1]):
         start -= 1

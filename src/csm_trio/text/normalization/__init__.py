@@ -1,1 +1,1 @@
-"""Text normalization: from what is written to the words that are spoken."""
+"""Text normalization: from written text to spoken words."""
