@@ -22,6 +22,7 @@ from trio_websocket import (
 )
 
 from csm_trio.audio.formats import AudioFormat
+from csm_trio.client_flags import DEFAULT_URL, DEFAULT_VOICE
 from csm_trio.errors import SpeechError
 from csm_trio.protocol.elevenlabs.socket_query import (
     DEFAULT_SOCKET_FORMAT,
@@ -29,7 +30,6 @@ from csm_trio.protocol.elevenlabs.socket_query import (
 )
 from csm_trio.protocol.fields import parse_object
 
-DEFAULT_URL = "ws://127.0.0.1:8080"
 DEFAULT_FORMAT = DEFAULT_SOCKET_FORMAT
 
 _MAX_MESSAGE_BYTES = 16 << 20
@@ -51,7 +51,7 @@ class SpeechTarget:
     """
 
     base_url: str = DEFAULT_URL
-    voice_id: str = "default"
+    voice_id: str = DEFAULT_VOICE
     audio_format: AudioFormat = field(default_factory=lambda: AudioFormat.parse(DEFAULT_FORMAT))
     settings: Mapping[str, float] = field(default_factory=dict)
     api_key: str | None = field(default=None, repr=False)

@@ -14,22 +14,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
-from urllib.parse import quote, urlsplit
 
 import trio
 
 from csm_trio.audio.formats import FORMATS, AudioFormat
 from csm_trio.audio.wav import HEADER_BYTES, wav_header
-from csm_trio.client import DEFAULT_FORMAT, DEFAULT_URL, Arrivals, Call, Deltas, SpeechTarget
+from csm_trio.client import DEFAULT_FORMAT, Arrivals, Call, Deltas, SpeechTarget
+from csm_trio.client_flags import EXIT_FAILED, EXIT_INTERRUPTED, add_server_flags
 from csm_trio.errors import SpeechError
-
-_EXIT_FAILED = 1
-_EXIT_INTERRUPTED = 128 + signal.SIGINT
 
 _READ_BYTES = 4096
 _PLAIN_PROGRESS_S = 5.0
 
-_SCHEMES = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
 _FORMAT_OF_SUFFIX = {
     ".wav": "wav_24000",
     ".mp3": "mp3_44100_128",
@@ -60,13 +56,7 @@ def add_say_flags(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -
         type=_speakable,
         help="what to say (default: standard input, spoken as it comes)",
     )
-    add(
-        "--url",
-        type=_base_url,
-        default=DEFAULT_URL,
-        help=f"server, ws:, wss:, http: or https: (unit: URL; default: {DEFAULT_URL})",
-    )
-    add("--voice", default="default", metavar="ID", help="voice (unit: voice id; default: default)")
+    add_server_flags(add, environ)
     add(
         "--format",
         choices=FORMATS,
@@ -78,13 +68,6 @@ def add_say_flags(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -
         "--out",
         metavar="FILE",
         help="where the sound goes, - is standard output (unit: path; default: speech.CODEC here)",
-    )
-    add(
-        "--api-key",
-        type=_header_value,
-        default=environ.get("CSM_API_KEY") or None,
-        metavar="KEY",
-        help="key to show to the server (unit: text; default: $CSM_API_KEY, else none)",
     )
     model_default = "default: the server's"
     add("--speaker-id", type=int, metavar="N", help=f"speaker (unit: number; {model_default})")
@@ -145,11 +128,11 @@ async def say(
         try:
             timing = await call.speak(deltas, listen)
         except SpeechError as error:
-            outcome, exit_code = f"csm-trio say: {error.message}", _EXIT_FAILED
+            outcome, exit_code = f"csm-trio say: {error.message}", EXIT_FAILED
         else:
             outcome, exit_code = str(timing), 0
             if call.hung_up:
-                outcome, exit_code = "csm-trio say: interrupted", _EXIT_INTERRUPTED
+                outcome, exit_code = "csm-trio say: interrupted", EXIT_INTERRUPTED
         finally:
             sink.close()
             progress.clear()
@@ -271,25 +254,3 @@ def _speakable(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("there is nothing in it to say")
     return text
-
-
-def _header_value(text: str) -> str:
-    if not text or not all("!" <= char <= "~" for char in text):
-        raise argparse.ArgumentTypeError("a key is printable ASCII without spaces")
-    return text
-
-
-def _base_url(text: str) -> str:
-    """Return the server's address with a socket's scheme, its path kept, no slash at its end."""
-    try:
-        parts = urlsplit(text)
-        host, port = (parts.hostname or "").encode("idna"), parts.port
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no URL: {error}") from None
-    scheme = _SCHEMES.get(parts.scheme)
-    strays = parts.username is not None or parts.query or parts.fragment
-    if scheme is None or not host or port == 0 or strays:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not of the form ws://HOST[:PORT][/PATH], or wss:, http:, https:"
-        )
-    return f"{scheme}://{parts.netloc}{quote(parts.path.rstrip('/'), safe='/%:@!$&()*+,;=~')}"
