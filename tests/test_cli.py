@@ -88,7 +88,7 @@ def test_help_says_unit_and_default_of_every_flag_of_say(
     for line in flags:
         assert SAY_FLAGS[line.split()[0]] in line
     (text,) = [line for line in lines if line.startswith("text ")]
-    assert text.endswith("(default: standard input, spoken as it comes)")
+    assert text.endswith("(default: standard input, synthesized as it arrives)")
 
 
 @pytest.mark.parametrize(
