@@ -1,8 +1,13 @@
-"""The house's law: imports go down the floors only, and torch and trio never meet in one file."""
+"""The structure: imports go down the layers only, torch and trio never meet, and words are plain.
+
+docs/architecture.md explains the layers; this table is what holds.
+"""
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -10,74 +15,107 @@ import pytest
 import csm_trio
 
 SOURCE = Path(csm_trio.__file__).parent
+DOCS = Path(__file__).parents[1] / "docs"
 
-# Room -> (floor, own rooms it may import beside those on lower floors, third parties it may use).
-FLOORS: dict[str, tuple[float, set[str], set[str]]] = {
-    "errors": (1, set(), set()),
-    "setting_types": (1, set(), set()),
-    "process_tuning": (1, set(), set()),
-    "timebase": (1, set(), set()),
-    "config": (1, {"errors", "setting_types"}, set()),
-    "telemetry": (1, set(), {"prometheus_client"}),
-    "text": (1, {"errors"}, set()),
-    "audio": (2, set(), {"numpy", "soxr", "lameenc", "av"}),
-    "alignment": (2, set(), {"numpy"}),
-    "voices": (2, {"audio"}, {"numpy"}),
-    "model": (
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One package or top-level module: its layer, what it may import, third parties included."""
+
+    layer: float
+    own: set[str] = field(default_factory=set)
+    third_party: set[str] = field(default_factory=set)
+
+
+GROUND = {"errors", "config", "telemetry", "timebase", "process_tuning"}
+
+LAYERS = {
+    "errors": Row(1),
+    "timebase": Row(1),
+    "setting_types": Row(1),
+    "process_tuning": Row(1),
+    "config": Row(1.5, {"errors", "setting_types"}),
+    "telemetry": Row(1, set(), {"prometheus_client"}),
+    "text": Row(1.5, {"errors", "timebase"}),
+    "audio": Row(2, {"errors", "timebase"}, {"numpy", "soxr", "lameenc", "av"}),
+    "alignment": Row(2, {"text", "timebase"}, {"numpy"}),
+    "voices": Row(2.5, {"errors", "audio", "timebase"}, {"numpy"}),
+    "model": Row(
         2,
-        set(),
+        {"errors", "timebase"},
         {"torch", "triton", "numpy", "safetensors", "gguf", "tokenizers", "transformers"}
         | {"huggingface_hub"},
     ),
-    "protocol": (3, set(), set()),
-    "engine": (3, set(), {"torch", "triton", "trio", "numpy", "tokenizers"}),
-    "pipeline": (4, set(), {"trio", "numpy"}),
-    "api": (5, set(), {"trio", "quart", "quart_trio", "hypercorn", "h11", "werkzeug"}),
-    "client": (5, set(), {"trio", "trio_websocket"}),
-    "say": (5.5, set(), {"trio"}),
-    "bench": (5.5, set(), {"trio", "trio_websocket", "torch", "transformers", "numpy"}),
-    "cli": (6, set(), {"trio", "hypercorn"}),
-    "__main__": (7, set(), set()),
+    "protocol": Row(3, {"errors", "audio", "voices", "alignment", "timebase"}),
+    "engine": Row(
+        3, GROUND | {"model", "voices"}, {"torch", "triton", "trio", "numpy", "tokenizers"}
+    ),
+    "pipeline": Row(
+        4,
+        GROUND | {"engine", "protocol", "text", "audio", "alignment", "voices"},
+        {"trio", "numpy"},
+    ),
+    "api": Row(
+        5,
+        GROUND | {"pipeline", "engine", "protocol", "audio", "alignment", "voices"},
+        {"trio", "quart", "quart_trio", "hypercorn", "h11", "werkzeug"},
+    ),
+    "client_flags": Row(4.5),
+    "client": Row(
+        5, {"errors", "audio", "protocol", "timebase", "client_flags"}, {"trio", "trio_websocket"}
+    ),
+    "say": Row(6, {"errors", "audio", "client", "client_flags", "protocol"}, {"trio"}),
+    "bench": Row(
+        6,
+        GROUND | {"audio", "client", "client_flags", "engine", "model"},
+        {"trio", "trio_websocket", "torch", "transformers", "numpy"},
+    ),
+    "server": Row(6, GROUND | {"api", "pipeline", "engine", "voices"}, {"trio", "hypercorn"}),
+    "cli": Row(
+        7, GROUND | {"server", "client_flags", "say", "bench", "engine", "voices"}, {"trio"}
+    ),
+    "__main__": Row(8, {"cli"}),
 }
 
-# What a room may see of the rooms below: not everything that is lower is its business.
-NARROWED: dict[str, set[str]] = {
-    "text": {"errors"},
-    "audio": {"errors", "timebase"},
-    "alignment": {"text", "timebase"},
-    "voices": {"errors", "timebase", "audio"},
-    "model": {"errors", "timebase"},
-    "protocol": {"errors", "audio", "voices", "alignment"},
-    "engine": {"errors", "timebase", "config", "telemetry", "model", "voices"},
-    "client": {"errors", "audio", "protocol"},
-    "say": {"errors", "audio", "client"},
-    "bench": {
-        "errors",
-        "timebase",
-        "audio",
-        "client",
-        "process_tuning",
-        "config",
-        "engine",
-        "model",
-    },
+# What the layers above see of the engine: requests, results and the service, nothing of torch.
+ENGINE_SEEN_BY = {
+    "pipeline": {"service", "utterance"},
+    "api": {"service", "utterance"},
+    "server": {"service", "scheduler"},
 }
-
-# Only these files of the engine know Trio; the scheduler knows neither Trio nor torch.
+# Trio belongs to one file of the engine; the pure files know neither Trio nor torch.
 TRIO_IN_ENGINE = {"service"}
-WITHOUT_TORCH_BELOW = {"service", "scheduler", "runaway", "utterance"}
+WITHOUT_TORCH = {"service", "scheduler", "runaway", "utterance", "prompt", "byte_size"}
+
+# The two ends where any exception is caught: a connection's and a WebSocket session's.
+BROAD_EXCEPTS = ["api/connections.py", "api/elevenlabs/websockets.py"]
+
+RETIRED_WORDS = re.compile(
+    r"\b(house|doors?|rooms?|glances?|warmth|dice|whoever|nobody|somebody)\b", re.IGNORECASE
+)
+# Texts that are to be spoken or normalized, not words about the program.
+SPOKEN_TEXTS = {
+    "text/normalization/lexicon.py",
+    "text/normalization/amounts.py",
+    "text/segment.py",
+    "bench/load/workload.py",
+}
 
 
 def files() -> list[Path]:
     return sorted(SOURCE.rglob("*.py"))
 
 
-def room_of(path: Path) -> str:
+def name_of(path: Path) -> str:
+    return path.relative_to(SOURCE).as_posix()
+
+
+def package_of(path: Path) -> str:
     return path.relative_to(SOURCE).parts[0].removesuffix(".py")
 
 
 def imported(path: Path) -> Iterator[str]:
-    """Yield every module a file names in an import, wherever the import stands."""
+    """Yield every module that a file imports, at the top and inside functions."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
@@ -86,9 +124,9 @@ def imported(path: Path) -> Iterator[str]:
             yield node.module or ""
 
 
-def own_rooms(path: Path) -> set[str]:
-    modules = (name.split(".") for name in imported(path))
-    return {parts[1] for parts in modules if parts[0] == "csm_trio" and len(parts) > 1}
+def own_modules(path: Path) -> list[list[str]]:
+    modules = (name.split(".")[1:] for name in imported(path) if name.startswith("csm_trio"))
+    return [parts for parts in modules if parts]
 
 
 def third_parties(path: Path) -> set[str]:
@@ -96,24 +134,40 @@ def third_parties(path: Path) -> set[str]:
     return tops - set(sys.stdlib_module_names) - {"csm_trio"}
 
 
-def test_every_room_is_on_the_plan() -> None:
-    assert {room_of(path) for path in files()} - {"__init__"} == set(FLOORS)
+every_file = pytest.mark.parametrize("path", files(), ids=name_of)
 
 
-@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(SOURCE)))
-def test_imports_go_down_the_floors(path: Path) -> None:
-    room = room_of(path)
-    if room == "__init__":
+def test_every_package_has_a_row() -> None:
+    assert {package_of(path) for path in files()} - {"__init__"} == set(LAYERS)
+
+
+def test_every_row_names_lower_layers_only() -> None:
+    for name, row in LAYERS.items():
+        for other in row.own:
+            assert LAYERS[other].layer < row.layer, f"{name} is not above {other}"
+
+
+@every_file
+def test_imports_go_down_the_layers(path: Path) -> None:
+    package = package_of(path)
+    if package == "__init__":
         return
-    floor, beside, libraries = FLOORS[room]
-    for other in own_rooms(path) - {room} - beside:
-        assert FLOORS[other][0] < floor, f"{room} must not know {other}"
-        assert other in NARROWED.get(room, {other}), f"{other} is not {room}'s business"
-    assert third_parties(path) <= libraries
+    row = LAYERS[package]
+    assert {parts[0] for parts in own_modules(path)} - {package} <= row.own
+    assert third_parties(path) <= row.third_party
 
 
-@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(SOURCE)))
-def test_torch_and_trio_never_meet(path: Path) -> None:
+@every_file
+def test_the_layers_above_see_only_the_engines_front(path: Path) -> None:
+    allowed = ENGINE_SEEN_BY.get(package_of(path))
+    if allowed is None:
+        return
+    seen = {parts[1] for parts in own_modules(path) if parts[0] == "engine" and len(parts) > 1}
+    assert seen <= allowed
+
+
+@every_file
+def test_torch_and_trio_never_meet_in_one_file(path: Path) -> None:
     assert not {"torch", "trio"} <= third_parties(path)
 
 
@@ -121,11 +175,11 @@ def test_the_engine_keeps_trio_and_torch_in_their_own_files() -> None:
     for path in (SOURCE / "engine").glob("*.py"):
         libraries = third_parties(path)
         assert ("trio" in libraries) == (path.stem in TRIO_IN_ENGINE), path
-        if path.stem in WITHOUT_TORCH_BELOW:
+        if path.stem in WITHOUT_TORCH:
             assert "torch" not in libraries, path
 
 
-def test_packages_hold_nothing_but_a_docstring() -> None:
+def test_packages_hold_only_a_docstring() -> None:
     for path in SOURCE.rglob("__init__.py"):
         body = ast.parse(path.read_text(encoding="utf-8")).body
         assert all(
@@ -133,7 +187,7 @@ def test_packages_hold_nothing_but_a_docstring() -> None:
         ), path
 
 
-def test_functions_are_short() -> None:
+def test_nine_of_ten_functions_are_under_40_lines() -> None:
     lengths = sorted(
         (node.end_lineno or node.lineno) - node.lineno + 1
         for path in files()
@@ -149,14 +203,23 @@ def test_no_asyncio_and_no_except_cancelled() -> None:
         assert "except trio.Cancelled" not in path.read_text(encoding="utf-8"), path
 
 
-def test_broad_excepts_stand_at_the_named_doors_only() -> None:
+def test_broad_excepts_stand_at_the_two_named_ends_only() -> None:
     broad = [
-        path.relative_to(SOURCE).as_posix()
+        name_of(path)
         for path in files()
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.ExceptHandler)
         and (node.type is None or getattr(node.type, "id", "") in ("Exception", "BaseException"))
     ]
-    # The connection and the socket door. The step loop needs none: what it raises ends the server
-    # by itself.
-    assert broad == ["api/connections.py", "api/elevenlabs/websockets.py"]
+    # The step loop needs none: an exception there ends the server by itself.
+    assert broad == BROAD_EXCEPTS
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in files() if name_of(path) not in SPOKEN_TEXTS] + sorted(DOCS.glob("*.md")),
+    ids=lambda path: path.name,
+)
+def test_retired_words_do_not_return(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert not [line for line in lines if RETIRED_WORDS.search(line)]

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import trio
 
-from csm_trio import cli
 from csm_trio.audio.wav import read_wav
 from csm_trio.cli import main
 from csm_trio.config import SETTINGS, Config
@@ -21,9 +20,9 @@ from support.serving import TEST_SERVER, serving
 SAY_FLAGS = {
     "--url": "(unit: URL; default: ws://127.0.0.1:8080)",
     "--voice": "(unit: voice id; default: default)",
+    "--api-key": "(unit: text; default: $CSM_API_KEY, else none)",
     "--format": "(unit: output_format; default: ",
     "--out": "(unit: path; default: ",
-    "--api-key": "(unit: text; default: $CSM_API_KEY, else none)",
     "--speaker-id": "(unit: number; default: ",
     "--temperature": "(unit: none; default: ",
     "--top-k": "(unit: candidates; default: ",
@@ -44,7 +43,7 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def quiet_logging(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep a server's logging away from the root logger of the tests."""
-    monkeypatch.setattr(cli, "configure_logging", lambda level: None)
+    monkeypatch.setattr("csm_trio.telemetry.configure_logging", lambda level: None)
 
 
 @pytest.fixture
@@ -89,7 +88,7 @@ def test_help_says_unit_and_default_of_every_flag_of_say(
     for line in flags:
         assert SAY_FLAGS[line.split()[0]] in line
     (text,) = [line for line in lines if line.startswith("text ")]
-    assert text.endswith("(default: standard input, spoken as it comes)")
+    assert text.endswith("(default: standard input, synthesized as it arrives)")
 
 
 @pytest.mark.parametrize(
@@ -198,9 +197,36 @@ def test_a_real_process_fails_in_one_line() -> None:
     assert "no/where" in line
 
 
-def test_say_and_voices_do_without_torch() -> None:
-    """It takes seconds to import."""
-    code = "import csm_trio.cli, sys; sys.exit('torch' in sys.modules)"
+LIBRARIES_OF_THE_SERVER = ("torch", "quart", "quart_trio", "hypercorn", "av", "soxr", "lameenc")
+
+
+def test_say_imports_neither_the_server_nor_its_libraries() -> None:
+    """torch takes seconds to import, and the server needs extras that a client may lack."""
+    code = (
+        "import sys\n"
+        "from csm_trio.cli import main\n"
+        "try: main(['say', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    ended = run_python("-c", code)
+    assert ended.returncode == 0
+    modules = ended.stderr.split()
+    own = [name for name in modules if name.startswith("csm_trio")]
+    assert "csm_trio.say" in own
+    assert len(own) <= 22, own
+    assert not set(modules) & {*LIBRARIES_OF_THE_SERVER, "csm_trio.server", "csm_trio.config"}
+
+
+@pytest.mark.parametrize("command", ["voices", "bench"])
+def test_the_help_of_a_command_without_a_device_does_not_import_torch(command: str) -> None:
+    code = (
+        "import sys\n"
+        "from csm_trio.cli import main\n"
+        f"try: main([{command!r}, '--help'])\n"
+        "except SystemExit: pass\n"
+        "sys.exit('torch' in sys.modules)"
+    )
     assert run_python("-c", code).returncode == 0
 
 

@@ -194,4 +194,4 @@ def test_the_summary_is_one_line() -> None:
         "first audio 143 ms | audio 3.52 s | real-time factor 0.31 | 44 chunks"
     )
     assert str(SpeechTiming(0.1434, None, None, 44)) == "first audio 143 ms | 44 chunks"
-    assert str(SpeechTiming(None, 0.0, None, 0)) == "no audio: there was nothing to say"
+    assert str(SpeechTiming(None, 0.0, None, 0)) == "no audio: the text was empty"

@@ -119,7 +119,7 @@ async def send_too_much(socket: WebSocketConnection) -> None:
 
 
 FAILURES = [
-    (close_early, "The server closed the connection before all was said (close code 1000)."),
+    (close_early, "The server closed the connection before the last audio (close code 1000)."),
     (close_with_reason, "Enough said."),
     (send_error, "A voice with voice_id bob does not exist."),
     (send_nonsense, "The server sent a message that cannot be read."),

@@ -23,6 +23,7 @@ URLS = [
     ("https://tts.example.com/voice/", "wss://tts.example.com/voice"),
     ("WSS://tts.example.com:8443/a b", "wss://tts.example.com:8443/a%20b"),
     ("http://[::1]:8080", "ws://[::1]:8080"),
+    ("https://bücher.example/ä", "wss://xn--bcher-kva.example/%C3%A4"),
 ]
 
 
@@ -98,6 +99,7 @@ MISUSES = [
             "ws://me@h",
             "ws://a..b",
             "ws://[::1",
+            "ws://a b",
         )
     ),
 ]

@@ -1,6 +1,6 @@
 """Every setting of the server on one page: flags, environment and TOML in, a `Config` out.
 
-Reads the TOML file it is pointed to and nothing else; each room gets its section only.
+Reads the TOML file named by `--config` and nothing else; each layer gets only its own section.
 """
 
 import argparse
@@ -16,7 +16,10 @@ from csm_trio.setting_types import SWITCH, ValueType, choice, pattern, read_path
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """The doors. `max_sessions` None means as many as the pool has slots."""
+    """The listening socket, the API key and admission control.
+
+    `max_sessions` None is the number of slots.
+    """
 
     host: str = "0.0.0.0"
     port: int = 8080
@@ -25,18 +28,19 @@ class ServerConfig:
     drain_s: float = 30.0
     max_body_bytes: int = 1 << 20
     max_message_bytes: int = 1 << 20
-    # Linux's TCP_USER_TIMEOUT: how long sent bytes may go unacknowledged.
+    # TCP_USER_TIMEOUT of Linux: time for which sent bytes may stay unacknowledged.
     user_timeout_s: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """The model and the device; no model named means the embedded voice.
+    """The model, the device and the playback buffer; without a model the embedded voice is served.
 
     `device` is `auto`, `cpu`, `mps`, `cuda` or `cuda:N`; `dtype` is `auto`, `f32`, `f16`,
-    `bf16` or, on a CPU, `int8`. `pool_size` None means as many slots as the device can hold,
-    `max_positions` None as many as the model has. `random_weights` names sizes to fill with noise
-    instead of a model.
+    `bf16` or, on a CPU, `int8`. `pool_size` None is as many slots as the device holds,
+    `max_positions` None as many positions as the model has. `random_weights` names the sizes of a
+    model with random weights, used instead of a checkpoint. Below `low_water_s` of playback
+    buffer a row is urgent, above `high_water_s` it waits for urgent ones.
     """
 
     pool_size: int | None = None
@@ -53,9 +57,9 @@ class EngineConfig:
 
 @dataclass(frozen=True, slots=True)
 class SpeechConfig:
-    """What is spoken and how much of it; a frame is 80 ms.
+    """Voices, text, history and limits of the generated speech; a frame is 80 ms.
 
-    `kept_*` bound what is remembered of requests that a later one may name as its past.
+    `kept_*` bound the request history: past requests that a later request may name.
     """
 
     voices_file: Path | None = None
@@ -74,7 +78,7 @@ class SpeechConfig:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """All of it; only `cli` sees the whole."""
+    """All sections; only `cli` and `server` see the whole."""
 
     server: ServerConfig = ServerConfig()
     engine: EngineConfig = EngineConfig()
@@ -99,7 +103,7 @@ _SECTIONS: dict[str, Callable[[], object]] = {
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting: where it lives in `Config`, how it is read, what `--help` says of it.
+    """One setting: its field of `Config`, the type of its value and its text in `--help`.
 
     `unset` describes a default of None; a `secret` value is never shown.
     """
@@ -120,38 +124,40 @@ class Setting:
 
     @property
     def environment_name(self) -> str:
-        """The environment variable that holds it."""
+        """The environment variable of this setting."""
         return f"CSM_{self.key.upper()}"
 
     @property
     def default(self) -> object:
-        """The value where no one sets it."""
+        """The value when no source sets it."""
         return getattr(_SECTIONS[self.section](), self.field)
 
     @property
     def help_line(self) -> str:
-        """What it is, its unit and its default."""
+        """The text for `--help`: meaning, unit and default."""
         default = self.unset if self.default is None or self.value_type is SWITCH else self.default
         return f"{self.help} (unit: {self.unit}; default: {default})"
 
 
-# max_text_chars stays below what max_body_bytes holds of `\uXXXX\uXXXX` pairs, 12 bytes each.
+# max_text_chars must fit into max_body_bytes as `\uXXXX\uXXXX` pairs of 12 bytes each.
 SETTINGS: tuple[Setting, ...] = (
     Setting("--host", "server", "host", _NAME, "address", "address to listen on"),
     Setting(
         "--port", "server", "port", whole(0, 65_535), "port number",
-        "port to listen on; 0 takes any free one",
+        "port to listen on; 0 takes any free port",
     ),
     Setting(
-        "--api-key", "server", "api_key", _KEY, "text", "key that callers must show", secret=True
+        "--api-key", "server", "api_key", _KEY, "text", "API key that clients must send",
+        secret=True,
     ),
     Setting(
         "--pool-size", "engine", "pool_size", whole(1, 1024, or_auto=True), "slots",
-        "utterances generated at once over one copy of the weights", "auto, what the device holds",
+        "slots: utterances generated at once by continuous batching",
+        "auto, what the device holds",
     ),
     Setting(
-        "--max-sessions", "server", "max_sessions", whole(1, 1_000_000, or_auto=True), "calls",
-        "calls admitted at once", "auto, the pool size",
+        "--max-sessions", "server", "max_sessions", whole(1, 1_000_000, or_auto=True), "sessions",
+        "sessions (sockets and HTTP requests) admitted at once", "auto, the pool size",
     ),
     Setting("--cpu", "engine", "device", SWITCH, "true or false", "same as --device cpu", "false"),
     Setting(
@@ -164,7 +170,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "--model-id", "engine", "model_id", _NAME, "Hugging Face Hub id",
-        "model to serve, fetched on first use", "unset, the embedded voice",
+        "model to serve, downloaded on first use", "unset, the embedded voice",
     ),
     Setting(
         "--model-file", "engine", "model_file", _NAME, "file name",
@@ -172,73 +178,73 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "--weights-path", "engine", "weights_path", _PATH, "path",
-        "local .safetensors, .gguf or model directory; goes before --model-id",
+        "local .safetensors, .gguf or model directory; overrides --model-id",
     ),
     Setting(
         "--max-positions", "engine", "max_positions", whole(64, 1 << 20), "positions",
-        "longest prompt and speech together that a slot has memory for; 12.5 are a second",
-        "unset, what the model was made for",
+        "KV cache of a slot: prompt and generated frames together; 12.5 frames are a second",
+        "unset, the model's own maximum",
     ),
     Setting(
         "--random-weights", "engine", "random_weights", choice("sesame/csm-1b-size"), "sizes",
-        "measure a device with sesame/csm-1b-size noise instead of a model",
+        "random weights of sesame/csm-1b-size instead of a model, to measure a device",
     ),
     Setting(
         "--low-water-s", "engine", "low_water_s", seconds(0, 60), "s",
-        "a call with less audio than this ahead of its player is short",
+        "low water of the playback buffer: a session below it has priority",
     ),
     Setting(
         "--high-water-s", "engine", "high_water_s", seconds(0, 600), "s",
-        "a call with more than this ahead waits while another is short",
+        "high water of the playback buffer: a session above it waits for those below low water",
     ),
     Setting(
         "--voices-file", "speech", "voices_file", _PATH, "path", "JSON file of voice ids",
-        "unset, which knows default and speaker_0 to speaker_3",
+        "unset, the voices default and speaker_0 to speaker_3",
     ),
     Setting(
         "--rest-max-audio-len-ms", "speech", "rest_max_audio_len_ms", _AUDIO_LEN, "ms",
-        "longest audio of one generation over HTTP, unless the request says",
+        "max audio of one generation over HTTP, unless the request sets it",
     ),
     Setting(
         "--ws-max-audio-len-ms", "speech", "ws_max_audio_len_ms", _AUDIO_LEN, "ms",
-        "longest audio of one generation on a socket, unless the session says",
+        "max audio of one generation on a socket, unless the session sets it",
     ),
     Setting(
         "--buffer-size", "speech", "buffer_size", whole(1, 250), "frames of 80 ms",
-        "frames collected before the first chunk leaves, unless the session says",
+        "frames in the first frame batch of an utterance, unless the session sets it",
     ),
     Setting(
         "--history-sentences", "speech", "history_sentences", whole(0, 64), "sentences",
-        "sentences of its own that a voice hears before the next",
+        "past sentences of a context that precede the next one in its prompt",
     ),
     Setting(
         "--alignment", "speech", "alignment", choice("on", "off"), "on or off",
-        "tell clients which character is spoken when, by estimate; off sends null",
+        "timestamps of the spoken characters, by estimate; off sends null",
     ),
     Setting(
         "--max-text-chars", "speech", "max_text_chars", whole(1, 80_000), "characters",
-        "longest text of one HTTP request",
+        "max text of one HTTP request",
     ),
     Setting(
         "--max-pending-chars", "speech", "max_pending_chars", whole(1, 10_000_000), "characters",
-        "most text that may wait on a socket to be spoken",
+        "max text that may wait on a socket to be generated",
     ),
     Setting(
         "--stall-timeout-s", "speech", "stall_timeout_s", seconds(0.1, 3600), "s",
-        "how long a listener may take no audio",
+        "time for which a client may read no audio before its session is cancelled",
     ),
     Setting(
         "--drain-s", "server", "drain_s", seconds(0, 3600), "s",
-        "time for calls to end when the server is told to stop",
+        "drain: time for open sessions to end after SIGTERM",
     ),
     Setting(
         "--log-level", "config", "log_level", choice("debug", "info", "warning", "error"),
-        "level", "least severe messages logged: debug, info, warning or error",
+        "level", "lowest level that is logged: debug, info, warning or error",
     ),
 )  # fmt: skip
 
 _BY_KEY = {setting.key: setting for setting in SETTINGS}
-# Kubernetes puts CSM_TRIO_PORT and the like beside a Service named csm-trio.
+# Kubernetes sets CSM_TRIO_PORT and the like for a Service named csm-trio.
 _SERVICE_LINKS = "CSM_TRIO_"
 _CONFIG_FLAG, _CONFIG_VARIABLE = "--config", "CSM_CONFIG"
 
@@ -267,9 +273,9 @@ def add_flags(
 def load_config(flags: Mapping[str, object], environ: Mapping[str, str]) -> Config:
     """Compose the configuration: flags over environment over file over defaults.
 
-    `flags` are the parsed arguments by name, as `add_flags` makes them; others are passed over.
+    `flags` are the parsed arguments by name, as `add_flags` makes them; others are ignored.
     An environment variable that is set but empty counts as unset. Raises `StartupError` for an
-    unknown key or a bad value, naming where it stands.
+    unknown key or a bad value, naming its source.
     """
     from_environ = _from_environ(environ)
     path = flags.get("config") or environ.get(_CONFIG_VARIABLE)
@@ -289,7 +295,7 @@ def load_config(flags: Mapping[str, object], environ: Mapping[str, str]) -> Conf
     if config.engine.random_weights is not None and (
         config.engine.model_id is not None or config.engine.weights_path is not None
     ):
-        raise StartupError("--random-weights is served instead of a model: name no other.")
+        raise StartupError("--random-weights replaces a model: omit --model-id and --weights-path.")
     return config
 
 
@@ -307,7 +313,7 @@ def _from_environ(environ: Mapping[str, str]) -> _Values:
         if not name.startswith("CSM_") or name.startswith(_SERVICE_LINKS):
             continue
         if name not in known and name != _CONFIG_VARIABLE:
-            raise StartupError(f"The environment variable {name} is no setting of this server.")
+            raise StartupError(f"The environment variable {name} is not a setting of this server.")
     return _collect(
         (name, setting, environ[name]) for name, setting in known.items() if environ.get(name)
     )
@@ -321,41 +327,41 @@ def _from_file(path: Path) -> _Values:
         raise StartupError(f"The settings file {path} cannot be read: {error.strerror}.") from None
     except ValueError as error:
         raise StartupError(f"The settings file {path} is not valid TOML: {error}.") from None
-    given: dict[str, tuple[str, Setting, object]] = {}
+    found: dict[str, tuple[str, Setting, object]] = {}
     for key, value in table.items():
         setting = _BY_KEY.get(key.replace("-", "_"))
         if setting is None:
             raise StartupError(f"The settings file {path} has an unknown key {key!r}.")
-        if setting.key in given:
+        if setting.key in found:
             raise StartupError(f"The settings file {path} sets {setting.key!r} twice.")
-        given[setting.key] = (f"{path}, key {key!r}", setting, value)
-    return _collect(given.values())
+        found[setting.key] = (f"{path}, key {key!r}", setting, value)
+    return _collect(found.values())
 
 
-def _collect(given: Iterable[tuple[str, Setting, object]]) -> _Values:
-    """Read what one source gives; two of its keys may not contradict each other."""
+def _collect(source: Iterable[tuple[str, Setting, object]]) -> _Values:
+    """Read the values of one source; raises where two of its keys contradict each other."""
     values: _Values = {}
     origins: dict[tuple[str, str], str] = {}
-    for origin, setting, raw in given:
+    for origin, setting, raw in source:
         value = _read(origin, setting, raw)
         if setting.value_type is SWITCH:
             if value is False:
                 continue
-            value = "cpu"  # the one switch there is
-        place = (setting.section, setting.field)
-        if place in values and values[place] != value:
+            value = "cpu"  # --cpu is the only switch
+        target = (setting.section, setting.field)
+        if target in values and values[target] != value:
             raise StartupError(
-                f"{origin} and {origins[place]} contradict each other: "
-                f"{value!r} and {values[place]!r}."
+                f"{origin} and {origins[target]} contradict each other: "
+                f"{value!r} and {values[target]!r}."
             )
-        values[place], origins[place] = value, origin
+        values[target], origins[target] = value, origin
     return values
 
 
 def _read(origin: str, setting: Setting, raw: object) -> object:
     value_type = setting.value_type
     shown = "the value given" if setting.secret else repr(raw)
-    # A flag without a value is True; a TOML true is no number, though Python thinks it one.
+    # A flag without a value is True; bool is a subclass of int, but a TOML true is no number.
     writable = type(raw) in value_type.toml
     try:
         if not writable:

@@ -1,23 +1,44 @@
-"""Python's garbage collector in a process with thousands of live tasks: no long pauses."""
+"""Process-wide settings of Python for a process with thousands of live tasks: GC and thread switch.
+
+Knows no library: the Inductor cache and torch's threads are set in `engine`.
+"""
 
 import gc
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Python's own default is 700; half a thousand calls reach that in a few milliseconds.
-_NEW_OBJECTS_A_COLLECTION = 50_000
+_GC_THRESHOLD = 50_000
+"""Net new objects between two collections of the youngest generation (Python's default: 700,
+which hundreds of sessions reach in a few milliseconds)."""
+
+SWITCH_INTERVAL_S = 0.0005
+"""Seconds that the event loop may keep the device thread from the interpreter lock; Python's
+default is 5 ms."""
+
+
+@contextmanager
+def tuned_process() -> Iterator[None]:
+    """Tune the garbage collector and the thread switch interval of a process that serves."""
+    switch_interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    try:
+        with tuned_gc():
+            yield
+    finally:
+        sys.setswitchinterval(switch_interval_s)
 
 
 @contextmanager
 def tuned_gc() -> Iterator[None]:
-    """Keep the collector from pausing the event loop while calls are served or made.
+    """Keep the garbage collector from pausing the event loop.
 
-    What is there already is left alone, and what comes is looked through less often.
+    Existing objects are frozen out of its reach, and new ones are collected less often.
     """
     thresholds = gc.get_threshold()
     gc.collect()
     gc.freeze()
-    gc.set_threshold(_NEW_OBJECTS_A_COLLECTION, *thresholds[1:])
+    gc.set_threshold(_GC_THRESHOLD, *thresholds[1:])
     try:
         yield
     finally:

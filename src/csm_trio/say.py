@@ -1,6 +1,6 @@
-"""`csm-trio say`: text from the command line or standard input, its sound into a file or pipe.
+"""`csm-trio say`: synthesize text from the command line or standard input into a file or pipe.
 
-Speaks through `client` and knows no socket; standard error tells how fast it went.
+Uses `client` and knows no socket; standard error gets the progress and the timing.
 """
 
 import argparse
@@ -14,22 +14,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
-from urllib.parse import quote, urlsplit
 
 import trio
 
 from csm_trio.audio.formats import FORMATS, AudioFormat
 from csm_trio.audio.wav import HEADER_BYTES, wav_header
-from csm_trio.client import DEFAULT_FORMAT, DEFAULT_URL, Arrivals, Call, Deltas, SpeechTarget
+from csm_trio.client import DEFAULT_FORMAT, Arrivals, Call, Deltas, SpeechTarget
+from csm_trio.client_flags import EXIT_FAILED, EXIT_INTERRUPTED, add_server_flags
 from csm_trio.errors import SpeechError
-
-_EXIT_FAILED = 1
-_EXIT_INTERRUPTED = 128 + signal.SIGINT
 
 _READ_BYTES = 4096
 _PLAIN_PROGRESS_S = 5.0
 
-_SCHEMES = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
 _FORMAT_OF_SUFFIX = {
     ".wav": "wav_24000",
     ".mp3": "mp3_44100_128",
@@ -44,7 +40,7 @@ _STANDARD = "-"
 
 @dataclass(frozen=True, slots=True)
 class SayOptions:
-    """What `say` is asked to do; no `text` is standard input, no `out` is standard output."""
+    """The options of `say`; `text` None is standard input, `out` None is standard output."""
 
     target: SpeechTarget = field(default_factory=SpeechTarget)
     text: str | None = None
@@ -57,16 +53,10 @@ def add_say_flags(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -
     add(
         "text",
         nargs="?",
-        type=_speakable,
-        help="what to say (default: standard input, spoken as it comes)",
+        type=_nonblank_text,
+        help="text to synthesize (default: standard input, synthesized as it arrives)",
     )
-    add(
-        "--url",
-        type=_base_url,
-        default=DEFAULT_URL,
-        help=f"server, ws:, wss:, http: or https: (unit: URL; default: {DEFAULT_URL})",
-    )
-    add("--voice", default="default", metavar="ID", help="voice (unit: voice id; default: default)")
+    add_server_flags(add, environ)
     add(
         "--format",
         choices=FORMATS,
@@ -77,14 +67,7 @@ def add_say_flags(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -
     add(
         "--out",
         metavar="FILE",
-        help="where the sound goes, - is standard output (unit: path; default: speech.CODEC here)",
-    )
-    add(
-        "--api-key",
-        type=_header_value,
-        default=environ.get("CSM_API_KEY") or None,
-        metavar="KEY",
-        help="key to show to the server (unit: text; default: $CSM_API_KEY, else none)",
+        help="audio file to write, - is standard output (unit: path; default: speech.CODEC here)",
     )
     model_default = "default: the server's"
     add("--speaker-id", type=int, metavar="N", help=f"speaker (unit: number; {model_default})")
@@ -94,23 +77,23 @@ def add_say_flags(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -
         "--seed",
         type=int,
         metavar="N",
-        help="makes speech repeatable (unit: number; default: none)",
+        help="seed of the sampling: makes speech repeatable (unit: number; default: none)",
     )
     add(
         "--max-audio-len-ms",
         type=int,
         metavar="N",
-        help=f"longest audio of one generation (unit: ms; {model_default})",
+        help=f"max audio of one generation (unit: ms; {model_default})",
     )
 
 
 def read_say_options(flags: argparse.Namespace) -> SayOptions:
-    """Return what the parsed `flags` of `add_say_flags` ask for."""
+    """Return the options in the parsed `flags` of `add_say_flags`."""
     suffix = Path(flags.out or "").suffix.lower()
     by_suffix = _FORMAT_OF_SUFFIX.get(suffix, DEFAULT_FORMAT)
     audio_format = AudioFormat.parse(flags.format or by_suffix)
-    given = ((name, getattr(flags, name)) for name in _SETTINGS)
-    settings = {name: value for name, value in given if value is not None}
+    all_settings = ((name, getattr(flags, name)) for name in _SETTINGS)
+    settings = {name: value for name, value in all_settings if value is not None}
     out = Path(flags.out or f"speech.{audio_format.codec}")
     return SayOptions(
         target=SpeechTarget(flags.url, flags.voice, audio_format, settings, flags.api_key),
@@ -126,9 +109,9 @@ async def say(
     stdout_fd: int = 1,
     stderr: TextIO | None = None,
 ) -> int:
-    """Say it, and return the exit code: 0, 1 with one sentence on `stderr`, 130 after Ctrl-C.
+    """Synthesize the text; return the exit code: 0, 1 with an error on `stderr`, 130 after Ctrl-C.
 
-    Must run in the main thread, which is where signals arrive.
+    Must run in the main thread, where signals arrive.
     """
     stderr = sys.stderr if stderr is None else stderr
     call = Call(options.target)
@@ -141,15 +124,15 @@ async def say(
 
     deltas = _read_deltas(stdin_fd) if options.text is None else _once(options.text)
     async with trio.open_nursery() as nursery:
-        await nursery.start(_hang_up_on_interrupt, call)
+        await nursery.start(_stop_on_interrupt, call)
         try:
             timing = await call.speak(deltas, listen)
         except SpeechError as error:
-            outcome, exit_code = f"csm-trio say: {error.message}", _EXIT_FAILED
+            outcome, exit_code = f"csm-trio say: {error.message}", EXIT_FAILED
         else:
             outcome, exit_code = str(timing), 0
             if call.hung_up:
-                outcome, exit_code = "csm-trio say: interrupted", _EXIT_INTERRUPTED
+                outcome, exit_code = "csm-trio say: interrupted", EXIT_INTERRUPTED
         finally:
             sink.close()
             progress.clear()
@@ -158,7 +141,7 @@ async def say(
     return exit_code
 
 
-async def _hang_up_on_interrupt(call: Call, task_status: trio.TaskStatus[None]) -> None:
+async def _stop_on_interrupt(call: Call, task_status: trio.TaskStatus[None]) -> None:
     with trio.open_signal_receiver(signal.SIGINT) as interrupts:
         task_status.started()
         async for _ in interrupts:
@@ -170,29 +153,25 @@ async def _once(text: str) -> Deltas:
 
 
 async def _read_deltas(fd: int) -> Deltas:
-    """Yield the text of `fd` as it arrives, in whatever pieces that is.
-
-    Reads in a thread, since `fd` may be a file or a terminal shared with a shell, and neither
-    can be made non-blocking without harm. A cancel leaves the thread behind, which dies with
-    the process.
-    """
+    """Yield the text of `fd` in deltas as it arrives; raises `SpeechError` if it cannot be read."""
+    # Reads in a thread: a file cannot be made non-blocking, and a terminal is shared with a shell.
+    # A cancel abandons the thread, which ends with the process.
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     try:
-        while piece := await trio.to_thread.run_sync(
+        while data := await trio.to_thread.run_sync(
             os.read, fd, _READ_BYTES, abandon_on_cancel=True
         ):
-            yield decoder.decode(piece)
+            yield decoder.decode(data)
     except OSError as error:
         raise SpeechError(f"Cannot read standard input: {error.strerror}.") from None
     yield decoder.decode(b"", final=True)
 
 
 class _Sink:
-    """Where the sound goes: a file, made at the first chunk, or standard output.
+    """The output: a file, created at the first chunk, or standard output."""
 
-    Writes raw descriptors in a thread: a player may read slowly, and an abandoned thread must
-    hold no lock that the interpreter's end waits for.
-    """
+    # Writes raw descriptors in a thread: a player may read slowly, and an abandoned thread must
+    # hold no lock that the interpreter waits for at exit.
 
     def __init__(self, path: Path | None, stdout_fd: int) -> None:
         self._path = path
@@ -201,7 +180,7 @@ class _Sink:
         self._n_bytes = 0
 
     async def write(self, chunk: bytes) -> None:
-        """Write all of `chunk`; raises `SpeechError` if that cannot be."""
+        """Write all of `chunk`; raises `SpeechError` if it cannot be written."""
         try:
             await trio.to_thread.run_sync(
                 self._write_all, chunk, abandon_on_cancel=self._path is None
@@ -221,7 +200,7 @@ class _Sink:
             rest = rest[os.write(self._fd, rest) :]
 
     def close(self) -> None:
-        """Close the file; a WAV on disk gets its true lengths, cut short or not."""
+        """Close the file; a WAV on disk gets its true lengths, also after an interrupt."""
         if self._path is None or self._fd is None:
             return
         try:
@@ -233,15 +212,17 @@ class _Sink:
 
     def _patch_lengths(self, fd: int) -> None:
         sample_rate_hz = int.from_bytes(self._head[24:28], "little")
-        with contextlib.suppress(ValueError):  # longer than a RIFF length can say: left open
+        with contextlib.suppress(
+            ValueError
+        ):  # longer than a RIFF length can express: keep the header
             header = wav_header(sample_rate_hz, data_bytes=self._n_bytes - HEADER_BYTES)
             os.pwrite(fd, header, 0)
 
 
 class _Progress:
-    """How much sound has come: one line that changes on a terminal, now and then one elsewhere.
+    """Seconds of audio received: one changing line on a terminal, a line every 5 s elsewhere.
 
-    Shows nothing where the format's bytes do not tell time.
+    Shows nothing for formats without a constant byte rate.
     """
 
     def __init__(self, stderr: TextIO, arrivals: Arrivals) -> None:
@@ -251,7 +232,7 @@ class _Progress:
         self._next_s = 0.0 if self._on_terminal else _PLAIN_PROGRESS_S
 
     def show(self) -> None:
-        """Show the seconds received by now, if it is time to."""
+        """Show the seconds received so far, if an update is due."""
         audio_s = self._arrivals.audio_s
         if audio_s is None or audio_s < self._next_s:
             return
@@ -262,34 +243,12 @@ class _Progress:
             self._next_s = audio_s + _PLAIN_PROGRESS_S
 
     def clear(self) -> None:
-        """Make room on the terminal for what is printed next."""
+        """Clear the progress line of a terminal."""
         if self._on_terminal:
             print("\r\x1b[K", end="", file=self._stderr)
 
 
-def _speakable(text: str) -> str:
+def _nonblank_text(text: str) -> str:
     if not text.strip():
-        raise argparse.ArgumentTypeError("there is nothing in it to say")
+        raise argparse.ArgumentTypeError("the text is blank")
     return text
-
-
-def _header_value(text: str) -> str:
-    if not text or not all("!" <= char <= "~" for char in text):
-        raise argparse.ArgumentTypeError("a key is printable ASCII without spaces")
-    return text
-
-
-def _base_url(text: str) -> str:
-    """Return the server's address with a socket's scheme, its path kept, no slash at its end."""
-    try:
-        parts = urlsplit(text)
-        host, port = (parts.hostname or "").encode("idna"), parts.port
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no URL: {error}") from None
-    scheme = _SCHEMES.get(parts.scheme)
-    strays = parts.username is not None or parts.query or parts.fragment
-    if scheme is None or not host or port == 0 or strays:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not of the form ws://HOST[:PORT][/PATH], or wss:, http:, https:"
-        )
-    return f"{scheme}://{parts.netloc}{quote(parts.path.rstrip('/'), safe='/%:@!$&()*+,;=~')}"

@@ -1,4 +1,4 @@
-"""Kinds of setting: how the text of a flag, a variable or a TOML value is read.
+"""Value types of settings: parse the text of a flag, an environment variable or a TOML value.
 
 Knows no setting by name.
 """
@@ -11,9 +11,9 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class ValueType:
-    """A type of value: how its text is read, what to call it, and how TOML may write it.
+    """A type of value: its parser, its description and the TOML types that may hold it.
 
-    `read` raises `ValueError` on text that is none of its values.
+    `read` raises `ValueError` on text that is not a value of the type.
     """
 
     expected: str
@@ -22,7 +22,7 @@ class ValueType:
 
 
 def pattern(expected: str, regex: str) -> ValueType:
-    """Make a kind of text that `regex` matches wholly."""
+    """Return the type of texts that `regex` matches in full; `expected` describes them."""
     compiled = re.compile(regex)
 
     def read(text: str) -> str:
@@ -34,7 +34,7 @@ def pattern(expected: str, regex: str) -> ValueType:
 
 
 def choice(*words: str) -> ValueType:
-    """Make a kind of one of `words`, in any case."""
+    """Return the type whose values are `words`, in upper or lower case."""
 
     def read(text: str) -> str:
         if text.lower() not in words:
@@ -45,7 +45,7 @@ def choice(*words: str) -> ValueType:
 
 
 def whole(low: int, high: int, *, or_auto: bool = False) -> ValueType:
-    """Make a kind of ASCII digits within [low, high]; `auto`, where allowed, reads as None."""
+    """Return the type of integers in [low, high]; `auto`, if allowed, reads as None."""
 
     def read(text: str) -> int | None:
         if or_auto and text.lower() == "auto":
@@ -59,7 +59,7 @@ def whole(low: int, high: int, *, or_auto: bool = False) -> ValueType:
 
 
 def seconds(low: float, high: float) -> ValueType:
-    """Make a kind of plain decimal within [low, high]."""
+    """Return the type of decimals without sign or exponent in [low, high]."""
 
     def read(text: str) -> float:
         if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{0,9})?", text) or not low <= float(text) <= high:

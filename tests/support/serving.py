@@ -12,9 +12,9 @@ import trio
 from trio_websocket import WebSocketConnection, wrap_client_stream
 
 from csm_trio.api.state import ServerState
-from csm_trio.cli import serve
 from csm_trio.config import Config, ServerConfig
 from csm_trio.engine.scheduler import Runner
+from csm_trio.server import serve
 
 TEST_SERVER = ServerConfig(host="127.0.0.1", port=0, drain_s=5.0)
 

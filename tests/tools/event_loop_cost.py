@@ -88,7 +88,7 @@ class PacedRunner:
 
 def serve_paced(slots: int, switch_interval_s: float | None) -> None:
     """Run `csm-trio serve` with this runner in place of the model, until terminated."""
-    from csm_trio import cli
+    from csm_trio import cli, process_tuning
     from csm_trio.engine import load
 
     def load_paced(*settings: object, **more: object) -> Any:
@@ -96,7 +96,7 @@ def serve_paced(slots: int, switch_interval_s: float | None) -> None:
 
     load.load_runner = load_paced
     if switch_interval_s is not None:
-        cli._SWITCH_INTERVAL_S = switch_interval_s
+        process_tuning.SWITCH_INTERVAL_S = switch_interval_s
     cli.main(["serve", "--host", "127.0.0.1", "--port", "0", "--drain-s", "0"])
 
 

@@ -12,7 +12,7 @@ import pytest
 import trio
 from hypercorn.config import Config as HypercornConfig
 
-from csm_trio import cli
+from csm_trio import server as server_module
 from csm_trio.audio.formats import FORMATS
 from csm_trio.config import ServerConfig
 from csm_trio.voices import VoiceCatalog
@@ -364,14 +364,14 @@ async def test_connection_close_ends_the_connection_after_the_answer(
 async def test_an_idle_connection_is_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    settings = cli._hypercorn_config
+    settings = server_module._hypercorn_config
 
     def impatient(config: ServerConfig) -> HypercornConfig:
         patient = settings(config)
         patient.keep_alive_timeout = 0.05
         return patient
 
-    monkeypatch.setattr(cli, "_hypercorn_config", impatient)
+    monkeypatch.setattr(server_module, "_hypercorn_config", impatient)
     with trio.fail_after(GUARD_S):
         async with serving(SineRunner) as server:
             stream = await trio.open_tcp_stream("127.0.0.1", server.port)

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from gguf import GGMLQuantizationType
 
-from csm_trio import cli
 from csm_trio.bench.engine.command import (
     EngineBenchOptions,
     add_engine_bench_flags,
@@ -30,7 +29,7 @@ from support.tiny_csm import write_tiny_checkpoint
 def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("CSM_")]:
         monkeypatch.delenv(name)
-    monkeypatch.setattr(cli, "configure_logging", lambda level: None)
+    monkeypatch.setattr("csm_trio.telemetry.configure_logging", lambda level: None)
 
 
 @pytest.fixture(scope="module")

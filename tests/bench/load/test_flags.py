@@ -30,6 +30,7 @@ def test_without_flags_one_call_is_held_on_the_local_server() -> None:
 WORKLOADS: list[tuple[list[str], str, object]] = [
     (["--url", "https://h/tts/"], "base_url", "wss://h/tts"),
     (["--url", "http://[::1]:9"], "base_url", "ws://[::1]:9"),
+    (["--url", "http://bücher.example:9/a b"], "base_url", "ws://xn--bcher-kva.example:9/a%20b"),
     (["--voice", "bob"], "voice_id", "bob"),
     (["--api-key", "k"], "api_key", "k"),
     (["--formats", "wav_16000"], "formats", (AudioFormat.parse("wav_16000"),)),

@@ -13,10 +13,10 @@ from typing import TextIO
 
 from csm_trio.bench.load.command import provenance
 from csm_trio.bench.load.flags import given_load_flags, numbers
+from csm_trio.client_flags import EXIT_FAILED
 from csm_trio.config import SETTINGS, EngineConfig, add_flags, load_config
 from csm_trio.errors import StartupError
 
-_EXIT_FAILED = 1
 _MAX_ROWS = 1024
 _MAX_STEPS = 100_000
 _STEPS = 50
@@ -132,7 +132,7 @@ def bench_engine(options: EngineBenchOptions, *, out: TextIO | None = None) -> i
     except OSError as error:
         reason = f"cannot write {error.filename}: {error.strerror}"
         print(f"csm-trio bench: {reason}", file=sys.stderr)
-        return _EXIT_FAILED
+        return EXIT_FAILED
     return 0
 
 

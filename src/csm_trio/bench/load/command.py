@@ -21,10 +21,8 @@ from csm_trio.bench.load.plot import svg
 from csm_trio.bench.load.point import Point, run_point, settle
 from csm_trio.bench.load.report import Figures, points_json, sum_up, table
 from csm_trio.bench.load.workload import TEXTS
+from csm_trio.client_flags import EXIT_FAILED, EXIT_INTERRUPTED
 from csm_trio.process_tuning import tuned_gc
-
-_EXIT_FAILED = 1
-_EXIT_INTERRUPTED = 128 + signal.SIGINT
 
 _TERMINAL_PROGRESS_S = 1.0
 _PLAIN_PROGRESS_S = 5.0
@@ -53,11 +51,11 @@ async def bench(
         await _write_files(options, figures)
     except OSError as error:
         print(f"csm-trio bench: cannot write {error.filename}: {error.strerror}", file=stderr)
-        return _EXIT_FAILED
+        return EXIT_FAILED
     if sweep.scope.cancelled_caught:
         print("csm-trio bench: interrupted", file=stderr)
-        return _EXIT_INTERRUPTED
-    return 0 if any(point.first_audio_ms.count for point in figures) else _EXIT_FAILED
+        return EXIT_INTERRUPTED
+    return 0 if any(point.first_audio_ms.count for point in figures) else EXIT_FAILED
 
 
 async def _cancel_on_interrupt(scope: trio.CancelScope, task_status: trio.TaskStatus[None]) -> None:

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import get_args
-from urllib.parse import urlsplit
 
 from csm_trio.audio.formats import FORMATS, AudioFormat
 from csm_trio.bench.load.workload import TEXTS, Arrivals, Workload
-from csm_trio.client import DEFAULT_URL
+from csm_trio.client_flags import add_server_flags
 from csm_trio.errors import UnknownFormat
 
-_SCHEMES = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
 _MAX_CALLS = 10_000
 _MAX_TEXTS_BYTES = 4 << 20
 
@@ -70,20 +68,7 @@ def given_load_flags(flags: argparse.Namespace) -> tuple[str, ...]:
 
 def _add_server_flags(group: argparse._ArgumentGroup, environ: Mapping[str, str]) -> None:
     add = partial(group.add_argument, action=_Noted)
-    add(
-        "--url",
-        type=_base_url,
-        default=DEFAULT_URL,
-        help=f"server, ws:, wss:, http: or https: (unit: URL; default: {DEFAULT_URL})",
-    )
-    add("--voice", default="default", metavar="ID", help="voice (unit: voice id; default: default)")
-    add(
-        "--api-key",
-        type=_header_value,
-        default=environ.get("CSM_API_KEY") or None,
-        metavar="KEY",
-        help="key to show to the server (unit: text; default: $CSM_API_KEY, else none)",
-    )
+    add_server_flags(add, environ)
     add(
         "--formats",
         type=_formats,
@@ -251,25 +236,3 @@ def _svg_file(text: str) -> Path:
     if not text.lower().endswith(".svg"):
         raise argparse.ArgumentTypeError(f"{text!r} does not end in .svg, the one kind drawn")
     return new_file(text)
-
-
-def _header_value(text: str) -> str:
-    if not text or not all("!" <= char <= "~" for char in text):
-        raise argparse.ArgumentTypeError("a key is printable ASCII without spaces")
-    return text
-
-
-def _base_url(text: str) -> str:
-    """Return the server's address with a socket's scheme, its path kept, no slash at its end."""
-    try:
-        parts = urlsplit(text)
-        host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no URL: {error}") from None
-    scheme = _SCHEMES.get(parts.scheme)
-    strays = parts.username is not None or parts.query or parts.fragment
-    if scheme is None or not host or port == 0 or strays or not text.isascii() or " " in text:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not of the form ws://HOST[:PORT][/PATH], or wss:, http:, https:"
-        )
-    return f"{scheme}://{parts.netloc}{parts.path.rstrip('/')}"

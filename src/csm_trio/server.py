@@ -1,0 +1,150 @@
+"""Assemble and run `serve`: the bound socket, hypercorn's settings, signals and the drain.
+
+Knows no flag and no torch: it is given a `Config` and the function that makes the runner.
+"""
+
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from functools import partial
+
+import trio
+from hypercorn.config import Config as HypercornConfig
+
+from csm_trio.api.admission import Admission
+from csm_trio.api.app import create_app
+from csm_trio.api.connections import serve_connections
+from csm_trio.api.state import ServerState
+from csm_trio.config import Config, ServerConfig
+from csm_trio.engine.scheduler import BufferTargets, Runner
+from csm_trio.engine.service import open_engine
+from csm_trio.errors import StartupError
+from csm_trio.pipeline.context import Synthesizer
+from csm_trio.pipeline.request_history import RequestHistory
+from csm_trio.telemetry import Metrics
+from csm_trio.voices import VoiceCatalog
+
+logger = logging.getLogger(__name__)
+
+_BACKLOG = 1024
+_CLEANUP_S = 3.0
+"""Time that sessions cancelled at the end of the drain have for their clean-up."""
+_KEEPALIVE_S = 20
+_READ_TIMEOUT_S = 7200
+"""Time for which a client may send nothing: longer than the longest text takes to be generated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A server that has opened its port."""
+
+    port: int
+    state: ServerState
+
+
+async def serve(
+    config: Config,
+    make_runner: Callable[[VoiceCatalog], Runner],
+    *,
+    task_status: trio.TaskStatus["Serving"] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Assemble the server and serve until a signal; the engine outlives its sessions.
+
+    `make_runner` runs on the device thread. Reports a `Serving` once the port is open. Raises
+    `StartupError` where the port cannot be bound or the runner cannot be made.
+    """
+    metrics = Metrics()
+    voices = VoiceCatalog.load(config.speech.voices_file)
+    # Bound before the model loads, so that a port in use is an error at once, not minutes later;
+    # listening begins only when the engine is warm.
+    with _bound_socket(config.server) as bound:
+        targets = BufferTargets(config.engine.low_water_s, config.engine.high_water_s)
+        async with open_engine(partial(make_runner, voices), metrics, targets=targets) as engine:
+            admission = Admission(config.server.max_sessions or engine.slots, metrics)
+            synthesizer = Synthesizer(engine, config.speech, metrics)
+            state = ServerState(
+                engine=engine,
+                synthesizer=synthesizer,
+                voices=voices,
+                admission=admission,
+                metrics=metrics,
+                server=config.server,
+                speech=config.speech,
+                request_history=RequestHistory(config.speech),
+            )
+            bound.listen(_BACKLOG)
+            host, port = bound.getsockname()[:2]
+            logger.info(
+                "listening on http://%s:%d, %d slots, %d sessions",
+                *(host, port, engine.slots, admission.limit),
+            )
+            async with trio.open_nursery() as nursery:
+                await nursery.start(
+                    serve_connections,
+                    create_app(state),
+                    _hypercorn_config(config.server),
+                    bound,
+                    partial(_drain_at_signal, admission, config.server),
+                )
+                task_status.started(Serving(port, state))
+
+
+def _bound_socket(config: ServerConfig) -> socket.socket:
+    """Bind the port; accepted sockets inherit these options.
+
+    Raises `StartupError` where the address cannot be bound.
+    """
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    # Keep-alives find connections that died silently: hypercorn's own WebSocket pings would leave
+    # a task behind for up to their interval after every close.
+    if hasattr(socket, "TCP_KEEPIDLE"):
+        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_S)
+        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEPALIVE_S)
+    # Ends the connection of a client that reads nothing: hypercorn shields its socket writes, so
+    # no deadline works here.
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        timeout_ms = round(1000 * config.user_timeout_s)
+        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
+    try:
+        bound.bind((config.host, config.port))
+    except OSError as error:
+        bound.close()
+        raise StartupError(
+            f"--host {config.host} --port {config.port}: cannot listen there ({error.strerror})."
+        ) from error
+    return bound
+
+
+def _hypercorn_config(config: ServerConfig) -> HypercornConfig:
+    settings = HypercornConfig()
+    # hypercorn's default is no timeout, and it neither ends nor counts as idle a connection whose
+    # upgrade it refused, or an HTTP/2 connection before its first request.
+    settings.read_timeout = _READ_TIMEOUT_S
+    settings.graceful_timeout = _CLEANUP_S
+    settings.websocket_max_message_size = config.max_message_bytes
+    settings.loglevel = "WARNING"
+    settings.include_server_header = False
+    return settings
+
+
+async def _drain_at_signal(admission: Admission, config: ServerConfig) -> None:
+    """Wait for SIGTERM or SIGINT, then for the sessions to end; a second signal ends the wait."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        await anext(signals)
+        logger.info("draining: no new sessions; open ones have up to %.0f s to end", config.drain_s)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel_at_signal, signals, nursery.cancel_scope)
+            with trio.move_on_after(config.drain_s):
+                await admission.drain()
+            nursery.cancel_scope.cancel()
+
+
+async def _cancel_at_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+    await anext(signals)
+    scope.cancel()
