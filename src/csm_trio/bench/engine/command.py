@@ -31,9 +31,9 @@ _MODEL_SETTINGS = tuple(
 
 @dataclass(frozen=True, slots=True)
 class EngineBenchOptions:
-    """What `bench --engine` is asked to do; None leaves the choice to the measuring.
+    """The options of `bench --engine`; None leaves the choice to `measure`.
 
-    `transformers_batches` () leaves transformers out.
+    `transformers_batches` () skips the transformers baseline.
     """
 
     engine: EngineConfig
@@ -77,7 +77,7 @@ def add_engine_bench_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def check_for_load(flags: argparse.Namespace) -> None:
-    """Raise StartupError where a flag was given that only `--engine` knows."""
+    """Raise `StartupError` for a flag that is only for `--engine`."""
     own = ("batches", "steps", "transformers_batches", "config")
     names = [*own, *(setting.key for setting in _MODEL_SETTINGS)]
     given = [f"--{name.replace('_', '-')}" for name in names if getattr(flags, name) is not None]
@@ -90,9 +90,9 @@ def check_for_load(flags: argparse.Namespace) -> None:
 def read_engine_bench_options(
     flags: argparse.Namespace, environ: Mapping[str, str]
 ) -> EngineBenchOptions:
-    """Return what the parsed flags ask for; settings come from `environ` and `--config` too.
+    """Return the options in the parsed flags; settings come from `environ` and `--config` too.
 
-    Raises StartupError for a setting that cannot be, and for a flag that needs a server.
+    Raises `StartupError` for an invalid setting and for a flag that needs a server.
     """
     strays = given_load_flags(flags)
     if strays:
@@ -112,7 +112,7 @@ def read_engine_bench_options(
 def bench_engine(options: EngineBenchOptions, *, out: TextIO | None = None) -> int:
     """Measure, print the table on `out`, write the JSON file; return the exit code.
 
-    Raises StartupError where the model cannot be had or does not fit.
+    Raises `StartupError` where the model cannot be loaded or does not fit.
     """
     out = sys.stdout if out is None else out
     from csm_trio.bench.engine.measure import Plan, measure_engine
