@@ -1,4 +1,4 @@
-"""The command line: what it says of itself, and how it fails, in one line and not a traceback."""
+"""The command line: its help, and failures as one line instead of a traceback."""
 
 import os
 import socket
@@ -33,7 +33,7 @@ SAY_FLAGS = {
 
 @pytest.fixture(autouse=True)
 def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take the settings of whoever runs the tests away, and the edge of their terminal."""
+    """Remove the settings of the environment, and fix the width of the terminal."""
     for name in [name for name in os.environ if name.startswith("CSM_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("COLUMNS", "1000")
@@ -129,7 +129,7 @@ FAULTS: list[tuple[list[str], dict[str, str], str]] = [
 
 @pytest.mark.usefixtures("quiet_logging")
 @pytest.mark.parametrize(("arguments", "environment", "named"), FAULTS)
-def test_what_cannot_be_is_one_line_and_exit_code_1(
+def test_a_startup_error_is_one_line_and_exit_code_1(
     arguments: list[str],
     environment: dict[str, str],
     named: str,
@@ -244,7 +244,7 @@ async def run_say(
         )
 
 
-async def test_say_speaks_through_a_running_server(tmp_path: Path) -> None:
+async def test_say_synthesizes_through_a_running_server(tmp_path: Path) -> None:
     runner = SineRunner()
     out = tmp_path / "speech.wav"
     async with serving(lambda: runner) as server:
@@ -263,7 +263,7 @@ async def test_say_speaks_through_a_running_server(tmp_path: Path) -> None:
     assert "audio 0.80 s | real-time factor " in summary
 
 
-async def test_say_speaks_standard_input_into_standard_output() -> None:
+async def test_say_synthesizes_standard_input_to_standard_output() -> None:
     runner = SineRunner()
     async with serving(lambda: runner) as server:
         ended = await run_say(
@@ -273,7 +273,7 @@ async def test_say_speaks_standard_input_into_standard_output() -> None:
     assert ended.stdout == sine_speech(runner.opened, "ulaw_8000")
 
 
-async def test_say_tells_why_it_could_not_in_one_line() -> None:
+async def test_say_reports_a_failure_in_one_line() -> None:
     config = Config(server=TEST_SERVER)
     async with serving(SineRunner, config) as server:
         ended = await run_say(server.port, "Hello.", "--voice", "nobody", "--out", "-")

@@ -1,4 +1,4 @@
-"""`csm-trio say`: what its flags ask for."""
+"""`csm-trio say`: parsing of its flags."""
 
 import argparse
 from pathlib import Path
@@ -32,7 +32,7 @@ def test_a_url_keeps_its_host_and_path_and_gets_a_sockets_scheme(given: str, bas
     assert parse("Hi.", "--url", given).target.base_url == base_url
 
 
-def test_without_flags_the_local_server_is_asked() -> None:
+def test_without_flags_the_local_server_is_used() -> None:
     target = SpeechTarget(audio_format=AudioFormat.parse("pcm_24000"))
     assert parse() == SayOptions(target, None, Path("speech.pcm"))
     assert target.base_url == "ws://127.0.0.1:8080"

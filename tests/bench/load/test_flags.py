@@ -1,4 +1,4 @@
-"""`csm-trio bench`: what its flags ask for."""
+"""`csm-trio bench`: parsing of its flags."""
 
 import argparse
 from pathlib import Path
@@ -115,7 +115,7 @@ def test_a_misuse_exits_with_2_and_names_the_flag(
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n", b"\xff\xfe"])
-def test_a_file_with_nothing_to_say_is_a_misuse(
+def test_a_file_without_text_is_a_misuse(
     content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "texts"
@@ -125,7 +125,7 @@ def test_a_file_with_nothing_to_say_is_a_misuse(
     assert "argument --texts: " in capsys.readouterr().err
 
 
-def test_the_help_tells_every_flag_its_unit_and_default() -> None:
+def test_the_help_states_unit_and_default_of_every_flag() -> None:
     parser = argparse.ArgumentParser(add_help=False)
     add_bench_flags(parser, {})
     add_engine_bench_flags(parser)

@@ -1,6 +1,6 @@
-"""One phone line: turn after turn over a server's socket, each as long as its sound plays.
+"""One phone call of a load test: turn after turn over sessions, each as long as its audio plays.
 
-A turn goes in, what its listener heard comes out, into a `Recorder`; figures are made elsewhere.
+Records every turn in a `Recorder`; figures are computed in `report`.
 """
 
 import math
@@ -18,9 +18,9 @@ from csm_trio.client import Call, Deltas, SpeechTarget
 from csm_trio.errors import SpeechError
 
 TICKS_PER_S = 10_000
-"""Gaps and lags are counted in tenths of a millisecond: exact enough, and bounded in memory."""
+"""Ticks per second in which gaps and lags are counted: bounds the memory of the counters."""
 
-# A refused call must not dial again in a closed loop, whatever the pause.
+# Minimum pause after a failed turn: a refused call must not reconnect in a busy loop.
 _RETRY_S = 1.0
 
 _HTTP_STATUS = re.compile(r"HTTP status (\d{3})")
@@ -37,7 +37,7 @@ Outcome = Literal["said", "interrupted", "failed", "unfinished"]
 
 
 class Player:
-    """A listener's player: it starts at the first audio, plays in real time, waits when empty.
+    """A client's player and its playback buffer: starts at the first audio, waits when empty.
 
     Times are seconds on one clock, in the order in which they are fed.
     """
@@ -79,11 +79,11 @@ class Player:
 
 @dataclass(frozen=True, slots=True)
 class TurnRecord:
-    """What became of one turn.
+    """The outcome and timing of one turn.
 
     `first_audio_s` runs from the moment the last character of the first sentence was sent to the
-    first audio that plays (0 where audio came before), `connect_s` from dialing to an open
-    socket. `hung_up` tells whether the interruption met speech that was still coming.
+    first audio that plays (0 where audio came before), `connect_s` from connecting to an
+    open session. `hung_up` is true if the barge-in came while audio was still arriving.
     """
 
     outcome: Outcome
@@ -100,7 +100,7 @@ class TurnRecord:
 
 @dataclass(slots=True)
 class Recorder:
-    """What the lines of one point note, between `from_s` and `until_s`.
+    """Records of all calls of one point, between `from_s` and `until_s`.
 
     A turn counts that begins before `until_s` and ends after `from_s`; it may end at any time
     later. `audio_s` is what came in between, in seconds of sound.
@@ -119,7 +119,7 @@ class Recorder:
     drained: trio.Event = field(default_factory=trio.Event)
 
     def begin_turn(self, now_s: float) -> bool:
-        """Note that a turn begins, and tell whether it can count."""
+        """Note that a turn begins; return whether it can count."""
         counted = now_s < self.until_s
         self.speaking += 1
         self.pending += counted
@@ -150,9 +150,9 @@ class Recorder:
 async def run_call(
     workload: Workload, audio_format: AudioFormat, turns: Iterable[Turn], recorder: Recorder
 ) -> None:
-    """Speak one turn after the other, each on a socket of its own, until there are no more.
+    """Run one turn after the other, each in its own session, until `turns` ends.
 
-    Never raises for what a server does: the tally holds it.
+    Failures of the server are recorded, not raised.
     """
     target = SpeechTarget(
         workload.base_url, workload.voice_id, audio_format, api_key=workload.api_key
@@ -160,14 +160,14 @@ async def run_call(
     recorder.lines += 1
     try:
         for turn in turns:
-            failed = await _Conversation(target, turn, workload.words_per_s, recorder).run()
+            failed = await _RunningTurn(target, turn, workload.words_per_s, recorder).run()
             await trio.sleep(max(turn.pause_s, _RETRY_S) if failed else turn.pause_s)
     finally:
         recorder.lines -= 1
 
 
 def error_kind(message: str) -> str:
-    """Return what kind of failure the words of `client`, or else of a server, tell of."""
+    """Return the kind of failure of an error message of `client` or of a server."""
     status = _HTTP_STATUS.search(message)
     if status:
         return f"refused {status.group(1)}"
@@ -175,8 +175,8 @@ def error_kind(message: str) -> str:
     return next(kinds, "server error")
 
 
-class _Conversation:
-    """One turn while it runs: writes its text, plays its sound, is interrupted or not."""
+class _RunningTurn:
+    """One running turn: sends its text, plays its audio, and may be interrupted by barge-in."""
 
     def __init__(
         self, target: SpeechTarget, turn: Turn, words_per_s: float, recorder: Recorder
@@ -185,26 +185,26 @@ class _Conversation:
         self._format = target.audio_format
         self._turn = turn
         self._words_per_s = words_per_s
-        self._tally = recorder
+        self._recorder = recorder
         self._counted = False
         self._player = Player()
-        self._heard = trio.Event()
+        self._first_audio = trio.Event()
         self._playing = trio.CancelScope()
         self._all_came = False
         self._interrupted = self._hung_up = False
         self._error: str | None = None
         self._finished = False
         self._n_bytes = 0
-        self._dialed_s = 0.0
+        self._connect_began_s = 0.0
         self._open_s: float | None = None
         self._sentence_s: float | None = None
         self._text_sent_s = math.inf
         self._last_chunk_s: float | None = None
 
     async def run(self) -> bool:
-        """Hold the turn to the end of its sound; tell whether it failed."""
-        self._dialed_s = trio.current_time()
-        self._counted = self._tally.begin_turn(self._dialed_s)
+        """Run the turn to the end of its audio; return whether it failed."""
+        self._connect_began_s = trio.current_time()
+        self._counted = self._recorder.begin_turn(self._connect_began_s)
         try:
             async with trio.open_nursery() as nursery:
                 if self._turn.interrupt_after_s is not None:
@@ -214,12 +214,12 @@ class _Conversation:
             self._finished = True
         finally:
             now_s = trio.current_time()
-            self._tally.end_turn(self._record(), now_s, counted=self._counted)
+            self._recorder.end_turn(self._record(), now_s, counted=self._counted)
         return self._error is not None
 
     async def _speak(self) -> None:
         try:
-            await self._call.speak(self._deltas(), self._listen)
+            await self._call.speak(self._deltas(), self._on_audio)
         except SpeechError as error:
             self._error = error.message
             return
@@ -230,11 +230,11 @@ class _Conversation:
         with self._playing:
             await trio.sleep_until(self._player.ends_at_s)
 
-    async def _interrupt_after(self, heard_s: float) -> None:
-        """Cut in once `heard_s` have passed since the first audio; too late is not at all."""
-        await self._heard.wait()
+    async def _interrupt_after(self, played_s: float) -> None:
+        """Interrupt `played_s` after the first audio, unless the turn has ended by then."""
+        await self._first_audio.wait()
         assert self._player.first_at_s is not None
-        await trio.sleep_until(self._player.first_at_s + heard_s)
+        await trio.sleep_until(self._player.first_at_s + played_s)
         self._interrupted = True
         self._hung_up = not self._all_came
         if self._hung_up:
@@ -242,7 +242,7 @@ class _Conversation:
         self._playing.cancel()
 
     async def _deltas(self) -> Deltas:
-        """Write the text: the first step is asked for once the socket is open."""
+        """Yield the text at the pace of the workload, from the moment the session is open."""
         self._open_s = trio.current_time()
         if not self._words_per_s:
             self._sentence_s = self._open_s
@@ -257,7 +257,7 @@ class _Conversation:
             yield word
         self._text_sent_s = trio.current_time()
 
-    async def _listen(self, chunk: bytes) -> None:
+    async def _on_audio(self, chunk: bytes) -> None:
         now_s = trio.current_time()
         before_s = self._played_s()
         self._n_bytes += len(chunk)
@@ -265,10 +265,10 @@ class _Conversation:
         if not audio_s:  # a WAV header
             return
         self._player.feed(audio_s, now_s, text_sent_s=self._text_sent_s)
-        self._heard.set()
-        self._tally.note_audio(audio_s, now_s)
+        self._first_audio.set()
+        self._recorder.note_audio(audio_s, now_s)
         if self._last_chunk_s is not None:
-            self._tally.note_gap(now_s - self._last_chunk_s, now_s)
+            self._recorder.note_gap(now_s - self._last_chunk_s, now_s)
         self._last_chunk_s = now_s
 
     def _played_s(self) -> float:
@@ -280,12 +280,12 @@ class _Conversation:
         player = self._player
         first_audio_s = None
         if player.first_at_s is not None:
-            asked_s = player.first_at_s if self._sentence_s is None else self._sentence_s
-            first_audio_s = max(0.0, player.first_at_s - asked_s)
+            sentence_s = player.first_at_s if self._sentence_s is None else self._sentence_s
+            first_audio_s = max(0.0, player.first_at_s - sentence_s)
         return TurnRecord(
             outcome=self._outcome(),
             error=self._error,
-            connect_s=None if self._open_s is None else self._open_s - self._dialed_s,
+            connect_s=None if self._open_s is None else self._open_s - self._connect_began_s,
             first_audio_s=first_audio_s,
             audio_s=player.audio_s,
             real_time_factor=self._call.arrivals.timing().real_time_factor,

@@ -1,4 +1,4 @@
-"""`csm-trio bench`: a sweep, its progress, and where its figures go.
+"""`csm-trio bench`: run a sweep, show its progress, write its figures.
 
 Any server with ElevenLabs' `stream-input` socket can be measured.
 """
@@ -33,8 +33,8 @@ async def bench(
 ) -> int:
     """Run the sweep, print its table on `out`, and return the exit code.
 
-    It is 0, 1 where no turn was heard or a file cannot be written, 130 after Ctrl-C; what was
-    measured until then is printed all the same. Must run in the main thread, which is where
+    It is 0, 1 where no turn had audio or a file cannot be written, 130 after Ctrl-C; figures
+    measured until then are printed nevertheless. Must run in the main thread, which is where
     signals arrive.
     """
     out = sys.stdout if out is None else out
@@ -131,7 +131,7 @@ async def _write_files(options: BenchOptions, figures: Sequence[Figures]) -> Non
 
 
 def _document(options: BenchOptions, figures: Sequence[Figures]) -> dict[str, Any]:
-    """Return everything a reader needs to judge or repeat the figures; never the key."""
+    """Return the figures with the settings needed to repeat them, without the API key."""
     workload = options.workload
     return provenance("csm-trio bench") | {
         "config": {
@@ -154,7 +154,7 @@ def _document(options: BenchOptions, figures: Sequence[Figures]) -> dict[str, An
 
 
 def provenance(tool: str) -> dict[str, Any]:
-    """Say what measured, when, and on which machine."""
+    """Return the tool, its version, the date and the machine of a measurement."""
     return {
         "tool": tool,
         "version": version("csm-trio"),

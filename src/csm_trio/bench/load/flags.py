@@ -19,7 +19,7 @@ _MAX_TEXTS_BYTES = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class BenchOptions:
-    """What `bench` is asked to do: a point of the sweep for each number of `calls`."""
+    """The options of `bench`: a point of the sweep for each number of `calls`."""
 
     workload: Workload
     calls: tuple[int, ...] = (1,)
@@ -28,8 +28,8 @@ class BenchOptions:
     plot_file: Path | None = None
 
 
-class _Noted(argparse.Action):
-    """Stores a value, and that its flag was given: `--engine` takes none of these."""
+class _LoadFlag(argparse.Action):
+    """Stores a value and the name of its flag: `--engine` rejects these flags."""
 
     def __call__(
         self,
@@ -54,32 +54,32 @@ def add_bench_flags(parser: argparse.ArgumentParser, environ: Mapping[str, str])
     _add_turn_flags(load)
     load.add_argument(
         "--plot",
-        action=_Noted,
+        action=_LoadFlag,
         type=_svg_file,
         metavar="FILE.svg",
-        help="draw first audio and C100 against the number of calls (unit: path)",
+        help="draw first audio (TTFA) and C100 against the number of calls (unit: path)",
     )
 
 
 def given_load_flags(flags: argparse.Namespace) -> tuple[str, ...]:
-    """Name the flags that were given of those that mean a load on a server."""
+    """Return the names of the parsed flags that are only for a load on a server."""
     return getattr(flags, "load_flags", ())
 
 
 def _add_server_flags(group: argparse._ArgumentGroup, environ: Mapping[str, str]) -> None:
-    add = partial(group.add_argument, action=_Noted)
+    add = partial(group.add_argument, action=_LoadFlag)
     add_server_flags(add, environ)
     add(
         "--formats",
         type=_formats,
         default="pcm_24000,ulaw_8000",
         metavar="FORMAT,…",
-        help="formats that the calls take in turn (unit: output_format; default: %(default)s)",
+        help="formats, assigned to calls in rotation (unit: output_format; default: %(default)s)",
     )
 
 
 def _add_load_flags(group: argparse._ArgumentGroup) -> None:
-    add = partial(group.add_argument, action=_Noted)
+    add = partial(group.add_argument, action=_LoadFlag)
     add(
         "--calls",
         type=numbers("calls can be held", _MAX_CALLS),
@@ -98,7 +98,7 @@ def _add_load_flags(group: argparse._ArgumentGroup) -> None:
         "--arrivals",
         choices=get_args(Arrivals),
         default="poisson",
-        help="how calls begin: at random in the ramp, evenly in it, or all at once without one "
+        help="arrivals of calls: at random in the ramp, evenly in it, or all at once without one "
         "(default: %(default)s)",
     )
     add(
@@ -118,19 +118,19 @@ def _add_load_flags(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_turn_flags(group: argparse._ArgumentGroup) -> None:
-    add = partial(group.add_argument, action=_Noted)
+    add = partial(group.add_argument, action=_LoadFlag)
     add(
         "--texts",
         type=_texts,
         metavar="FILE",
-        help=f"what is said, a turn per line (unit: path; default: {len(TEXTS)} texts of our own)",
+        help=f"texts to synthesize, one turn a line (unit: path; default: {len(TEXTS)} built in)",
     )
     add(
         "--words-per-s",
         type=_number(0, 10_000),
         default="20",
         metavar="N",
-        help="how fast text is written, 0 is at once (unit: words/s; default: %(default)s)",
+        help="pace at which text is sent, 0 is at once (unit: words/s; default: %(default)s)",
     )
     add(
         "--turn-pause-s",
@@ -144,13 +144,13 @@ def _add_turn_flags(group: argparse._ArgumentGroup) -> None:
         type=_number(0, 1),
         default="0.2",
         metavar="SHARE",
-        help="share of turns that the caller interrupts, by a hang-up if speech is still coming "
-        "(unit: 0 to 1; default: %(default)s)",
+        help="barge-in: share of turns that the caller interrupts, by a hang-up if audio still "
+        "comes (unit: 0 to 1; default: %(default)s)",
     )
 
 
 def read_bench_options(flags: argparse.Namespace) -> BenchOptions:
-    """Return what the parsed `flags` of `add_bench_flags` ask for."""
+    """Return the options in the parsed `flags` of `add_bench_flags`."""
     workload = Workload(
         base_url=flags.url,
         formats=flags.formats,
@@ -180,16 +180,16 @@ def _number(low: float, high: float) -> Callable[[str], float]:
     return read
 
 
-def numbers(what: str, most: int) -> Callable[[str], tuple[int, ...]]:
-    """Return what reads a list like 1,8,64 of numbers from 1 to `most`, of which `what` is said."""
+def numbers(what: str, max_value: int) -> Callable[[str], tuple[int, ...]]:
+    """Return a parser of lists like 1,8,64 of numbers from 1 to `max_value`; `what` names them."""
 
     def read(text: str) -> tuple[int, ...]:
         items = text.split(",")
         if not all(item.isascii() and item.isdecimal() for item in items):
             raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers, like 1,8,64")
         values = tuple(int(item[:9]) for item in items)
-        if not all(1 <= value <= most for value in values):
-            raise argparse.ArgumentTypeError(f"from 1 to {most} {what}")
+        if not all(1 <= value <= max_value for value in values):
+            raise argparse.ArgumentTypeError(f"from 1 to {max_value} {what}")
         return values
 
     return read
@@ -204,7 +204,7 @@ def _formats(text: str) -> tuple[AudioFormat, ...]:
     for audio_format in formats:
         if not audio_format.has_constant_rate:
             raise argparse.ArgumentTypeError(
-                f"{audio_format.name} cannot be timed: its bytes do not tell how long they play"
+                f"{audio_format.name} cannot be timed: it has no constant byte rate"
             )
     return formats
 
@@ -218,12 +218,12 @@ def _texts(text: str) -> tuple[str, ...]:
         raise argparse.ArgumentTypeError(f"cannot read {text!r}: {error}") from None
     texts = tuple(line.strip() for line in content.splitlines() if line.strip())
     if not texts:
-        raise argparse.ArgumentTypeError(f"there is nothing in {text!r} to say")
+        raise argparse.ArgumentTypeError(f"{text!r} has no text")
     return texts
 
 
 def new_file(text: str) -> Path:
-    """Read the path of a file to write; found wanting before the sweep, not after it."""
+    """Return the path of a file to write; checked before the sweep, not after it."""
     path = Path(text)
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise argparse.ArgumentTypeError(

@@ -1,6 +1,6 @@
-"""One point of a sweep: so many lines at once for so long, and the server's own figures around it.
+"""One point of a sweep: a number of concurrent calls for a duration, and the server's metrics.
 
-A workload and a number of calls in, a `Point` of raw notes out; sums up and prints nothing.
+Fills a `Point` with raw records; computes no figures and prints nothing.
 """
 
 import time
@@ -18,7 +18,7 @@ from csm_trio.bench.load.call import TICKS_PER_S, Recorder, run_call
 from csm_trio.bench.load.workload import Workload, arrival_times_s, format_of, turns
 
 TAIL_S = 20.0
-"""How long turns that count may run on after the point's time, while others keep the load up."""
+"""Seconds that counted turns may run on after the point's time, while others keep the load up."""
 
 _LAG_PERIOD_S = 0.02
 _SETTLE_S = 5.0
@@ -35,11 +35,11 @@ Metrics = dict[str, float]
 
 @dataclass(slots=True)
 class Point:
-    """Everything noted of one point; can be read at any time while it runs.
+    """All records of one point; can be read at any time while it runs.
 
     `cancels` maps the upper bounds of the server's own cancel-to-free histogram, in seconds, to
-    how many cancels were that fast; None where the server shows none. `busy` is the share of the
-    measured time in which this process computed.
+    how many cancels were that fast; None where the server has no such metric. `busy` is
+    the share of the measured time in which this process computed.
     """
 
     calls: int
@@ -51,7 +51,7 @@ class Point:
 
 
 async def run_point(workload: Workload, point: Point, duration_s: float) -> None:
-    """Hold `point.calls` lines until all turns that count have ended, or are overdue.
+    """Run `point.calls` calls until all turns that count have ended, or are overdue.
 
     What ends within the ramp is not counted. May be cancelled; `point` then holds what there is.
     """
@@ -65,7 +65,7 @@ async def run_point(workload: Workload, point: Point, duration_s: float) -> None
             nursery.start_soon(_arrive, workload, point, index, start_s + arrival_s)
         await trio.sleep_until(recorder.from_s)
         await _measure_client(point)
-        # Asked before the lines are cut: their hundred cancels at once would be no figure.
+        # Read before the calls are cancelled: their cancels all at once would distort the figure.
         after = await read_metrics(workload.base_url)
         if before is not None and after is not None:
             point.cancels = buckets_between(before, after, _CANCEL_HISTOGRAM)
@@ -83,7 +83,7 @@ async def _arrive(workload: Workload, point: Point, index: int, at_s: float) -> 
 
 
 async def _measure_client(point: Point) -> None:
-    """Note how this process fares from the first measured second to the last."""
+    """Record event-loop lag and CPU share of this process over the measured time."""
     busy_s, from_s = time.process_time(), trio.current_time()
     try:
         async with trio.open_nursery() as nursery:
@@ -96,7 +96,7 @@ async def _measure_client(point: Point) -> None:
 
 
 async def _note_lag(lag_ticks: Counter[int]) -> None:
-    """Note by how much the event loop wakes a sleeper too late: what it adds to every figure."""
+    """Record the event loop's wake-up lag, which adds to every figure."""
     while True:
         due_s = trio.current_time() + _LAG_PERIOD_S
         await trio.sleep_until(due_s)
@@ -104,7 +104,7 @@ async def _note_lag(lag_ticks: Counter[int]) -> None:
 
 
 async def settle(base_url: str) -> None:
-    """Wait until the server's slots are free again, or long enough where it does not tell."""
+    """Wait until the server has released all slots, at most 5 s."""
     with trio.move_on_after(_SETTLE_S):
         while True:
             await trio.sleep(_SETTLE_POLL_S)
@@ -114,7 +114,7 @@ async def settle(base_url: str) -> None:
 
 
 async def read_metrics(base_url: str) -> Metrics | None:
-    """Return what the server shows at `/metrics`, or None where it shows nothing.
+    """Return the samples of the server's `/metrics`, or None where there are none.
 
     Sends no key, and goes straight to the server, as the sockets do.
     """
@@ -136,7 +136,7 @@ def _fetch(address: str) -> str | None:
 
 
 def parse_metrics(text: str) -> Metrics:
-    """Parse Prometheus' text format; lines that are no sample are passed over."""
+    """Parse Prometheus' text format; lines that are no sample are ignored."""
     samples: Metrics = {}
     for line in text.splitlines():
         name, _, value = line.rpartition(" ")

@@ -1,4 +1,4 @@
-"""What a point's notes say: figures, their table for people and their JSON for machines.
+"""Compute the figures of a point, and format them as a table and as JSON.
 
 Pure: no clock, no socket, no file.
 """
@@ -14,7 +14,7 @@ from csm_trio.bench.load.call import TICKS_PER_S, TurnRecord, error_kind
 from csm_trio.bench.load.point import Point
 
 HELD_UNDERRUN_S = 0.1
-"""The longest silence within speech that C100 lets pass: sglang-omni's and vllm-omni's measure."""
+"""Max underrun in seconds that C100 allows, as in sglang-omni and vllm-omni."""
 
 # Above these the client itself adds to what it measures.
 _MAX_LAG_MS = 20.0
@@ -50,12 +50,12 @@ class Cancels:
 class Figures:
     """One point of a sweep, summed up over the turns spoken in its measured `seconds`.
 
-    `c100` is the share of turns that were heard to their end, or to where the caller cut in, with
-    no underrun above 100 ms; a turn that failed or never ended was not. `streams` is the sound
+    `c100` is the share of turns that played to their end, or to the caller's barge-in, with
+    no underrun above 100 ms; failed and unfinished turns do not count. `streams` is the audio
     delivered per second of time, in all calls together; `real_time_factor` a whole turn's time
     from its first text to its last audio, over the audio's length. `c100_after_text` and
-    `worst_underrun_after_text_ms` leave out what a listener waited while the text was still being
-    written. `loop_lag_ms` and `busy` are this client's own health.
+    `worst_underrun_after_text_ms` leave out underruns while the text was still being
+    sent. `first_audio_ms` is TTFA. `loop_lag_ms` and `busy` are this client's own health.
     """
 
     calls: int
@@ -90,7 +90,7 @@ def percentile(ordered: Sequence[float], share: float) -> float:
 
 
 def spread(values: Iterable[float]) -> Spread:
-    """Sum up values, in their own unit."""
+    """Return the percentiles of values, in their own unit."""
     ordered = sorted(values)
     if not ordered:
         return Spread(0, None, None, None, None)
@@ -135,11 +135,11 @@ def sum_up(point: Point) -> Figures:
         first_audio_ms=_spread_ms(record.first_audio_s for record in records),
         chunk_gap_ms=spread_of_ticks(point.recorder.gap_ticks),
         worst_underrun_ms=_spread_ms(
-            record.worst_underrun_s for record in records if _heard(record)
+            record.worst_underrun_s for record in records if _has_audio(record)
         ),
-        total_underrun_ms=_spread_ms(record.underrun_s for record in records if _heard(record)),
+        total_underrun_ms=_spread_ms(record.underrun_s for record in records if _has_audio(record)),
         worst_underrun_after_text_ms=_spread_ms(
-            record.worst_underrun_after_text_s for record in records if _heard(record)
+            record.worst_underrun_after_text_s for record in records if _has_audio(record)
         ),
         c100=_share_held(records, [record.worst_underrun_s for record in records]),
         c100_after_text=_share_held(
@@ -168,12 +168,12 @@ def cancels_of(buckets: Mapping[float, float]) -> Cancels:
     return Cancels(round(totals[-1]), at_most_ms(0.5), at_most_ms(0.99))
 
 
-def _heard(record: TurnRecord) -> bool:
+def _has_audio(record: TurnRecord) -> bool:
     return record.first_audio_s is not None
 
 
 def _share_held(records: Sequence[TurnRecord], underruns_s: Sequence[float]) -> float | None:
-    """Return the share of turns heard as they should be, given each one's longest underrun."""
+    """Return the share of turns without failure and without an underrun above 100 ms."""
     if not records:
         return None
     held = (
@@ -188,7 +188,7 @@ def _spread_ms(values_s: Iterable[float | None]) -> Spread:
 
 
 def table(sweep: Sequence[Figures]) -> str:
-    """Return the figures as text: a row each, a column for every point, then what to beware of."""
+    """Return the figures as text: a row each, a column for every point, then notes on errors."""
     rows = [_column(figures) for figures in sweep]
     if not rows:
         return "nothing was measured"
@@ -257,5 +257,5 @@ def _notes(figures: Figures) -> list[str]:
 
 
 def points_json(sweep: Sequence[Figures]) -> list[dict[str, Any]]:
-    """Return the figures as JSON's own types; whatever was not measured is null."""
+    """Return the figures as JSON's own types; a figure not measured is null."""
     return [asdict(figures) for figures in sweep]

@@ -1,4 +1,4 @@
-"""What every call of a bench will do, drawn before it is done: when it comes, what it says.
+"""The workload of a load test: arrival times and turns of every call, drawn from a seed.
 
 Pure: a workload and a seed in, arrivals and turns out; knows no socket and no clock.
 """
@@ -46,10 +46,10 @@ TEXTS: tuple[str, ...] = (
     " that. Please have your passport ready, and keep small bags with you at all times.",
     "Thank you for calling, and have a wonderful day. Goodbye!",
 )
-"""What phone bots say: one to three sentences, 2 to 31 words, nothing that must be spelled out."""
+"""Sentences of phone bots: one to three each, 2 to 31 words, no text to normalize."""
 
 SPEECH_S_PER_WORD = 0.3
-"""A quick speaker's pace: where interruptions are drawn from, so that most fall into speech."""
+"""Seconds per word of a quick speaker; barge-ins are drawn from it, so most fall into speech."""
 
 _WORD = re.compile(r"\S+\s*")
 _SENTENCE_END = re.compile(r"[.!?][\"')\]]*\s*$")
@@ -58,11 +58,11 @@ _TITLES = frozenset({"mr.", "mrs.", "ms.", "dr.", "st."})
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What the calls of a bench do; equal workloads have equal schedules.
+    """Settings of a load test; equal workloads have equal schedules.
 
     `words_per_s` is how fast a turn's text is written, 0 being all at once. `turn_pause_s` is the
     mean of the exponential pause between turns, `barge_in` the share of turns that the caller
-    cuts short. `base_url` is a ws: or wss: address.
+    interrupts. `base_url` is a ws: or wss: address.
     """
 
     base_url: str
