@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from csm_trio.audio.formats import FORMATS
 from csm_trio.config import SETTINGS, Setting, settings_table
 from tools.settings_table import PAGE, written_table
 
@@ -30,3 +31,21 @@ def test_every_setting_stands_in_the_configuration_page_with_its_default(setting
 @pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)
 def test_no_page_uses_a_retired_word(page: Path) -> None:
     assert not RETIRED_WORDS.findall(page.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_stands_in_the_api_page(name: str) -> None:
+    assert name in (DOCS / "api.md").read_text(encoding="utf-8")
+
+
+def test_the_readme_is_short() -> None:
+    readme = (ROOT / "README.md").read_bytes()
+    assert len(readme) <= 8192
+    assert readme.count(b"\n") <= 150
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(DOCS.glob("*.md"))], ids=str)
+def test_relative_links_lead_to_files(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        if not link.startswith("http"):
+            assert (page.parent / link).exists(), link
