@@ -1,8 +1,8 @@
-"""The transformer both halves of CSM are made of: RMSNorm, RoPE, grouped-query attention, SwiGLU.
+"""The transformer of CSM's backbone and depth decoder: RMSNorm, RoPE, GQA, SwiGLU.
 
-In: embeddings and positions. Out: hidden states after the final norm. Keys and values go through
-an `Attend` callable, so that this file knows no cache: the backbone attends over slots with
-their own lengths, the depth decoder over a scratch that all rows share in lockstep.
+In: embeddings and positions. Out: hidden states after the final norm. It must not know the KV
+cache: keys and values go through an `Attend` callable. The backbone attends over slots of
+different lengths, the depth decoder over a per-frame cache in which all rows are at one position.
 """
 
 import math
@@ -17,7 +17,7 @@ from csm_trio.model.linear import Int8Matrix, linear, packed
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, queries [batch, time, heads, dim], keys and values [batch, time, kv_heads, dim])
--> mixed values [batch, time, heads, dim]; it also keeps the keys and values for later."""
+-> attention outputs [batch, time, heads, dim]; it also writes keys and values to its cache."""
 
 
 def inverse_frequencies(config: LlamaConfig) -> Tensor:
@@ -45,8 +45,8 @@ def inverse_frequencies(config: LlamaConfig) -> Tensor:
 class RotaryTable:
     """Cosines and sines of every position, float32 whatever the model's dtype.
 
-    Cast to bfloat16 they would be wrong by 0.27 at position 300, so this is no `nn.Module`
-    that `.to()` could reach.
+    It is no `nn.Module`, so that `.to(bfloat16)` cannot cast it: cosines would be off by 0.27 at
+    position 300.
     """
 
     def __init__(self, config: LlamaConfig, *, device: torch.device) -> None:
@@ -61,17 +61,19 @@ class RotaryTable:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate [..., heads, dim] by angles [..., 1, dim], in float32, rotate-half layout.
+    """Apply RoPE (Su et al., 2021): x [..., heads, dim], cos and sin float32 [..., 1, dim].
 
-    `sin` carries the sign of the half it multiplies, which saves a negation and a copy.
+    Rotate-half layout, computed in float32, returned in the type of `x`; the backbone, the depth
+    decoder and Mimi share it. `sin` is negative in the first half, which saves a negation and a
+    copy.
     """
     wide = x.float()
-    turned = wide.roll(x.shape[-1] // 2, dims=-1)
-    return torch.addcmul(wide * cos, turned, sin).to(x.dtype)
+    swapped = wide.roll(x.shape[-1] // 2, dims=-1)
+    return torch.addcmul(wide * cos, swapped, sin).to(x.dtype)
 
 
 class LlamaLayer(nn.Module):
-    """One block; q, k, v and gate, up are single matrices."""
+    """One transformer block; q, k, v are one matrix (`qkv`), gate and up another (`gate_up`)."""
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
@@ -88,7 +90,7 @@ class LlamaLayer(nn.Module):
     def load(self, tensors: MutableMapping[str, Tensor], prefix: str) -> None:
         """Take this layer's tensors, named as in transformers' checkpoints under `prefix`.
 
-        They leave `tensors` as they are taken, so that nothing is held twice.
+        They are removed from `tensors` as they are taken, so that no tensor is in memory twice.
         """
 
         def joined(*names: str) -> nn.Parameter:
@@ -96,8 +98,8 @@ class LlamaLayer(nn.Module):
             rounded = [part for part in parts if isinstance(part, Int8Matrix)]
             if rounded:
                 return Int8Matrix.joined(rounded)
-            whole = parts[0] if len(parts) == 1 else torch.cat(parts)
-            return nn.Parameter(whole, requires_grad=False)
+            joint = parts[0] if len(parts) == 1 else torch.cat(parts)
+            return nn.Parameter(joint, requires_grad=False)
 
         self.input_norm = joined("input_layernorm")
         self.qkv = joined("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
@@ -107,7 +109,7 @@ class LlamaLayer(nn.Module):
         self.down = joined("mlp.down_proj")
 
     def pack(self) -> None:
-        """Lay the matrices out for a CPU; those of int8 stay as they are."""
+        """Pack float matrices for oneDNN on a CPU; int8 matrices stay as they are."""
         self.qkv, self.out = packed(self.qkv), packed(self.out)
         self.gate_up, self.down = packed(self.gate_up), packed(self.down)
 
@@ -115,11 +117,11 @@ class LlamaLayer(nn.Module):
         batch, time, hidden = x.shape
         normed = F.rms_norm(x, (hidden,), self.input_norm, self.norm_eps)
         qkv = linear(normed, self.qkv).view(batch, time, -1, self.head_dim)
-        turned = rotate(qkv[:, :, : self.heads + self.kv_heads], cos, sin)
+        rotated = rotate(qkv[:, :, : self.heads + self.kv_heads], cos, sin)
         mixed = attend(
             index,
-            turned[:, :, : self.heads],
-            turned[:, :, self.heads :],
+            rotated[:, :, : self.heads],
+            rotated[:, :, self.heads :],
             qkv[:, :, self.heads + self.kv_heads :],
         )
         x = x + linear(mixed.reshape(batch, time, -1), self.out)
@@ -129,7 +131,7 @@ class LlamaLayer(nn.Module):
 
 
 class Llama(nn.Module):
-    """A stack of blocks and the final norm; embeddings and heads are its owner's."""
+    """A stack of blocks and the final norm, without embeddings and output heads."""
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""Mimi's windowed attention over rings of slots: time, sight, and the attending in torch.
+"""Mimi's sliding-window attention over one ring-buffer KV cache per slot, in torch operations.
 
-In: rows, their clocks, and the layers' queries, keys and values. Out: mixed values, the new keys
-kept in the rings. It knows no weights and no convolution.
+In: rows, their positions, and the layers' queries, keys and values. Out: attention outputs; the
+new keys and values are written to the rings. It must not know weights or convolutions.
 """
 
 from collections.abc import Callable
@@ -13,28 +13,32 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from csm_trio.model.config import MimiConfig
+from csm_trio.model.llama import rotate
 
 RING_MULTIPLE = 8
-"""Attention kernels want the rows of their mask aligned to this many elements."""
+"""Number of ring entries that a ring's capacity is a multiple of: fused attention kernels need
+the rows of their mask aligned to it."""
 
 
 @dataclass(frozen=True, slots=True)
 class MimiPositions:
-    """Where the rows of one step stand in time; all layers share it."""
+    """Positions and RoPE angles of the rows of one step; all layers share them."""
 
     rows: Tensor  # [batch] slots
-    start: Tensor  # [batch] the first new position of each
+    start: Tensor  # [batch] first new position of each row
     cosines: Tensor  # [batch, steps, 1, head_dim] fp32
     sines: Tensor  # [batch, steps, 1, head_dim] fp32, negative in the first half
 
 
 RingAttend = Callable[[Tensor, Tensor], Tensor]
 """(q, k and v [batch, steps, (heads + 2 kv_heads) * dim] as projected, the layer's ring
-[slots, capacity, 2, kv_heads, dim]) -> [batch, steps, heads * dim]; it keeps the new keys."""
+[slots, capacity, 2, kv_heads, dim]) -> [batch, steps, heads * dim].
+
+It writes the new keys and values to the ring."""
 
 
 class FullPrecision(nn.Module):
-    """A module whose floats stay fp32 when a tree that holds it is cast: it only moves."""
+    """A module whose floats stay fp32 when its parent is cast; `.to` only changes its device."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         def move(tensor: Tensor) -> Tensor:
@@ -46,7 +50,7 @@ class FullPrecision(nn.Module):
 
 
 class RingPositions(FullPrecision):
-    """RoPE angles, ring places and sight of the rows of a step, from their positions."""
+    """RoPE angles, ring offsets and attention masks of a step, from the rows' positions."""
 
     inv_freq: Tensor  # [head_dim / 2] fp32: in bf16 the angles are wrong within seconds
     sign: Tensor  # [head_dim] fp32, -1 in the first half
@@ -66,58 +70,52 @@ class RingPositions(FullPrecision):
         self.register_buffer("ring", torch.arange(self.capacity))
 
     def forward(self, rows: Tensor, start: Tensor) -> MimiPositions:
-        """Tell the time of `rows` [batch] whose first new position is `start` [batch]."""
+        """Return the positions of `rows` [batch] whose first new position is `start` [batch]."""
         now = start[:, None] + self.steps  # [batch, steps]
         angles = now[:, :, None].float() * self.inv_freq
         angles = torch.cat((angles, angles), -1)[:, :, None]  # [batch, steps, 1, head_dim]
         return MimiPositions(rows, start, angles.cos(), angles.sin() * self.sign)
 
-    def attending(self, clock: MimiPositions) -> RingAttend:
-        """Attend by torch's own operations."""
-        config, rows = self._config, clock.rows
+    def attending(self, positions: MimiPositions) -> RingAttend:
+        """Return the attention of one step in torch operations."""
+        config, rows = self._config, positions.rows
         groups = config.heads // config.kv_heads
-        now = clock.start[:, None] + self.steps  # [batch, steps]
+        now = positions.start[:, None] + self.steps  # [batch, steps]
         last = now[:, -1:]
-        # The newest position each place of the ring can hold; below zero: not of this tenant.
+        # Newest position that each ring entry can hold; below zero: left by an earlier stream.
         held = last - torch.remainder(last - self.ring, self.capacity)  # [batch, capacity]
         age = now[:, :, None] - held[:, None]  # [batch, steps, capacity]
         visible = (age >= 0) & (age < config.sliding_window) & (held >= 0)[:, None]
         # [batch, 1, groups * steps, capacity]
         visible = visible[:, None].expand(-1, groups, -1, -1).flatten(1, 2)[:, None]
-        places = (rows[:, None] * self.capacity + now % self.capacity).flatten()
+        offsets = (rows[:, None] * self.capacity + now % self.capacity).flatten()
 
         def attend(qkv: Tensor, ring: Tensor) -> Tensor:
-            query, keys_values = self._heads(qkv, clock)
-            # Slots and places as one dimension: [slots * capacity, 2, kv_heads, head_dim].
-            ring.view(-1, *ring.shape[2:]).index_copy_(0, places, keys_values)
-            seen = ring.index_select(0, rows)  # [batch, capacity, 2, kv_heads, head_dim]
-            keys, values = seen.permute(2, 0, 3, 1, 4)
+            query, keys_values = self._heads(qkv, positions)
+            # Slots and ring entries as one dimension: [slots * capacity, 2, kv_heads, head_dim].
+            ring.view(-1, *ring.shape[2:]).index_copy_(0, offsets, keys_values)
+            past = ring.index_select(0, rows)  # [batch, capacity, 2, kv_heads, head_dim]
+            keys, values = past.permute(2, 0, 3, 1, 4)
             mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=visible)
             mixed = mixed.reshape(len(rows), config.heads, -1, config.head_dim)
             return mixed.transpose(1, 2).flatten(2)
 
         return attend
 
-    def _heads(self, qkv: Tensor, clock: MimiPositions) -> tuple[Tensor, Tensor]:
+    def _heads(self, qkv: Tensor, positions: MimiPositions) -> tuple[Tensor, Tensor]:
         """Return queries [batch, kv_heads, groups * steps, dim], ring entries [.., 2, ..]."""
         config = self._config
         batch, steps, _ = qkv.shape
         heads, kv_heads, head_dim = config.heads, config.kv_heads, config.head_dim
         qkv = qkv.view(batch, steps, -1, head_dim)
-        turned = _rotate(qkv[:, :, : heads + kv_heads], clock)
-        query = turned[:, :, :heads].transpose(1, 2)  # [batch, heads, steps, head_dim]
+        rotated = rotate(qkv[:, :, : heads + kv_heads], positions.cosines, positions.sines)
+        query = rotated[:, :, :heads].transpose(1, 2)  # [batch, heads, steps, head_dim]
         query = query.reshape(batch, kv_heads, -1, head_dim)
-        keys_values = torch.cat((turned[:, :, heads:], qkv[:, :, heads + kv_heads :]), 2)
+        keys_values = torch.cat((rotated[:, :, heads:], qkv[:, :, heads + kv_heads :]), 2)
         return query, keys_values.view(batch * steps, 2, kv_heads, head_dim)
 
 
-def _rotate(heads: Tensor, clock: MimiPositions) -> Tensor:
-    """Turn [batch, steps, heads, head_dim] by the rows' angles, in fp32 (half-split RoPE)."""
-    swapped = heads.roll(heads.shape[-1] // 2, -1)
-    return torch.addcmul(heads * clock.cosines, swapped, clock.sines).to(heads.dtype)
-
-
 def _ring_capacity(config: MimiConfig) -> int:
-    """Size a ring so that a step's entries, written first, hide none its first query sees."""
-    least = config.sliding_window + config.upsample_stride
-    return -(-least // RING_MULTIPLE) * RING_MULTIPLE
+    """Return the ring capacity at which a step's writes overwrite no key its first query needs."""
+    minimum = config.sliding_window + config.upsample_stride
+    return -(-minimum // RING_MULTIPLE) * RING_MULTIPLE
