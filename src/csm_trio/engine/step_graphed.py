@@ -41,13 +41,13 @@ def buckets(slots: int) -> list[int]:
 
 
 def codec_kernels(
-    config: CSMConfig, device: torch.device, space: Workspace | None = None
+    config: CSMConfig, device: torch.device, workspace: Workspace | None = None
 ) -> DecoderKernels:
     """Return the kernels that decode on a CUDA device in place of torch's own operations."""
-    space = space or Workspace(device)
+    workspace = workspace or Workspace(device)
     return DecoderKernels(
-        partial(attending_rings, config=config.codec, space=space),
-        partial(FusedConvolutions, space=space),
+        partial(attending_rings, config=config.codec, workspace=workspace),
+        partial(FusedConvolutions, workspace=workspace),
     )
 
 
@@ -57,9 +57,11 @@ class GraphedStep:
     def __init__(self, config: CSMConfig, model: CSM, codec: MimiDecoder, slots: Slots) -> None:
         self._codec, self._slots = codec, slots
         device = slots.state.inputs.device
-        space = Workspace(device)
-        self._frame = FusedFrame(model, slots.kv, slots.state, rows=slots.count, space=space)
-        self._kernels = codec_kernels(config, device, space)
+        workspace = Workspace(device)
+        self._frame = FusedFrame(
+            model, slots.kv, slots.state, rows=slots.count, workspace=workspace
+        )
+        self._kernels = codec_kernels(config, device, workspace)
         self._codebooks = config.codebooks
         width = config.codebooks + FRAME_SAMPLES
         self._rows = torch.full((slots.count,), slots.dummy, device=device)  # [slots] int64

@@ -1,1 +1,1 @@
-"""The network itself: torch modules, checkpoints, prompts; no policy, no trio."""
+"""CSM and Mimi as torch modules, their checkpoints and kernels; no scheduling, no trio."""

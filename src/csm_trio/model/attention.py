@@ -1,6 +1,7 @@
-"""Keys and values of every slot, and the three ways of attending over them.
+"""The KV caches of backbone and depth decoder, and attention over them in torch operations.
 
-Rows are joined and left by index: a slot's keys never move. Nothing here knows who may run.
+In: queries, keys and values of new positions. Out: attention outputs. Rows join and leave a batch
+by slot index: a slot's keys never move. It must not know which slots are scheduled to run.
 """
 
 from collections.abc import Sequence
@@ -15,13 +16,13 @@ from csm_trio.model.config import LlamaConfig
 from csm_trio.model.llama import Attend
 
 _NOT_CUDNN = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-"""cuDNN's kernels, which torch prefers on Hopper, fail there on some masks and lengths
-(sglang-omni#800, NVIDIA-NeMo/Automodel#2659)."""
+"""Attention backends without cuDNN: torch prefers cuDNN on Hopper, where it fails on some masks
+and lengths (sglang-omni#800, NVIDIA-NeMo/Automodel#2659)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """Keys and values of positions that many prompts begin with, computed once.
+    """Entry of the prefix cache: keys and values of positions that many prompts begin with.
 
     keys, values: [layers, kv_heads, positions, head_dim].
     """
@@ -36,7 +37,7 @@ class Prefix:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """One running row of a step: its place in the batch, its slot, and the position it writes."""
+    """One running row of a step: its row in the batch, its slot, and the position it writes."""
 
     row: int
     slot: int
@@ -44,10 +45,10 @@ class Span:
 
 
 def _grouped(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Attend from one time step without copying keys for each query head.
+    """Grouped-query attention of one time step, without copying keys for each query head.
 
     queries [batch, 1, heads, dim]; keys, values [batch, kv_heads, past, dim]. The query heads
-    that share a key head become its query "times": no mask is needed, everything is visible.
+    that share a key head take the place of its query times; every key is visible, without a mask.
     """
     batch, _, heads, dim = queries.shape
     groups = queries.view(batch, keys.shape[1], heads // keys.shape[1], dim)
@@ -56,7 +57,7 @@ def _grouped(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 
 
 class KVCache:
-    """The backbone's cache: [layers, slots, kv_heads, max_positions, head_dim] twice."""
+    """KV cache of the backbone: keys, values [layers, slots, kv_heads, max_positions, head_dim]."""
 
     def __init__(
         self, config: LlamaConfig, slots: int, *, device: torch.device, dtype: torch.dtype
@@ -66,9 +67,9 @@ class KVCache:
         self.values = torch.zeros(shape, device=device, dtype=dtype)
 
     def prefill(self, slot: int, start: int) -> Attend:
-        """Attend causally over one slot's new positions from `start` on, and what precedes them.
+        """Return causal attention of one slot's new positions from `start` on (chunked prefill).
 
-        For a batch of one: queries [1, time, heads, dim].
+        For a batch of one: queries [1, time, heads, dim]. Earlier positions come from the cache.
         """
 
         def attend(layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -93,25 +94,25 @@ class KVCache:
         return attend
 
     def prefill_on(self, slots: Tensor, positions: Tensor) -> Attend:
-        """Attend over several slots' new positions at once, and over what precedes them there.
+        """Return causal attention of several slots' new positions and all earlier positions.
 
-        slots: int64 [batch]; positions: int64 [batch, time]. A slot's whole row is read, masked
-        by position, so that shapes do not depend on how much precedes. Rows that are shorter
-        than the batch is wide write keys beyond their end, as in `prefill_rows`.
+        slots: int64 [batch]; positions: int64 [batch, time]. All positions of a slot are read and
+        masked, so that shapes do not depend on the prompt's length. Rows shorter than the batch
+        write keys beyond their end, as in `prefill_rows`.
         """
-        everywhere = torch.arange(self.keys.shape[3], device=slots.device)
-        visible = everywhere <= positions[:, None, :, None]  # [batch, 1, time, max_positions]
+        cached = torch.arange(self.keys.shape[3], device=slots.device)
+        visible = cached <= positions[:, None, :, None]  # [batch, 1, time, max_positions]
 
         def attend(layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
             rows = slots[:, None]
             self.keys[layer][rows, :, positions] = keys
             self.values[layer][rows, :, positions] = values
-            shared = queries.shape[2] // keys.shape[2]
+            groups = queries.shape[2] // keys.shape[2]
             with sdpa_kernel(_NOT_CUDNN):
                 mixed = F.scaled_dot_product_attention(
                     queries.transpose(1, 2),
-                    self.keys[layer][slots].repeat_interleave(shared, dim=1),
-                    self.values[layer][slots].repeat_interleave(shared, dim=1),
+                    self.keys[layer][slots].repeat_interleave(groups, dim=1),
+                    self.values[layer][slots].repeat_interleave(groups, dim=1),
                     attn_mask=visible,
                 )
             return mixed.transpose(1, 2)
@@ -119,20 +120,20 @@ class KVCache:
         return attend
 
     def copy_out(self, slot: int, positions: int) -> Prefix:
-        """Copy a slot's first positions for others to begin with."""
+        """Return a copy of a slot's first `positions` as an entry of the prefix cache."""
         kept = self.keys[:, slot, :, :positions], self.values[:, slot, :, :positions]
         return Prefix(*(part.clone() for part in kept))
 
     def copy_in(self, slot: int, prefix: Prefix) -> None:
-        """Begin a slot with what was computed before."""
+        """Write a cached prefix to a slot's first positions."""
         self.keys[:, slot, :, : prefix.positions] = prefix.keys
         self.values[:, slot, :, : prefix.positions] = prefix.values
 
     def prefill_rows(self, slots: Tensor) -> Attend:
-        """Attend causally over the first positions of several slots at once.
+        """Return causal attention of several slots' first positions, from 0 on.
 
-        slots: int64 [batch]. Rows that are shorter than the batch is wide write keys beyond
-        their end, which their own steps overwrite before anyone looks.
+        slots: int64 [batch]. Rows shorter than the batch write keys beyond their end, which
+        their own steps overwrite before they read them.
         """
 
         def attend(layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -140,12 +141,12 @@ class KVCache:
             keys, values = keys.transpose(1, 2), values.transpose(1, 2)
             self.keys[layer][slots, :, :time] = keys
             self.values[layer][slots, :, :time] = values
-            # Repeated, they suit every fused kernel; the scores of a long prompt stay on the chip.
-            shared = queries.shape[2] // keys.shape[1]
+            # With repeated keys every fused kernel applies, and no scores are written to memory.
+            groups = queries.shape[2] // keys.shape[1]
             mixed = F.scaled_dot_product_attention(
                 queries.transpose(1, 2),
-                keys.repeat_interleave(shared, dim=1),
-                values.repeat_interleave(shared, dim=1),
+                keys.repeat_interleave(groups, dim=1),
+                values.repeat_interleave(groups, dim=1),
                 is_causal=True,
             )
             return mixed.transpose(1, 2)
@@ -156,10 +157,10 @@ class KVCache:
         """Attend one new position a running row, each over exactly its own past.
 
         Rows of the batch that no span names are padding: they get zeros. A row's result is
-        the same, to the bit, whoever else is in the batch.
+        the same, to the bit, whatever the other rows of the batch.
         """
 
-        # All layers' views of each row's past; what `attend` writes shows in them.
+        # Views of each row's past in all layers: they show what `attend` writes.
         pasts = [
             (self.keys[:, span.slot, None, :, :end], self.values[:, span.slot, None, :, :end])
             for span in spans
@@ -182,10 +183,10 @@ class KVCache:
         return attend
 
     def step_masked(self, rows: Tensor, positions: Tensor, longest: int) -> Attend:
-        """Attend one new position a row, all rows at once, padded to the `longest` past.
+        """Return attention of one new position per row, all rows padded to the `longest` past.
 
-        rows, positions: int64 [batch]; padding rows may share one slot. For devices on which
-        a launch costs more than the padding.
+        rows (slots), positions: int64 [batch]; padding rows may share one slot. For devices on
+        which a kernel launch costs more than the padding.
         """
         visible = torch.arange(longest, device=rows.device) <= positions[:, None, None, None]
 
@@ -205,17 +206,17 @@ class KVCache:
 
 
 class DepthKVCache:
-    """The depth decoder's scratch: all rows stand at the same position; it lives one frame."""
+    """KV cache of the depth decoder for one frame; all rows are at the same position."""
 
     def __init__(self, config: LlamaConfig, batch: int, positions: int, like: Tensor) -> None:
         shape = (config.layers, batch, config.kv_heads, positions, config.head_dim)
         self._keys = like.new_empty(shape)
         self._values = like.new_empty(shape)
         self.start = 0
-        """The position that the next call's first query stands at."""
+        """Position of the first query of the next call."""
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Attend causally; more than one query only as the very first call of a frame."""
+        """Attend causally, as an `Attend`; only a frame's first call may have several queries."""
         start, end = self.start, self.start + queries.shape[1]
         past_keys, past_values = self._keys[layer], self._values[layer]
         past_keys[:, :, start:end] = keys.transpose(1, 2)

@@ -1,4 +1,4 @@
-"""The sizes of a CSM checkpoint as frozen values. Nothing here or above knows a number by heart."""
+"""The sizes of a CSM checkpoint as frozen values; no other module hard-codes a size."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ class Llama3Scaling:
 
 @dataclass(frozen=True, slots=True)
 class LlamaConfig:
-    """One Llama-shaped transformer: CSM's backbone, or its depth decoder."""
+    """Sizes of one Llama transformer: CSM's backbone or its depth decoder."""
 
     hidden_size: int
     intermediate_size: int
@@ -31,7 +31,7 @@ class LlamaConfig:
 
 @dataclass(frozen=True, slots=True)
 class MimiConfig:
-    """The decoding half of a Mimi codec (transformers' `MimiConfig` names in brackets)."""
+    """Sizes of Mimi's decoder (comments give the names of transformers' `MimiConfig`)."""
 
     hidden_size: int
     filters: int  # num_filters
@@ -61,7 +61,7 @@ class MimiConfig:
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How one half of the model draws a code; `temperature` 0 is greedy."""
+    """Sampling parameters of the backbone or the depth decoder; `temperature` 0 is greedy."""
 
     temperature: float
     top_k: int
@@ -69,7 +69,7 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class SamplingDefaults:
-    """What a checkpoint's `generation_config.json` says of both halves."""
+    """Default sampling parameters from a checkpoint's `generation_config.json`."""
 
     backbone: SamplingParams
     depth: SamplingParams
@@ -77,13 +77,13 @@ class SamplingDefaults:
 
 @dataclass(frozen=True, slots=True)
 class CSMConfig:
-    """A whole CSM checkpoint: backbone, depth decoder, codec and the ids they share."""
+    """Sizes of a CSM checkpoint: backbone, depth decoder, codec, and the ids they share."""
 
     backbone: LlamaConfig
     depth: LlamaConfig
     codec: MimiConfig
     codebooks: int
-    audio_vocab_size: int  # ids a codebook head can name; only those < codec.codebook_size decode
+    audio_vocab_size: int  # ids of a codebook head; only those < codec.codebook_size decode
     text_vocab_size: int
     codebook_eos_id: int
     sampling: SamplingDefaults

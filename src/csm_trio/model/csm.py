@@ -1,7 +1,9 @@
-"""CSM: a Llama backbone over frames, and a depth decoder that spells each frame's codes.
+"""CSM: a Llama backbone over frames, and a depth decoder that generates each frame's codes.
 
-In: prompt rows, or the last frame's codes. Out: the next frame's codes, one row a running slot.
-The codec, the slots and whose turn it is are others' business.
+In: embedded prompts, or the last frame's codes. Out: the next frame's codes, one row per running
+slot. It must not know the codec, the slots or the scheduling.
+
+Source: SesameAILabs/csm, models.py and generator.py; tensor names as in transformers' CSM.
 """
 
 from collections.abc import MutableMapping
@@ -19,19 +21,20 @@ from csm_trio.model.llama import Attend, Llama, RotaryTable
 from csm_trio.model.sampling import gumbel_noise, sample_codes
 
 BACKBONE, DEPTH = 0, 1
-"""Columns of `FrameSampling.temperature` and `.top_k`."""
+"""Column indices of `FrameSampling.temperature` and `.top_k`."""
 
-_PROJECTED_ROWS = 4096
+_PROJECTION_CHUNK_ROWS = 4096
+"""Number of embedding rows that are converted and projected at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class FrameSampling:
-    """How each row of a batch draws the codes of one frame.
+    """Sampling parameters of one frame for each row of a batch.
 
     temperature: float32 [batch, 2]; top_k: int64 [batch, 2]; columns BACKBONE (codebook 0) and
-    DEPTH (the others). seeds, frames: int64 [batch]. `noisy` tells for each column whether any
-    row samples at all, and `largest_k` the largest top-k in it: host values, so that a batch of
-    greedy rows makes no noise.
+    DEPTH (the others). seeds, frames: int64 [batch]. Host values: `noisy` is True for a
+    column in which any row is not greedy, so that a greedy batch generates no noise; `largest_k`
+    is the largest top-k of a column.
     """
 
     temperature: Tensor
@@ -44,10 +47,11 @@ class FrameSampling:
 
 @dataclass(frozen=True, slots=True)
 class RowState:
-    """What rows have on the device beside keys and codec, indexed by slot.
+    """Device state of every slot besides the KV cache and the codec.
 
-    inputs: [slots, hidden], the backbone's next input; positions: where that goes; frames: how
-    many were made; temperature, top_k: [slots, 2]; seeds. The last slot is the dummy.
+    inputs: [slots, hidden], the backbone's next input; positions: int64 [slots], its position;
+    frames: int64 [slots], the number generated; seeds: int64 [slots]; temperature, top_k:
+    [slots, 2]. The last slot is the dummy for padding rows.
     """
 
     inputs: Tensor
@@ -63,18 +67,18 @@ def _parameter(tensor: Tensor) -> nn.Parameter:
 
 
 def _projected(audio: Tensor, projector: Tensor) -> Tensor:
-    """Project audio embeddings [rows, hidden], kept in the type they have."""
+    """Project audio embeddings [rows, hidden] to [rows, depth hidden] in their own type."""
     if audio.dtype == projector.dtype:
         return F.linear(audio, projector)
-    parts = torch.split(audio, _PROJECTED_ROWS)
+    parts = torch.split(audio, _PROJECTION_CHUNK_ROWS)
     return torch.cat([F.linear(part.to(projector.dtype), projector).to(part) for part in parts])
 
 
 class CSM(nn.Module):
-    """The two transformers with their embeddings and heads.
+    """Backbone and depth decoder with their embeddings and output heads.
 
-    Heads are cut to the ids that the codec can decode: CSM's vocabulary has three more (2048 to
-    2050 for 2048 entries), which no sampling may reach.
+    The heads keep only the ids that the codec can decode: CSM-1B's vocabulary has three more
+    (2048 to 2050, for codebooks of 2048 entries), which must never be sampled.
     """
 
     def __init__(self, config: CSMConfig, *, device: torch.device) -> None:
@@ -95,7 +99,7 @@ class CSM(nn.Module):
     def load(self, tensors: MutableMapping[str, Tensor]) -> None:
         """Take the tensors, named as in transformers' checkpoints of `sesame/csm-1b`.
 
-        They leave `tensors` as they are taken, so that nothing is held twice.
+        They are removed from `tensors` as they are taken, so that no tensor is in memory twice.
         """
         decodable = self.config.codec.codebook_size
         self.backbone.load(tensors, "backbone_model")
@@ -105,7 +109,7 @@ class CSM(nn.Module):
         self.audio_embedding = _parameter(audio)
         projector = tensors.pop("depth_decoder.model.inputs_embeds_projector.weight")
         self.depth_projector = _parameter(projector)
-        # The depth decoder sees audio embeddings through the projector only: project them once.
+        # The depth decoder reads audio embeddings through the projector only: project them once.
         self.depth_embedding = _parameter(_projected(audio, projector))
         self.first_head = _parameter(tensors.pop("lm_head.weight")[:decodable])
         heads = tensors.pop("depth_decoder.codebooks_head.weight")  # [codebooks - 1, in, out]
@@ -113,9 +117,9 @@ class CSM(nn.Module):
         self.depth_heads = nn.ParameterList(map(_parameter, heads))
 
     def pack(self, *, int8: bool) -> None:
-        """Keep the matrices as a CPU multiplies them fastest; with `int8`, the heads as int8 rows.
+        """Pack the matrices for a CPU; with `int8`, round the output heads to int8.
 
-        The layers' matrices are int8 if they were loaded so.
+        The layers' matrices are int8 if they were loaded as int8.
         """
         for half in (self.backbone, self.depth):
             for layer in half.blocks:
@@ -130,28 +134,28 @@ class CSM(nn.Module):
 
         Each row is the sum of its unmasked columns' embeddings; the last column is text.
         """
-        text = self._looked_up(tokens[:, -1], self.text_embedding)
+        text = self._embed(tokens[:, -1], self.text_embedding)
         text = text * mask[:, -1, None]
         rows = tokens[:, :-1] + self.codebook_offsets
-        if tokens.is_cuda:  # a long prompt's embeddings one by one would fill gigabytes
-            shares = mask[:, :-1].to(text.dtype)
+        if tokens.is_cuda:  # unsummed embeddings of a long prompt take gigabytes
+            weights = mask[:, :-1].to(text.dtype)
             summed = F.embedding_bag(
-                rows, self.audio_embedding, mode="sum", per_sample_weights=shares
+                rows, self.audio_embedding, mode="sum", per_sample_weights=weights
             )
             return summed + text
-        audio = self._looked_up(rows, self.audio_embedding)
+        audio = self._embed(rows, self.audio_embedding)
         return (audio * mask[:, :-1, None]).sum(dim=1) + text
 
     def embed_frames(self, codes: Tensor) -> Tensor:
-        """Embed frames: codes [batch, codebooks] -> the backbone's next inputs [batch, hidden]."""
-        return self._looked_up(codes + self.codebook_offsets, self.audio_embedding).sum(dim=1)
+        """Embed frames: codes [batch, codebooks] -> the backbone's inputs [batch, hidden]."""
+        return self._embed(codes + self.codebook_offsets, self.audio_embedding).sum(dim=1)
 
-    def _looked_up(self, ids: Tensor, table: Tensor) -> Tensor:
-        """Gather rows of a table, in the type of the activations."""
+    def _embed(self, ids: Tensor, table: Tensor) -> Tensor:
+        """Gather rows `ids` of an embedding table, in the type of the activations."""
         return F.embedding(ids, table).to(self.backbone.norm.dtype)
 
     def prefill(self, inputs: Tensor, positions: Tensor, attend: Attend) -> None:
-        """Run the backbone over prompts [batch, time, hidden] for their keys alone.
+        """Run the backbone over prompts [batch, time, hidden] to fill the KV cache.
 
         positions: int64, [time] or [batch, time].
         """
@@ -159,47 +163,51 @@ class CSM(nn.Module):
         self.backbone(inputs, cos, sin, attend)
 
     def next_frame(
-        self, inputs: Tensor, positions: Tensor, draw: FrameSampling, attend: Attend
+        self, inputs: Tensor, positions: Tensor, sampling: FrameSampling, attend: Attend
     ) -> Tensor:
-        """Make one frame a row: inputs [batch, hidden], positions [batch] -> [batch, codebooks].
+        """Generate one frame per row: inputs [batch, hidden], positions int64 [batch].
 
-        A frame of zeros is the end of speech (`generate` in Sesame's generator.py).
+        Returns codes int64 [batch, codebooks]. A frame of zeros in all codebooks ends the
+        utterance (SesameAILabs/csm, `generate` in generator.py).
         """
         cos, sin = self.rotary.at(positions.unsqueeze(1))
         hidden = self.backbone(inputs.unsqueeze(1), cos, sin, attend)[:, 0]  # [batch, hidden]
-        first = self._sample(linear(hidden, self.first_head), 0, draw)
-        return self._decode_depth(hidden, first, draw)
+        first = self._sample(linear(hidden, self.first_head), 0, sampling)
+        return self._decode_depth(hidden, first, sampling)
 
-    def _decode_depth(self, hidden: Tensor, first: Tensor, draw: FrameSampling) -> Tensor:
-        """Let the depth decoder add codebooks 1.. to codebook 0.
+    def _decode_depth(self, hidden: Tensor, first: Tensor, sampling: FrameSampling) -> Tensor:
+        """Generate codebooks 1.. with the depth decoder, given codebook 0 (`first`, [batch]).
 
-        Position 0 is the backbone's hidden state, position i the code of codebook i - 1.
+        Its position 0 is the backbone's hidden state [batch, hidden], position i the code of
+        codebook i - 1. Returns codes [batch, codebooks].
         """
         codes = [first]
         codebooks = self.config.codebooks
-        leading = linear(hidden, self.depth_projector)
-        inputs = torch.stack((leading, self._looked_up(first, self.depth_embedding)), dim=1)
-        scratch = DepthKVCache(self.config.depth, inputs.shape[0], codebooks, inputs)
+        projected = linear(hidden, self.depth_projector)
+        inputs = torch.stack((projected, self._embed(first, self.depth_embedding)), dim=1)
+        cache = DepthKVCache(self.config.depth, inputs.shape[0], codebooks, inputs)
         for codebook in range(1, codebooks):
-            end = scratch.start + inputs.shape[1]
-            cos = self.depth_cos[scratch.start : end]
-            sin = self.depth_sin[scratch.start : end]
-            states = self.depth(inputs, cos, sin, scratch.attend)[:, -1]
-            scratch.start = end
-            chosen = self._sample(linear(states, self.depth_heads[codebook - 1]), codebook, draw)
+            end = cache.start + inputs.shape[1]
+            cos = self.depth_cos[cache.start : end]
+            sin = self.depth_sin[cache.start : end]
+            states = self.depth(inputs, cos, sin, cache.attend)[:, -1]
+            cache.start = end
+            chosen = self._sample(
+                linear(states, self.depth_heads[codebook - 1]), codebook, sampling
+            )
             codes.append(chosen)
             rows = chosen + codebook * self.config.audio_vocab_size
-            inputs = self._looked_up(rows, self.depth_embedding).unsqueeze(1)
+            inputs = self._embed(rows, self.depth_embedding).unsqueeze(1)
         return torch.stack(codes, dim=1)
 
-    def _sample(self, logits: Tensor, codebook: int, draw: FrameSampling) -> Tensor:
+    def _sample(self, logits: Tensor, codebook: int, sampling: FrameSampling) -> Tensor:
         half = DEPTH if codebook else BACKBONE
-        if not draw.noisy[half]:
+        if not sampling.noisy[half]:
             return logits.argmax(dim=1)
         return sample_codes(
             logits.float(),
-            temperature=draw.temperature[:, half],
-            top_k=draw.top_k[:, half],
-            noise=gumbel_noise(draw.seeds, draw.frames, codebook, self.ids),
-            largest_k=draw.largest_k[half],
+            temperature=sampling.temperature[:, half],
+            top_k=sampling.top_k[:, half],
+            noise=gumbel_noise(sampling.seeds, sampling.frames, codebook, self.ids),
+            largest_k=sampling.largest_k[half],
         )

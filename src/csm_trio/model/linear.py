@@ -1,6 +1,6 @@
-"""Products with matrices that a CPU multiplies fastest: in oneDNN's own layout, or int8 rows.
+"""Matrix products for CPUs: float32 weights in oneDNN's own layout, or int8 weights.
 
-In: activations and a weight. Out: their product. Which weights are kept how is others' choice.
+In: activations and a weight. Out: their product. It must not know which weights are packed.
 """
 
 from collections.abc import Sequence
@@ -11,15 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 _WIDTH_MULTIPLE = 32
-"""torch's int8 kernels read a row in steps of this many values, unchecked, beyond its end too."""
-_LARGEST = 127
+"""Number of values that torch's int8 kernels read at a time, even beyond a row's end, unchecked."""
+_INT8_MAX = 127
 
 
 class Int8Matrix(nn.Parameter):
-    """int8 [outputs, inputs], zeros at a row's end up to a multiple of 32, and a scale a row.
+    """int8 weight [outputs, inputs padded with zeros to a multiple of 32], with a scale per row.
 
-    The scales are bfloat16, as torch's kernel wants them. Rows are divided by the scale as rounded:
-    what they lose is half a scale a value at most, and nothing by the scale.
+    The scales are bfloat16, as torch's kernel requires. Rows are divided by the rounded scale, so
+    that the error is at most half a scale per value.
     """
 
     scale: Tensor  # [outputs] bf16
@@ -27,7 +27,7 @@ class Int8Matrix(nn.Parameter):
 
     @classmethod
     def of(cls, values: Tensor, scale: Tensor, inputs: int) -> Self:
-        """Take values [outputs, inputs and padding] with their scales [outputs]."""
+        """Wrap int8 values [outputs, padded inputs] and their bfloat16 scales [outputs]."""
         matrix = cls(values, requires_grad=False)
         matrix.scale, matrix.inputs = scale, inputs
         return matrix
@@ -36,23 +36,23 @@ class Int8Matrix(nn.Parameter):
     def rounded(cls, weight: Tensor) -> Self:
         """Round a float matrix [outputs, inputs], symmetrically, each row by its largest value."""
         wide = weight.float()
-        scale = (wide.abs().amax(1) / _LARGEST).clamp(min=torch.finfo(torch.float32).tiny)
+        scale = (wide.abs().amax(1) / _INT8_MAX).clamp(min=torch.finfo(torch.float32).tiny)
         scale = scale.bfloat16()
-        values = (wide / scale.float()[:, None]).round_().clamp_(-_LARGEST, _LARGEST)
+        values = (wide / scale.float()[:, None]).round_().clamp_(-_INT8_MAX, _INT8_MAX)
         inputs = weight.shape[1]
         padded = F.pad(values.to(torch.int8), (0, -inputs % _WIDTH_MULTIPLE))
         return cls.of(padded.contiguous(), scale, inputs)
 
     @classmethod
     def joined(cls, parts: Sequence["Int8Matrix"]) -> Self:
-        """Put matrices of equal width one below the other."""
+        """Concatenate matrices of equal width along the outputs."""
         scale = torch.cat([part.scale for part in parts])
         return cls.of(torch.cat([part.data for part in parts]), scale, parts[0].inputs)
 
     def times(self, x: Tensor) -> Tensor:
-        """Multiply [..., inputs] of any float type to [..., outputs] of the same.
+        """Map x [..., inputs] of any float type to [..., outputs] of the same type.
 
-        Activations are rounded to bfloat16 on their way in and out; sums are float32. A row's
+        Activations and results are rounded to bfloat16; sums are float32. A row's
         product does not depend on the number of rows.
         """
         flat = x.reshape(-1, self.inputs).bfloat16()
@@ -64,16 +64,16 @@ class Int8Matrix(nn.Parameter):
 
 
 def packed(weight: nn.Parameter) -> nn.Parameter:
-    """Lay a float32 matrix [outputs, inputs] out for `linear` on this CPU, where oneDNN can.
+    """Reorder a float32 matrix [outputs, inputs] to oneDNN's layout, where oneDNN is available.
 
-    MKL, behind `F.linear`, lays a matrix out anew for every product of several rows, which takes
-    longer than the product, and among five rows its sums depend on a row's place.
+    MKL, behind `F.linear`, reorders a matrix for every product of several rows, which takes longer
+    than the product; and from five rows on its sums depend on a row's index in the batch.
     """
     onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     if weight.dtype != torch.float32 or not onednn:
         return weight
-    laid_out = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous())
-    return nn.Parameter(laid_out, requires_grad=False)
+    reordered = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous())
+    return nn.Parameter(reordered, requires_grad=False)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -1,7 +1,7 @@
-"""Draw one code a row: temperature, top-k and seed are each row's own, all on the device.
+"""Sample one code per row with the row's own temperature, top-k and seed, on the device.
 
-The noise is a function of (seed, frame, codebook, id) alone: a row draws the same codes whoever
-shares its batch, and nothing here waits for the host.
+Sampling is by Gumbel-max. The noise is a function of (seed, frame, codebook, id) alone: a row
+samples the same codes in every batch, and nothing here synchronizes with the host.
 """
 
 import torch
@@ -11,7 +11,7 @@ _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX_2 = 0x94D049BB133111EB - (1 << 64)
 _FRAME_STRIDE = 0x632BE59BD9B4E019
-_UNIFORM_BITS = 24  # what a float32 mantissa holds exactly
+_UNIFORM_BITS = 24  # number of bits that a float32 mantissa holds exactly
 
 
 def _shifted(x: Tensor, bits: int) -> Tensor:
@@ -29,10 +29,10 @@ def _mixed(x: Tensor) -> Tensor:
 def gumbel_noise(seeds: Tensor, frames: Tensor, codebook: int, ids: Tensor) -> Tensor:
     """Return standard Gumbel noise [rows, ids] in float32, the same for the same arguments.
 
-    seeds, frames: int64 [rows]; ids: int64 [ids]. Adding it to logits and taking the largest
-    draws from their softmax.
+    seeds, frames: int64 [rows]; ids: int64 [ids]. The argmax of
+    logits plus this noise is a sample from their softmax (Gumbel-max).
     """
-    # Wrapped here: not every torch takes a Python number of more than 64 bits.
+    # Wrapped to int64: not every torch version takes Python integers of more than 64 bits.
     golden = (codebook * _GOLDEN + (1 << 63)) % (1 << 64) - (1 << 63)
     streams = _mixed(_mixed(seeds + golden) + frames * _FRAME_STRIDE)
     words = _mixed(streams.unsqueeze(1) + ids * _GOLDEN)  # [rows, ids]
@@ -42,22 +42,22 @@ def gumbel_noise(seeds: Tensor, frames: Tensor, codebook: int, ids: Tensor) -> T
 def _uniform(words: Tensor) -> Tensor:
     """Map 64-bit words to float32 strictly between 0 and 1."""
     halfway = (_shifted(words, 64 - _UNIFORM_BITS).float() + 0.5) * 2.0**-_UNIFORM_BITS
-    # The largest rounds to 1, whose infinite noise would choose an id whatever its logit.
+    # The largest value rounds to 1, whose infinite noise would outweigh every logit.
     return halfway.clamp(max=1 - 2.0**-_UNIFORM_BITS)
 
 
 def sample_codes(
     logits: Tensor, *, temperature: Tensor, top_k: Tensor, noise: Tensor, largest_k: int
 ) -> Tensor:
-    """Draw one id a row from float32 logits [rows, ids]; ties at the k-th place are kept.
+    """Sample one id per row from float32 logits [rows, ids]; ties with the k-th logit are kept.
 
     temperature: float32 [rows], 0 is greedy; top_k: int64 [rows], 1..largest_k; noise: Gumbel
     [rows, ids]. Returns int64 [rows].
     """
-    places = (top_k - 1).clamp(max=logits.shape[1] - 1).unsqueeze(1)
+    ranks = (top_k - 1).clamp(max=logits.shape[1] - 1).unsqueeze(1)
     best = logits.topk(min(largest_k, logits.shape[1]), dim=1).values
-    threshold = best.gather(1, places)
+    threshold = best.gather(1, ranks)
     greedy = (temperature <= 0).unsqueeze(1)
-    warmth = temperature.clamp(min=1e-4).unsqueeze(1)
-    noisy = (logits / warmth + noise).masked_fill(logits < threshold, -torch.inf)
+    divisor = temperature.clamp(min=1e-4).unsqueeze(1)
+    noisy = (logits / divisor + noise).masked_fill(logits < threshold, -torch.inf)
     return torch.where(greedy, logits, noisy).argmax(dim=1)

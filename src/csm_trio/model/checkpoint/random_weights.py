@@ -1,4 +1,4 @@
-"""A checkpoint that nobody trained: every tensor of given sizes, filled on the device.
+"""An untrained checkpoint: every tensor of given sizes, filled with noise on the device.
 
 In: sizes. Out: tensors by canonical name, as `weights.load_weights` gives them. What it says is
 noise; how long it takes to say it is what a trained model of its sizes takes.

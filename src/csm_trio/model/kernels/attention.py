@@ -2,7 +2,7 @@
 
 In: the fused q, k, v of a few new positions a row, and a cache indexed by slot. Out: mixed values.
 One kernel serves the backbone (long pasts) and the codec (a ring with a window): lengths are
-read on the device, so that a captured launch stays true whoever runs. The depth decoder, whose
+read on the device, so that a captured launch holds for any set of rows. The depth decoder, whose
 rows all stand at the same short past, has a simpler one in `lockstep.py`.
 """
 
@@ -17,11 +17,11 @@ from csm_trio.model.config import MimiConfig
 from csm_trio.model.kernels.workspace import Workspace, power_of_2
 from csm_trio.model.mimi.attention import MimiPositions, RingAttend
 
-_LEAST_TILE = 16  # what a matrix instruction takes
+_MIN_TILE = 16  # what a matrix instruction takes
 
 
 @triton.jit
-def _turned(
+def _rotated(
     ptr, offsets, dims, cos, sin, mask, DIM: tl.constexpr
 ):  # fmt: skip
     """Load heads at `offsets` [rows, 1] and rotate them: float32 inside, then their own type."""
@@ -56,7 +56,7 @@ def _attend_kernel(
     sin = tl.load(sin_ptr + angles, mask=in_query & in_dim, other=0.0)
     qkv_ptr += row * qkv_row
     place = step * qkv_step + (head * GROUP + query % GROUP) * DIM
-    q = _turned(qkv_ptr, place[:, None], dims, cos, sin, in_query & in_dim, DIM)
+    q = _rotated(qkv_ptr, place[:, None], dims, cos, sin, in_query & in_dim, DIM)
 
     # The new positions: seen in order among themselves, and kept for later.
     fresh = tl.arange(0, 16)
@@ -65,7 +65,7 @@ def _attend_kernel(
     cos = tl.load(cos_ptr + angles, mask=in_fresh, other=0.0)
     sin = tl.load(sin_ptr + angles, mask=in_fresh, other=0.0)
     place = (fresh * qkv_step + (KV_HEADS * GROUP + head) * DIM)[:, None]
-    k = _turned(qkv_ptr, place, dims, cos, sin, in_fresh, DIM)
+    k = _rotated(qkv_ptr, place, dims, cos, sin, in_fresh, DIM)
     v = tl.load(qkv_ptr + place + KV_HEADS * DIM + dims, mask=in_fresh, other=0.0)
     kv = slot * kv_slot + head * kv_head
     scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
@@ -139,7 +139,7 @@ def _attend_kernel(
 class Cache:
     """Keys and values of one layer; both [slots, places, kv_heads, dim], however strided.
 
-    Position p lies at place p modulo the places there are; a key is seen by queries less than
+    Position p lies at index p modulo the capacity; a key is seen by queries less than
     `window` positions later.
     """
 
@@ -149,7 +149,7 @@ class Cache:
 
 
 @dataclass(frozen=True, slots=True)
-class Clock:
+class RowPositions:
     """Where the rows of a step stand.
 
     slots, starts: int [rows], the slot of each and its first new position. cos, sin: float32
@@ -179,16 +179,16 @@ def tuning_for(programs: int) -> Tuning:
     return _FEW if programs < 256 else _SOME if programs < 2048 else _MANY
 
 
-def splits_for(programs: int, *, most: int) -> int:
+def splits_for(programs: int, *, max_splits: int) -> int:
     """Choose into how many parts a past is split, so that few rows fill the device too."""
-    return min(most, max(1, 256 // programs))
+    return min(max_splits, max(1, 256 // programs))
 
 
 def attend(
     qkv: Tensor,
     cache: Cache,
-    clock: Clock,
-    space: Workspace,
+    positions: RowPositions,
+    workspace: Workspace,
     *,
     heads: int,
     splits: int = 1,
@@ -207,33 +207,38 @@ def attend(
         out = qkv.new_empty(steps, rows, heads * dim).transpose(0, 1)
     tuning = tuning or tuning_for(rows * kv_heads)
     group = heads // kv_heads
-    queries = max(_LEAST_TILE, power_of_2(steps * group))
-    width = max(_LEAST_TILE, power_of_2(dim))
+    queries = max(_MIN_TILE, power_of_2(steps * group))
+    width = max(_MIN_TILE, power_of_2(dim))
     if splits > 1:
         floats = rows * kv_heads * splits * queries * (width + 2)
-        space.check(floats=floats, tickets=rows * kv_heads)
-    shared_angles = clock.cos.shape[0] == 1
+        workspace.check(floats=floats, tickets=rows * kv_heads)
+    shared_angles = positions.cos.shape[0] == 1
     _attend_kernel[(rows, kv_heads, splits)](
-        out, qkv, cache.keys, cache.values, clock.cos, clock.sin, clock.slots, clock.starts,
-        space.floats, space.tickets,
+        out, qkv, cache.keys, cache.values, positions.cos, positions.sin,
+        positions.slots, positions.starts,
+        workspace.floats, workspace.tickets,
         qkv.stride(0), qkv.stride(1), out.stride(0), out.stride(1),
-        0 if shared_angles else clock.cos.stride(0), clock.cos.stride(1),
+        0 if shared_angles else positions.cos.stride(0), positions.cos.stride(1),
         cache.keys.stride(0), cache.keys.stride(2), cache.keys.stride(1),
         dim**-0.5, places, cache.window,
         STEPS=steps, GROUP=group, KV_HEADS=kv_heads, DIM=dim, WIDTH=width, QUERIES=queries,
-        BLOCK=tuning.block, SPLITS=splits, PDL=space.overlap,
-        num_warps=tuning.warps, num_stages=tuning.stages, **space.launch,
+        BLOCK=tuning.block, SPLITS=splits, PDL=workspace.overlap,
+        num_warps=tuning.warps, num_stages=tuning.stages, **workspace.launch,
     )  # fmt: skip
     return out
 
 
-def attending_rings(clock: MimiPositions, space: Workspace, *, config: MimiConfig) -> RingAttend:
+def attending_rings(
+    positions: MimiPositions, workspace: Workspace, *, config: MimiConfig
+) -> RingAttend:
     """Attend over the codec's rings as `RingPositions.attending` does."""
-    steps = Clock(clock.rows, clock.start, clock.cosines[:, :, 0], clock.sines[:, :, 0])
-    splits = splits_for(clock.rows.shape[0] * config.kv_heads, most=4)
+    steps = RowPositions(
+        positions.rows, positions.start, positions.cosines[:, :, 0], positions.sines[:, :, 0]
+    )
+    splits = splits_for(positions.rows.shape[0] * config.kv_heads, max_splits=4)
 
     def attend_ring(qkv: Tensor, ring: Tensor) -> Tensor:
         cache = Cache(ring[:, :, 0], ring[:, :, 1], config.sliding_window)
-        return attend(qkv, cache, steps, space, heads=config.heads, splits=splits)
+        return attend(qkv, cache, steps, workspace, heads=config.heads, splits=splits)
 
     return attend_ring

@@ -14,8 +14,8 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from csm_trio.model.kernels.workspace import Workspace, power_of_2
 from csm_trio.model.mimi.convolution import CausalConv, TorchConvolutions
 
-_LEAST_DEPTH = 16  # what a matrix instruction takes
-_LEAST_TIME = 16
+_MIN_DEPTH = 16  # what a matrix instruction takes
+_MIN_TIME = 16
 """With fewer moments a step the windows are small, and cuBLAS has the better product."""
 
 
@@ -86,15 +86,15 @@ def _convolve_kernel(
 class FusedConvolutions(TorchConvolutions):
     """The convolutions of one step, by the kernel wherever it fits."""
 
-    def __init__(self, past: Tensor, space: Workspace) -> None:
+    def __init__(self, past: Tensor, workspace: Workspace) -> None:
         super().__init__(past)
-        self._space = space
+        self._space = workspace
 
     def raw(self, conv: CausalConv, inputs: Tensor) -> Tensor:
         """Convolve, as `Convolve` says."""
         if not _fits(conv, inputs):
             return super().raw(conv, inputs)
-        outputs = _room(conv, inputs)
+        outputs = _check_sizes(conv, inputs)
         self._run(conv, inputs, None, outputs, None)
         return outputs
 
@@ -102,7 +102,7 @@ class FusedConvolutions(TorchConvolutions):
         """Convolve, as `Convolve` says."""
         if not _fits(conv, inputs):
             return super().activated(conv, inputs, add=add)
-        active = _room(conv, inputs)
+        active = _check_sizes(conv, inputs)
         self._run(conv, inputs, add, None, active)
         return active
 
@@ -112,7 +112,7 @@ class FusedConvolutions(TorchConvolutions):
         """Convolve, as `Convolve` says."""
         if not _fits(conv, inputs):
             return super().both(conv, inputs, add=add)
-        outputs, active = _room(conv, inputs), _room(conv, inputs)
+        outputs, active = _check_sizes(conv, inputs), _check_sizes(conv, inputs)
         self._run(conv, inputs, add, outputs, active)
         return outputs, active
 
@@ -147,10 +147,10 @@ class FusedConvolutions(TorchConvolutions):
 
 def _fits(conv: CausalConv, inputs: Tensor) -> bool:
     _, time, channels = inputs.shape
-    return conv.context <= time >= _LEAST_TIME and channels % _LEAST_DEPTH == 0
+    return conv.context <= time >= _MIN_TIME and channels % _MIN_DEPTH == 0
 
 
-def _room(conv: CausalConv, inputs: Tensor) -> Tensor:
+def _check_sizes(conv: CausalConv, inputs: Tensor) -> Tensor:
     batch, time, _ = inputs.shape
     return inputs.new_empty(batch, time * conv.weight.shape[0] // conv.outputs, conv.outputs)
 

@@ -92,7 +92,7 @@ class Scratch:
 
 
 def depth_attention(
-    qkv: Tensor, position: int, scratch: Scratch, space: Workspace, *, heads: int
+    qkv: Tensor, position: int, scratch: Scratch, workspace: Workspace, *, heads: int
 ) -> Tensor:
     """Attend from qkv [rows, (heads + 2 kv_heads) * dim] at `position` to all before it.
 
@@ -107,6 +107,6 @@ def depth_attention(
         position, rows, places, dim**-0.5,
         GROUP=heads // kv_heads, KV_HEADS=kv_heads, DIM=dim, WIDTH=max(16, power_of_2(dim)),
         QUERIES=max(16, power_of_2(heads // kv_heads)), PLACES=max(16, power_of_2(places)),
-        FIRST=position == 1, PDL=space.overlap, num_warps=2, **space.launch,
+        FIRST=position == 1, PDL=workspace.overlap, num_warps=2, **workspace.launch,
     )  # fmt: skip
     return out

@@ -5,7 +5,7 @@ residual sum after. Few rows are bound by reading the weights, many by the produ
 is better, it is called. Nothing here knows what the layers mean.
 
 Programmatic dependent launch: a kernel starts while the one before it ends, and fetches its
-weights, which nobody writes, before it waits for its input.
+weights, which no kernel writes, before it waits for its input.
 """
 
 from dataclasses import dataclass
@@ -51,10 +51,10 @@ def _vector_kernel(
         y = tl.sum(w.to(tl.float32) * x[None, :], axis=1)
         if GATED:
             y = y * tl.sigmoid(y) * tl.sum(up.to(tl.float32) * x[None, :], axis=1)
-        place = row * n + cols
+        offset = row * n + cols
         if RESIDUAL:
-            y += tl.load(residual_ptr + place, mask=cols < n, other=0.0).to(tl.float32)
-        tl.store(out_ptr + place, y.to(out_ptr.dtype.element_ty), mask=cols < n)
+            y += tl.load(residual_ptr + offset, mask=cols < n, other=0.0).to(tl.float32)
+        tl.store(out_ptr + offset, y.to(out_ptr.dtype.element_ty), mask=cols < n)
 
 
 @triton.jit
@@ -87,7 +87,7 @@ def _tiled_kernel(
     begin = split * share
     finish = tl.minimum(begin + share, k)
     if PDL:
-        # Nobody writes weights: fetch ours towards the chip while the kernel before us ends.
+        # No kernel writes weights: prefetch this one's while the previous kernel ends.
         lines = begin + tl.arange(0, FETCH_K // 64)[None, :] * 64  # 128 bytes each
         wanted = in_cols[:, None] & (lines < finish)
         _fetch(w_ptr + cols[:, None] * k + lines, wanted, w_ptr)
@@ -106,7 +106,7 @@ def _tiled_kernel(
             up = tl.dot(x, w, up, input_precision="ieee")
     if GATED:
         acc = acc * tl.sigmoid(acc) * up
-    place = ms[:, None] * n + cols[None, :]
+    offset = ms[:, None] * n + cols[None, :]
     mask = in_rows[:, None] & in_cols[None, :]
     last = True
     if SPLITS > 1:
@@ -124,8 +124,8 @@ def _tiled_kernel(
             tl.store(ticket_ptr + tile, 0)
     if last:
         if RESIDUAL:
-            acc += tl.load(residual_ptr + place, mask=mask, other=0.0).to(tl.float32)
-        tl.store(out_ptr + place, acc.to(out_ptr.dtype.element_ty), mask=mask)
+            acc += tl.load(residual_ptr + offset, mask=mask, other=0.0).to(tl.float32)
+        tl.store(out_ptr + offset, acc.to(out_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -169,7 +169,7 @@ class Norm:
 def linear(
     x: Tensor,
     weight: Tensor,
-    space: Workspace,
+    workspace: Workspace,
     *,
     norm: Norm | None = None,
     gated: bool = False,
@@ -180,15 +180,15 @@ def linear(
     With `gated`, weight is [2 * out, in], gates first: silu(gate) * up.
     """
     if x.shape[0] <= VECTOR_ROWS:
-        return _vector(x, weight, space, norm, gated, residual)
+        return _vector(x, weight, workspace, norm, gated, residual)
     if norm is not None:
-        x = rms_norm(x, norm, space)
+        x = rms_norm(x, norm, workspace)
     if x.shape[0] <= TILED_ROWS and x.dtype != torch.float32:
-        return _tiled(x, weight, space, gated, residual)
+        return _tiled(x, weight, workspace, gated, residual)
     if residual is not None:
         return residual.addmm_(x, weight.t())
     out = F.linear(x, weight)
-    return gate(out, space) if gated else out
+    return gate(out, workspace) if gated else out
 
 
 def _out(x: Tensor, weight: Tensor, gated: bool) -> Tensor:
@@ -198,7 +198,7 @@ def _out(x: Tensor, weight: Tensor, gated: bool) -> Tensor:
 def _vector(
     x: Tensor,
     weight: Tensor,
-    space: Workspace,
+    workspace: Workspace,
     norm: Norm | None,
     gated: bool,
     residual: Tensor | None,
@@ -212,8 +212,8 @@ def _vector(
         x, weight, weight if norm is None else norm.gain, x if residual is None else residual,
         out, n, k, 0.0 if norm is None else norm.eps,
         ROWS=x.shape[0], NORM=norm is not None, GATED=gated, RESIDUAL=residual is not None,
-        BLOCK_N=block_n, BLOCK_K=block_k, PDL=space.overlap,
-        num_warps=warps, **space.launch,
+        BLOCK_N=block_n, BLOCK_K=block_k, PDL=workspace.overlap,
+        num_warps=warps, **workspace.launch,
     )  # fmt: skip
     return out
 
@@ -239,7 +239,7 @@ def tiles_for(n: int, k: int, *, gated: bool) -> Tiles:
 
 
 def _tiled(
-    x: Tensor, weight: Tensor, space: Workspace, gated: bool, residual: Tensor | None
+    x: Tensor, weight: Tensor, workspace: Workspace, gated: bool, residual: Tensor | None
 ) -> Tensor:
     out = _out(x, weight, gated)
     (rows, k), n = x.shape, out.shape[1]
@@ -247,34 +247,34 @@ def _tiled(
     # Few rows fill it as well: Hopper's fast matrix instruction takes no fewer than 64.
     block_m = TILED_ROWS
     grid = (triton.cdiv(n, tiles.block_n), tiles.splits)
-    space.check(floats=grid[0] * grid[1] * block_m * tiles.block_n, tickets=grid[0])
+    workspace.check(floats=grid[0] * grid[1] * block_m * tiles.block_n, tickets=grid[0])
     _tiled_kernel[grid](
-        x, weight, x if residual is None else residual, out, space.floats, space.tickets,
+        x, weight, x if residual is None else residual, out, workspace.floats, workspace.tickets,
         rows, n, k, GATED=gated, RESIDUAL=residual is not None,
         BLOCK_M=block_m, BLOCK_N=tiles.block_n, BLOCK_K=tiles.block_k,
-        SPLITS=tiles.splits, FETCH_K=tiles.fetch_k, PDL=space.overlap,
-        num_warps=4, num_stages=tiles.stages, **space.launch,
+        SPLITS=tiles.splits, FETCH_K=tiles.fetch_k, PDL=workspace.overlap,
+        num_warps=4, num_stages=tiles.stages, **workspace.launch,
     )  # fmt: skip
     return out
 
 
-def rms_norm(x: Tensor, norm: Norm, space: Workspace) -> Tensor:
+def rms_norm(x: Tensor, norm: Norm, workspace: Workspace) -> Tensor:
     """Normalize [rows, width], in float32 inside."""
     out = torch.empty_like(x)
     rows, width = x.shape
     _norm_kernel[(rows,)](
-        x, norm.gain, out, width, norm.eps, BLOCK_K=power_of_2(width), PDL=space.overlap,
-        num_warps=4, **space.launch,
+        x, norm.gain, out, width, norm.eps, BLOCK_K=power_of_2(width), PDL=workspace.overlap,
+        num_warps=4, **workspace.launch,
     )  # fmt: skip
     return out
 
 
-def gate(x: Tensor, space: Workspace) -> Tensor:
+def gate(x: Tensor, workspace: Workspace) -> Tensor:
     """Return silu(gate) * up of [rows, gates and ups]."""
     rows, n = x.shape[0], x.shape[1] // 2
     out = x.new_empty(rows, n)
     block = min(2048, power_of_2(n))
     _gate_kernel[(rows, triton.cdiv(n, block))](
-        x, out, n, BLOCK=block, PDL=space.overlap, num_warps=4, **space.launch
+        x, out, n, BLOCK=block, PDL=workspace.overlap, num_warps=4, **workspace.launch
     )
     return out

@@ -104,12 +104,12 @@ class SamplingTensors:
     frames: Tensor
 
 
-def draw(
+def sample(
     logits: Tensor,
     codebook: int,
     sampling: SamplingTensors,
     codes: Tensor,
-    space: Workspace,
+    workspace: Workspace,
     *,
     table: Tensor,
     table_start: int,
@@ -129,6 +129,6 @@ def draw(
         HALF=min(codebook, 1), EMBED=embedded is not None,
         # A bfloat16 widened to float32 says nothing in its lower half.
         BITS=16 if logits.dtype == torch.bfloat16 else 32,
-        IDS=power_of_2(ids), WIDTH=power_of_2(width), PDL=space.overlap,
-        num_warps=4, **space.launch,
+        IDS=power_of_2(ids), WIDTH=power_of_2(width), PDL=workspace.overlap,
+        num_warps=4, **workspace.launch,
     )  # fmt: skip

@@ -27,6 +27,6 @@ class Workspace:
         self.launch: dict[str, bool] = {"launch_pdl": True} if overlap else {}
 
     def check(self, *, floats: int, tickets: int) -> None:
-        """See that a launch fits; a failure is a size nobody planned for."""
+        """Assert that a launch fits the workspace; a failure is an error in its planned size."""
         assert floats <= _FLOATS, "partial sums outgrow their workspace"
         assert tickets <= _TICKETS, "tiles outgrow their tickets"

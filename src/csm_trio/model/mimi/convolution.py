@@ -23,7 +23,7 @@ def take(tensors: Mapping[str, Tensor], name: str) -> Tensor:
 
 
 def frozen(*shape: int) -> nn.Parameter:
-    """Make room for a weight that is loaded, never trained."""
+    """Return an empty parameter for a weight that is loaded, never trained."""
     return nn.Parameter(torch.empty(*shape), requires_grad=False)
 
 

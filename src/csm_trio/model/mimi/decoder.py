@@ -38,7 +38,7 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass(frozen=True, slots=True)
 class MimiState:
-    """What a decoder remembers of every slot; written in place, never replaced."""
+    """The streaming state of every slot; written in place, never replaced."""
 
     positions: Tensor  # [slots] int64, transformer positions gone by: 2 a frame
     contexts: Tensor  # [slots, floats], the last inputs of each convolution, side by side
@@ -55,7 +55,7 @@ class MimiState:
         self.rings[:, slot] = 0
 
     def rewind(self, slots: Tensor) -> None:
-        """Begin anew in several slots (int64), where no attention reads a place before its time."""
+        """Reset the positions of several slots (int64); ring entries are masked until written."""
         self.positions.index_fill_(0, slots, 0)
         self.contexts.index_fill_(0, slots, 0)
 
@@ -184,7 +184,7 @@ class _Stage(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class DecoderKernels:
-    """What does the decoder's work in place of torch's own operations.
+    """Kernels that replace torch's own operations in the decoder.
 
     attending: from a step's clock; convolving: from the rows' contexts [batch, floats].
     """
@@ -245,18 +245,18 @@ class MimiDecoder(nn.Module):
     def _load_seanet(self, tensors: Mapping[str, Tensor]) -> None:
         """Load the convolutions; the checkpoint counts the ELUs between them as layers too."""
         self.first.load(tensors, "decoder.layers.0")
-        place = 2
+        index = 2
         for stage in _each(self.stages, _Stage):
-            stage.rise.load_transposed(tensors, f"decoder.layers.{place}")
+            stage.rise.load_transposed(tensors, f"decoder.layers.{index}")
             for residual in _each(stage.residuals, _Residual):
-                place += 1
-                residual.narrow.load(tensors, f"decoder.layers.{place}.block.1")
-                residual.widen.load(tensors, f"decoder.layers.{place}.block.3")
-            place += 2
-        self.last.load(tensors, f"decoder.layers.{place}")
+                index += 1
+                residual.narrow.load(tensors, f"decoder.layers.{index}.block.1")
+                residual.widen.load(tensors, f"decoder.layers.{index}.block.3")
+            index += 2
+        self.last.load(tensors, f"decoder.layers.{index}")
 
     def open_state(self, slots: int, *, device: torch.device, dtype: torch.dtype) -> MimiState:
-        """Make room for `slots` streams, all at their beginning; `dtype` is the module's own."""
+        """Allocate the state of `slots` streams at their start; `dtype` is the module's own."""
         config = self._config
         floats = sum(conv.context_floats for conv in self.modules() if type(conv) is CausalConv)
         ring = (self.timekeeper.capacity, 2, config.kv_heads, config.head_dim)
