@@ -37,7 +37,7 @@ async def call(
     return bytes(heard), timing
 
 
-async def test_every_chunk_is_heard_in_order_until_the_final_frame() -> None:
+async def test_every_chunk_arrives_in_order_until_the_final_message() -> None:
     async def script(request: WebSocketRequest) -> None:
         socket = await request.accept()
         assert await all_text(socket) == ["Hello ", "you."]
@@ -122,7 +122,7 @@ ADDRESSES: list[tuple[str, dict[str, float], str, dict[str, str]]] = [
 
 
 @pytest.mark.parametrize(("voice", "settings", "path", "query"), ADDRESSES)
-def test_the_address_asks_for_exactly_what_is_set(
+def test_the_url_holds_exactly_the_settings_given(
     voice: str, settings: dict[str, float], path: str, query: dict[str, str]
 ) -> None:
     target = SpeechTarget("wss://h:1/tts", voice, AudioFormat.parse("ulaw_8000"), settings)

@@ -243,7 +243,7 @@ def test_the_api_key_is_never_shown() -> None:
         assert bad not in str(caught.value)
 
 
-def test_an_empty_api_key_flag_does_not_open_the_doors() -> None:
+def test_an_empty_api_key_flag_does_not_switch_authentication_off() -> None:
     with pytest.raises(StartupError, match="--api-key"):
         load("--api-key", "")
 

@@ -74,7 +74,7 @@ def pipe() -> Iterator[tuple[int, int]]:
             continue  # the test closed it
 
 
-async def test_the_text_is_spoken_into_the_file(tmp_path: Path) -> None:
+async def test_the_audio_of_the_text_is_written_to_the_file(tmp_path: Path) -> None:
     script, out, stderr = speaker(b"ab", b"cd"), tmp_path / "speech.pcm", io.StringIO()
     async with options(script, out=out, text="Hello there.") as asked:
         assert await say(asked, stderr=stderr) == 0
@@ -85,7 +85,7 @@ async def test_the_text_is_spoken_into_the_file(tmp_path: Path) -> None:
     assert summary.endswith(" | 2 chunks")
 
 
-async def test_standard_input_is_spoken_while_it_is_still_being_written(
+async def test_standard_input_is_synthesized_while_it_is_still_being_written(
     tmp_path: Path, pipe: tuple[int, int]
 ) -> None:
     read_fd, write_fd = pipe
@@ -133,7 +133,7 @@ async def test_a_character_cut_between_two_reads_stays_whole(
     assert not (tmp_path / "speech.pcm").exists(), "no audio, no file"
 
 
-async def test_unreadable_standard_input_is_one_sentence(tmp_path: Path) -> None:
+async def test_unreadable_standard_input_is_reported_in_one_sentence(tmp_path: Path) -> None:
     directory_fd, stderr = os.open(tmp_path, os.O_RDONLY), io.StringIO()
     async with options(speaker(), out=tmp_path / "speech.pcm", text=None) as asked:
         assert await say(asked, stdin_fd=directory_fd, stderr=stderr) == 1
@@ -163,14 +163,14 @@ async def test_a_wav_that_broke_off_is_still_a_wav_file(tmp_path: Path) -> None:
     assert stderr.getvalue() == "csm-trio say: Invalid API key\n"
 
 
-async def test_standard_output_gets_the_stream_as_it_came(pipe: tuple[int, int]) -> None:
+async def test_standard_output_gets_the_stream_unchanged(pipe: tuple[int, int]) -> None:
     read_fd, write_fd = pipe
     async with options(speaker(WAV[:100], WAV[100:4000]), out=None) as asked:
         assert await say(asked, stdout_fd=write_fd, stderr=io.StringIO()) == 0
     assert os.read(read_fd, 8000) == WAV[:4000]
 
 
-async def test_a_player_that_went_away_is_one_sentence(pipe: tuple[int, int]) -> None:
+async def test_a_closed_standard_output_is_reported_in_one_sentence(pipe: tuple[int, int]) -> None:
     read_fd, write_fd = pipe
     os.close(read_fd)
     stderr = io.StringIO()
@@ -188,7 +188,7 @@ async def test_a_failed_call_leaves_an_earlier_file_alone(tmp_path: Path) -> Non
     assert out.read_bytes() == b"earlier"
 
 
-async def test_a_file_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+async def test_a_file_that_cannot_be_created_is_reported_in_one_sentence(tmp_path: Path) -> None:
     out, stderr = tmp_path / "nowhere" / "speech.pcm", io.StringIO()
     async with options(speaker(b"ab"), out=out) as asked:
         assert await say(asked, stderr=stderr) == 1
@@ -232,7 +232,7 @@ async def test_ctrl_c_closes_the_socket_while_standard_input_is_open(
     assert ended == (130, 1000, "csm-trio say: interrupted\n")
 
 
-async def test_ctrl_c_is_heard_while_the_player_stands_still(pipe: tuple[int, int]) -> None:
+async def test_ctrl_c_ends_say_while_standard_output_is_blocked(pipe: tuple[int, int]) -> None:
     text_fd, written_fd = os.pipe()
     os.write(written_fd, b"Hello.\n")
     _, stdout_fd = pipe  # never read, and shorter than the speech
@@ -241,7 +241,7 @@ async def test_ctrl_c_is_heard_while_the_player_stands_still(pipe: tuple[int, in
     assert ended == (130, 1000, "csm-trio say: interrupted\n")
 
 
-async def test_a_terminal_sees_one_line_that_changes(tmp_path: Path) -> None:
+async def test_a_terminal_shows_one_line_that_is_updated(tmp_path: Path) -> None:
     stderr = Terminal()
     async with options(speaker(bytes(48_000), bytes(24_000)), out=tmp_path / "a.pcm") as asked:
         await say(asked, stderr=stderr)
@@ -250,7 +250,7 @@ async def test_a_terminal_sees_one_line_that_changes(tmp_path: Path) -> None:
     assert summary.startswith("first audio ")
 
 
-async def test_a_log_sees_a_line_now_and_then(tmp_path: Path) -> None:
+async def test_a_log_gets_a_progress_line_at_intervals(tmp_path: Path) -> None:
     stderr, second = io.StringIO(), bytes(48_000)
     async with options(speaker(*[second] * 11), out=tmp_path / "a.pcm") as asked:
         await say(asked, stderr=stderr)

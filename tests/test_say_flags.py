@@ -28,7 +28,9 @@ URLS = [
 
 
 @pytest.mark.parametrize(("given", "base_url"), URLS)
-def test_a_url_keeps_its_host_and_path_and_gets_a_sockets_scheme(given: str, base_url: str) -> None:
+def test_a_url_keeps_its_host_and_path_and_gets_a_websocket_scheme(
+    given: str, base_url: str
+) -> None:
     assert parse("Hi.", "--url", given).target.base_url == base_url
 
 

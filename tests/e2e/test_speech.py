@@ -52,12 +52,12 @@ class Stenographer:
         return self._runner.max_prefills_per_step
 
     def open(self, batch: Sequence[tuple[int, Utterance]]) -> Sequence[int | SpeechError]:
-        rooms = self._runner.open(batch)
+        frame_limits = self._runner.open(batch)
         for slot, utterance in batch:
             self._utterance_in[slot] = len(self.texts)
             self.texts.append(utterance.text)
             self.frames.append(0)
-        return rooms
+        return frame_limits
 
     def prefill(self) -> Sequence[int]:
         return self._runner.prefill()
@@ -112,7 +112,7 @@ async def test_twenty_sentences_are_understood(capsys: pytest.CaptureFixture[str
     assert counts.rate < 0.40
 
 
-async def test_a_seed_gives_the_same_bytes_alone_and_in_company() -> None:
+async def test_a_seed_gives_the_same_bytes_alone_and_in_a_batch() -> None:
     text = SENTENCES[1]
     company = [SENTENCES[5], SENTENCES[9], SENTENCES[15]]
     together: list[Pcm] = []
@@ -152,7 +152,7 @@ async def test_a_paragraph_over_a_socket_is_one_clean_stream(
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
-async def test_all_that_a_voice_says_is_told_of_as_it_is_heard(endpoint: str) -> None:
+async def test_alignments_cover_all_text_as_the_audio_arrives(endpoint: str) -> None:
     runner = Stenographer(embedded_runner())
     with trio.fail_after(GUARD_S):
         async with serving(lambda: runner) as server:

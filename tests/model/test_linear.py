@@ -65,7 +65,7 @@ def test_int8_matrices_join_as_they_would_have_before_rounding() -> None:
 
 @pytest.mark.parametrize(("outputs", "inputs"), SIZES)
 @pytest.mark.parametrize("rows", [2, 3, 5, 7])
-def test_a_packed_product_is_that_of_any_place_in_the_batch(
+def test_a_packed_product_is_the_same_in_any_row_of_the_batch(
     outputs: int, inputs: int, rows: int
 ) -> None:
     weight, bias = _drawn(outputs, inputs), _drawn(outputs, seed=2)

@@ -9,7 +9,7 @@ from csm_trio.model.progress import Progress
 LOGGER = logging.getLogger("test_progress")
 
 
-def test_it_is_said_at_intervals(
+def test_progress_is_logged_at_intervals(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     now_s = iter([100.0, 100.5, 102.5, 103.0, 105.0])

@@ -5,7 +5,7 @@ import torch
 from csm_trio.model.sampling import _uniform, gumbel_noise
 
 
-def test_no_word_gives_certainty_or_impossibility() -> None:
+def test_no_random_word_gives_zero_or_one() -> None:
     words = torch.tensor([0, -1, 1 << 62, -(1 << 63), (1 << 63) - 1])
     uniform = _uniform(words)
     assert uniform.dtype == torch.float32

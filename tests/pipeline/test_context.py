@@ -35,7 +35,7 @@ from csm_trio.voices import Voice
 from support.fakes import FRAME_SAMPLES, FakeEngine, sine_frames
 
 GUARD_S = 3_600
-"""Of the mock clock's seconds, which pass at once when nobody has anything to do."""
+"""Of the mock clock's seconds, which pass at once while every task is blocked."""
 FRAME_BYTES = 2 * FRAME_SAMPLES
 FRAME_S = 0.08
 PLAIN = SpeechSettings()

@@ -212,7 +212,7 @@ async def test_an_engine_that_fails_is_everybodys(autojump_clock: MockClock) -> 
 async def test_a_client_who_closes_what_it_opens_and_takes_nothing_is_stopped(
     autojump_clock: MockClock,
 ) -> None:
-    call = multi(socket=ScriptedSocket(room=0))
+    call = multi(socket=ScriptedSocket(capacity=0))
     tasks = 0
 
     async def count() -> None:

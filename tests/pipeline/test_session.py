@@ -154,7 +154,7 @@ async def test_what_comes_after_the_end_of_input_is_read_and_ignored(
 async def test_a_listener_who_takes_nothing_does_not_deafen_the_reader(
     autojump_clock: MockClock,
 ) -> None:
-    call = Call(FakeEngine(), socket=ScriptedSocket(room=0))
+    call = Call(FakeEngine(), socket=ScriptedSocket(capacity=0))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(call.run, OPENER, *[said("A few words more. ")] * 20)
         await wait_all_tasks_blocked()
@@ -167,7 +167,7 @@ async def test_a_listener_who_takes_nothing_does_not_deafen_the_reader(
 async def test_a_stalled_listener_gives_the_slot_back_though_his_socket_stays(
     autojump_clock: MockClock,
 ) -> None:
-    call = Call(FakeEngine(), socket=ScriptedSocket(room=0))
+    call = Call(FakeEngine(), socket=ScriptedSocket(capacity=0))
     with pytest.RaisesGroup(ClientStalled):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(call.run, OPENER, said("FRAMES=60"), EOS)
@@ -277,8 +277,8 @@ class TwoVoicesProtocol:
         return json.dumps({"context": event.context_id, "kind": type(event).__name__})
 
 
-def two_voices(engine: FakeEngine, *, room: float = math.inf) -> Call:
-    return Call(engine, socket=ScriptedSocket(room=room), protocol=TwoVoicesProtocol())
+def two_voices(engine: FakeEngine, *, capacity: float = math.inf) -> Call:
+    return Call(engine, socket=ScriptedSocket(capacity=capacity), protocol=TwoVoicesProtocol())
 
 
 async def test_contexts_speak_side_by_side_and_end_each_for_itself(
@@ -330,7 +330,7 @@ async def test_one_contexts_failure_is_the_calls_though_another_is_in_mid_word(
 ) -> None:
     """The other's blocked hand-over breaks with the writer; that must not be what comes out."""
     error = EngineFailed()
-    call = two_voices(FakeEngine(errors={"breaks": error}), room=0)
+    call = two_voices(FakeEngine(errors={"breaks": error}), capacity=0)
     with pytest.RaisesGroup(EngineFailed):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(call.run, '["a", "FRAMES=50. "]', '["b", "This breaks. "]')

@@ -265,10 +265,10 @@ class ScriptedSocket:
     takes one by `hear`. The client never hangs up: a test cancels instead.
     """
 
-    def __init__(self, *, room: float = math.inf) -> None:
+    def __init__(self, *, capacity: float = math.inf) -> None:
         self.sent: list[str] = []
         self._to_server, self._from_client = trio.open_memory_channel[str | bytes](math.inf)
-        self._to_client, self._from_server = trio.open_memory_channel[str](room)
+        self._to_client, self._from_server = trio.open_memory_channel[str](capacity)
 
     async def receive(self) -> str | bytes:
         """Return the client's next message; the server's side."""

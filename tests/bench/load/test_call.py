@@ -140,7 +140,7 @@ async def test_a_wav_header_is_not_the_first_audio(mock_clock: MockClock) -> Non
     assert not recorder.gap_ticks
 
 
-async def test_an_interruption_hangs_up_while_speech_still_comes(mock_clock: MockClock) -> None:
+async def test_a_barge_in_hangs_up_while_audio_still_arrives(mock_clock: MockClock) -> None:
     recorder = HeardTally()
 
     async def script(request: WebSocketRequest) -> None:
@@ -229,7 +229,7 @@ async def test_a_failure_has_a_kind_and_the_next_turn_dials_again(
     assert (figures.errors, figures.c100, figures.failed) == ({kind: 2}, 0.0, 2)
 
 
-async def test_nobody_there_is_a_failure_too(autojump_clock: MockClock) -> None:
+async def test_a_refused_connection_counts_as_a_failure(autojump_clock: MockClock) -> None:
     recorder = Recorder(from_s=0.0)
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listener.socket.getsockname()[1]

@@ -87,7 +87,7 @@ def rows_of(table: str) -> dict[str, list[str]]:
     return {name: values.split() for name, values in lines}
 
 
-async def test_an_interrupted_call_gives_its_slot_back() -> None:
+async def test_an_interrupted_call_releases_its_slot() -> None:
     gate = StepGate()
     runner = SineRunner(step_gate=gate)
     async with serving(lambda: runner) as server:
@@ -108,7 +108,7 @@ async def test_an_interrupted_call_gives_its_slot_back() -> None:
     assert runner.opens == runner.closes
 
 
-async def test_a_full_house_refuses_and_the_table_says_so() -> None:
+async def test_refused_sessions_are_shown_in_the_table() -> None:
     config = Config(replace(TEST_SERVER, max_sessions=1))
     async with serving(lambda: SineRunner(), config) as server:
         code, out, _ = await run(BenchOptions(workload_of(server), (2,), 0.1))
@@ -116,7 +116,7 @@ async def test_a_full_house_refuses_and_the_table_says_so() -> None:
     assert "2 calls: 1 refused 503: The server is at capacity. (HTTP status 503)" in out
 
 
-async def test_where_nobody_is_heard_the_exit_code_says_so() -> None:
+async def test_the_exit_code_is_1_when_no_turn_had_audio() -> None:
     async def script(request: WebSocketRequest) -> None:
         await request.reject(401)
 
@@ -164,7 +164,7 @@ async def test_ctrl_c_prints_what_there_is(tmp_path: Path) -> None:
     assert (code, stderr) == (130, "csm-trio bench: interrupted\n")
     assert out.splitlines()[0].split() == ["calls", "1"]
     (point,) = json.loads(json_file.read_text(encoding="utf-8"))["points"]
-    # The turn that the signal cut off is nobody's failure.
+    # The turn that the signal interrupted counts as no failure.
     assert (point["said"], point["turns"]) == (2, 2)
 
 

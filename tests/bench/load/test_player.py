@@ -57,7 +57,7 @@ def test_it_plays_as_long_as_the_audio_and_the_underruns(steps: list[tuple[float
 
 
 @given(gaps)
-def test_what_comes_all_at_once_never_runs_out(steps: list[tuple[float, float]]) -> None:
+def test_audio_that_arrives_at_once_never_underruns(steps: list[tuple[float, float]]) -> None:
     player = played([(3.0, audio_s) for _, audio_s in steps])
     assert (player.worst_underrun_s, player.underrun_s) == (0.0, 0.0)
 

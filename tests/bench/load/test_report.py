@@ -86,7 +86,7 @@ HISTOGRAMS: list[tuple[dict[float, float], Cancels]] = [
 
 
 @pytest.mark.parametrize(("buckets", "expected"), HISTOGRAMS)
-def test_a_histogram_says_at_most(buckets: dict[float, float], expected: Cancels) -> None:
+def test_a_histogram_gives_upper_bounds(buckets: dict[float, float], expected: Cancels) -> None:
     assert cancels_of(buckets) == expected
 
 
@@ -169,7 +169,7 @@ CLIENTS = [(200, 0.5, False), (201, 0.5, True), (1, 0.91, True)]
 
 
 @pytest.mark.parametrize(("lag_ticks", "busy", "saturated"), CLIENTS)
-def test_a_saturated_client_says_so(lag_ticks: int, busy: float, saturated: bool) -> None:
+def test_a_saturated_client_is_reported(lag_ticks: int, busy: float, saturated: bool) -> None:
     slow = point(record())
     slow.lag_ticks, slow.busy = Counter({lag_ticks: 100}), busy
     figures = sum_up(slow)

@@ -44,7 +44,7 @@ def test_seeds_calls_and_numbers_of_calls_all_differ() -> None:
     assert all(schedules.count(schedule) == 1 for schedule in schedules)
 
 
-def test_no_setting_shifts_what_is_said_next() -> None:
+def test_no_setting_changes_the_texts_of_later_turns() -> None:
     calm, rude = replace(WORKLOAD, barge_in=0.0), replace(WORKLOAD, barge_in=1.0, turn_pause_s=9.0)
     assert [turn.text for turn in first_turns(calm)] == [turn.text for turn in first_turns(rude)]
 

@@ -238,7 +238,7 @@ def test_the_embedded_voice_loads_whole() -> None:
     assert {name: tuple(tensor.shape) for name, tensor in loaded.items()} == expected_shapes(config)
 
 
-def test_loading_says_how_long_it_took(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_loading_logs_its_duration(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="csm_trio.model.checkpoint.load_weights"):
         _load(tiny)
     assert any(record.message.startswith(f"Loaded {tiny}") for record in caplog.records)

@@ -135,7 +135,7 @@ def test_a_folder_with_one_gguf_needs_no_name(tiny: Path, tmp_path: Path) -> Non
     assert _local(folder).weights == (folder / "any.gguf",)
 
 
-def test_what_is_missing_comes_from_the_model_id_repository(
+def test_missing_files_come_from_the_model_id_repository(
     tiny: Path, bare: Path, hub_cache: Path
 ) -> None:
     snapshot = _cached(hub_cache, "some/csm")
@@ -234,7 +234,7 @@ def test_a_local_checkpoint_that_cannot_be_had_is_one_sentence(
     assert "\n" not in str(caught.value)
 
 
-def test_model_file_alone_says_what_to_pass() -> None:
+def test_model_file_alone_names_the_flag_that_is_missing() -> None:
     with pytest.raises(StartupError, match="pass --model-id with it"):
         locate_checkpoint(weights_path=None, model_id=None, model_file="q8.gguf")
 
@@ -290,7 +290,7 @@ def test_whatever_the_hub_answers_is_one_sentence(
     assert "\n" not in str(caught.value)
 
 
-def test_a_repository_without_that_file_says_so(
+def test_a_repository_without_the_file_is_reported(
     tiny: Path, hub_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _copy(tiny, _cached(hub_cache, "some/csm"), "config.json")

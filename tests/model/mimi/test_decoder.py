@@ -189,7 +189,7 @@ def test_frame_by_frame_equals_the_whole_past_the_window(codec: Codec) -> None:
     assert _relative_error(ours, codec.whole(codes)) < 2e-5
 
 
-def test_every_frame_hears_the_past(codec: Codec) -> None:
+def test_every_frame_depends_on_earlier_frames(codec: Codec) -> None:
     codes = codec.random_codes(6, seed=2)
     whole = codec.whole(codes)
     alone = torch.cat([codec.whole(frame[None]) for frame in codes])
@@ -274,7 +274,7 @@ def test_a_step_leaves_other_slots_as_they_were(codec: Codec) -> None:
     assert int(state.positions[2]) == int(before.positions[2]) + 2 * 9
 
 
-def test_clear_begins_anew_whatever_was_there(codec: Codec) -> None:
+def test_clear_resets_a_used_slot(codec: Codec) -> None:
     codes = codec.random_codes(20, seed=5)
     state = codec.open_state(2)
     fresh = codec.framewise(codes, slot=0, state=state)
