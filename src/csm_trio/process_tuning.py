@@ -17,6 +17,12 @@ SWITCH_INTERVAL_S = 0.0005
 default is 5 ms."""
 
 
+def freeze_heap() -> None:
+    """Exclude all objects that exist now from later garbage collections."""
+    gc.collect()
+    gc.freeze()
+
+
 @contextmanager
 def tuned_process() -> Iterator[None]:
     """Tune the garbage collector and the thread switch interval of a process that serves."""
@@ -36,8 +42,7 @@ def tuned_gc() -> Iterator[None]:
     Existing objects are frozen out of its reach, and new ones are collected less often.
     """
     thresholds = gc.get_threshold()
-    gc.collect()
-    gc.freeze()
+    freeze_heap()
     gc.set_threshold(_GC_THRESHOLD, *thresholds[1:])
     try:
         yield

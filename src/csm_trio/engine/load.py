@@ -3,7 +3,6 @@
 Runs on the device thread, as all torch does. Raises StartupError where a model cannot be loaded.
 """
 
-import gc
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -35,6 +34,7 @@ from csm_trio.model.csm import CSM
 from csm_trio.model.mimi.decoder import MimiDecoder
 from csm_trio.model.mimi.encoder import ClipEncoder
 from csm_trio.model.progress import Progress
+from csm_trio.process_tuning import freeze_heap
 from csm_trio.voices import VoiceCatalog
 
 logger = logging.getLogger(__name__)
@@ -149,8 +149,7 @@ def warm_runner(
     )
     _warm_up(runner)
     # A garbage collection that walks through the loaded model again would delay a step.
-    gc.collect()
-    gc.freeze()
+    freeze_heap()
     logger.info("warm after %.1f s", time.perf_counter() - started_s)
     if kernels is not None:
         kernels.log_compiled()
