@@ -39,7 +39,7 @@ def openai_blueprint(state: ServerState) -> Blueprint:
         """Answer with audio as it is made: bytes, or server-sent events."""
         parsed = parse_openai_request(await read_body(), max_chars=state.speech.max_text_chars)
         voice = state.voices.get_or_nth(parsed.speech.voice_id, VOICE_NAMES)
-        stream, _ = await start_request(state, voice, parsed.speech, LIVE)
+        stream = await start_request(state, voice, parsed.speech, LIVE)
         if not parsed.as_events:
             return speech_response(stream)
         return speech_response(

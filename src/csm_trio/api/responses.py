@@ -52,7 +52,7 @@ async def start_request(
     defaults: SpeechSettings,
     *,
     aligned: bool = False,
-) -> tuple[SpeechStream, ContextSpec]:
+) -> SpeechStream:
     """Admit the session and start its synthesis; the request's settings override `defaults`.
 
     With `aligned`, chunks carry the alignment of their characters. Raises EngineBusy at the limit
@@ -75,7 +75,7 @@ async def start_request(
         on_segment=record if parsed.kept else None,
     )
     text = [AddText(spec.context_id, parsed.text)]
-    return await start_stream(state, spec, text, chars=len(parsed.text)), spec
+    return await start_stream(state, spec, text, chars=len(parsed.text))
 
 
 async def start_stream(

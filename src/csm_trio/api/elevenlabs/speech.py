@@ -14,7 +14,6 @@ from csm_trio.api.speech_body import speech_response
 from csm_trio.api.speech_stream import SpeechStream
 from csm_trio.api.state import ServerState
 from csm_trio.errors import SpeechError
-from csm_trio.pipeline.spec import ContextSpec
 from csm_trio.protocol.elevenlabs.errors import rest_error
 from csm_trio.protocol.elevenlabs.speech_request import parse_speech_request
 from csm_trio.protocol.elevenlabs.timestamps import timestamp_object
@@ -31,27 +30,27 @@ def elevenlabs_blueprint(state: ServerState) -> Blueprint:
     @blueprint.post(_ROUTE)
     async def convert(voice_id: str) -> Response:
         """Synthesize the whole text, then answer with all audio and its length."""
-        stream, spec = await _start_stream(state, voice_id, BATCH)
+        stream = await _start_stream(state, voice_id, BATCH)
         whole = await stream.collect()
-        return Response(whole.data, content_type=spec.audio_format.content_type)
+        return Response(whole.data, content_type=stream.audio_format.content_type)
 
     @blueprint.post(f"{_ROUTE}/stream")
     async def convert_streaming(voice_id: str) -> Response:
         """Answer with the same audio as it is made."""
-        stream, _ = await _start_stream(state, voice_id, LIVE)
+        stream = await _start_stream(state, voice_id, LIVE)
         return speech_response(stream)
 
     @blueprint.post(f"{_ROUTE}/with-timestamps")
     async def convert_with_timestamps(voice_id: str) -> Response:
         """Synthesize the whole text, then answer with one JSON object."""
-        stream, _ = await _start_stream(state, voice_id, BATCH, aligned=True)
+        stream = await _start_stream(state, voice_id, BATCH, aligned=True)
         whole = await stream.collect()
         return Response(timestamp_object(whole), content_type="application/json")
 
     @blueprint.post(f"{_ROUTE}/stream/with-timestamps")
     async def stream_with_timestamps(voice_id: str) -> Response:
         """Answer with JSON objects as they are made, one a line or one an SSE event."""
-        stream, _ = await _start_stream(state, voice_id, LIVE, aligned=True)
+        stream = await _start_stream(state, voice_id, LIVE, aligned=True)
         return timestamp_response(stream, timestamp_object)
 
     return blueprint
@@ -64,7 +63,7 @@ def elevenlabs_error_response(state: ServerState, error: SpeechError) -> Respons
 
 async def _start_stream(
     state: ServerState, voice_id: str, defaults: SpeechSettings, *, aligned: bool = False
-) -> tuple[SpeechStream, ContextSpec]:
+) -> SpeechStream:
     parsed = parse_speech_request(
         await read_body(),
         request.args,
