@@ -79,7 +79,7 @@ def _aligned_together(item: StreamItem) -> object:
 
 
 class Encoding:
-    """Encodes one context: one encoder and one narrator for all of its sentences.
+    """Encodes one context: one encoder and one timestamp tracker for all sentences.
 
     The first chunk waits for `buffer_size` frames. Heavy codecs run on threads, as many as
     `codec_limiter` allows.

@@ -20,21 +20,21 @@ async def segment(
     deltas: trio.MemoryReceiveChannel[AddText | Flush],
     sentences: trio.MemorySendChannel[SpeechItem],
 ) -> None:
-    """Cut deltas into sentences, until the deltas end."""
+    """Segment and normalize deltas into sentences, until the deltas end."""
     settings = spec.settings
     frontend = _frontend(settings, spec)
     index = 0
     turn_begun = False
     with deltas, sentences:
 
-        async def emit(lines: list[SpokenSentence]) -> None:
+        async def emit(items: list[SpokenSentence]) -> None:
             nonlocal index
-            for line in lines:
+            for item in items:
                 progress.timeline.mark("segmented")
-                if isinstance(line, Break):
-                    await sentences.send(line)
+                if isinstance(item, Break):
+                    await sentences.send(item)
                     continue
-                await sentences.send(Sentence(index, line, settings))
+                await sentences.send(Sentence(index, item, settings))
                 index += 1
 
         async def end_turn() -> None:

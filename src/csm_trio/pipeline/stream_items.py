@@ -33,24 +33,24 @@ StreamItems = tuple[StreamItem, ...]
 
 
 def frames_of(items: Iterable[StreamItem]) -> list[Frame]:
-    """Return the frames among `pieces`."""
+    """Return the frames among `items`."""
     return [item for item in items if isinstance(item, Frame)]
 
 
 def has_turn_end(items: Iterable[StreamItem]) -> bool:
-    """Tell whether a turn ends among `pieces`."""
+    """Return whether a turn ends among `items`."""
     return any(isinstance(item, TurnEnd) for item in items)
 
 
-def chunks_of(items: Iterable[StreamItem], most_frames: int) -> Iterator[list[StreamItem]]:
-    """Part pieces into chunks of at most so many frames, none of two turns.
+def chunks_of(items: Iterable[StreamItem], max_frames: int) -> Iterator[list[StreamItem]]:
+    """Split items into chunks of at most `max_frames` frames, none across the end of a turn.
 
-    An end stays with the frame before it.
+    A sentence's or a turn's end stays with the frame before it.
     """
     chunk: list[StreamItem] = []
     frames = 0
     for item in items:
-        if frames == most_frames and not isinstance(item, SentenceEnd | TurnEnd):
+        if frames == max_frames and not isinstance(item, SentenceEnd | TurnEnd):
             yield chunk
             chunk, frames = [], 0
         chunk.append(item)
