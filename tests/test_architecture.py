@@ -91,7 +91,7 @@ WITHOUT_TORCH = {"service", "scheduler", "runaway", "utterance", "prompt", "byte
 BROAD_EXCEPTS = ["api/connections.py", "api/elevenlabs/websockets.py"]
 
 RETIRED_WORDS = re.compile(
-    r"\b(house|doors?|rooms?|glances?|warmth|dice|whoever|nobody|somebody)\b", re.IGNORECASE
+    r"\b(houses?|doors?|rooms?|glances?|warmth|dice|whoever|nobody|somebody)\b", re.IGNORECASE
 )
 # Texts that are to be spoken or normalized, not words about the program.
 SPOKEN_TEXTS = {

@@ -12,7 +12,6 @@ from tools.settings_table import PAGE, written_table
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 REWRITE = "rewrite it with: PYTHONPATH=tests python -m tools.settings_table"
-RETIRED_WORDS = re.compile(r"\b(house|room|door)s?\b", re.IGNORECASE)
 
 
 def test_settings_table_is_what_the_code_renders() -> None:
@@ -26,11 +25,6 @@ def test_every_setting_stands_in_the_configuration_page_with_its_default(setting
     default = setting.help_line.rpartition("default: ")[2].removesuffix(")")
     assert row.split(" | ")[3] == default, REWRITE
     assert setting.help in row, REWRITE
-
-
-@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)
-def test_no_page_uses_a_retired_word(page: Path) -> None:
-    assert not RETIRED_WORDS.findall(page.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("name", FORMATS)
