@@ -158,7 +158,7 @@ async def test_a_hang_up_of_a_rest_client_releases_its_slot(endpoint: str) -> No
 
 
 @pytest.mark.parametrize("kind", ["socket", "rest"])
-async def test_a_listener_that_stops_reading_loses_its_slot(kind: str) -> None:
+async def test_a_client_that_stops_reading_loses_its_slot(kind: str) -> None:
     # The kernel's buffers hold seconds of speech: 44.1 kHz WAV fills them soonest.
     config = Config(
         server=replace(TEST_SERVER, user_timeout_s=1.0),

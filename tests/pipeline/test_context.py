@@ -179,7 +179,7 @@ async def test_a_sentence_is_closed_when_it_is_over_though_no_other_follows() ->
         nursery.cancel_scope.cancel()
 
 
-async def test_nothing_is_aligned_unless_somebody_asks_and_it_is_on() -> None:
+async def test_nothing_is_aligned_unless_requested_and_enabled() -> None:
     assert pieces(await Call(FakeEngine()).run(ONE, TWO)) == []
     call = Call(FakeEngine(), make_spec(aligned=True), config=SpeechConfig(alignment="off"))
     events = await call.run(ONE, TWO)
@@ -228,13 +228,13 @@ async def test_no_pace_of_either_side_changes_the_bytes(
     assert call.engine.open_utterances == 0
 
 
-async def test_a_listener_who_keeps_up_gets_every_frame_at_once(autojump_clock: MockClock) -> None:
+async def test_a_client_that_keeps_up_gets_every_frame_at_once(autojump_clock: MockClock) -> None:
     call = Call(FakeEngine(frame_delay_s=FRAME_S))
     events = await call.run("FRAMES=40")
     assert [len(event.data) for event in events if isinstance(event, Audio)] == [FRAME_BYTES] * 40
 
 
-async def test_a_listener_who_is_behind_gets_a_few_frames_a_chunk(
+async def test_a_slow_client_gets_several_frames_a_chunk(
     autojump_clock: MockClock,
 ) -> None:
     call = Call(FakeEngine())
@@ -421,7 +421,7 @@ def turns(said: Utterance) -> list[tuple[int, str]]:
 
 
 @pytest.mark.parametrize(("history_sentences", "heard"), [(0, []), (1, [TWO]), (2, [ONE, TWO])])
-async def test_a_sentence_hears_the_last_ones_of_its_context(
+async def test_a_prompt_holds_the_last_sentences_of_its_context(
     history_sentences: int, heard: list[str]
 ) -> None:
     call = Call(FakeEngine(), config=SpeechConfig(history_sentences=history_sentences))
@@ -437,7 +437,7 @@ async def test_a_sentence_hears_the_last_ones_of_its_context(
         np.testing.assert_array_equal(turn.codes, expected)
 
 
-async def test_the_first_sentence_hears_what_the_order_says_was_said_before() -> None:
+async def test_the_first_prompt_holds_the_history_of_the_spec() -> None:
     before = [PromptSegment(0, text, np.zeros((2, 4), dtype=np.int16)) for text in ("A.", "B.")]
     told: list[PromptSegment] = []
     spec = replace(make_spec(), history=tuple(before), on_segment=told.append)
@@ -454,7 +454,9 @@ async def test_the_first_sentence_hears_what_the_order_says_was_said_before() ->
     assert (told[0].codes == np.stack([frame.codes for frame in frames])).all()
 
 
-async def test_what_was_cut_is_heard_by_nobody(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_utterance_that_ended_early_enters_no_history(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     call = Call(FakeEngine(), config=SpeechConfig(history_sentences=3))
     with caplog.at_level(logging.INFO):
         await call.run(
@@ -475,7 +477,7 @@ async def test_what_was_cut_is_heard_by_nobody(caplog: pytest.LogCaptureFixture)
     assert [record.levelno for record in cut] == [logging.INFO], "a cap is the caller's to set"
 
 
-async def test_another_speaker_is_not_heard() -> None:
+async def test_another_speaker_is_not_in_the_prompt() -> None:
     call = Call(FakeEngine(), config=SpeechConfig(history_sentences=3))
     await call.run(
         ONE,
@@ -555,7 +557,7 @@ async def test_an_utterance_without_a_frame_is_no_turn() -> None:
 
 
 @pytest.mark.parametrize("stall_timeout_s", [0.5, 10.0])
-async def test_a_listener_who_stops_taking_fails_the_context(
+async def test_a_client_that_stops_reading_fails_the_context(
     autojump_clock: MockClock, stall_timeout_s: float
 ) -> None:
     call = Call(FakeEngine(), config=SpeechConfig(stall_timeout_s=stall_timeout_s))
@@ -578,14 +580,16 @@ async def test_a_listener_who_stops_taking_fails_the_context(
     assert call.count("csm_failures_total", error="ClientStalled") == 1
 
 
-async def test_a_listener_just_slow_enough_hears_it_all(autojump_clock: MockClock) -> None:
+async def test_a_client_just_below_the_stall_timeout_gets_all_audio(
+    autojump_clock: MockClock,
+) -> None:
     call = Call(FakeEngine(), config=SpeechConfig(stall_timeout_s=10.0))
     events = await call.run("FRAMES=60", pace_s=9.9)
     assert events[-1] == ContextDone("a")
     assert sound(events) == encoded(call.engine.utterances)
 
 
-async def test_a_slow_engine_is_no_stalled_listener(autojump_clock: MockClock) -> None:
+async def test_a_slow_engine_is_not_a_stalled_client(autojump_clock: MockClock) -> None:
     call = Call(FakeEngine(frame_delay_s=60.0), config=SpeechConfig(stall_timeout_s=0.1))
     assert (await call.run(ONE))[-1] == ContextDone("a")
 

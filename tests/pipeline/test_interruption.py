@@ -49,7 +49,7 @@ def finals(call: Call) -> list[object]:
     return [message["contextId"] for message in call.sent if message.get("isFinal")]
 
 
-async def test_after_a_clear_nothing_old_is_heard_and_the_new_text_is_spoken(
+async def test_after_a_clear_no_old_audio_is_sent_and_new_text_is_synthesized(
     autojump_clock: MockClock,
 ) -> None:
     call = Call(FakeEngine(frame_delay_s=FRAME_S))
@@ -80,7 +80,7 @@ async def test_every_clear_is_answered_though_there_is_nothing_to_clear(
     assert call.sent[-1]["isFinal"] is True
 
 
-async def test_a_clear_after_the_end_of_input_stops_and_the_end_is_told(
+async def test_a_clear_after_the_end_of_input_cancels_and_reports_the_end(
     autojump_clock: MockClock,
 ) -> None:
     call = Call(FakeEngine(frame_delay_s=FRAME_S))
@@ -94,7 +94,7 @@ async def test_a_clear_after_the_end_of_input_stops_and_the_end_is_told(
     assert len(call.texts) == 1
 
 
-async def test_a_clear_forgets_text_that_was_never_let_go(autojump_clock: MockClock) -> None:
+async def test_a_clear_discards_text_that_was_not_yet_segmented(autojump_clock: MockClock) -> None:
     call = Call()
     await call.run(OPENER, said("Half a sentence"), CLEAR, said("A whole one."), EOS)
     assert call.texts == ["A whole one."]
@@ -135,7 +135,7 @@ async def test_a_normal_end_is_said_out_and_a_second_close_stops_it(
         assert (sound(call.sent) == expected_sound(call.engine.utterances)) is not again
 
 
-async def test_a_reused_id_waits_until_all_of_the_old_has_been_heard(
+async def test_a_reused_id_waits_until_all_audio_of_the_old_context_was_sent(
     autojump_clock: MockClock,
 ) -> None:
     call = multi()

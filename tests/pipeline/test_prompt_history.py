@@ -31,7 +31,7 @@ def test_what_was_said_before_gives_way_to_what_is_said_now() -> None:
     assert heard(history, 0, others=False) == ["b", "c"]
 
 
-def test_without_memory_nothing_is_heard() -> None:
+def test_without_history_the_prompt_is_empty() -> None:
     history = PromptHistory(0)
     history.add(turn(0, "a"))
     assert heard(history, 0, others=True) == []

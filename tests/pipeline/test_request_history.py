@@ -30,7 +30,7 @@ def texts(turns: tuple[PromptSegment, ...]) -> list[str]:
     return [one.text for one in turns]
 
 
-async def test_requests_are_heard_in_the_order_in_which_they_began() -> None:
+async def test_segments_come_in_the_order_in_which_requests_began() -> None:
     recent = RequestHistory(SpeechConfig())
     say(recent, "a", "One.")
     say(recent, "b", "Two.")
@@ -40,7 +40,7 @@ async def test_requests_are_heard_in_the_order_in_which_they_began() -> None:
     assert recent.segments_of([], "vera") == ()
 
 
-async def test_a_request_that_still_speaks_is_heard_so_far() -> None:
+async def test_a_request_in_progress_counts_with_its_segments_so_far() -> None:
     recent = RequestHistory(SpeechConfig(history_sentences=2))
     record = recent.recorder("a", "vera", "One. Two. Three.")
     assert recent.segments_of(["a"], "vera") == ()
@@ -53,7 +53,7 @@ async def test_a_request_that_still_speaks_is_heard_so_far() -> None:
         assert texts(recent.segments_of(["a"], "vera")) == heard
 
 
-async def test_where_no_sentence_hears_another_no_request_does() -> None:
+async def test_without_history_sentences_no_request_has_segments() -> None:
     recent = RequestHistory(SpeechConfig(history_sentences=0))
     say(recent, "a", "One.")
     assert recent.segments_of(["a"], "vera") == recent.segments_before("One.", "vera") == ()

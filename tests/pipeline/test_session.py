@@ -134,7 +134,9 @@ async def test_every_message_is_a_sign_of_life(
     assert trio.current_time() - start_s == pytest.approx(4 * 15 + 20)
 
 
-async def test_after_the_end_of_input_nobody_must_say_more(autojump_clock: MockClock) -> None:
+async def test_after_the_end_of_input_no_inactivity_timeout_applies(
+    autojump_clock: MockClock,
+) -> None:
     call = Call(FakeEngine(frame_delay_s=10.0))
     await call.run(OPENER, said("This takes its time."), EOS)
     assert sound(call.sent) == expected_sound(call.engine.utterances)
@@ -151,7 +153,7 @@ async def test_what_comes_after_the_end_of_input_is_read_and_ignored(
     assert [message["isFinal"] for message in call.sent].count(True) == 1
 
 
-async def test_a_listener_who_takes_nothing_does_not_deafen_the_reader(
+async def test_a_client_that_reads_nothing_does_not_stop_the_ingest_task(
     autojump_clock: MockClock,
 ) -> None:
     call = Call(FakeEngine(), socket=ScriptedSocket(capacity=0))
@@ -164,7 +166,7 @@ async def test_a_listener_who_takes_nothing_does_not_deafen_the_reader(
     assert call.cancels("hang_up") == 1
 
 
-async def test_a_stalled_listener_gives_the_slot_back_though_his_socket_stays(
+async def test_a_stalled_client_loses_its_slot_though_its_socket_stays_open(
     autojump_clock: MockClock,
 ) -> None:
     call = Call(FakeEngine(), socket=ScriptedSocket(capacity=0))
@@ -233,7 +235,7 @@ async def test_the_key_in_the_first_message_opens(autojump_clock: MockClock, nam
     assert call.sent[-1]["isFinal"] is True
 
 
-async def test_a_key_that_nobody_asks_for_does_no_harm(autojump_clock: MockClock) -> None:
+async def test_a_key_that_is_not_needed_has_no_effect(autojump_clock: MockClock) -> None:
     call = Call()
     await call.run(said(" ", xi_api_key="whatever"), said("Fine."), EOS)
     assert call.texts == ["Fine."]
