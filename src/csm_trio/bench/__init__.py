@@ -1,1 +1,1 @@
-"""`csm-trio bench`: many phone calls at once, paced as people listen, and how they were held."""
+"""`csm-trio bench`: load tests of a server with real-time phone calls, and of the engine alone."""

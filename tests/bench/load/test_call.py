@@ -55,7 +55,7 @@ async def hold(
     async with scripted_server(script) as url:
         workload = Workload(url, (audio_format,), words_per_s=words_per_s)
         await run_call(workload, audio_format, turns, recorder)
-    assert (recorder.lines, recorder.speaking, recorder.pending) == (0, 0, 0)
+    assert (recorder.open_calls, recorder.running_turns, recorder.pending) == (0, 0, 0)
     return recorder.turns
 
 
@@ -75,7 +75,7 @@ async def test_a_stall_is_an_underrun_and_c100_sees_it(mock_clock: MockClock) ->
 
     (record,) = await hold(script, recorder, TURN)
     assert record == TurnRecord(
-        outcome="said",
+        outcome="completed",
         error=None,
         connect_s=0.0,
         first_audio_s=0.25,
@@ -244,7 +244,7 @@ def test_silence_is_a_timeout_by_the_clients_words() -> None:
     assert error_kind("The server took no text for 60 seconds.") == "timeout"
 
 
-def record(outcome: str = "said") -> TurnRecord:
+def record(outcome: str = "completed") -> TurnRecord:
     return TurnRecord(
         outcome,  # type: ignore[arg-type]
         *(None, None, 0.1, 1.0, 0.5, 0.0, 0.0, 0.0),
@@ -254,11 +254,11 @@ def record(outcome: str = "said") -> TurnRecord:
 
 # begins, ends, outcome, overdue, counted
 TURNS = [
-    (0.0, 9.0, "said", False, False),
-    (0.0, 10.0, "said", False, True),
-    (15.0, 16.0, "said", False, True),
-    (19.0, 60.0, "said", False, True),
-    (20.0, 21.0, "said", False, False),
+    (0.0, 9.0, "completed", False, False),
+    (0.0, 10.0, "completed", False, True),
+    (15.0, 16.0, "completed", False, True),
+    (19.0, 60.0, "completed", False, True),
+    (20.0, 21.0, "completed", False, False),
     (15.0, 20.0, "unfinished", False, False),
     (15.0, 40.0, "unfinished", True, True),
 ]

@@ -61,7 +61,7 @@ async def test_a_sweep_is_counted_printed_and_written(tmp_path: Path) -> None:
     assert document["config"]["formats"] == ["pcm_24000", "ulaw_8000"]
     two, three = document["points"]
     for point, calls in ((two, 2), (three, 3)):
-        assert (point["calls"], point["turns"], point["said"]) == (calls, calls, calls)
+        assert (point["calls"], point["turns"], point["completed"]) == (calls, calls, calls)
         assert point["errors"] == {}
         assert point["first_audio_ms"]["count"] == calls
         assert point["connect_ms"]["count"] == calls
@@ -101,7 +101,7 @@ async def test_an_interrupted_call_releases_its_slot() -> None:
                 await trio.lowlevel.checkpoint()
         assert server.metric("csm_cancels_total", reason="hang_up") >= 1
     rows = rows_of(out)
-    assert rows["interrupted (while it came)"] == ["1", "(1)"]
+    assert rows["interrupted (while audio came)"] == ["1", "(1)"]
     assert rows["failed or unfinished"] == ["0"]
     assert rows["C100, %"] == ["100.0"]
     assert code == 0
@@ -165,7 +165,7 @@ async def test_ctrl_c_prints_what_there_is(tmp_path: Path) -> None:
     assert out.splitlines()[0].split() == ["calls", "1"]
     (point,) = json.loads(json_file.read_text(encoding="utf-8"))["points"]
     # The turn that the signal interrupted counts as no failure.
-    assert (point["said"], point["turns"]) == (2, 2)
+    assert (point["completed"], point["turns"]) == (2, 2)
 
 
 async def test_a_file_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
@@ -191,6 +191,6 @@ async def test_progress_is_a_line_that_changes_on_a_terminal(
     async with serving(lambda: SineRunner()) as server:
         await bench(BenchOptions(workload_of(server), (2,), 0.25), out=io.StringIO(), stderr=stderr)
     shown = stderr.getvalue()
-    assert f"{mark}2 calls: 2 open, 2 speaking, 0 turns, 0 failed, " in shown
+    assert f"{mark}2 calls: 2 open, 2 in a turn, 0 turns, 0 failed, " in shown
     assert ("\n" in shown) == (not mark)
     assert shown.endswith(mark or "\n")

@@ -45,7 +45,7 @@ def test_a_percentile_is_the_nearest_rank(
 
 
 @given(st.lists(values, min_size=1), shares)
-def test_a_percentile_is_the_least_value_that_reaches_its_share(
+def test_a_percentile_is_the_smallest_value_that_reaches_its_share(
     numbers: list[float], share: float
 ) -> None:
     ordered = sorted(numbers)
@@ -91,7 +91,7 @@ def test_a_histogram_gives_upper_bounds(buckets: dict[float, float], expected: C
 
 
 def record(
-    outcome: Outcome = "said",
+    outcome: Outcome = "completed",
     *,
     first_audio_s: float | None = 0.1,
     underrun_s: float = 0.0,
@@ -137,7 +137,7 @@ BUSY_POINT = point(
 def test_a_point_is_summed_up() -> None:
     BUSY_POINT.cancels = {0.08: 1, math.inf: 0}
     figures = sum_up(BUSY_POINT)
-    assert (figures.turns, figures.said, figures.interrupted, figures.hung_up) == (10, 3, 2, 1)
+    assert (figures.turns, figures.completed, figures.interrupted, figures.hung_up) == (10, 3, 2, 1)
     assert (figures.failed, figures.unfinished) == (3, 2)
     assert figures.errors == {"refused 503": 2, "timeout": 1}
     assert figures.error_examples["refused 503"] == REFUSED

@@ -45,7 +45,7 @@ class EngineBenchOptions:
 
 
 def add_engine_bench_flags(parser: argparse.ArgumentParser) -> None:
-    """Add `--engine` and its flags: the model's, as in `serve`, and what to time."""
+    """Add `--engine` and its flags: the model's, as in `serve`, and those of the measurement."""
     group = parser.add_argument_group("the engine alone")
     add = group.add_argument
     add(
@@ -94,9 +94,11 @@ def read_engine_bench_options(
 
     Raises StartupError for an invalid setting, and for a flag that needs a server.
     """
-    strays = given_load_flags(flags)
-    if strays:
-        raise StartupError(f"{_listed(strays)}: for a load on a server; bench --engine has none.")
+    flags_of_load = given_load_flags(flags)
+    if flags_of_load:
+        raise StartupError(
+            f"{_listed(flags_of_load)}: for a load on a server; bench --engine has none."
+        )
     given = {setting.key: getattr(flags, setting.key) for setting in _MODEL_SETTINGS}
     config = load_config(given | {"config": flags.config}, environ)
     return EngineBenchOptions(

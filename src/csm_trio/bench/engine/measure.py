@@ -46,7 +46,7 @@ _TEXT = "The quick brown fox jumps over the lazy dog."
 _UNTIMED_STEPS = 5
 _CODEC_ROUNDS = 10
 _PREFILL_ROUNDS = 7
-_ENOUGH_S = 5.0
+_MAX_TIMING_S = 5.0
 _PREFILL_POSITIONS = (64, 256, 1024)
 _COPIED_BYTES = {"cuda": 1 << 30, "cpu": 1 << 27}
 _CUDA_BATCHES = (1, 8, 64, 256, 512)
@@ -199,9 +199,9 @@ def _open(loaded: LoadedModel, runner: TorchRunner, batch: list[tuple[int, Utter
 
 
 def _median_ms(work: Callable[[], object], rounds: int) -> float:
-    """Return the median time of so many rounds of `work`, or of fewer if they take long."""
+    """Return the median time of `rounds` rounds of `work`; of fewer beyond 5 s in all."""
     took_ms: list[float] = []
-    while len(took_ms) < rounds and sum(took_ms) < 1e3 * _ENOUGH_S:
+    while len(took_ms) < rounds and sum(took_ms) < 1e3 * _MAX_TIMING_S:
         took_ms.append(_took_ms(work))
     return statistics.median(took_ms)
 
@@ -257,7 +257,7 @@ def _time_prefills(loaded: LoadedModel, runner: TorchRunner) -> list[PrefillTimi
 
 
 def _prompted(loaded: LoadedModel, positions: int) -> Utterance:
-    """Return an utterance whose prompt has exactly so many positions, nearly all of them audio."""
+    """Return an utterance whose prompt has exactly `positions` positions, nearly all audio."""
     tokenizer = loaded.tokenizer
     texts = len(tokenizer.encode("A.", speaker_id=0)) + len(tokenizer.encode("B.", speaker_id=0))
     frames = positions - texts - 1  # the segment's end-of-speech frame

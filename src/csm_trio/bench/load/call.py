@@ -33,13 +33,13 @@ _KINDS = {
     "No audio came": "no audio",
 }
 
-Outcome = Literal["said", "interrupted", "failed", "unfinished"]
+Outcome = Literal["completed", "interrupted", "failed", "unfinished"]
 
 
 class Player:
     """A client's player and its playback buffer: starts at the first audio, waits when empty.
 
-    Times are seconds on one clock, in the order in which they are fed.
+    Times are seconds on one clock, and do not decrease from call to call of `feed`.
     """
 
     __slots__ = (
@@ -60,11 +60,11 @@ class Player:
         self.underrun_s = 0.0
 
     def feed(self, audio_s: float, now_s: float, *, text_sent_s: float = math.inf) -> None:
-        """Take audio that plays for `audio_s` and has come at `now_s`.
+        """Add audio that plays for `audio_s` and arrived at `now_s`.
 
-        The time since the buffer ran empty is an underrun only now that more has come: silence
-        after the last audio is none. What of it came after `text_sent_s`, when all text had been
-        sent, no slow writer explains.
+        The time for which the playback buffer was empty before is an underrun; silence after the
+        last audio is none. The underrun after `text_sent_s`, when all text had been sent, is
+        recorded separately: a slow writer of the text cannot have caused it.
         """
         if self.first_at_s is None:
             self.first_at_s = self.ends_at_s = now_s
@@ -82,7 +82,7 @@ class TurnRecord:
     """The outcome and timing of one turn.
 
     `first_audio_s` runs from the moment the last character of the first sentence was sent to the
-    first audio that plays (0 where audio came before), `connect_s` from connecting to an
+    first audio that plays (0 if audio arrived before it), `connect_s` from connecting to an
     open session. `hung_up` is true if the barge-in came while audio was still arriving.
     """
 
@@ -102,8 +102,8 @@ class TurnRecord:
 class Recorder:
     """Records of all calls of one point, between `from_s` and `until_s`.
 
-    A turn counts that begins before `until_s` and ends after `from_s`; it may end at any time
-    later. `audio_s` is what came in between, in seconds of sound.
+    A turn counts if it begins before `until_s` and ends after `from_s`; it may end after
+    `until_s`. `audio_s` is the audio that arrived between the two, in seconds.
     """
 
     from_s: float = math.inf
@@ -111,23 +111,23 @@ class Recorder:
     turns: list[TurnRecord] = field(default_factory=list)
     gap_ticks: Counter[int] = field(default_factory=Counter)
     audio_s: float = 0.0
-    lines: int = 0
-    speaking: int = 0
-    pending: int = 0
-    # Set when those still speaking are too late, and not merely cut off.
+    open_calls: int = 0
+    running_turns: int = 0
+    pending: int = 0  # running turns that count
+    # True if the running turns outlasted the tail; false if the bench was interrupted.
     overdue: bool = False
     drained: trio.Event = field(default_factory=trio.Event)
 
     def begin_turn(self, now_s: float) -> bool:
-        """Note that a turn begins; return whether it can count."""
+        """Record the start of a turn; return whether it can count."""
         counted = now_s < self.until_s
-        self.speaking += 1
+        self.running_turns += 1
         self.pending += counted
         return counted
 
     def end_turn(self, record: TurnRecord, now_s: float, *, counted: bool) -> None:
-        """Note how a turn ended; one that was cut off by the bench itself is left out."""
-        self.speaking -= 1
+        """Record the end of a turn; leave out a turn that the bench itself cancelled."""
+        self.running_turns -= 1
         if not counted:
             return
         self.pending -= 1
@@ -137,12 +137,12 @@ class Recorder:
             self.drained.set()
 
     def note_audio(self, audio_s: float, now_s: float) -> None:
-        """Note that sound came, in whatever turn."""
+        """Add `audio_s` seconds of audio that arrived now, in any turn."""
         if self.from_s <= now_s < self.until_s:
             self.audio_s += audio_s
 
     def note_gap(self, gap_s: float, now_s: float) -> None:
-        """Note how long a turn's sound did not come before it came now."""
+        """Record the time between two audio chunks of one turn, the second of which arrived now."""
         if self.from_s <= now_s < self.until_s:
             self.gap_ticks[round(gap_s * TICKS_PER_S)] += 1
 
@@ -150,24 +150,24 @@ class Recorder:
 async def run_call(
     workload: Workload, audio_format: AudioFormat, turns: Iterable[Turn], recorder: Recorder
 ) -> None:
-    """Run one turn after the other, each in its own session, until `turns` ends.
+    """Run the turns one after the other, each in its own session, until `turns` ends.
 
     Failures of the server are recorded, not raised.
     """
     target = SpeechTarget(
         workload.base_url, workload.voice_id, audio_format, api_key=workload.api_key
     )
-    recorder.lines += 1
+    recorder.open_calls += 1
     try:
         for turn in turns:
             failed = await _RunningTurn(target, turn, workload.words_per_s, recorder).run()
             await trio.sleep(max(turn.pause_s, _RETRY_S) if failed else turn.pause_s)
     finally:
-        recorder.lines -= 1
+        recorder.open_calls -= 1
 
 
 def error_kind(message: str) -> str:
-    """Return the kind of failure of an error message of `client` or of a server."""
+    """Classify an error message of `client` or of a server."""
     status = _HTTP_STATUS.search(message)
     if status:
         return f"refused {status.group(1)}"
@@ -190,7 +190,7 @@ class _RunningTurn:
         self._player = Player()
         self._first_audio = trio.Event()
         self._playing = trio.CancelScope()
-        self._all_came = False
+        self._all_received = False
         self._interrupted = self._hung_up = False
         self._error: str | None = None
         self._finished = False
@@ -223,7 +223,7 @@ class _RunningTurn:
         except SpeechError as error:
             self._error = error.message
             return
-        self._all_came = True
+        self._all_received = True
         if self._player.first_at_s is None:
             self._error = "No audio came."
             return
@@ -236,13 +236,13 @@ class _RunningTurn:
         assert self._player.first_at_s is not None
         await trio.sleep_until(self._player.first_at_s + played_s)
         self._interrupted = True
-        self._hung_up = not self._all_came
+        self._hung_up = not self._all_received
         if self._hung_up:
             self._call.hang_up()
         self._playing.cancel()
 
     async def _deltas(self) -> Deltas:
-        """Yield the text at the pace of the workload, from the moment the session is open."""
+        """Yield the text deltas at the pace of the workload, once the session is open."""
         self._open_s = trio.current_time()
         if not self._words_per_s:
             self._sentence_s = self._open_s
@@ -273,7 +273,7 @@ class _RunningTurn:
 
     def _played_s(self) -> float:
         audio_s = self._format.duration_s(self._n_bytes)
-        assert audio_s is not None, "the flags admit no format whose bytes do not tell time"
+        assert audio_s is not None, "the flags reject formats without a constant byte rate"
         return audio_s
 
     def _record(self) -> TurnRecord:
@@ -300,4 +300,4 @@ class _RunningTurn:
             return "failed"
         if not self._finished:
             return "unfinished"
-        return "interrupted" if self._interrupted else "said"
+        return "interrupted" if self._interrupted else "completed"

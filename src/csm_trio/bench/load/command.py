@@ -33,9 +33,8 @@ async def bench(
 ) -> int:
     """Run the sweep, print its table on `out`, and return the exit code.
 
-    It is 0, 1 where no turn had audio or a file cannot be written, 130 after Ctrl-C; figures
-    measured until then are printed nevertheless. Must run in the main thread, which is where
-    signals arrive.
+    It is 0; 1 if no turn had audio or a file cannot be written; 130 after Ctrl-C, when the
+    figures measured so far are still printed. Must run in the main thread, where signals arrive.
     """
     out = sys.stdout if out is None else out
     stderr = sys.stderr if stderr is None else stderr
@@ -75,7 +74,7 @@ class _Sweep:
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
     async def run(self) -> None:
-        """Run all points; cancelling `scope` ends it with what there is."""
+        """Run all points; cancelling `scope` ends the sweep and keeps the points so far."""
         with self.scope:
             for index, calls in enumerate(self.options.calls):
                 if index:
@@ -115,7 +114,7 @@ def _progress_line(point: Point, now_s: float) -> str:
         stage = f"waiting for {recorder.pending} turns"
     failed = sum(record.outcome == "failed" for record in recorder.turns)
     return (
-        f"{point.calls} calls: {recorder.lines} open, {recorder.speaking} speaking, "
+        f"{point.calls} calls: {recorder.open_calls} open, {recorder.running_turns} in a turn, "
         f"{len(recorder.turns)} turns, {failed} failed, {recorder.audio_s:.0f} s of audio, {stage}"
     )
 

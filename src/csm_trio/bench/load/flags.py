@@ -210,7 +210,7 @@ def _formats(text: str) -> tuple[AudioFormat, ...]:
 
 
 def _texts(text: str) -> tuple[str, ...]:
-    """Read the texts of a file, one a line; blank lines are none."""
+    """Read the texts of a file, one per line; skip blank lines."""
     try:
         with Path(text).open("rb") as file:
             content = file.read(_MAX_TEXTS_BYTES).decode("utf-8")

@@ -1,4 +1,4 @@
-"""A sweep as a picture: first audio and C100 against the number of calls, in SVG by hand.
+"""Draw a sweep as SVG: first audio (TTFA) and C100 against the number of calls.
 
 Pure: figures in, a document out.
 """
@@ -17,7 +17,7 @@ _HEIGHT = 620
 
 _BLUE, _ORANGE, _GREEN, _GRAY, _GRID = "#1f5fbf", "#d9480f", "#2b7a3d", "#555", "#ddd"
 
-# Beyond this ratio a linear axis would lay the small values on the ground.
+# Maximum ratio of the largest to the smallest value on a linear axis; beyond it, logarithmic.
 _MAX_LINEAR_RATIO = 8
 
 _C100_BAR = 99.0
@@ -25,7 +25,7 @@ _C100_BAR = 99.0
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """A vertical axis between two heights of the picture, linear or logarithmic."""
+    """A vertical axis between two y coordinates of the drawing, linear or logarithmic."""
 
     low: float
     high: float
@@ -71,7 +71,7 @@ def svg(sweep: Sequence[Figures], *, title: str) -> str:
 
 
 def _xs(calls: Sequence[int]) -> list[float]:
-    """Place numbers of calls from left to right by their logarithm."""
+    """Return the x coordinates of numbers of calls, on a logarithmic scale."""
     if not calls:
         return []
     margin = 36
@@ -83,7 +83,7 @@ def _xs(calls: Sequence[int]) -> list[float]:
 
 
 def _latency_axis(values: Sequence[float]) -> _Axis:
-    """Choose an axis for milliseconds; less than one of them is nothing to look at."""
+    """Choose an axis for milliseconds; values below 1 ms count as 1 ms."""
     highest = max([1.0, *values])
     lowest = max(1.0, min(values, default=1.0))
     if highest / lowest > _MAX_LINEAR_RATIO:
@@ -98,14 +98,14 @@ def _latency_axis(values: Sequence[float]) -> _Axis:
     return _Axis(0, ticks[-1], tuple(ticks), _TOP_PANEL)
 
 
-def _round_step(least: float) -> float:
-    """Return the least of 1, 2, 5, 10, 20, … (or their fractions) that is no less than `least`."""
-    decade = 10.0 ** math.floor(math.log10(least))
-    return next(digit * decade for digit in (1, 2, 5, 10) if digit * decade >= 0.999 * least)
+def _round_step(min_step: float) -> float:
+    """Return the smallest of 1, 2, 5, 10, 20, … (or their fractions) from `min_step` up."""
+    decade = 10.0 ** math.floor(math.log10(min_step))
+    return next(digit * decade for digit in (1, 2, 5, 10) if digit * decade >= 0.999 * min_step)
 
 
 def _frame(axis: _Axis, name: str, xs: Sequence[float], points: Sequence[Figures]) -> list[str]:
-    """Draw the grid, the ticks with their values, and the name of what is shown."""
+    """Draw the grid, the ticks with their values, and the name of the quantity."""
     top, bottom = axis.panel
     parts = [_text(_LEFT, top - 14, name, color=_GRAY)]
     for tick in axis.ticks:
@@ -144,7 +144,7 @@ def _series(
 
 
 def _text(
-    x: float, y: float, words: str, *, anchor: str = "start", color: str = "#222", size: int = 12
+    x: float, y: float, text: str, *, anchor: str = "start", color: str = "#222", size: int = 12
 ) -> str:
-    place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{color}" font-size="{size}"'
-    return f"<text {place}>{escape(words)}</text>"
+    attributes = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{color}" font-size="{size}"'
+    return f"<text {attributes}>{escape(text)}</text>"

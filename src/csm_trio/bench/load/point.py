@@ -18,7 +18,7 @@ from csm_trio.bench.load.call import TICKS_PER_S, Recorder, run_call
 from csm_trio.bench.load.workload import Workload, arrival_times_s, format_of, turns
 
 TAIL_S = 20.0
-"""Seconds that counted turns may run on after the point's time, while others keep the load up."""
+"""Seconds that counted turns may run on after the measured time, under unchanged load."""
 
 _LAG_PERIOD_S = 0.02
 _SETTLE_S = 5.0
@@ -35,11 +35,11 @@ Metrics = dict[str, float]
 
 @dataclass(slots=True)
 class Point:
-    """All records of one point; can be read at any time while it runs.
+    """All records of one point; may be read while it runs.
 
     `cancels` maps the upper bounds of the server's own cancel-to-free histogram, in seconds, to
-    how many cancels were that fast; None where the server has no such metric. `busy` is
-    the share of the measured time in which this process computed.
+    the number of cancels in that bucket; None if the server has no such metric. `busy` is the CPU
+    time of this process as a share of the measured time.
     """
 
     calls: int
@@ -53,7 +53,8 @@ class Point:
 async def run_point(workload: Workload, point: Point, duration_s: float) -> None:
     """Run `point.calls` calls until all turns that count have ended, or are overdue.
 
-    What ends within the ramp is not counted. May be cancelled; `point` then holds what there is.
+    Turns that end within the ramp do not count. May be cancelled; `point` keeps the records so
+    far.
     """
     recorder = point.recorder
     before = await read_metrics(workload.base_url)
@@ -70,9 +71,9 @@ async def run_point(workload: Workload, point: Point, duration_s: float) -> None
         if before is not None and after is not None:
             point.cancels = buckets_between(before, after, _CANCEL_HISTOGRAM)
         if recorder.pending:
-            with trio.move_on_after(TAIL_S) as patience:
+            with trio.move_on_after(TAIL_S) as tail_scope:
                 await recorder.drained.wait()
-            recorder.overdue = patience.cancelled_caught
+            recorder.overdue = tail_scope.cancelled_caught
         nursery.cancel_scope.cancel()
 
 
@@ -96,7 +97,7 @@ async def _measure_client(point: Point) -> None:
 
 
 async def _note_lag(lag_ticks: Counter[int]) -> None:
-    """Record the event loop's wake-up lag, which adds to every figure."""
+    """Record the event loop's wake-up lag, which is part of every measured latency."""
     while True:
         due_s = trio.current_time() + _LAG_PERIOD_S
         await trio.sleep_until(due_s)
@@ -147,9 +148,9 @@ def parse_metrics(text: str) -> Metrics:
 
 
 def buckets_between(before: Metrics, after: Metrics, name: str) -> dict[float, float] | None:
-    """Return how many observations fell into each bucket, by its upper bound, in between.
+    """Return the number of observations per bucket, by upper bound, between two samples.
 
-    None where the histogram is not there, or has begun anew.
+    None if the histogram is missing, or was reset in between.
     """
     prefix, suffix = f'{name}_bucket{{le="', '"}'
     bounds = {

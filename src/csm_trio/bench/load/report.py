@@ -13,10 +13,10 @@ from typing import Any
 from csm_trio.bench.load.call import TICKS_PER_S, TurnRecord, error_kind
 from csm_trio.bench.load.point import Point
 
-HELD_UNDERRUN_S = 0.1
-"""Max underrun in seconds that C100 allows, as in sglang-omni and vllm-omni."""
+MAX_C100_UNDERRUN_S = 0.1
+"""Maximum underrun that C100 allows, in seconds, as in sglang-omni and vllm-omni."""
 
-# Above these the client itself adds to what it measures.
+# Above these limits the client itself distorts its measurements.
 _MAX_LAG_MS = 20.0
 _MAX_BUSY = 0.9
 
@@ -36,9 +36,9 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Cancels:
-    """The server's own figures of cancel to slot free: a percentile is at most so long.
+    """The server's own figures from cancel to free slot; percentiles are upper bounds.
 
-    None is beyond the histogram's last bound, or no cancel at all.
+    A percentile is None beyond the histogram's last bound, or without any cancel.
     """
 
     count: int
@@ -48,11 +48,11 @@ class Cancels:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """One point of a sweep, summed up over the turns spoken in its measured `seconds`.
+    """One point of a sweep, summed up over the turns of its measured `seconds`.
 
     `c100` is the share of turns that played to their end, or to the caller's barge-in, with
     no underrun above 100 ms; failed and unfinished turns do not count. `streams` is the audio
-    delivered per second of time, in all calls together; `real_time_factor` a whole turn's time
+    delivered per second of time, in all calls together; `real_time_factor` is the time of a turn
     from its first text to its last audio, over the audio's length. `c100_after_text` and
     `worst_underrun_after_text_ms` leave out underruns while the text was still being
     sent. `first_audio_ms` is TTFA. `loop_lag_ms` and `busy` are this client's own health.
@@ -61,7 +61,7 @@ class Figures:
     calls: int
     seconds: float
     turns: int
-    said: int
+    completed: int
     interrupted: int
     hung_up: int
     failed: int
@@ -85,7 +85,7 @@ class Figures:
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
-    """Return the least of `ordered` that `share` of them do not exceed: its nearest rank."""
+    """Return the smallest of `ordered` that `share` of them do not exceed: its nearest rank."""
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
@@ -114,23 +114,23 @@ def spread_of_ticks(ticks: Counter[int]) -> Spread:
 
 
 def sum_up(point: Point) -> Figures:
-    """Return the figures of all that a point has noted."""
+    """Return the figures of all records of a point."""
     records = point.recorder.turns
     outcomes = Counter(record.outcome for record in records)
     errors = [record.error for record in records if record.error is not None]
     lag_ms = spread_of_ticks(point.lag_ticks)
-    factors = (record.real_time_factor for record in records if record.outcome == "said")
+    factors = (record.real_time_factor for record in records if record.outcome == "completed")
     return Figures(
         calls=point.calls,
         seconds=point.seconds,
         turns=len(records),
-        said=outcomes["said"],
+        completed=outcomes["completed"],
         interrupted=outcomes["interrupted"],
         hung_up=sum(record.hung_up for record in records),
         failed=outcomes["failed"],
         unfinished=outcomes["unfinished"],
         errors=dict(Counter(map(error_kind, errors))),
-        # The last of a kind stays, in the order of the first.
+        # The last message of each kind, in the order of the first ones.
         error_examples={error_kind(error): error[:_MAX_EXAMPLE_CHARS] for error in errors},
         first_audio_ms=_spread_ms(record.first_audio_s for record in records),
         chunk_gap_ms=spread_of_ticks(point.recorder.gap_ticks),
@@ -141,10 +141,8 @@ def sum_up(point: Point) -> Figures:
         worst_underrun_after_text_ms=_spread_ms(
             record.worst_underrun_after_text_s for record in records if _has_audio(record)
         ),
-        c100=_share_held(records, [record.worst_underrun_s for record in records]),
-        c100_after_text=_share_held(
-            records, [record.worst_underrun_after_text_s for record in records]
-        ),
+        c100=_c100(records, [record.worst_underrun_s for record in records]),
+        c100_after_text=_c100(records, [record.worst_underrun_after_text_s for record in records]),
         streams=point.recorder.audio_s / point.seconds if point.seconds else 0.0,
         real_time_factor=spread(factor for factor in factors if factor is not None),
         connect_ms=_spread_ms(record.connect_s for record in records),
@@ -172,15 +170,15 @@ def _has_audio(record: TurnRecord) -> bool:
     return record.first_audio_s is not None
 
 
-def _share_held(records: Sequence[TurnRecord], underruns_s: Sequence[float]) -> float | None:
+def _c100(records: Sequence[TurnRecord], underruns_s: Sequence[float]) -> float | None:
     """Return the share of turns without failure and without an underrun above 100 ms."""
     if not records:
         return None
-    held = (
-        record.outcome in ("said", "interrupted") and underrun_s <= HELD_UNDERRUN_S
+    smooth = (
+        record.outcome in ("completed", "interrupted") and underrun_s <= MAX_C100_UNDERRUN_S
         for record, underrun_s in zip(records, underruns_s, strict=True)
     )
-    return sum(held) / len(records)
+    return sum(smooth) / len(records)
 
 
 def _spread_ms(values_s: Iterable[float | None]) -> Spread:
@@ -209,7 +207,7 @@ def _column(figures: Figures) -> dict[str, str]:
     return {
         "calls": str(figures.calls),
         "turns": str(figures.turns),
-        "  interrupted (while it came)": f"{figures.interrupted} ({figures.hung_up})",
+        "  interrupted (while audio came)": f"{figures.interrupted} ({figures.hung_up})",
         "  failed or unfinished": str(figures.failed + figures.unfinished),
         "first audio p50, ms": _number(first.p50),
         "first audio p95, ms": _number(first.p95),

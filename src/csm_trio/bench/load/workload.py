@@ -46,10 +46,10 @@ TEXTS: tuple[str, ...] = (
     " that. Please have your passport ready, and keep small bags with you at all times.",
     "Thank you for calling, and have a wonderful day. Goodbye!",
 )
-"""Sentences of phone bots: one to three each, 2 to 31 words, no text to normalize."""
+"""Texts of phone bots, one to three sentences each, 2 to 31 words, nothing to normalize."""
 
 SPEECH_S_PER_WORD = 0.3
-"""Seconds per word of a quick speaker; barge-ins are drawn from it, so most fall into speech."""
+"""Seconds per word of a quick speaker; places most barge-ins within the audio of their turn."""
 
 _WORD = re.compile(r"\S+\s*")
 _SENTENCE_END = re.compile(r"[.!?][\"')\]]*\s*$")
@@ -80,7 +80,7 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One answer of the bot, and what its caller does: interrupt it or not, then think."""
+    """One answer of the bot, the caller's barge-in time, if any, and the pause after the turn."""
 
     text: str
     interrupt_after_s: float | None
@@ -88,10 +88,10 @@ class Turn:
 
 
 def arrival_times_s(workload: Workload, calls: int) -> list[float]:
-    """Return when each of `calls` begins, in seconds from the start, in rising order.
+    """Return the start times of `calls`, in seconds from the start of the point, ascending.
 
-    `poisson` is a Poisson process of which `calls` events are known to fall into the ramp:
-    uniform times, sorted.
+    `poisson` is a Poisson process conditioned on `calls` events within the ramp: sorted uniform
+    times.
     """
     ramp_s = workload.ramp_s
     match workload.arrivals:
@@ -100,27 +100,27 @@ def arrival_times_s(workload: Workload, calls: int) -> list[float]:
         case "fixed":
             return [ramp_s * index / calls for index in range(calls)]
         case "poisson":
-            chance = random.Random(f"{workload.seed} arrivals {calls}")
-            return sorted(chance.uniform(0, ramp_s) for _ in range(calls))
+            rng = random.Random(f"{workload.seed} arrivals {calls}")
+            return sorted(rng.uniform(0, ramp_s) for _ in range(calls))
 
 
 def turns(workload: Workload, calls: int, index: int) -> Iterator[Turn]:
     """Yield the turns of call `index` out of `calls`, without end."""
-    chance = random.Random(f"{workload.seed} call {calls} {index}")
+    rng = random.Random(f"{workload.seed} call {calls} {index}")
     while True:
-        text = chance.choice(workload.texts)
-        # All three are drawn always, so that no setting shifts what follows.
-        cuts_in, moment, pause = chance.random(), chance.random(), chance.expovariate(1.0)
+        text = rng.choice(workload.texts)
+        # All three are always drawn, so that no setting shifts the random numbers after them.
+        interrupts, moment, pause = rng.random(), rng.random(), rng.expovariate(1.0)
         speech_s = SPEECH_S_PER_WORD * len(text.split())
         yield Turn(
             text,
-            moment * speech_s if cuts_in < workload.barge_in else None,
+            moment * speech_s if interrupts < workload.barge_in else None,
             pause * workload.turn_pause_s,
         )
 
 
 def format_of(workload: Workload, index: int) -> AudioFormat:
-    """Return the format of call `index`: they take turns."""
+    """Return the format of call `index`: formats are assigned in rotation."""
     return workload.formats[index % len(workload.formats)]
 
 
