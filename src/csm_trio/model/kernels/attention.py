@@ -1,9 +1,9 @@
-"""Decode attention over slots: each row to its own length, new keys written on the way.
+"""Decode attention over slots: each row over its own length; stores the new keys and values.
 
-In: the fused q, k, v of a few new positions a row, and a cache indexed by slot. Out: mixed values.
-One kernel serves the backbone (long pasts) and the codec (a ring with a window): lengths are
-read on the device, so that a captured launch holds for any set of rows. The depth decoder, whose
-rows all stand at the same short past, has a simpler one in `lockstep.py`.
+In: the fused q, k, v of a few new positions per row, and a KV cache indexed by slot. Out: attention
+outputs. One kernel serves the backbone (a long past) and the codec (a ring with a window). Lengths
+are read on the device, so that one captured launch is valid for any set of rows. The depth decoder,
+whose rows are all at the same position, has a simpler kernel in `depth_attention.py`.
 """
 
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ from csm_trio.model.config import MimiConfig
 from csm_trio.model.kernels.workspace import Workspace, power_of_2
 from csm_trio.model.mimi.attention import MimiPositions, RingAttend
 
-_MIN_TILE = 16  # what a matrix instruction takes
+_MIN_TILE = 16  # the minimum of a matrix instruction
 
 
 @triton.jit
 def _rotated(
     ptr, offsets, dims, cos, sin, mask, DIM: tl.constexpr
 ):  # fmt: skip
-    """Load heads at `offsets` [rows, 1] and rotate them: float32 inside, then their own type."""
+    """Load heads at `offsets` [rows, 1] and apply RoPE in float32; return their own type."""
     x = tl.load(ptr + offsets + dims, mask=mask, other=0.0)
     swapped = tl.load(ptr + offsets + (dims + DIM // 2) % DIM, mask=mask, other=0.0)
     return (x.to(tl.float32) * cos + swapped.to(tl.float32) * sin).to(x.dtype)
@@ -34,7 +34,7 @@ def _rotated(
 def _attend_kernel(
     out_ptr, qkv_ptr, keys_ptr, values_ptr, cos_ptr, sin_ptr, slots_ptr, starts_ptr,
     partial_ptr, ticket_ptr,
-    qkv_row, qkv_step, out_row, out_step, angle_row, angle_step, kv_slot, kv_head, kv_place,
+    qkv_row, qkv_step, out_row, out_step, angle_row, angle_step, kv_slot, kv_head, kv_position,
     scale, capacity, window,
     STEPS: tl.constexpr, GROUP: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr,
     WIDTH: tl.constexpr, QUERIES: tl.constexpr, BLOCK: tl.constexpr, SPLITS: tl.constexpr,
@@ -55,18 +55,18 @@ def _attend_kernel(
     cos = tl.load(cos_ptr + angles, mask=in_query & in_dim, other=0.0)
     sin = tl.load(sin_ptr + angles, mask=in_query & in_dim, other=0.0)
     qkv_ptr += row * qkv_row
-    place = step * qkv_step + (head * GROUP + query % GROUP) * DIM
-    q = _rotated(qkv_ptr, place[:, None], dims, cos, sin, in_query & in_dim, DIM)
+    q_offset = step * qkv_step + (head * GROUP + query % GROUP) * DIM
+    q = _rotated(qkv_ptr, q_offset[:, None], dims, cos, sin, in_query & in_dim, DIM)
 
-    # The new positions: seen in order among themselves, and kept for later.
+    # The new positions: causal among themselves, and stored below.
     fresh = tl.arange(0, 16)
     in_fresh = (fresh < STEPS)[:, None] & in_dim
     angles = row * angle_row + fresh[:, None] * angle_step + dims
     cos = tl.load(cos_ptr + angles, mask=in_fresh, other=0.0)
     sin = tl.load(sin_ptr + angles, mask=in_fresh, other=0.0)
-    place = (fresh * qkv_step + (KV_HEADS * GROUP + head) * DIM)[:, None]
-    k = _rotated(qkv_ptr, place, dims, cos, sin, in_fresh, DIM)
-    v = tl.load(qkv_ptr + place + KV_HEADS * DIM + dims, mask=in_fresh, other=0.0)
+    k_offset = (fresh * qkv_step + (KV_HEADS * GROUP + head) * DIM)[:, None]
+    k = _rotated(qkv_ptr, k_offset, dims, cos, sin, in_fresh, DIM)
+    v = tl.load(qkv_ptr + k_offset + KV_HEADS * DIM + dims, mask=in_fresh, other=0.0)
     kv = slot * kv_slot + head * kv_head
     scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
     seen = (fresh[None, :] <= step[:, None]) & (fresh < STEPS)[None, :] & (split == 0)
@@ -75,17 +75,17 @@ def _attend_kernel(
     total = tl.sum(weights, axis=1)
     mixed = tl.dot(weights.to(v.dtype), v, input_precision="ieee")
 
-    # The past: a ring's places hold the newest positions that fall on them.
-    held_places = tl.minimum(start, capacity)
-    share = tl.cdiv(tl.cdiv(held_places, SPLITS), BLOCK) * BLOCK
+    # The past: each index of a ring holds the newest position that maps to it.
+    held = tl.minimum(start, capacity)
+    share = tl.cdiv(tl.cdiv(held, SPLITS), BLOCK) * BLOCK
     begin = split * share
-    end = tl.minimum(begin + share, held_places)
+    end = tl.minimum(begin + share, held)
     for first in range(begin, end, BLOCK):
-        places = first + tl.arange(0, BLOCK)
-        in_past = places < end
-        in_cache = kv + places[:, None] * kv_place + dims
+        ring_index = first + tl.arange(0, BLOCK)
+        in_past = ring_index < end
+        in_cache = kv + ring_index[:, None] * kv_position + dims
         past_k = tl.load(keys_ptr + in_cache, mask=in_past[:, None] & in_dim, other=0.0)
-        age = (start - 1 - places) % capacity + 1  # [places], of the first new position
+        age = (start - 1 - ring_index) % capacity + 1  # [ring indices], of the first new position
         visible = in_past[None, :] & (age[None, :] + step[:, None] < window)
         logits = tl.dot(q, tl.trans(past_k), input_precision="ieee") * scale
         higher = tl.maximum(top, tl.max(tl.where(visible, logits, -1e30), axis=1))
@@ -97,18 +97,18 @@ def _attend_kernel(
         mixed = tl.dot(shares.to(past_v.dtype), past_v, mixed, input_precision="ieee")
         top = higher
 
-    if split == 0:  # only now: no load of the past need wait for these
-        at = kv + ((start + fresh) % capacity)[:, None] * kv_place + dims
+    if split == 0:  # stored last, so that no load of the past waits for it
+        at = kv + ((start + fresh) % capacity)[:, None] * kv_position + dims
         tl.store(keys_ptr + at, k, mask=in_fresh)
         tl.store(values_ptr + at, v, mask=in_fresh)
     last = True
     if SPLITS > 1:
         tile = row * KV_HEADS + head
         slab = partial_ptr + tile * SPLITS * QUERIES * (WIDTH + 2)
-        mine = slab + split * QUERIES * (WIDTH + 2) + query * (WIDTH + 2)
-        tl.store(mine, top)
-        tl.store(mine + 1, total)
-        tl.store(mine[:, None] + 2 + dims, mixed)
+        own = slab + split * QUERIES * (WIDTH + 2) + query * (WIDTH + 2)
+        tl.store(own, top)
+        tl.store(own + 1, total)
+        tl.store(own[:, None] + 2 + dims, mixed)
         tl.debug_barrier()
         last = tl.atomic_add(ticket_ptr + tile, 1, sem="acq_rel") == SPLITS - 1
         if last:
@@ -116,13 +116,15 @@ def _attend_kernel(
             total = tl.zeros((QUERIES,), tl.float32)
             mixed = tl.zeros((QUERIES, WIDTH), tl.float32)
             for other in range(SPLITS):
-                theirs = slab + other * QUERIES * (WIDTH + 2) + query * (WIDTH + 2)
-                their_top = tl.load(theirs, cache_modifier=".cg")
-                peak = tl.maximum(top, their_top)
-                ours, others = tl.exp(top - peak), tl.exp(their_top - peak)
-                total = total * ours + tl.load(theirs + 1, cache_modifier=".cg") * others
-                their_mixed = tl.load(theirs[:, None] + 2 + dims, cache_modifier=".cg")
-                mixed = mixed * ours[:, None] + their_mixed * others[:, None]
+                other_ptr = slab + other * QUERIES * (WIDTH + 2) + query * (WIDTH + 2)
+                other_top = tl.load(other_ptr, cache_modifier=".cg")
+                peak = tl.maximum(top, other_top)
+                own_scale, other_scale = tl.exp(top - peak), tl.exp(other_top - peak)
+                total = (
+                    total * own_scale + tl.load(other_ptr + 1, cache_modifier=".cg") * other_scale
+                )
+                other_mixed = tl.load(other_ptr[:, None] + 2 + dims, cache_modifier=".cg")
+                mixed = mixed * own_scale[:, None] + other_mixed * other_scale[:, None]
                 top = peak
             tl.store(ticket_ptr + tile, 0)
     if last:
@@ -137,10 +139,10 @@ def _attend_kernel(
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """Keys and values of one layer; both [slots, places, kv_heads, dim], however strided.
+    """Keys and values of one layer; both [slots, capacity, kv_heads, dim], of any strides.
 
-    Position p lies at index p modulo the capacity; a key is seen by queries less than
-    `window` positions later.
+    Position p is stored at index p modulo the capacity; a query attends to keys less than
+    `window` positions before it.
     """
 
     keys: Tensor
@@ -150,7 +152,7 @@ class Cache:
 
 @dataclass(frozen=True, slots=True)
 class RowPositions:
-    """Where the rows of a step stand.
+    """Slots, positions and RoPE angles of the rows of a step.
 
     slots, starts: int [rows], the slot of each and its first new position. cos, sin: float32
     [rows or 1, steps, dim] of the new positions, sin signed for the half it multiplies.
@@ -164,7 +166,7 @@ class RowPositions:
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """How a program walks its past: keys at once, warps, loads in flight."""
+    """Launch parameters: keys per block, warps, and pipeline stages of loads."""
 
     block: int
     warps: int
@@ -175,12 +177,12 @@ _FEW, _SOME, _MANY = Tuning(64, 4, 2), Tuning(32, 2, 3), Tuning(32, 1, 3)
 
 
 def tuning_for(programs: int) -> Tuning:
-    """Choose by how many programs there are: few must be quick, many must be small."""
+    """Choose launch parameters: few programs get large blocks, many get few warps each."""
     return _FEW if programs < 256 else _SOME if programs < 2048 else _MANY
 
 
 def splits_for(programs: int, *, max_splits: int) -> int:
-    """Choose into how many parts a past is split, so that few rows fill the device too."""
+    """Return the number of parts a row's past is split into, so that few rows fill the GPU too."""
     return min(max_splits, max(1, 256 // programs))
 
 
@@ -197,10 +199,10 @@ def attend(
     """Attend from qkv [rows, steps, (heads + 2 kv_heads) * dim], any strides of rows and steps.
 
     Writes the new keys and values to the cache. Returns [rows, steps, heads * dim], laid out as
-    qkv is: rows first or steps first. Rows that share a slot are padding, with no outcome.
+    qkv is: rows first or steps first. Rows that share a slot are padding, their output undefined.
     """
     rows, steps, _ = qkv.shape
-    _, places, kv_heads, dim = cache.keys.shape
+    _, capacity, kv_heads, dim = cache.keys.shape
     if qkv.stride(0) >= qkv.stride(1) or rows == 1:
         out = qkv.new_empty(rows, steps, heads * dim)
     else:
@@ -220,7 +222,7 @@ def attend(
         qkv.stride(0), qkv.stride(1), out.stride(0), out.stride(1),
         0 if shared_angles else positions.cos.stride(0), positions.cos.stride(1),
         cache.keys.stride(0), cache.keys.stride(2), cache.keys.stride(1),
-        dim**-0.5, places, cache.window,
+        dim**-0.5, capacity, cache.window,
         STEPS=steps, GROUP=group, KV_HEADS=kv_heads, DIM=dim, WIDTH=width, QUERIES=queries,
         BLOCK=tuning.block, SPLITS=splits, PDL=workspace.overlap,
         num_warps=tuning.warps, num_stages=tuning.stages, **workspace.launch,

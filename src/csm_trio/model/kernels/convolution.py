@@ -1,7 +1,8 @@
 """The codec's causal convolutions in one kernel each: windows, product, sum, activation.
 
-In: inputs [batch, time, channels] and what each stream's last step left. Out: outputs, and what
-the next step needs. The windows are never laid out in memory, which is what bounds large batches.
+In: inputs [batch, time, channels] and the context that each stream's last step left. Out: outputs,
+and the context of the next step. The windows are never written to memory, whose bandwidth would
+limit large batches.
 """
 
 from dataclasses import dataclass
@@ -14,9 +15,9 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from csm_trio.model.kernels.workspace import Workspace, power_of_2
 from csm_trio.model.mimi.convolution import CausalConv, TorchConvolutions
 
-_MIN_DEPTH = 16  # what a matrix instruction takes
+_MIN_DEPTH = 16  # the minimum of a matrix instruction
 _MIN_TIME = 16
-"""With fewer moments a step the windows are small, and cuBLAS has the better product."""
+"""Minimum time steps for the kernel; below it the windows are small, and cuBLAS is faster."""
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -47,12 +48,12 @@ def _convolve_kernel(
     if CONTEXT > 0:
         starting = in_rows & (moment < CONTEXT)
         if tl.max(starting.to(tl.int32), axis=0) > 0:
-            # What came before this step, as its activations were.
+            # Inputs of earlier steps, from the stored context.
             for k in range(0, (TAPS - 1) * CHANNELS, BLOCK_K):
-                place = moment + k // CHANNELS * DILATION  # in the past
-                at = place[:, None] * CHANNELS + (k % CHANNELS + depth)[None, :]
+                past_time = moment + k // CHANNELS * DILATION
+                at = past_time[:, None] * CHANNELS + (k % CHANNELS + depth)[None, :]
                 at += (ms // time)[:, None] * past_row
-                mask = (starting & (place < CONTEXT))[:, None]
+                mask = (starting & (past_time < CONTEXT))[:, None]
                 old = tl.load(past_ptr + at, mask=mask, other=0.0)
                 old_w_at = w_ptr + cols[None, :] * (TAPS * CHANNELS) + (k + depth)[:, None]
                 old_w = tl.load(old_w_at, mask=in_cols[None, :], other=0.0)
@@ -77,21 +78,20 @@ def _convolve_kernel(
     acc = acc.to(out_ptr.dtype.element_ty)
     if RAW:
         tl.store(out_ptr + to, acc, mask=in_out)
-    if ACTIVE:  # ELU of what would be read back, so that both outputs agree
+    if ACTIVE:  # ELU of the rounded output, so that both outputs agree
         wide = acc.to(tl.float32)
         wide = tl.where(wide > 0, wide, tl.exp(tl.minimum(wide, 0.0)) - 1)
         tl.store(active_ptr + to, wide.to(acc.dtype), mask=in_out)
 
 
 class FusedConvolutions(TorchConvolutions):
-    """The convolutions of one step, by the kernel wherever it fits."""
+    """The convolutions of one step, with the kernel for every size that it supports."""
 
     def __init__(self, past: Tensor, workspace: Workspace) -> None:
         super().__init__(past)
         self._space = workspace
 
     def raw(self, conv: CausalConv, inputs: Tensor) -> Tensor:
-        """Convolve, as `Convolve` says."""
         if not _fits(conv, inputs):
             return super().raw(conv, inputs)
         outputs = _check_sizes(conv, inputs)
@@ -99,7 +99,6 @@ class FusedConvolutions(TorchConvolutions):
         return outputs
 
     def activated(self, conv: CausalConv, inputs: Tensor, *, add: Tensor | None = None) -> Tensor:
-        """Convolve, as `Convolve` says."""
         if not _fits(conv, inputs):
             return super().activated(conv, inputs, add=add)
         active = _check_sizes(conv, inputs)
@@ -109,7 +108,6 @@ class FusedConvolutions(TorchConvolutions):
     def both(
         self, conv: CausalConv, inputs: Tensor, *, add: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Convolve, as `Convolve` says."""
         if not _fits(conv, inputs):
             return super().both(conv, inputs, add=add)
         outputs, active = _check_sizes(conv, inputs), _check_sizes(conv, inputs)
@@ -164,8 +162,8 @@ class _Tiles:
 
 
 def _tiles(rows: int, n: int, channels: int) -> _Tiles:
-    """Choose tiles: large ones where there are many, small ones where few must fill the chip."""
-    deepest = channels & -channels  # a tap's channels are cut evenly
+    """Choose tiles: large for many outputs, small where few outputs must occupy the whole GPU."""
+    deepest = channels & -channels  # divides the channels of a tap evenly
     columns = max(16, power_of_2(n))
     if rows <= 64:
         return _Tiles(16, min(32, columns), min(128, deepest), 4)

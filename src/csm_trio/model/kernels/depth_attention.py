@@ -1,8 +1,8 @@
-"""Attention of the depth decoder: all rows at the same position of a past that fits one tile.
+"""Attention of the depth decoder: all rows at one position, their keys within one tile.
 
-In: the fused q, k, v of one new position a row, and a frame's scratch. Out: mixed values, the new
-key and value kept. The first call of a frame brings two positions: 0, which sees itself alone,
-and 1.
+In: the fused q, k, v of one new position per row, and a frame's scratch. Out: attention outputs;
+the new key and value are stored in the scratch. The first call of a frame has two positions: 0,
+which attends to itself only, and 1.
 """
 
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ from csm_trio.model.kernels.workspace import Workspace, power_of_2
 
 @triton.jit(do_not_specialize=["position", "rows"])
 def _depth_attention_kernel(
-    out_ptr, qkv_ptr, keys_ptr, values_ptr, cos_ptr, sin_ptr, position, rows, places, scale,
+    out_ptr, qkv_ptr, keys_ptr, values_ptr, cos_ptr, sin_ptr, position, rows, positions, scale,
     GROUP: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr,
-    QUERIES: tl.constexpr, PLACES: tl.constexpr, FIRST: tl.constexpr, PDL: tl.constexpr,
+    QUERIES: tl.constexpr, POSITIONS: tl.constexpr, FIRST: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     if PDL:
         gdc_launch_dependents()
@@ -29,39 +29,39 @@ def _depth_attention_kernel(
     in_dim = dims < DIM
     query = tl.arange(0, QUERIES)
     in_query = (query < GROUP)[:, None] & in_dim[None, :]
-    place = tl.arange(0, PLACES)[:, None]
+    key_position = tl.arange(0, POSITIONS)[:, None]
     cos = tl.load(cos_ptr + dims, mask=in_dim, other=0.0)
     sin = tl.load(sin_ptr + dims, mask=in_dim, other=0.0)
-    slab = (row * KV_HEADS + head) * places * DIM
+    slab = (row * KV_HEADS + head) * positions * DIM
     if PDL:
         gdc_wait()
-    past = (place < position) & in_dim[None, :]
+    past = (key_position < position) & in_dim[None, :]
     if FIRST:
         before = qkv_ptr + row * (GROUP + 2) * KV_HEADS * DIM
         qkv_ptr += rows * (GROUP + 2) * KV_HEADS * DIM
-        # Position 0 is not turned, and what it attends to is its own value.
+        # RoPE does not rotate position 0, and its attention output is its own value.
         k_0 = tl.load(before + (KV_HEADS * GROUP + head) * DIM + dims, mask=in_dim, other=0.0)
         v_0 = tl.load(before + (KV_HEADS * (GROUP + 1) + head) * DIM + dims, mask=in_dim, other=0.0)
-        k = tl.where(place == 0, k_0[None, :], tl.zeros((PLACES, WIDTH), k_0.dtype))
-        v = tl.where(place == 0, v_0[None, :], tl.zeros((PLACES, WIDTH), v_0.dtype))
+        k = tl.where(key_position == 0, k_0[None, :], tl.zeros((POSITIONS, WIDTH), k_0.dtype))
+        v = tl.where(key_position == 0, v_0[None, :], tl.zeros((POSITIONS, WIDTH), v_0.dtype))
     else:
-        k = tl.load(keys_ptr + slab + place * DIM + dims[None, :], mask=past, other=0.0)
-        v = tl.load(values_ptr + slab + place * DIM + dims[None, :], mask=past, other=0.0)
+        k = tl.load(keys_ptr + slab + key_position * DIM + dims[None, :], mask=past, other=0.0)
+        v = tl.load(values_ptr + slab + key_position * DIM + dims[None, :], mask=past, other=0.0)
     own = qkv_ptr + row * (GROUP + 2) * KV_HEADS * DIM
     q_ptr = own + (head * GROUP + query[:, None]) * DIM
     q = tl.load(q_ptr + dims[None, :], mask=in_query, other=0.0)
-    turned = tl.load(q_ptr + swapped[None, :], mask=in_query, other=0.0)
-    q = (q.to(tl.float32) * cos[None, :] + turned.to(tl.float32) * sin[None, :]).to(q.dtype)
+    q_swapped = tl.load(q_ptr + swapped[None, :], mask=in_query, other=0.0)
+    q = (q.to(tl.float32) * cos[None, :] + q_swapped.to(tl.float32) * sin[None, :]).to(q.dtype)
     k_ptr = own + (KV_HEADS * GROUP + head) * DIM
     k_new = tl.load(k_ptr + dims, mask=in_dim, other=0.0)
-    turned_new = tl.load(k_ptr + swapped, mask=in_dim, other=0.0)
-    k_new = (k_new.to(tl.float32) * cos + turned_new.to(tl.float32) * sin).to(k_new.dtype)
+    k_swapped = tl.load(k_ptr + swapped, mask=in_dim, other=0.0)
+    k_new = (k_new.to(tl.float32) * cos + k_swapped.to(tl.float32) * sin).to(k_new.dtype)
     v_new = tl.load(own + (KV_HEADS * (GROUP + 1) + head) * DIM + dims, mask=in_dim, other=0.0)
-    k = tl.where(place == position, k_new[None, :], k)
-    v = tl.where(place == position, v_new[None, :], v)
+    k = tl.where(key_position == position, k_new[None, :], k)
+    v = tl.where(key_position == position, v_new[None, :], v)
 
-    scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale  # [QUERIES, PLACES]
-    scores = tl.where(tl.arange(0, PLACES)[None, :] <= position, scores, float("-inf"))
+    scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale  # [QUERIES, POSITIONS]
+    scores = tl.where(tl.arange(0, POSITIONS)[None, :] <= position, scores, float("-inf"))
     weights = tl.exp(scores - tl.max(scores, axis=1)[:, None])
     total = tl.sum(weights, axis=1)
     mixed = tl.dot(weights.to(v.dtype), v, input_precision="ieee") / total[:, None]
@@ -80,7 +80,7 @@ def _depth_attention_kernel(
 
 @dataclass(frozen=True, slots=True)
 class Scratch:
-    """One layer's keys and values of a frame, [rows, kv_heads, places, dim], contiguous.
+    """One layer's keys and values of a frame, [rows, kv_heads, positions, dim], contiguous.
 
     cos, sin: float32 [dim] of the new position, sin signed for the half it multiplies.
     """
@@ -99,14 +99,14 @@ def depth_attention(
     At position 1 qkv is [2 * rows, ...]: the rows at position 0 come first. Returns as many rows,
     [.., heads * dim].
     """
-    _, kv_heads, places, dim = scratch.keys.shape
+    _, kv_heads, positions, dim = scratch.keys.shape
     rows = len(qkv) // 2 if position == 1 else len(qkv)
     out = qkv.new_empty(len(qkv), heads * dim)
     _depth_attention_kernel[(rows, kv_heads)](
         out, qkv, scratch.keys, scratch.values, scratch.cos, scratch.sin,
-        position, rows, places, dim**-0.5,
+        position, rows, positions, dim**-0.5,
         GROUP=heads // kv_heads, KV_HEADS=kv_heads, DIM=dim, WIDTH=max(16, power_of_2(dim)),
-        QUERIES=max(16, power_of_2(heads // kv_heads)), PLACES=max(16, power_of_2(places)),
+        QUERIES=max(16, power_of_2(heads // kv_heads)), POSITIONS=max(16, power_of_2(positions)),
         FIRST=position == 1, PDL=workspace.overlap, num_warps=2, **workspace.launch,
     )  # fmt: skip
     return out

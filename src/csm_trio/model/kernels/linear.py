@@ -1,10 +1,10 @@
-"""Linear layers of a decode step, with what surrounds them in one kernel.
+"""Linear layers of a decode step, fused with the operations around them.
 
 In: activations [rows, in] and weights [out, in]. Out: [rows, out]: RMSNorm before, SwiGLU or a
 residual sum after. Few rows are bound by reading the weights, many by the products; where cuBLAS
-is better, it is called. Nothing here knows what the layers mean.
+is faster, it is called. The module must not know what the layers mean.
 
-Programmatic dependent launch: a kernel starts while the one before it ends, and fetches its
+Programmatic dependent launch: a kernel starts while the previous one ends, and prefetches its
 weights, which no kernel writes, before it waits for its input.
 """
 
@@ -20,9 +20,9 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from csm_trio.model.kernels.workspace import Workspace, power_of_2
 
 VECTOR_ROWS = 2
-"""Up to so many rows, products on the plain cores keep up with the weights' arrival."""
+"""Maximum rows of `_vector_kernel`: CUDA cores keep up with the reads of the weights."""
 TILED_ROWS = 64
-"""Up to so many rows, our kernel; beyond, cuBLAS."""
+"""Maximum rows of `_tiled_kernel`; above it, cuBLAS."""
 
 
 @triton.jit
@@ -59,7 +59,7 @@ def _vector_kernel(
 
 @triton.jit
 def _fetch(lines, wanted, fallback):
-    """Ask for cache lines to be brought into the second-level cache; nothing waits for them."""
+    """Prefetch cache lines into the L2 cache, without waiting for them."""
     lines = tl.where(wanted, lines, fallback)
     tl.inline_asm_elementwise(
         "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [lines],
@@ -110,7 +110,7 @@ def _tiled_kernel(
     mask = in_rows[:, None] & in_cols[None, :]
     last = True
     if SPLITS > 1:
-        # The split that comes last sums all in their order: the outcome knows no race.
+        # The last split to finish sums all in index order: the result is deterministic.
         within = tl.arange(0, BLOCK_M)[:, None] * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
         slab = partial_ptr + tile * SPLITS * BLOCK_M * BLOCK_N
         tl.store(slab + split * BLOCK_M * BLOCK_N + within, acc)
@@ -220,7 +220,7 @@ def _vector(
 
 @dataclass(frozen=True, slots=True)
 class Tiles:
-    """How the tiled kernel cuts one product; `fetch_k` of the weights come ahead of the input."""
+    """Tile sizes of one product; `fetch_k` columns of the weights are prefetched."""
 
     block_n: int
     block_k: int
@@ -230,7 +230,7 @@ class Tiles:
 
 
 def tiles_for(n: int, k: int, *, gated: bool) -> Tiles:
-    """Choose tiles so that every multiprocessor has weights to fetch; as measured on an H100."""
+    """Choose tiles so that every multiprocessor reads weights; as measured on an H100."""
     if gated:
         return Tiles(64, 128, 1, 3, 1024)
     if k > 4096:
@@ -244,7 +244,7 @@ def _tiled(
     out = _out(x, weight, gated)
     (rows, k), n = x.shape, out.shape[1]
     tiles = tiles_for(n, k, gated=gated)
-    # Few rows fill it as well: Hopper's fast matrix instruction takes no fewer than 64.
+    # Also for fewer rows: Hopper's wgmma takes at least 64.
     block_m = TILED_ROWS
     grid = (triton.cdiv(n, tiles.block_n), tiles.splits)
     workspace.check(floats=grid[0] * grid[1] * block_m * tiles.block_n, tickets=grid[0])
@@ -259,7 +259,7 @@ def _tiled(
 
 
 def rms_norm(x: Tensor, norm: Norm, workspace: Workspace) -> Tensor:
-    """Normalize [rows, width], in float32 inside."""
+    """Apply RMSNorm to [rows, width], in float32 inside."""
     out = torch.empty_like(x)
     rows, width = x.shape
     _norm_kernel[(rows,)](

@@ -1,7 +1,7 @@
-"""Draw one code a row and embed it: temperature, top-k, seed and noise on the device.
+"""Sample one code per row and embed it: temperature, top-k, seed and noise on the device.
 
-The same law as `model/sampling.py`, in one kernel: the k-th largest logit is found by halving
-the range of its bits, so that any k up to the vocabulary costs the same and nothing is sorted.
+Samples as `model/sampling.py` does, in one kernel: the k-th largest logit is found by a radix
+search over its bits, so that the cost does not depend on k and nothing is sorted.
 """
 
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ def _noise(seed, frame, codebook, ids):
 
 @triton.jit
 def _kth_largest(keys, k, BITS: tl.constexpr):
-    """Return the largest key that at least k keys are no smaller than; two bits at a time."""
+    """Return the k-th largest of `keys` in its upper `BITS` bits, found two bits at a time."""
     found = tl.full((), 0, tl.uint32)
     for step in tl.static_range(BITS // 2):
         unit = tl.full((), 1 << (30 - 2 * step), tl.uint32)
@@ -45,10 +45,10 @@ def _kth_largest(keys, k, BITS: tl.constexpr):
         three = (keys >= found + unit * 3).to(tl.int64)
         counts = tl.sum(one + (two << 21) + (three << 42))
         field = (1 << 21) - 1
-        places = ((counts & field) >= k).to(tl.uint32)
-        places += (((counts >> 21) & field) >= k).to(tl.uint32)
-        places += ((counts >> 42) >= k).to(tl.uint32)
-        found += places * unit
+        digit = ((counts & field) >= k).to(tl.uint32)
+        digit += (((counts >> 21) & field) >= k).to(tl.uint32)
+        digit += ((counts >> 42) >= k).to(tl.uint32)
+        found += digit * unit
     return found
 
 
@@ -78,8 +78,8 @@ def _sample_kernel(
         kept = keys >= _kth_largest(keys, k, BITS)
         seed, frame = tl.load(seeds_ptr + slot), tl.load(frames_ptr + slot)
         noise = _noise(seed, frame, codebook, ids)
-        warm = logits / tl.maximum(temperature, 1e-4) + noise
-        logits = tl.where(kept & inside, warm, float("-inf"))
+        scores = logits / tl.maximum(temperature, 1e-4) + noise
+        logits = tl.where(kept & inside, scores, float("-inf"))
     code = tl.argmax(logits, axis=0)
     tl.store(codes_ptr + row * codebooks + codebook, code.to(tl.int64))
     if EMBED:
@@ -91,7 +91,7 @@ def _sample_kernel(
 
 @dataclass(frozen=True, slots=True)
 class SamplingTensors:
-    """How rows draw. slots: int64 [rows]; the others are indexed by slot.
+    """Sampling parameters on the device. slots: int64 [rows]; the others are indexed by slot.
 
     temperature: float32 [slots, 2]; top_k: int64 [slots, 2]; seeds, frames: int64 [slots].
     Column 0 is for codebook 0, column 1 for all others.
@@ -115,7 +115,7 @@ def sample(
     table_start: int,
     embedded: Tensor | None,
 ) -> None:
-    """Draw from logits [rows, ids] into column `codebook` of codes [rows, codebooks], int64.
+    """Sample from logits [rows, ids] into column `codebook` of codes [rows, codebooks], int64.
 
     Row `table_start + code` of `table` is copied to `embedded` [rows, width], if that is given.
     """
@@ -127,7 +127,7 @@ def sample(
         table, table if embedded is None else embedded, codebook, table_start, codes.shape[1],
         ids, width,
         HALF=min(codebook, 1), EMBED=embedded is not None,
-        # A bfloat16 widened to float32 says nothing in its lower half.
+        # The lower 16 bits of a bfloat16 widened to float32 are zero.
         BITS=16 if logits.dtype == torch.bfloat16 else 32,
         IDS=power_of_2(ids), WIDTH=power_of_2(width), PDL=workspace.overlap,
         num_warps=4, **workspace.launch,

@@ -1,4 +1,4 @@
-"""What all kernels share: scratch memory with fixed addresses, and how they are launched."""
+"""Scratch memory with fixed addresses and launch options, shared by all kernels."""
 
 import torch
 from torch import Tensor
@@ -8,14 +8,15 @@ _TICKETS = 1 << 13
 
 
 def power_of_2(size: int) -> int:
-    """Return the least power of 2 that is no smaller."""
+    """Return the smallest power of 2 that is at least `size`."""
     return 1 << (size - 1).bit_length()
 
 
 class Workspace:
-    """Scratch for partial sums; kernels leave its tickets at zero, so any may follow any.
+    """Scratch for partial sums; every kernel resets its tickets to zero for the next one.
 
-    `overlap` lets a kernel start before the one ahead of it has ended (Hopper and later).
+    `overlap` turns on programmatic dependent launch: a kernel may start before the previous one
+    has ended (Hopper and later).
     """
 
     def __init__(self, device: torch.device, *, overlap: bool | None = None) -> None:
@@ -27,6 +28,6 @@ class Workspace:
         self.launch: dict[str, bool] = {"launch_pdl": True} if overlap else {}
 
     def check(self, *, floats: int, tickets: int) -> None:
-        """Assert that a launch fits the workspace; a failure is an error in its planned size."""
+        """Assert that a launch fits the workspace, whose size is fixed."""
         assert floats <= _FLOATS, "partial sums outgrow their workspace"
         assert tickets <= _TICKETS, "tiles outgrow their tickets"

@@ -63,8 +63,8 @@ class CausalConv(nn.Module):
         channels, outputs, stride = self.channels, self.outputs, self._stride
         weight = take(tensors, f"{name}.conv.weight")
         dense = weight.new_zeros(channels, groups, outputs // groups, 2 * stride)
-        place = torch.arange(channels, device=weight.device)
-        dense[place, place // (channels // groups)] = weight
+        channel = torch.arange(channels, device=weight.device)
+        dense[channel, channel // (channels // groups)] = weight
         # The kernel's second half is what an input leaves for the step after its own.
         taps = dense.view(channels, outputs, 2, stride).flip(2)
         self.weight.copy_(taps.permute(3, 1, 2, 0).reshape(stride * outputs, 2 * channels))
@@ -125,19 +125,16 @@ class TorchConvolutions:
         return torch.cat(self._fresh, 1)
 
     def raw(self, conv: CausalConv, inputs: Tensor) -> Tensor:
-        """Convolve, as `Convolve` says."""
         outputs = linear(self._windows(conv, inputs), conv.weight, conv.bias)
         return outputs.view(len(inputs), -1, conv.outputs)
 
     def activated(self, conv: CausalConv, inputs: Tensor, *, add: Tensor | None = None) -> Tensor:
-        """Convolve, as `Convolve` says."""
         outputs = self.raw(conv, inputs)
         return F.elu_(outputs if add is None else outputs.add_(add))
 
     def both(
         self, conv: CausalConv, inputs: Tensor, *, add: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Convolve, as `Convolve` says."""
         outputs = self.raw(conv, inputs)
         outputs = outputs if add is None else outputs.add_(add)
         return outputs, F.elu(outputs)
