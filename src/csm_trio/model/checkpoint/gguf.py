@@ -1,7 +1,7 @@
 """Tensors of a GGUF file, dequantized with torch.
 
 In: a path. Out: names, torch shapes and loaders, one tensor at a time. It must not know CSM: names
-come out as the file has them.
+are those of the file.
 """
 
 import logging
@@ -19,7 +19,7 @@ from csm_trio.errors import StartupError
 Loader = Callable[[torch.device], torch.Tensor]
 
 Q8_0_BLOCK = 32
-"""Weights that share one f16 scale in a Q8_0 block of 34 bytes (ggml: `block_q8_0`)."""
+"""Number of weights that share one f16 scale in a Q8_0 block of 34 bytes (ggml: `block_q8_0`)."""
 
 _logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ def open_gguf(path: Path) -> Iterator[tuple[str, tuple[int, ...], Loader]]:
     """Iterate over a GGUF file's tensors: name, shape in torch's order, loader.
 
     A loader reads, moves to the device and dequantizes there: F32, F16 and BF16 keep their type,
-    Q8_0 and Q4_K become f32. Raises `StartupError` if the file is not GGUF or is cut short, and
+    Q8_0 and Q4_K become f32. Raises `StartupError` if the file is not GGUF or is truncated, and
     for any other type of tensor.
     """
     reader = _open(path)
@@ -44,19 +44,19 @@ def open_gguf(path: Path) -> Iterator[tuple[str, tuple[int, ...], Loader]]:
             known = ", ".join(kind.name for kind in _LOADERS)
             raise StartupError(
                 f"Tensor {tensor.name} of {path} has the type {tensor.tensor_type.name}; "
-                f"these are understood: {known}."
+                f"these are supported: {known}."
             )
         shape = tuple(int(size) for size in reversed(tensor.shape.tolist()))
         yield tensor.name, shape, partial(load, tensor.data, shape)
 
 
 def gguf_names(path: Path) -> list[str]:
-    """List a GGUF file's tensors; raise `StartupError` if the file is not whole."""
+    """Return the names of a GGUF file's tensors; raise `StartupError` if it is truncated."""
     return [tensor.name for tensor in _open(path).tensors]
 
 
 def dequantize_q8_0(blocks: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-    """Multiply Q8_0 blocks out: uint8 [rows, bytes of a row] to f32 of `shape`, exactly."""
+    """Dequantize Q8_0 blocks exactly: uint8 [rows, bytes of a row] to f32 of `shape`."""
     blocks = blocks.reshape(-1, 2 + Q8_0_BLOCK)  # [blocks, 34]
     scales = blocks[:, :2].contiguous().view(torch.float16).float()  # [blocks, 1]
     values = blocks[:, 2:].contiguous().view(torch.int8)  # [blocks, 32]

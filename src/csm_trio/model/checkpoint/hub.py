@@ -1,7 +1,7 @@
-"""Files of a Hugging Face Hub repository, cached where the Hub library caches.
+"""Files of a Hugging Face Hub repository, in the Hub library's own cache.
 
-In: a repository's id and file names. Out: local paths. It must not know what the files mean;
-whatever goes wrong comes out as one sentence.
+In: a repository's id and file names. Out: local paths, or a `StartupError` of one sentence. It must
+not know what the files mean.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from csm_trio.errors import StartupError
 
 T = TypeVar("T")
 
-# (httpx.HTTPError, OSError); from version 2 of the Hub library on (httpx2.HTTPError, OSError).
+# (httpx.HTTPError, OSError); (httpx2.HTTPError, OSError) since version 2 of the Hub library.
 _TRANSPORT_ERRORS = cast(tuple[type[Exception], ...], errors.HfHubHTTPError.__bases__)
 
 _FAILURES: tuple[type[Exception], ...] = (
@@ -28,9 +28,9 @@ _FAILURES: tuple[type[Exception], ...] = (
 
 
 def fetch_matching(repo_id: str, patterns: list[str]) -> Path:
-    """Fetch the repository's files that match, and return the folder that holds them.
+    """Fetch the repository's files that match `patterns`; return the folder that holds them.
 
-    The folder may not exist if none matched. Raises `StartupError` if the repository cannot be had.
+    The folder may not exist if none matched. Raises `StartupError` if the fetch fails.
     """
 
     def fetch() -> str:
@@ -40,7 +40,10 @@ def fetch_matching(repo_id: str, patterns: list[str]) -> Path:
 
 
 def fetch_file(repo_id: str, name: str) -> Path | None:
-    """Fetch one file, None if the repository has no such file; raise `StartupError` as above."""
+    """Fetch one file; return None if the repository has no such file.
+
+    Raises `StartupError` if the fetch fails.
+    """
 
     def fetch() -> str | None:
         try:
@@ -52,14 +55,14 @@ def fetch_file(repo_id: str, name: str) -> Path | None:
     return None if path is None else Path(path)
 
 
-def _fetch_or_fail(what: str, repo_id: str, fetch: Callable[[], T]) -> T:
+def _fetch_or_fail(target: str, repo_id: str, fetch: Callable[[], T]) -> T:
     try:
         return fetch()
     except _FAILURES as error:
-        raise StartupError(_sentence(what, repo_id, error)) from error
+        raise StartupError(_sentence(target, repo_id, error)) from error
 
 
-def _sentence(what: str, repo_id: str, error: Exception) -> str:
+def _sentence(target: str, repo_id: str, error: Exception) -> str:
     match error:
         case errors.GatedRepoError():
             return (
@@ -75,15 +78,15 @@ def _sentence(what: str, repo_id: str, error: Exception) -> str:
             return f"The Hub has disabled the repository {repo_id}."
         case errors.LocalEntryNotFoundError() | errors.OfflineModeIsEnabled():
             return (
-                f"{what} is not in the local Hub cache, and the Hub cannot be reached "
+                f"{target} is not in the local Hub cache, and the Hub cannot be reached "
                 "(no network, or HF_HUB_OFFLINE is set)."
             )
         case errors.HFValidationError():
             return f"{repo_id!r} is no repository id of the form owner/name."
         case errors.HfHubHTTPError() if error.response.status_code in (401, 403):
-            return f"The Hub refuses {what}: set HF_TOKEN to a token that may read it."
+            return f"The Hub refuses {target}: set HF_TOKEN to a token that may read it."
         case errors.HfHubHTTPError():
-            return f"The Hub answered {error.response.status_code} for {what}; try again later."
+            return f"The Hub answered {error.response.status_code} for {target}; try again later."
         case _:
             detail = " ".join(str(error).split()) or type(error).__name__
-            return f"{what} could not be fetched from the Hub: {detail}"
+            return f"{target} could not be fetched from the Hub: {detail}"

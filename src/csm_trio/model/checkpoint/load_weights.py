@@ -1,7 +1,7 @@
-"""The tensors of a checkpoint of any flavor become one canonical state dict.
+"""Load the tensors of a checkpoint of any flavor as one canonical state dict.
 
-In: the checkpoint's files and the sizes they should have. Out: transformers' checkpoint names,
-rotate-half rows, on a device and in a type. It must not know where the files came from.
+In: the checkpoint's files and the expected sizes. Out: tensors under transformers' names, with
+rotate-half RoPE rows, on a device, in a dtype. It must not know where the files came from.
 """
 
 import logging
@@ -28,11 +28,12 @@ from csm_trio.model.linear import Int8Matrix
 from csm_trio.model.progress import Progress
 
 QUANTIZER_PREFIX = "codec_model.quantizer."
-"""Codebooks are quotients of running sums: they stay f32 whatever type the rest has."""
+"""Prefix of the codebooks, which are quotients of running sums and stay f32 in every dtype."""
 
 _LAYER_MATRIX = re.compile(r"(backbone_model|depth_decoder\.model)\.layers\..*_proj\.weight$")
 
-# Two copies of the tied embeddings may differ by one's quantization to 8 bits, not by more.
+# Maximum difference of two copies of the tied embeddings, relative to their largest value: one may
+# be quantized to 8 bits.
 _TIED_TOLERANCE = 0.01
 _NAMES_SHOWN = 3
 
@@ -42,21 +43,21 @@ _logger = logging.getLogger(__name__)
 def load_weights(
     files: CheckpointFiles, config: CSMConfig, *, device: torch.device, dtype: torch.dtype
 ) -> dict[str, torch.Tensor]:
-    """Load what speaking needs, tensor by tensor, straight to `device` in `dtype` (see `kept_as`).
+    """Load the tensors that generation needs, one by one, onto `device` in `dtype` (see `kept_as`).
 
     Flavors: transformers' names (one file or shards; either or both names of the tied audio
     embeddings) and Sesame's original names (interleaved RoPE rows, permuted here), in safetensors
     or GGUF. The result holds the audio embeddings once, as
     `backbone_model.embed_tokens.embed_audio_tokens.weight`, and the codec under `codec_model.`
     without its encoder. Raises `StartupError` for damaged files and for tensors that are missing,
-    unknown or of another shape than `config` says.
+    unknown or of another shape than that of `config`.
     """
     started_s = time.perf_counter()
     shapes = expected_shapes(config)
     weights: dict[str, torch.Tensor] = {}
     unknown: list[str] = []
     progress = Progress(_logger, f"loading {files.name}", len(shapes), "tensors")
-    for target, stored in _walk(files):
+    for target, stored in _stored_tensors(files):
         shape = shapes.get(target.name)
         if shape is None:
             unknown.append(stored.name)
@@ -79,10 +80,10 @@ def load_weights(
 
 
 def kept_as(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Convert a canonical tensor to what a model in `dtype` keeps of it.
+    """Convert a canonical tensor to the form in which a model in `dtype` keeps it.
 
-    The codec's codebooks are float32 in any. In int8, the layers' matrices are `Int8Matrix`, the
-    two embedding tables bfloat16, and everything else float32.
+    The codec's codebooks are float32 in every dtype. In int8, the layers' matrices are
+    `Int8Matrix`, the two embedding tables bfloat16, and everything else float32.
     """
     if name.startswith(QUANTIZER_PREFIX):
         return tensor.float()
@@ -95,18 +96,18 @@ def kept_as(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor
     return tensor.float()
 
 
-def _walk(files: CheckpointFiles) -> Iterator[tuple[CanonicalName, StoredTensor]]:
+def _stored_tensors(files: CheckpointFiles) -> Iterator[tuple[CanonicalName, StoredTensor]]:
     for path in files.weights:
         for stored in open_tensors(path):
             target = canonical_name(stored.name)
             if target is not None:
                 yield target, stored
     for path in files.codec:
-        yield from _walk_codec(path)
+        yield from _stored_codec(path)
 
 
-def _walk_codec(path: Path) -> Iterator[tuple[CanonicalName, StoredTensor]]:
-    """Take the codec out of a file of its own (bare Mimi names) or of another CSM's."""
+def _stored_codec(path: Path) -> Iterator[tuple[CanonicalName, StoredTensor]]:
+    """Yield the codec's tensors of a Mimi file (names without prefix) or of another CSM's file."""
     in_csm = any(name.startswith(CODEC_PREFIX) for name in tensor_names(path))
     for stored in open_tensors(path):
         if in_csm and not stored.name.startswith(CODEC_PREFIX):
@@ -121,12 +122,12 @@ def _check_shape(stored: StoredTensor, shape: tuple[int, ...]) -> None:
     if [size for size in stored.shape if size != 1] != [size for size in shape if size != 1]:
         raise StartupError(
             f"Tensor {stored.name} has the shape {list(stored.shape)}, "
-            f"but the configuration says {list(shape)}."
+            f"but the configuration requires {list(shape)}."
         )
 
 
 def _to_rotate_half(rows: torch.Tensor, head_dim: int) -> torch.Tensor:
-    """Reorder a projection's rows from RoPE on neighbors to RoPE on halves.
+    """Reorder a projection's rows from interleaved RoPE pairs to rotate-half RoPE.
 
     transformers, convert_csm.py: row 2i of a head becomes row i, row 2i + 1 row head_dim / 2 + i.
     """
@@ -156,12 +157,12 @@ def _check_complete(
 ) -> None:
     missing = [name for name in shapes if name not in weights]
     if missing:
-        raise StartupError(f"{checkpoint} lacks {_few(missing)}.")
+        raise StartupError(f"{checkpoint} lacks {_shown(missing)}.")
     if unknown:
-        raise StartupError(f"{checkpoint} holds {_few(unknown)} that no CSM of its sizes has.")
+        raise StartupError(f"{checkpoint} holds {_shown(unknown)} that no CSM of its sizes has.")
 
 
-def _few(names: list[str]) -> str:
+def _shown(names: list[str]) -> str:
     shown = ", ".join(names[:_NAMES_SHOWN])
     if len(names) <= _NAMES_SHOWN:
         return f"{'tensor' if len(names) == 1 else 'tensors'} {shown}"

@@ -1,11 +1,12 @@
-"""Which files make up the checkpoint to serve: local ones, the Hub's, or the embedded voice's.
+"""Locate the files of the checkpoint to serve: local ones, the Hub's, or the embedded voice's.
 
-In: what the command line says. Out: paths of files that are on this machine. It must not know
-tensors beyond their names, nor any size.
+In: paths and names from the command line. Out: paths of local files. It must not know tensors
+beyond their names, nor any size.
 
 Weights: `weights_path`, else `model_id` (with `model_file`), else the embedded voice. In a folder
-or repository an index of shards goes before a single `model.safetensors`: `sesame/csm-1b` holds
-shards in transformers' naming beside one file in Sesame's. What is missing beside the weights:
+or repository an index of shards takes precedence over a single `model.safetensors`: `sesame/csm-1b`
+holds shards in transformers' naming beside one file in Sesame's. Files that the weights lack are
+looked up in this order:
 
 - tokenizer: the `model_id` repository, then `sesame/csm-1b`;
 - codec: the weights themselves, then a folder `codec` beside them, then the `model_id` repository,
@@ -43,7 +44,7 @@ _SMALL_FILES = [
 
 @dataclass(frozen=True, slots=True)
 class CheckpointFiles:
-    """A checkpoint's files, all of them local; `name` is what to call it in a sentence."""
+    """A checkpoint's files, all of them local; `name` stands for it in messages."""
 
     name: str
     weights: tuple[Path, ...]
@@ -56,7 +57,7 @@ class CheckpointFiles:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """A folder of checkpoint files; `fetch` makes one of them local, None if there is none."""
+    """A folder of checkpoint files; `fetch` returns the local path of one, None if missing."""
 
     name: str
     folder: Path
@@ -71,42 +72,42 @@ def locate_checkpoint(
 ) -> CheckpointFiles:
     """Find, and where needed download, the files of the checkpoint to serve.
 
-    Raises `StartupError` with one sentence if something cannot be had.
+    Raises `StartupError` with one sentence if a file is missing or cannot be fetched.
     """
     if weights_path is not None:
         return _locate_local(weights_path, model_id=model_id, model_file=model_file)
     if model_id is not None:
         source = _repository(model_id)
-        return _assemble(source, _weights_in(source, model_file), spare_id=None)
+        return _assemble(source, _weights_in(source, model_file), fallback_id=None)
     if model_file is not None:
         raise StartupError("--model-file names a file of a repository: pass --model-id with it.")
     source = _local_source(_embedded_folder(), name="the embedded voice")
-    return _assemble(source, _weights_in(source, None), spare_id=None)
+    return _assemble(source, _weights_in(source, None), fallback_id=None)
 
 
 def _locate_local(path: Path, *, model_id: str | None, model_file: str | None) -> CheckpointFiles:
     if path.is_dir():
         source = _local_source(path, name=str(path))
-        return _assemble(source, _weights_in(source, model_file), spare_id=model_id)
+        return _assemble(source, _weights_in(source, model_file), fallback_id=model_id)
     if not path.is_file():
         raise StartupError(f"--weights-path: {path} does not exist.")
     source = _local_source(path.parent, name=str(path))
-    return _assemble(source, _weights_in(source, path.name), spare_id=model_id)
+    return _assemble(source, _weights_in(source, path.name), fallback_id=model_id)
 
 
 def _assemble(
-    source: _Source, weights: tuple[Path, ...], *, spare_id: str | None
+    source: _Source, weights: tuple[Path, ...], *, fallback_id: str | None
 ) -> CheckpointFiles:
-    """Complete the weights; the repository `spare_id` is asked for what is not beside them."""
-    codec = _locate_codec(source, weights, spare_id=spare_id)
+    """Add the other files to the weights; the repository `fallback_id` has those that lack."""
+    codec = _locate_codec(source, weights, fallback_id=fallback_id)
     tokenizer, config = source.find("tokenizer.json"), source.find("config.json")
     generation_config = source.find("generation_config.json")
-    if spare_id is not None and (tokenizer is None or config is None):
-        spare = _repository(spare_id)
-        tokenizer = tokenizer or spare.find("tokenizer.json")
+    if fallback_id is not None and (tokenizer is None or config is None):
+        fallback = _repository(fallback_id)
+        tokenizer = tokenizer or fallback.find("tokenizer.json")
         if config is None:
-            config = spare.find("config.json")
-            generation_config = generation_config or spare.find("generation_config.json")
+            config = fallback.find("config.json")
+            generation_config = generation_config or fallback.find("generation_config.json")
     return CheckpointFiles(
         name=source.name,
         weights=weights,
@@ -141,9 +142,9 @@ def _weights_in(source: _Source, model_file: str | None) -> tuple[Path, ...]:
 
 
 def _index_in(source: _Source) -> Path | None:
-    """Choose the index of shards: the library's usual name first, then by the alphabet."""
-    usual = source.find(f"model{_INDEX_SUFFIX}")
-    return usual or min(source.folder.glob(f"*{_INDEX_SUFFIX}"), default=None)
+    """Choose the index of shards: the library's default name, else the first in the alphabet."""
+    default = source.find(f"model{_INDEX_SUFFIX}")
+    return default or min(source.folder.glob(f"*{_INDEX_SUFFIX}"), default=None)
 
 
 def _only_gguf(folder: Path) -> Path | None:
@@ -152,7 +153,7 @@ def _only_gguf(folder: Path) -> Path | None:
 
 
 def _shards(source: _Source, index: Path, *, prefix: str = "") -> tuple[Path, ...]:
-    """Make local those shards of an index that hold a tensor whose name starts with `prefix`."""
+    """Fetch the shards of an index that hold a tensor whose name starts with `prefix`."""
     wanted = {shard for name, shard in _weight_map(index).items() if name.startswith(prefix)}
     shards = []
     for name in sorted(wanted):
@@ -179,14 +180,14 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 
 def _locate_codec(
-    source: _Source, weights: tuple[Path, ...], *, spare_id: str | None
+    source: _Source, weights: tuple[Path, ...], *, fallback_id: str | None
 ) -> tuple[Path, ...]:
     if any(name.startswith(CODEC_PREFIX) for path in weights for name in tensor_names(path)):
         return ()
-    beside = source.find(f"{_CODEC_FOLDER}/{_SINGLE_FILE}")
-    if beside is not None:
-        return (beside,)
-    if spare_id is not None and (shards := _codec_shards(spare_id)):
+    codec_file = source.find(f"{_CODEC_FOLDER}/{_SINGLE_FILE}")
+    if codec_file is not None:
+        return (codec_file,)
+    if fallback_id is not None and (shards := _codec_shards(fallback_id)):
         return shards
     problems = []
     for fetch in (_mimi_file, partial(_codec_shards, CSM_1B)):
@@ -206,7 +207,7 @@ def _locate_codec(
 def _codec_shards(repo_id: str) -> tuple[Path, ...]:
     """Fetch the shards of a repository that hold a codec; none if it has no index of shards.
 
-    A single file is not looked into: it would have to be downloaded whole to see its names.
+    A single file is not searched: its tensor names would need a download of the whole file.
     """
     source = _repository(repo_id)
     index = _index_in(source)
@@ -233,7 +234,7 @@ def _csm_1b_tokenizer(source: _Source) -> Path:
 
 
 def _repository(repo_id: str) -> _Source:
-    """Fetch a repository's small files; its weights follow by name."""
+    """Fetch a repository's small files; `fetch` of the result downloads weights by name."""
     folder = hub.fetch_matching(repo_id, _SMALL_FILES)
     return _Source(repo_id, folder, lambda name: hub.fetch_file(repo_id, name))
 

@@ -1,7 +1,7 @@
-"""An untrained checkpoint: every tensor of given sizes, filled with noise on the device.
+"""Random weights: every tensor of a CSM of given sizes, filled with noise on the device.
 
-In: sizes. Out: tensors by canonical name, as `weights.load_weights` gives them. What it says is
-noise; how long it takes to say it is what a trained model of its sizes takes.
+In: sizes. Out: tensors by canonical name, as `load_weights` returns them. The audio is noise; a
+step takes as long as with trained weights of the same sizes.
 """
 
 import logging
@@ -23,9 +23,9 @@ _logger = logging.getLogger(__name__)
 def random_weights(
     config: CSMConfig, *, device: torch.device, dtype: torch.dtype, seed: int = 0
 ) -> dict[str, Tensor]:
-    """Fill every tensor the model consists of; the same `seed` gives the same on one device.
+    """Return every tensor of the model; equal seeds give equal tensors on one device.
 
-    Matrices are scaled by their fan-in, so that activations keep their size from layer to layer.
+    Matrices are scaled by their fan-in, so that activations keep their scale across layers.
     """
     generator = torch.Generator(device).manual_seed(seed)
     weights: dict[str, Tensor] = {}
@@ -33,24 +33,24 @@ def random_weights(
     shapes = expected_shapes(config)
     progress = Progress(_logger, "filling with noise", len(shapes), "tensors")
     for name, shape in shapes.items():
-        filled = torch.float32 if name.startswith(QUANTIZER_PREFIX) or int8 else dtype
+        fill_dtype = torch.float32 if name.startswith(QUANTIZER_PREFIX) or int8 else dtype
         if len(shape) > 1:
-            tensor = torch.empty(shape, device=device, dtype=filled)
+            tensor = torch.empty(shape, device=device, dtype=fill_dtype)
             tensor.normal_(0.0, _spread(name, shape), generator=generator)
         else:
-            tensor = torch.full(shape, _constant(name), device=device, dtype=filled)
+            tensor = torch.full(shape, _constant(name), device=device, dtype=fill_dtype)
         weights[name] = kept_as(name, tensor, dtype)
         progress.note(len(weights))
     return weights
 
 
 def _spread(name: str, shape: tuple[int, ...]) -> float:
-    """Return the standard deviation that turns unit inputs into about unit outputs."""
+    """Return the standard deviation that maps unit-variance inputs to about unit variance."""
     if "embed" in name and "projector" not in name:
-        return 0.2  # a frame is the sum of 32 of them, 5.7 times as wide
+        return 0.2  # a frame is the sum of 32 of them: 5.7 times this deviation
     if name.endswith("codebooks_head.weight"):
         return float(shape[1] ** -0.5)  # [codebooks - 1, in, out]
-    # Of a convolution's kernel, [out, in, taps] or transposed, about this many meet an output.
+    # About the fan-in of a convolution's kernel, [out, in, taps] or transposed.
     return float(prod(shape[1:]) ** -0.5)
 
 

@@ -1,7 +1,7 @@
-"""A checkpoint's `config.json` and `generation_config.json` become one `CSMConfig`.
+"""Parse a checkpoint's `config.json` and `generation_config.json` into one `CSMConfig`.
 
-In: the JSON of either naming (transformers', or Sesame's own), or nothing at all. Out: frozen
-sizes. It must not know where the files came from, nor any tensor.
+In: the JSON in transformers' or Sesame's own naming, or neither file. Out: frozen sizes and default
+sampling parameters. It must not know where the files came from, nor any tensor.
 """
 
 import json
@@ -26,13 +26,13 @@ from csm_trio.timebase import FRAME_RATE_HZ, FRAME_SAMPLES, SAMPLE_RATE_HZ
 GREEDY = SamplingParams(temperature=0.0, top_k=1)
 
 CSM_1B_SAMPLING = SamplingParams(temperature=0.9, top_k=50)
-"""How Sesame's reference draws both halves (SesameAILabs/csm, generator.py)."""
+"""Sampling parameters of Sesame's reference for both halves (SesameAILabs/csm, generator.py)."""
 
 
 def read_config(config_path: Path | None, generation_config_path: Path | None) -> CSMConfig:
     """Read both files; without `config_path` the sizes are CSM-1B's.
 
-    Raises `StartupError` where a file is no JSON object, or names something that is not CSM.
+    Raises `StartupError` if a file is no JSON object, or its model is not CSM.
     """
     generation_config = _read_object(generation_config_path) if generation_config_path else None
     if config_path is None:
@@ -52,7 +52,7 @@ def parse_config(
 
     Defaults and legacy keys (`rope_scaling` beside `rope_theta`) are resolved by transformers'
     own `CsmConfig`; a configuration of Sesame's original repository names flavors instead of
-    sizes. Raises `StartupError` on anything this engine does not compute.
+    sizes. Raises `StartupError` for a configuration that this engine does not support.
     """
     if "backbone_flavor" in config:
         return _parse_sesame_config(config, generation_config)
@@ -67,7 +67,7 @@ def parse_config(
 
 
 def codec_config(config_path: Path | None) -> Any:
-    """Return transformers' configuration of a checkpoint's codec; kyutai/mimi's by default."""
+    """Return transformers' configuration of a checkpoint's codec, by default kyutai/mimi's."""
     from transformers import MimiConfig as TransformersMimiConfig
 
     content = {} if config_path is None else _read_object(config_path)
@@ -77,7 +77,7 @@ def codec_config(config_path: Path | None) -> Any:
 
 
 def csm_1b_config() -> CSMConfig:
-    """Name the sizes of `sesame/csm-1b`, for weights that come without a configuration.
+    """Return the sizes of `sesame/csm-1b`, for weights without a configuration.
 
     From SesameAILabs/csm, models.py (llama-1B, llama-100M), with the RoPE scaling of Llama 3.2 in
     its original form; the codec is `kyutai/mimi`.
@@ -293,10 +293,10 @@ def _parse_sesame_config(
 def _sampling_defaults(
     generation_config: Mapping[str, Any] | None, *, vocab_size: int
 ) -> SamplingDefaults:
-    """Mirror transformers' reading; a file that says nothing of drawing is as good as none.
+    """Return the sampling parameters as transformers reads them; CSM-1B's if the file has none.
 
-    In transformers (generation_csm.py) the depth decoder obeys `depth_decoder_*` alone, and what
-    is absent from a file takes the library's own value: no sampling, temperature 1, top_k 50.
+    In transformers (generation_csm.py) the depth decoder reads `depth_decoder_*` only, and a
+    missing field takes the library's default: no sampling, temperature 1, top_k 50.
     """
     fields = generation_config or {}
     if not any(
@@ -306,18 +306,18 @@ def _sampling_defaults(
     ):
         return SamplingDefaults(backbone=CSM_1B_SAMPLING, depth=CSM_1B_SAMPLING)
     return SamplingDefaults(
-        backbone=_draw(fields, prefix="", vocab_size=vocab_size),
-        depth=_draw(fields, prefix="depth_decoder_", vocab_size=vocab_size),
+        backbone=_sampling_params(fields, prefix="", vocab_size=vocab_size),
+        depth=_sampling_params(fields, prefix="depth_decoder_", vocab_size=vocab_size),
     )
 
 
-def _draw(fields: Mapping[str, Any], *, prefix: str, vocab_size: int) -> SamplingParams:
+def _sampling_params(fields: Mapping[str, Any], *, prefix: str, vocab_size: int) -> SamplingParams:
     if not fields.get(f"{prefix}do_sample"):
         return GREEDY
     temperature = fields.get(f"{prefix}temperature")
     top_k = fields.get(f"{prefix}top_k")
     try:
-        draw = SamplingParams(
+        params = SamplingParams(
             temperature=1.0 if temperature is None else float(temperature),
             top_k=50 if top_k is None else int(top_k),
         )
@@ -325,12 +325,12 @@ def _draw(fields: Mapping[str, Any], *, prefix: str, vocab_size: int) -> Samplin
         raise StartupError(
             f"generation_config.json: {prefix}temperature or top_k: {error}."
         ) from error
-    if not 0.0 <= draw.temperature < float("inf") or draw.top_k < 0:
+    if not 0.0 <= params.temperature < float("inf") or params.top_k < 0:
         raise StartupError(f"generation_config.json: {prefix}temperature or top_k is out of range.")
-    if draw.temperature == 0.0:
+    if params.temperature == 0.0:
         return GREEDY
-    # transformers' top_k 0 limits nothing.
-    return replace(draw, top_k=min(draw.top_k or vocab_size, vocab_size))
+    # In transformers a top_k of 0 is no limit.
+    return replace(params, top_k=min(params.top_k or vocab_size, vocab_size))
 
 
 def _single_id(value: int | list[int] | None) -> int:

@@ -1,6 +1,6 @@
-"""Tensors as files keep them: one safetensors or GGUF file, tensor by tensor.
+"""Read one safetensors or GGUF file, tensor by tensor.
 
-In: a path. Out: stored tensors whose values are read only when asked for. It must not know CSM.
+In: a path. Out: stored tensors whose values are read by `load` only. It must not know CSM.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ from csm_trio.errors import StartupError
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """One tensor of an open file: `load(device)` gives its values in their stored type."""
+    """One tensor of an open file: `load(device)` returns its values in their stored type."""
 
     name: str
     shape: tuple[int, ...]
@@ -25,7 +25,7 @@ class StoredTensor:
 
 
 def open_tensors(path: Path) -> Iterator[StoredTensor]:
-    """Iterate over a file's tensors; load one before asking for the next.
+    """Iterate over a file's tensors; each must be loaded before the next is requested.
 
     Raises `StartupError` if the file is missing, damaged or of an unknown kind.
     """
@@ -42,7 +42,7 @@ def open_tensors(path: Path) -> Iterator[StoredTensor]:
 
 
 def tensor_names(path: Path) -> list[str]:
-    """List a file's tensors without reading their values."""
+    """Return the names of a file's tensors without reading their values."""
     if path.suffix == ".gguf":
         from csm_trio.model.checkpoint.gguf import gguf_names
 
@@ -65,5 +65,5 @@ def _open_safetensors(path: Path) -> Iterator[StoredTensor]:
 
 def _load_safetensor(file: Any, name: str, device: torch.device) -> torch.Tensor:
     tensor: torch.Tensor = file.get_tensor(name)
-    # A copy: what `get_tensor` returns may alias the mapped file.
+    # A copy: the result of `get_tensor` may alias the mapped file.
     return tensor.to(device, copy=True)

@@ -1,7 +1,7 @@
-"""The names of a CSM checkpoint's tensors: Sesame's original ones become transformers' ones.
+"""Map the names of a CSM checkpoint's tensors to transformers' checkpoint naming.
 
-In: a tensor's name as stored. Out: its canonical name (transformers' checkpoint naming), and
-whether its rows are in Sesame's order. It must not know files or devices.
+In: a tensor's name as stored, in Sesame's or transformers' naming. Out: its canonical name, and
+whether its rows are in Sesame's RoPE order. It must not know files or devices.
 """
 
 import re
@@ -10,7 +10,10 @@ from dataclasses import dataclass
 TEXT_EMBEDDINGS = "embed_text_tokens.weight"
 
 AUDIO_EMBEDDINGS = "backbone_model.embed_tokens.embed_audio_tokens.weight"
-"""The audio embeddings, shared by both halves; a checkpoint may carry either name, or both."""
+"""Name of the audio embeddings, shared by backbone and depth decoder.
+
+A checkpoint may have this name, `TIED_AUDIO_EMBEDDINGS`, or both.
+"""
 
 TIED_AUDIO_EMBEDDINGS = "depth_decoder.model.embed_tokens.weight"
 
@@ -50,16 +53,16 @@ _SESAME_PARTS = {
 
 @dataclass(frozen=True, slots=True)
 class CanonicalName:
-    """Where a stored tensor belongs; `interleaved` rows are in Sesame's RoPE order."""
+    """The canonical name of a stored tensor; `interleaved` rows are in Sesame's RoPE order."""
 
     name: str
     interleaved: bool
 
 
 def canonical_name(name: str) -> CanonicalName | None:
-    """Map one stored name; None for a tensor that decoding does not need.
+    """Return the canonical name of a stored one; None for a tensor that decoding does not need.
 
-    A name of neither naming comes back as it is, for the caller to refuse.
+    A name of neither naming is returned unchanged, for the caller to reject.
     """
     if _UNUSED.match(name):
         return None

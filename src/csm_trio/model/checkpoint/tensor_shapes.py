@@ -1,7 +1,7 @@
-"""Which tensors a CSM of given sizes consists of, by canonical name.
+"""Names and shapes of the tensors of a CSM of given sizes.
 
-In: a `CSMConfig`. Out: names and shapes, in transformers' checkpoint naming. It must not know how
-tensors are stored, nor hold any.
+In: a `CSMConfig`. Out: shapes by canonical name, in transformers' checkpoint naming. It must not
+know how tensors are stored, nor hold any.
 """
 
 from csm_trio.model.checkpoint.tensor_names import AUDIO_EMBEDDINGS, CODEC_PREFIX, TEXT_EMBEDDINGS
@@ -11,7 +11,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def expected_shapes(config: CSMConfig) -> Shapes:
-    """Name every tensor of the model once, with its shape: backbone, depth decoder, codec."""
+    """Return the shape of every tensor of backbone, depth decoder and codec, by name."""
     hidden, depth_hidden = config.backbone.hidden_size, config.depth.hidden_size
     shapes: Shapes = {
         TEXT_EMBEDDINGS: (config.text_vocab_size, hidden),
@@ -30,7 +30,7 @@ def expected_shapes(config: CSMConfig) -> Shapes:
 
 
 def codec_shapes(config: MimiConfig) -> Shapes:
-    """Name the decoding half of a Mimi, without a prefix."""
+    """Return the shapes of a Mimi's decoding half, by name without a prefix."""
     shapes = _prefixed("decoder.layers.", _codec_convolutions(config))
     for index in range(config.layers):
         shapes |= _prefixed(f"decoder_transformer.layers.{index}.", _codec_layer(config))
@@ -68,7 +68,7 @@ def _llama_shapes(config: LlamaConfig) -> Shapes:
 
 
 def _codec_convolutions(config: MimiConfig) -> Shapes:
-    """Walk Mimi's SEANet decoder as `MimiDecoder` numbers it: activations take an index too."""
+    """Return the shapes of Mimi's SEANet decoder; as in transformers, activations take an index."""
     channels = config.filters * 2 ** len(config.upsampling_ratios)
     shapes = _convolution("0.conv", channels, config.hidden_size, config.kernel_size)
     index = 1

@@ -1,7 +1,7 @@
-"""A voice clip becomes codes: the encoding half of the checkpoint's own codec, by transformers.
+"""Encode voice clips to codes with the checkpoint's own codec, by transformers.
 
-In: a checkpoint's files and 24 kHz samples. Out: the codes that CSM reads as a past turn. Used
-once, while a server starts; it must not know slots or prompts.
+In: a checkpoint's files and 24 kHz samples. Out: the codes of a prompt segment. Used only while a
+server starts; it must not know slots or prompts.
 """
 
 import re
@@ -19,20 +19,20 @@ from csm_trio.model.checkpoint.tensor_files import open_tensors, tensor_names
 from csm_trio.model.checkpoint.tensor_names import CODEC_PREFIX
 from csm_trio.timebase import FRAME_SAMPLES
 
-# The decoding half, and what only training reads.
+# The decoding half, and tensors that only training reads.
 _UNUSED = re.compile(r"(decoder|upsample)|.*\.initialized$")
 
 
 class ClipEncoder:
-    """A whole Mimi on the CPU in float32, whatever the server runs on."""
+    """Mimi on the CPU in float32, on every device of the server."""
 
     def __init__(self, files: CheckpointFiles) -> None:
-        """Load the codec. Raises StartupError where the checkpoint has only its decoding half."""
-        # Imported here: only who has voice clips pays for importing transformers' models.
+        """Load the codec. Raises StartupError if the checkpoint has only its decoding half."""
+        # Imported here: a server without voice clips does not need transformers' models.
         from transformers import MimiModel
         from transformers.utils import logging as transformers_logging
 
-        # It would report the decoding half as missing; what really is, is found out below.
+        # It would report the unused decoding half as missing; the check below is exact.
         transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         mimi: Any = MimiModel
@@ -54,12 +54,12 @@ class ClipEncoder:
     def encode(self, pcm: npt.NDArray[np.float32], *, codebooks: int) -> npt.NDArray[np.int16]:
         """Encode samples [n] within [-1, 1] to codes [frames, codebooks].
 
-        Silence fills the last frame up, as moshi does, which Sesame uses: transformers would pad
-        every convolution instead, and the last frame would come out wholly different.
+        The last frame is padded with silence, as in moshi, which Sesame uses: transformers would
+        pad every convolution instead, and the codes of the last frame would differ.
         """
-        whole = np.pad(pcm, (0, -len(pcm) % FRAME_SAMPLES))
-        sound = torch.from_numpy(whole)[None, None]  # [1, 1, samples]
-        codes = self._model.encode(sound, num_quantizers=codebooks).audio_codes[0]
+        padded = np.pad(pcm, (0, -len(pcm) % FRAME_SAMPLES))
+        samples = torch.from_numpy(padded)[None, None]  # [1, 1, samples]
+        codes = self._model.encode(samples, num_quantizers=codebooks).audio_codes[0]
         return np.ascontiguousarray(codes.T.to(torch.int16).numpy())
 
 
