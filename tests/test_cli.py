@@ -197,7 +197,16 @@ def test_a_real_process_fails_in_one_line() -> None:
     assert "no/where" in line
 
 
-LIBRARIES_OF_THE_SERVER = ("torch", "quart", "quart_trio", "hypercorn", "av", "soxr", "lameenc")
+LIBRARIES_OF_THE_SERVER = (
+    "torch",
+    "numpy",
+    "quart",
+    "quart_trio",
+    "hypercorn",
+    "av",
+    "soxr",
+    "lameenc",
+)
 
 
 def test_say_imports_neither_the_server_nor_its_libraries() -> None:

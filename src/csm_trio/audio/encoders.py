@@ -64,12 +64,10 @@ class SampleEncoder:
         self._header = header
 
     def encode(self, pcm: NDArray[np.int16]) -> bytes:
-        """Take mono samples [n] at 24 kHz; return the bytes they complete, possibly none."""
         data = self._pack(self._resampler.feed(pcm))
         return self._with_header(data) if data else b""
 
     def finish(self) -> bytes:
-        """Return the bytes still held and end the stream; no call may follow."""
         return self._with_header(self._pack(self._resampler.finish()))
 
     def _with_header(self, data: bytes) -> bytes:
@@ -98,11 +96,9 @@ class Mp3Encoder:
         self._begun = False
 
     def encode(self, pcm: NDArray[np.int16]) -> bytes:
-        """Take mono samples [n] at 24 kHz; return the bytes they complete, possibly none."""
         return self._compress(self._resampler.feed(pcm))
 
     def finish(self) -> bytes:
-        """Return the bytes still held and end the stream; no call may follow."""
         data = self._compress(self._resampler.finish())
         # LAME fails to flush an encoder that got no samples.
         return data + bytes(self._lame.flush()) if self._begun else data
@@ -127,11 +123,9 @@ class MuxedEncoder:
         self._muxed = Muxed(recipe)
 
     def encode(self, pcm: NDArray[np.int16]) -> bytes:
-        """Take mono samples [n] at 24 kHz; return the bytes they complete, possibly none."""
         return self._muxed.encode(self._resampler.feed(pcm))
 
     def finish(self) -> bytes:
-        """Return the bytes still held and end the stream; no call may follow."""
         return self._muxed.encode(self._resampler.finish()) + self._muxed.finish()
 
 
@@ -145,11 +139,9 @@ class TempoEncoder:
         self._encoder = encoder
 
     def encode(self, pcm: NDArray[np.int16]) -> bytes:
-        """Take mono samples [n] at 24 kHz; return the bytes they complete, possibly none."""
         return self._encoder.encode(self._tempo.feed(pcm))
 
     def finish(self) -> bytes:
-        """Return the bytes still held and end the stream; no call may follow."""
         return self._encoder.encode(self._tempo.finish()) + self._encoder.finish()
 
 

@@ -6,12 +6,11 @@ The module must not know voices, formats' names or resampling. Layout after Micr
 
 import struct
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
-from csm_trio.audio.pcm import to_int16
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 HEADER_BYTES = 44
 
@@ -94,8 +93,13 @@ class _Layout:
             raise UnreadableWav("The WAV file's 'fmt ' chunk contradicts itself.")
         return cls(channels, sample_rate_hz)
 
-    def read(self, chunk: memoryview) -> NDArray[np.int16]:
+    def read(self, chunk: memoryview) -> "NDArray[np.int16]":
         """Return the mean over channels, samples [n]; an incomplete last row is ignored."""
+        # Imported here: `csm-trio say` only writes headers, and numpy is slow to import.
+        import numpy as np
+
+        from csm_trio.audio.pcm import to_int16
+
         rows = len(chunk) // (_SAMPLE_BYTES * self.channels)
         samples = np.frombuffer(chunk, dtype="<i2", count=rows * self.channels)
         if self.channels == 1:
@@ -104,7 +108,7 @@ class _Layout:
         return to_int16(mean)
 
 
-def read_wav(data: bytes) -> tuple[NDArray[np.int16], int]:
+def read_wav(data: bytes) -> "tuple[NDArray[np.int16], int]":
     """Return a WAV file's samples as mono, and its sample rate in Hz.
 
     Chunks other than `fmt ` and `data` are skipped. A data length that reaches beyond the bytes
