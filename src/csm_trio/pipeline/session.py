@@ -2,7 +2,9 @@
 
 A session is one nursery, cancelled by a hang-up. `ingest` is the only reader of the socket and
 blocks on nothing but reading, since a hang-up queues behind unread messages; `write` is its only
-writer. It must not know HTTP, Quart or any vendor's JSON: a protocol translates.
+writer. A barge-in is such a hang-up, or a ClearContext or discarding CloseContext, which cancel
+their contexts alone; a cancelled context releases its slot. It must not know HTTP, Quart or any
+vendor's JSON: a protocol translates.
 """
 
 import contextlib
