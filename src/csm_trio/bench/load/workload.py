@@ -1,4 +1,4 @@
-"""The workload of a load test: arrival times and turns of every call, drawn from a seed.
+"""The workload of a load test: random arrival times and turns of every call, from a seed.
 
 Pure: a workload and a seed in, arrivals and turns out; knows no socket and no clock.
 """

@@ -166,7 +166,7 @@ def _resolve(config: Mapping[str, Any]) -> Any:
 
 
 def _convert(resolved: Any, generation_config: Mapping[str, Any] | None) -> CSMConfig:
-    _refuse_unsupported(resolved)
+    _reject_unsupported(resolved)
     return CSMConfig(
         backbone=_llama_config(resolved, part="backbone"),
         depth=_llama_config(resolved.depth_decoder_config, part="depth decoder"),
@@ -179,7 +179,7 @@ def _convert(resolved: Any, generation_config: Mapping[str, Any] | None) -> CSMC
     )
 
 
-def _refuse_unsupported(config: Any) -> None:
+def _reject_unsupported(config: Any) -> None:
     depth, codec = config.depth_decoder_config, config.codec_config
     if codec.model_type != "mimi":
         raise StartupError(f"the codec is {codec.model_type!r}, and only 'mimi' can be served.")
