@@ -184,7 +184,7 @@ def _relative_error(ours: Tensor, oracles: Tensor) -> float:
 
 def test_frame_by_frame_equals_the_whole_past_the_window(codec: Codec) -> None:
     codes = codec.random_codes(40, seed=1)
-    assert 2 * len(codes) > 3 * codec.decoder.timekeeper.capacity
+    assert 2 * len(codes) > 3 * codec.decoder.ring_positions.capacity
     ours = codec.framewise(codes, slot=1, state=codec.open_state(3))
     assert _relative_error(ours, codec.whole(codes)) < 2e-5
 
@@ -291,7 +291,7 @@ def test_cast_modules_keep_codebooks_and_angles_in_fp32(codec: Codec) -> None:
     for decoder in (cast, loaded_after):
         assert decoder.dequantizer.table.dtype == torch.float32
         assert torch.equal(decoder.dequantizer.table, codec.decoder.dequantizer.table)
-        assert torch.equal(decoder.timekeeper.inv_freq, codec.decoder.timekeeper.inv_freq)
+        assert torch.equal(decoder.ring_positions.inv_freq, codec.decoder.ring_positions.inv_freq)
         assert {weight.dtype for weight in decoder.parameters()} == {torch.bfloat16}
     pairs = zip(cast.parameters(), loaded_after.parameters(), strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)

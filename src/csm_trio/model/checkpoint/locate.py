@@ -98,7 +98,7 @@ def _locate_local(path: Path, *, model_id: str | None, model_file: str | None) -
 def _assemble(
     source: _Source, weights: tuple[Path, ...], *, fallback_id: str | None
 ) -> CheckpointFiles:
-    """Add the other files to the weights; the repository `fallback_id` has those that lack."""
+    """Add the other files to the weights; look up missing ones in repository `fallback_id`."""
     codec = _locate_codec(source, weights, fallback_id=fallback_id)
     tokenizer, config = source.find("tokenizer.json"), source.find("config.json")
     generation_config = source.find("generation_config.json")

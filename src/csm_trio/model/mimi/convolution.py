@@ -1,9 +1,9 @@
-"""Mimi's causal convolutions, frame by frame, and what each remembers of its past.
+"""Mimi's causal convolutions, frame by frame, each with a context of its last inputs.
 
 In: a layer's inputs [batch, time, channels]. Out: its outputs in the same layout. Each causal
 convolution is one matrix product over windows of the past; a transposed one, whose kernel is
 twice its stride, is a two-tap causal convolution whose outputs are read as consecutive samples.
-The contexts are thus always *inputs*: no partial sums are carried.
+Contexts therefore hold inputs only, no partial sums.
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ class CausalConv(nn.Module):
     """The weights of a convolution over the past, dilated or transposed.
 
     With a `stride` it is transposed, trimmed on the right, its kernel twice the stride: 2 taps,
-    for the `stride` outputs of one input owe something to it and to the input before it.
+    since the `stride` outputs of one input depend on it and on the input before it.
     """
 
     def __init__(
@@ -65,13 +65,13 @@ class CausalConv(nn.Module):
         dense = weight.new_zeros(channels, groups, outputs // groups, 2 * stride)
         channel = torch.arange(channels, device=weight.device)
         dense[channel, channel // (channels // groups)] = weight
-        # The kernel's second half is what an input leaves for the step after its own.
+        # The kernel's second half applies to the outputs of the next input.
         taps = dense.view(channels, outputs, 2, stride).flip(2)
         self.weight.copy_(taps.permute(3, 1, 2, 0).reshape(stride * outputs, 2 * channels))
         self._load_bias(tensors, name)
 
     def pack(self) -> None:
-        """Lay the loaded kernel out for a CPU."""
+        """Lay out the loaded kernel for a CPU."""
         self.weight = packed(self.weight)
 
     def _load_bias(self, tensors: Mapping[str, Tensor], name: str) -> None:
@@ -81,10 +81,10 @@ class CausalConv(nn.Module):
 
 
 class Convolve(Protocol):
-    """How the convolutions of one step are done, each called once, always in the same order.
+    """The convolutions of one step, each called once, always in the same order.
 
     Each maps inputs [batch, time, channels] to outputs [batch, time * stride, outputs], to which
-    `add`, of their shape, is summed. What a convolution remembers are its inputs as they are.
+    `add`, of their shape, is added. Contexts hold the inputs unchanged.
     """
 
     def raw(self, conv: CausalConv, inputs: Tensor) -> Tensor:
@@ -99,11 +99,11 @@ class Convolve(Protocol):
         """Return the outputs, and the outputs through ELU."""
 
     def collect(self) -> Tensor:
-        """Join what the next step needs: [batch, floats]."""
+        """Return the contexts of the next step, concatenated: [batch, floats]."""
 
 
 class TorchConvolutions:
-    """Convolve by torch's own operations; contexts are handed out in the order of the layers."""
+    """The convolutions in torch operations; contexts are used in the order of the layers."""
 
     def __init__(self, past: Tensor) -> None:
         self._past = past  # [batch, floats]
@@ -121,7 +121,7 @@ class TorchConvolutions:
         self._fresh.append(fresh)
 
     def collect(self) -> Tensor:
-        """Join what the next step needs: [batch, floats]."""
+        """Return the contexts of the next step, concatenated: [batch, floats]."""
         return torch.cat(self._fresh, 1)
 
     def raw(self, conv: CausalConv, inputs: Tensor) -> Tensor:
@@ -140,7 +140,7 @@ class TorchConvolutions:
         return outputs, F.elu(outputs)
 
     def _windows(self, conv: CausalConv, inputs: Tensor) -> Tensor:
-        """Lay out each output's inputs, oldest tap first: [batch * time, taps * channels]."""
+        """Return each output's inputs, oldest tap first: [batch * time, taps * channels]."""
         batch, time, channels = inputs.shape
         if conv.taps == 1:
             return inputs.flatten(0, 1)

@@ -1,8 +1,8 @@
 """Mimi's decoding half, frame by frame: codes of many streams in, 80 ms of samples each out.
 
-Every stream lives in a slot of a `MimiState` and owns its clock; a step advances any choice of
-slots together. The outcome equals a full decode of each stream alone. This module knows nothing
-of what makes the codes, of who listens, or of when a slot is taken and given back.
+Every stream has a slot of a `MimiState` with its own position; a step advances any set of slots
+together. The samples equal those of a full decode of each stream alone. The module must not know
+the source of the codes, the reader of the samples, or when slots are acquired and released.
 
 All activations are laid out [batch, time, channels].
 
@@ -31,7 +31,7 @@ from csm_trio.model.mimi.convolution import (
 )
 
 CLUSTER_USAGE_MIN = 1e-5
-"""Floor of a code's usage count when its vector is averaged (transformers' `epsilon`)."""
+"""Minimum usage count of a code when its vector is averaged (transformers' `epsilon`)."""
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -40,16 +40,14 @@ M = TypeVar("M", bound=nn.Module)
 class MimiState:
     """The streaming state of every slot; written in place, never replaced."""
 
-    positions: Tensor  # [slots] int64, transformer positions gone by: 2 a frame
+    positions: Tensor  # [slots] int64, transformer positions so far: 2 per frame
     contexts: Tensor  # [slots, floats], the last inputs of each convolution, side by side
     rings: Tensor  # [layers, slots, capacity, 2, kv_heads, head_dim], position p at p % capacity
 
     def clear(self, slot: int) -> None:
-        """Begin anew: the slot's next frame is the first of another stream.
-
-        Masked values still meet the attention's sum with weight zero; the ring is emptied so
-        that no tenant's overflow (NaN times zero) reaches the next.
-        """
+        """Reset a slot: its next frame is the first of another stream."""
+        # The ring too: masked values enter the attention's sum with weight zero, and an overflow of
+        # the previous stream would reach the next one (NaN times zero).
         self.positions[slot] = 0
         self.contexts[slot] = 0
         self.rings[:, slot] = 0
@@ -61,9 +59,9 @@ class MimiState:
 
 
 class _Dequantizer(FullPrecision):
-    """The codebooks, already through their output projections: a frame is one gather and sum."""
+    """The codebooks with their output projections applied: a frame is one gather and sum."""
 
-    table: Tensor  # [quantizers * codebook_size, hidden_size] fp32, whatever the module's dtype
+    table: Tensor  # [quantizers * codebook_size, hidden_size] fp32 in every dtype
     offsets: Tensor  # [quantizers] first row of each codebook
 
     def __init__(self, config: MimiConfig) -> None:
@@ -75,7 +73,7 @@ class _Dequantizer(FullPrecision):
         self.register_buffer("offsets", offsets)
 
     def forward(self, codes: Tensor) -> Tensor:
-        """Sum the vectors of `codes` [batch, codebooks]: [batch, hidden_size] fp32."""
+        """Sum the vectors of `codes` [batch, codebooks] to [batch, hidden_size] fp32."""
         return F.embedding_bag(codes + self.offsets[: codes.shape[1]], self.table, mode="sum")
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
@@ -115,10 +113,10 @@ class _Layer(nn.Module):
         self.mlp_out = frozen(config.intermediate_size, hidden)  # [in, out]
 
     def forward(self, hidden: Tensor, ring: Tensor, attend: RingAttend) -> Tensor:
-        """Advance [batch, steps, hidden_size] through this layer's `ring`."""
-        seen = attend(linear(self.attention_norm(hidden), self.qkv), ring)
+        """Run the layer over `hidden` [batch, steps, hidden_size], with its KV cache `ring`."""
+        mixed = attend(linear(self.attention_norm(hidden), self.qkv), ring)
         flat = hidden.view(-1, hidden.shape[2])  # [batch * steps, hidden_size]
-        flat = torch.addmm(flat, seen.flatten(0, 1), self.attention_out)
+        flat = torch.addmm(flat, mixed.flatten(0, 1), self.attention_out)
         normed = self.mlp_norm(flat)
         flat = torch.addmm(flat, F.gelu(linear(normed, self.mlp_in)), self.mlp_out)
         return flat.view(hidden.shape)
@@ -142,7 +140,7 @@ class _Layer(nn.Module):
             norm.bias.copy_(take(tensors, f"{name}.{part}.bias"))
 
     def pack(self) -> None:
-        """Lay the loaded matrices out for a CPU, but for those that add to what they get."""
+        """Lay out the loaded matrices for a CPU, except those used by `addmm`."""
         self.qkv, self.mlp_in = packed(self.qkv), packed(self.mlp_in)
 
 
@@ -158,23 +156,23 @@ class _Residual(nn.Module):
 
 
 class _Stage(nn.Module):
-    """One rise in sample rate: transposed convolution, residual blocks, ELU before each."""
+    """One upsampling stage: transposed convolution, residual blocks, ELU before each."""
 
     def __init__(self, config: MimiConfig, channels: int, ratio: int) -> None:
         super().__init__()
-        self.rise = CausalConv(channels, channels // 2, taps=2, stride=ratio)
+        self.upsample = CausalConv(channels, channels // 2, taps=2, stride=ratio)
         self.residuals = nn.ModuleList(
             _Residual(config, channels // 2, dilation=config.dilation_growth**index)
             for index in range(config.residual_layers)
         )
 
     def forward(self, active: Tensor, convolve: Convolve) -> Tensor:
-        """Turn [batch, time, channels] into [batch, time * ratio, channels / 2].
+        """Map [batch, time, channels] to [batch, time * ratio, channels / 2].
 
-        What comes in has been through ELU, and what goes out too.
+        Inputs and outputs are activated (ELU).
         """
-        *others, last = _each(self.residuals, _Residual)  # Mimi has one; none is refused
-        hidden, active = convolve.both(self.rise, active)
+        *others, last = _each(self.residuals, _Residual)  # at least one: `read_config` checks it
+        hidden, active = convolve.both(self.upsample, active)
         for residual in others:
             inner = convolve.activated(residual.narrow, active)
             hidden, active = convolve.both(residual.widen, inner, add=hidden)
@@ -186,7 +184,7 @@ class _Stage(nn.Module):
 class DecoderKernels:
     """Kernels that replace torch's own operations in the decoder.
 
-    attending: from a step's clock; convolving: from the rows' contexts [batch, floats].
+    attending: built from a step's positions; convolving: from the rows' contexts [batch, floats].
     """
 
     attending: Callable[[MimiPositions], RingAttend]
@@ -196,8 +194,8 @@ class DecoderKernels:
 class MimiDecoder(nn.Module):
     """Mimi's decoding half: quantizer, upsampling, transformer and SEANet, for slots of streams.
 
-    Cast with `.to`, its codebooks and angles stay fp32. A step has static shapes, reads nothing
-    back and branches on no data: it can be captured in a CUDA graph per batch size.
+    Codebooks and angles stay fp32 when it is cast with `.to`. A step has static shapes, reads
+    nothing back and branches on no data: it can be captured in a CUDA graph per batch size.
     """
 
     def __init__(self, config: MimiConfig) -> None:
@@ -211,7 +209,7 @@ class MimiDecoder(nn.Module):
         if config.upsample_stride > 1:  # else the checkpoint has none
             stride = config.upsample_stride
             self.upsample = CausalConv(hidden, hidden, taps=2, stride=stride, bias=False)
-        self.timekeeper = RingPositions(config)
+        self.ring_positions = RingPositions(config)
         self.layers = nn.ModuleList(_Layer(config) for _ in range(config.layers))
         self.first = CausalConv(hidden, channels, taps=config.kernel_size)
         self.stages = nn.ModuleList(
@@ -223,10 +221,10 @@ class MimiDecoder(nn.Module):
 
     @torch.no_grad()
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take the weights from a checkpoint's `codec_model.*` tensors (transformers' names).
+        """Load the weights from a checkpoint's `codec_model.*` tensors (transformers' names).
 
-        What is folded together is folded in fp32 and then cast to the dtype the module has.
-        Their names and shapes have been compared with `shapes.codec_shapes`.
+        Products of weights are computed in fp32, then cast to the dtype of the module. Names and
+        shapes must match `tensor_shapes.codec_shapes`; they are not checked here.
         """
         self.dequantizer.load(tensors)
         if self.upsample is not None:
@@ -237,7 +235,7 @@ class MimiDecoder(nn.Module):
         self._load_seanet(tensors)
 
     def pack(self) -> None:
-        """Lay the loaded matrices out for a CPU."""
+        """Lay out the loaded matrices for a CPU."""
         for module in self.modules():
             if isinstance(module, CausalConv | _Layer):
                 module.pack()
@@ -247,7 +245,7 @@ class MimiDecoder(nn.Module):
         self.first.load(tensors, "decoder.layers.0")
         index = 2
         for stage in _each(self.stages, _Stage):
-            stage.rise.load_transposed(tensors, f"decoder.layers.{index}")
+            stage.upsample.load_transposed(tensors, f"decoder.layers.{index}")
             for residual in _each(stage.residuals, _Residual):
                 index += 1
                 residual.narrow.load(tensors, f"decoder.layers.{index}.block.1")
@@ -259,7 +257,7 @@ class MimiDecoder(nn.Module):
         """Allocate the state of `slots` streams at their start; `dtype` is the module's own."""
         config = self._config
         floats = sum(conv.context_floats for conv in self.modules() if type(conv) is CausalConv)
-        ring = (self.timekeeper.capacity, 2, config.kv_heads, config.head_dim)
+        ring = (self.ring_positions.capacity, 2, config.kv_heads, config.head_dim)
         return MimiState(
             positions=torch.zeros(slots, dtype=torch.int64, device=device),
             contexts=torch.zeros(slots, floats, dtype=dtype, device=device),
@@ -277,15 +275,15 @@ class MimiDecoder(nn.Module):
         """Decode one frame of each row and advance the slots of `rows`, and no others.
 
         `codes` is [batch, codebooks] int64, each below `codebook_size`; `rows` [batch] int64
-        names their slots. A slot may be named twice only if nothing is expected of it (padding
-        at a dummy slot). `kernels` take the place of torch's operations. Returns fp32
-        samples [batch, frame_samples], not clipped.
+        are their slots. A slot may occur twice only as padding (the dummy slot), whose output is
+        undefined. `kernels` replace torch's operations. Returns fp32 samples
+        [batch, frame_samples], not clipped.
         """
         start = state.positions.index_select(0, rows)  # [batch]
         if kernels is None:
-            kernels = DecoderKernels(self.timekeeper.attending, TorchConvolutions)
+            kernels = DecoderKernels(self.ring_positions.attending, TorchConvolutions)
         convolve = kernels.convolving(state.contexts.index_select(0, rows))
-        attend = kernels.attending(self.timekeeper(rows, start))
+        attend = kernels.attending(self.ring_positions(rows, start))
         hidden = self.dequantizer(codes)[:, None].to(state.contexts.dtype)
         if self.upsample is not None:
             hidden = convolve.raw(self.upsample, hidden)  # [batch, steps, hidden_size]
