@@ -180,6 +180,7 @@ def test_a_rejected_utterance_does_not_affect_others(on_cuda: TorchRunner) -> No
     outcomes = on_cuda.open([(1, long), (0, utterance(TEXTS[0], GREEDY))])
     assert isinstance(outcomes[0], TextTooLong)
     assert not isinstance(outcomes[1], SpeechError)
+    on_cuda.prefill_all()
     made = [on_cuda.step([0])[0] for _ in range(5)]
     np.testing.assert_array_equal(
         codes_of([frame for frame in made if frame is not None]), codes_of(expected)
