@@ -58,7 +58,7 @@ LAYERS = {
     "api": Row(
         5,
         GROUND | {"pipeline", "engine", "protocol", "audio", "alignment", "voices"},
-        {"trio", "quart", "quart_trio", "hypercorn", "h11", "werkzeug"},
+        {"trio", "quart", "quart_trio", "hypercorn", "h11", "wsproto", "werkzeug"},
     ),
     "client_flags": Row(4.5),
     "client": Row(
@@ -70,7 +70,7 @@ LAYERS = {
         GROUND | {"audio", "client", "client_flags", "engine", "model"},
         {"trio", "trio_websocket", "torch", "transformers", "numpy"},
     ),
-    "server": Row(6, GROUND | {"api", "pipeline", "engine", "voices"}, {"trio", "hypercorn"}),
+    "server": Row(6, GROUND | {"api", "pipeline", "engine", "voices"}, {"trio"}),
     "cli": Row(
         7, GROUND | {"server", "client_flags", "say", "bench", "engine", "voices"}, {"trio"}
     ),

@@ -4,6 +4,7 @@ Only `serve`, `voices` and `bench --engine` compose a `Config`; only `serve` imp
 """
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -78,7 +79,14 @@ def _serve_command(options: argparse.Namespace) -> int:
     from csm_trio.telemetry import configure_logging
 
     config = load_config(vars(options), os.environ)
-    configure_logging(config.log_level)
+    key = config.server.api_key
+    configure_logging(
+        config.log_level, log_format=config.log_format, secrets=() if key is None else (key,)
+    )
+    if options.api_key is not None:
+        logging.getLogger(__name__).warning(
+            "every user of this machine can read a key given as a flag: use CSM_API_KEY instead"
+        )
     # Before torch is imported.
     share_inductor_cache(os.environ)
     from csm_trio.engine.load import load_runner

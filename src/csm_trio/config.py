@@ -26,8 +26,9 @@ class ServerConfig:
     api_key: str | None = field(default=None, repr=False)
     max_sessions: int | None = None
     drain_s: float = 30.0
+    admission_wait_ms: int = 500
     max_body_bytes: int = 1 << 20
-    max_message_bytes: int = 1 << 20
+    max_message_bytes: int = 1 << 18
     # TCP_USER_TIMEOUT of Linux: time for which sent bytes may stay unacknowledged.
     user_timeout_s: float = 10.0
 
@@ -84,6 +85,7 @@ class Config:
     engine: EngineConfig = EngineConfig()
     speech: SpeechConfig = SpeechConfig()
     log_level: str = "info"
+    log_format: str = "text"
 
 
 _PATH = ValueType("a path", read_path)
@@ -158,6 +160,10 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "--max-sessions", "server", "max_sessions", whole(1, 1_000_000, or_auto=True), "sessions",
         "sessions (sockets and HTTP requests) admitted at once", "auto, the pool size",
+    ),
+    Setting(
+        "--admission-wait-ms", "server", "admission_wait_ms", whole(0, 60_000), "ms",
+        "time for which a request may wait for a session on a full server before it is refused",
     ),
     Setting("--cpu", "engine", "device", SWITCH, "true or false", "same as --device cpu", "false"),
     Setting(
@@ -240,6 +246,10 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "--log-level", "config", "log_level", choice("debug", "info", "warning", "error"),
         "level", "lowest level that is logged: debug, info, warning or error",
+    ),
+    Setting(
+        "--log-format", "config", "log_format", choice("text", "json"), "format",
+        "text, or one JSON object a line",
     ),
 )  # fmt: skip
 

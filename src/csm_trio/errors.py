@@ -48,6 +48,10 @@ class InvalidMessage(InvalidRequest):
         super().__init__(message, param=param)
 
 
+class BinaryMessage(InvalidMessage):
+    """A socket message is binary, where the protocol has text only."""
+
+
 class UnknownVoice(InvalidRequest):
     """No voice has this id."""
 
@@ -119,6 +123,13 @@ class EngineBusy(SpeechError):
     def __init__(self, message: str = "The server is at capacity.", *, retry_after_s: int = 1):
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class TooManyRequests(SpeechError):
+    """One client does more at once than a client may; it may retry after a second."""
+
+    def __init__(self, message: str = "Too many connections from this address.") -> None:
+        super().__init__(message)
 
 
 class InputTimeout(SpeechError):

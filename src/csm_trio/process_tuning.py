@@ -8,6 +8,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+try:
+    import resource
+except ModuleNotFoundError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 _GC_THRESHOLD = 50_000
 """Net new objects between two collections of the youngest generation (Python's default: 700,
 which hundreds of sessions reach in a few milliseconds)."""
@@ -21,6 +26,11 @@ def freeze_heap() -> None:
     """Exclude all objects that exist now from later garbage collections."""
     gc.collect()
     gc.freeze()
+
+
+_MAX_DESCRIPTORS = 1 << 16
+"""File descriptors that are asked for where the system sets no hard limit, and assumed where the
+limit is not known."""
 
 
 @contextmanager
@@ -49,3 +59,14 @@ def tuned_gc() -> Iterator[None]:
     finally:
         gc.set_threshold(*thresholds)
         gc.unfreeze()
+
+
+def descriptor_limit() -> int:
+    """Raise the limit of open file descriptors as far as the system allows, and return it."""
+    if resource is None:
+        return _MAX_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else hard
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted

@@ -1,4 +1,4 @@
-"""Assemble and run `serve`: the bound socket, hypercorn's settings, signals and the drain.
+"""Assemble and run `serve`: the bound socket, its connections, signals and the drain.
 
 Knows no flag and no torch: it is given a `Config` and the function that makes the runner.
 """
@@ -11,29 +11,32 @@ from dataclasses import dataclass
 from functools import partial
 
 import trio
-from hypercorn.config import Config as HypercornConfig
 
 from csm_trio.api.admission import Admission
-from csm_trio.api.app import create_app
-from csm_trio.api.connections import serve_connections
+from csm_trio.api.app import connection_error_body, create_app
+from csm_trio.api.connection_limits import ConnectionLimits
+from csm_trio.api.connections import Connections
 from csm_trio.api.state import ServerState
 from csm_trio.config import Config, ServerConfig
 from csm_trio.engine.scheduler import BufferTargets, Runner
-from csm_trio.engine.service import open_engine
-from csm_trio.errors import StartupError
+from csm_trio.engine.service import Engine, open_engine
+from csm_trio.errors import EngineFailed, ServerLeaving, StartupError
 from csm_trio.pipeline.context import Synthesizer
 from csm_trio.pipeline.request_history import RequestHistory
+from csm_trio.process_tuning import descriptor_limit
 from csm_trio.telemetry import Metrics
 from csm_trio.voices import VoiceCatalog
 
 logger = logging.getLogger(__name__)
 
 _BACKLOG = 1024
+_FAILURE_GRACE_S = 0.6
+"""Time that sessions have to tell their clients that the engine has failed."""
 _CLEANUP_S = 3.0
 """Time that sessions cancelled at the end of the drain have for their clean-up."""
 _KEEPALIVE_S = 20
-_READ_TIMEOUT_S = 7200
-"""Time for which a client may send nothing: longer than the longest text takes to be generated."""
+_RESERVED_DESCRIPTORS = 64
+"""File descriptors that connections leave to the rest of the process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,7 @@ async def serve(
     config: Config,
     make_runner: Callable[[VoiceCatalog], Runner],
     *,
+    limits: ConnectionLimits | None = None,
     task_status: trio.TaskStatus["Serving"] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Assemble the server and serve until a signal; the engine outlives its sessions.
@@ -61,8 +65,17 @@ async def serve(
     # listening begins only when the engine is warm.
     with _bound_socket(config.server) as bound:
         targets = BufferTargets(config.engine.low_water_s, config.engine.high_water_s)
-        async with open_engine(partial(make_runner, voices), metrics, targets=targets) as engine:
-            admission = Admission(config.server.max_sessions or engine.slots, metrics)
+        async with open_engine(
+            partial(make_runner, voices),
+            metrics,
+            targets=targets,
+            failure_grace_s=_FAILURE_GRACE_S,
+        ) as engine:
+            admission = Admission(
+                config.server.max_sessions or engine.slots,
+                metrics,
+                wait_s=config.server.admission_wait_ms / 1000,
+            )
             synthesizer = Synthesizer(engine, config.speech, metrics)
             state = ServerState(
                 engine=engine,
@@ -80,15 +93,21 @@ async def serve(
                 "listening on http://%s:%d, %d slots, %d sessions",
                 *(host, port, engine.slots, admission.limit),
             )
+            connections = Connections(
+                create_app(state),
+                limits or _connection_limits(config.server),
+                metrics,
+                error_body=connection_error_body,
+                limit=descriptor_limit() - _RESERVED_DESCRIPTORS,
+            )
+            until_stopped = partial(_drain_at_signal, admission, config.server)
             async with trio.open_nursery() as nursery:
-                await nursery.start(
-                    serve_connections,
-                    create_app(state),
-                    _hypercorn_config(config.server),
-                    bound,
-                    partial(_drain_at_signal, admission, config.server),
-                )
-                task_status.started(Serving(port, state))
+                nursery.start_soon(_abort_at_failure, engine, admission)
+                async with trio.open_nursery() as serving:
+                    serve_connections = partial(connections.serve, cleanup_s=_CLEANUP_S)
+                    await serving.start(serve_connections, bound, until_stopped)
+                    task_status.started(Serving(port, state))
+                nursery.cancel_scope.cancel()
 
 
 def _bound_socket(config: ServerConfig) -> socket.socket:
@@ -101,13 +120,11 @@ def _bound_socket(config: ServerConfig) -> socket.socket:
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    # Keep-alives find connections that died silently: hypercorn's own WebSocket pings would leave
-    # a task behind for up to their interval after every close.
+    # Keep-alives find connections that died silently, at no cost to the event loop.
     if hasattr(socket, "TCP_KEEPIDLE"):
         bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_S)
         bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEPALIVE_S)
-    # Ends the connection of a client that reads nothing: hypercorn shields its socket writes, so
-    # no deadline works here.
+    # Ends the connection of a client that reads nothing.
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         timeout_ms = round(1000 * config.user_timeout_s)
         bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
@@ -121,16 +138,10 @@ def _bound_socket(config: ServerConfig) -> socket.socket:
     return bound
 
 
-def _hypercorn_config(config: ServerConfig) -> HypercornConfig:
-    settings = HypercornConfig()
-    # hypercorn's default is no timeout, and it neither ends nor counts as idle a connection whose
-    # upgrade it refused, or an HTTP/2 connection before its first request.
-    settings.read_timeout = _READ_TIMEOUT_S
-    settings.graceful_timeout = _CLEANUP_S
-    settings.websocket_max_message_size = config.max_message_bytes
-    settings.loglevel = "WARNING"
-    settings.include_server_header = False
-    return settings
+def _connection_limits(config: ServerConfig) -> ConnectionLimits:
+    return ConnectionLimits(
+        max_body_bytes=config.max_body_bytes, max_message_bytes=config.max_message_bytes
+    )
 
 
 async def _drain_at_signal(admission: Admission, config: ServerConfig) -> None:
@@ -143,6 +154,13 @@ async def _drain_at_signal(admission: Admission, config: ServerConfig) -> None:
             with trio.move_on_after(config.drain_s):
                 await admission.drain()
             nursery.cancel_scope.cancel()
+    # What is still open is told.
+    admission.abort(ServerLeaving())
+
+
+async def _abort_at_failure(engine: Engine, admission: Admission) -> None:
+    await engine.failed.wait()
+    admission.abort(EngineFailed())
 
 
 async def _cancel_at_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:

@@ -1,7 +1,14 @@
 """Metrics of one server, a timeline per context, and logs with the session's id."""
 
+import contextlib
+import json
 import logging
+import os
+import queue
+import sys
+import threading
 import time
+from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
@@ -12,6 +19,10 @@ METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _STEP_BUCKETS_S = (0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.2, 0.5, 1.0)
 _WAIT_BUCKETS_S = (0.02, 0.04, 0.06, 0.08, 0.12, 0.16, 0.25, 0.35, 0.5, 0.8, 1.5, 3.0, 10.0)
 _RATIO_BUCKETS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9, 1.0, 1.5, 2.5)
+
+_LOG_QUEUE_LINES = 2000
+"""Lines of the log that wait for a reader of standard error; more are dropped."""
+_LOG_CLOSE_S = 1.0
 
 session_id: ContextVar[str] = ContextVar("session_id", default="-")
 """Id in the log lines of this task; also `request-id` of a REST answer."""
@@ -36,6 +47,17 @@ class Metrics:
         )
         self.sessions = Gauge(
             "csm_sessions", "Open sessions (sockets and REST requests).", registry=registry
+        )
+        self.admissions_waiting = Gauge(
+            "csm_admissions_waiting", "Requests that wait for a session.", registry=registry
+        )
+        self.connections = Gauge(
+            "csm_connections", "Open TCP connections of clients.", registry=registry
+        )
+        self.accept_errors = Counter(
+            "csm_accept_errors",
+            "Connections that could not be accepted at once, for want of descriptors or memory.",
+            registry=registry,
         )
         self.step_s = Histogram(
             "csm_step_seconds", "Time of one step, which makes a frame for every running row.",
@@ -86,6 +108,12 @@ class Metrics:
         self.failures = Counter(
             "csm_failures", "Contexts that failed, by error.", ["error"], registry=registry
         )
+        self.log_lines_dropped = Gauge(
+            "csm_log_lines_dropped",
+            "Lines of the log dropped because standard error is not read.",
+            registry=registry,
+        )
+        self.log_lines_dropped.set_function(lambda: log_drops.lines)
         self.characters = Counter(
             "csm_characters", "Characters of text received.", registry=registry
         )
@@ -135,13 +163,110 @@ class _SessionFilter(logging.Filter):
         return True
 
 
-def configure_logging(level: str) -> None:
-    """Log to standard error, one line per event, with the session's id."""
-    stream = logging.StreamHandler()
-    stream.addFilter(_SessionFilter())
-    stream.setFormatter(
-        logging.Formatter("%(asctime)s %(levelname)s %(name)s [%(session)s] %(message)s")
-    )
-    logging.basicConfig(level=level.upper(), handlers=[stream], force=True)
+class _LineFormatter(logging.Formatter):
+    """One line of text an event; secrets never appear, whichever library logs them."""
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s [%(session)s] %(message)s")
+        self._secrets = tuple(secrets)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the text of an event; a traceback follows on lines of its own."""
+        return self._redacted(super().format(record))
+
+    def _redacted(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "[redacted]")
+        return text
+
+
+class _JsonFormatter(_LineFormatter):
+    """One JSON object an event."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return an event as JSON."""
+        event = {
+            "time": self.formatTime(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "session": getattr(record, "session", "-"),
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            event["exception"] = self.formatException(record.exc_info)
+        return self._redacted(json.dumps(event))
+
+
+@dataclass(slots=True)
+class LogDrops:
+    """How many lines of the log were dropped because their reader does not keep up."""
+
+    lines: int = 0
+
+
+log_drops = LogDrops()
+
+
+class QueuedHandler(logging.Handler):
+    """Writes lines to a file descriptor from a thread of its own, so that logging never blocks.
+
+    A pipe that nobody reads, or a slow disk, would otherwise stop the event loop. Lines that do
+    not fit into the queue are dropped and counted.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._lines: queue.Queue[str | None] = queue.Queue(_LOG_QUEUE_LINES)
+        # A daemon: a blocked write must not keep the process from its end.
+        self._thread = threading.Thread(target=self._write_all, name="csm-log", daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queue one event."""
+        try:
+            self._lines.put_nowait(self.format(record))
+        except queue.Full:
+            log_drops.lines += 1
+
+    def close(self) -> None:
+        """Write what is queued, for a second at most."""
+        with contextlib.suppress(queue.Full):
+            self._lines.put_nowait(None)
+            self._thread.join(_LOG_CLOSE_S)
+        super().close()
+
+    def _write_all(self) -> None:
+        reported = log_drops.lines
+        while (line := self._lines.get()) is not None:
+            self._write(line)
+            if (dropped := log_drops.lines) != reported:
+                self._write(f"{dropped - reported} lines of the log were dropped here")
+                reported = dropped
+
+    def _write(self, line: str) -> None:
+        data = memoryview(f"{line}\n".encode("utf-8", "backslashreplace"))
+        try:
+            while data:
+                # Not through sys.stderr: its lock, held by a blocked thread, would hang the exit.
+                data = data[os.write(self._descriptor, data) :]
+        except OSError:
+            log_drops.lines += 1
+
+
+def configure_logging(level: str, *, log_format: str = "text", secrets: Iterable[str] = ()) -> None:
+    """Log to standard error without ever blocking, one event a line, with the session's id.
+
+    `log_format` is `text` or `json`. `secrets` are replaced wherever they occur.
+    """
+    handler: logging.Handler
+    try:
+        handler = QueuedHandler(sys.stderr.fileno())
+    except (AttributeError, OSError, ValueError):  # closed, or not a file
+        handler = logging.StreamHandler()
+    handler.addFilter(_SessionFilter())
+    formatter = _JsonFormatter if log_format == "json" else _LineFormatter
+    handler.setFormatter(formatter(secrets))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for library in ("httpx", "httpcore", "huggingface_hub", "urllib3", "filelock"):
         logging.getLogger(library).setLevel(logging.WARNING)

@@ -5,7 +5,6 @@ import json
 import pytest
 import trio
 
-from csm_trio import server as server_module
 from support.client_calls import (
     HI,
     SOCKET,
@@ -84,8 +83,7 @@ async def test_a_refused_upgrade_says_that_the_connection_ends() -> None:
     ],
     ids=["an upgrade without a key", "HTTP/2 and no request"],
 )
-async def test_a_silent_connection_is_closed(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "_READ_TIMEOUT_S", 0.05)
+async def test_a_silent_connection_is_closed(data: bytes) -> None:
     async with running_server() as server:
         stream = await trio.open_tcp_stream("127.0.0.1", server.port)
         async with stream:

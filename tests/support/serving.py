@@ -1,4 +1,4 @@
-"""A whole server in the test's own Trio loop: real sockets, real hypercorn, real device thread."""
+"""A whole server in the test's own Trio loop: real sockets, real HTTP, real device thread."""
 
 import json
 from collections.abc import AsyncIterator, Callable
@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 import trio
 from trio_websocket import WebSocketConnection, wrap_client_stream
 
+from csm_trio.api.connection_limits import ConnectionLimits
 from csm_trio.api.state import ServerState
 from csm_trio.config import Config, ServerConfig
 from csm_trio.engine.scheduler import Runner
@@ -72,13 +73,18 @@ def _count_tasks(nursery: trio.Nursery) -> int:
 
 @asynccontextmanager
 async def serving(
-    make_runner: Callable[[], Runner], config: Config | None = None
+    make_runner: Callable[[], Runner],
+    config: Config | None = None,
+    *,
+    limits: ConnectionLimits | None = None,
 ) -> AsyncIterator[Server]:
     """Serve on a free port of the loopback until the block is left."""
     given = config or Config()
     config = given if given.server != ServerConfig() else replace(given, server=TEST_SERVER)
     async with trio.open_nursery() as nursery:
-        started = await nursery.start(partial(serve, config, lambda voices: make_runner()))
+        started = await nursery.start(
+            partial(serve, config, lambda voices: make_runner(), limits=limits)
+        )
         yield Server(started.port, started.state, nursery)
         nursery.cancel_scope.cancel()
 

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
@@ -43,7 +43,6 @@ class Call:
         protocol: SocketProtocol | None = None,
         inactivity_timeout_s: float = 20.0,
         max_pending_chars: int = 1_000,
-        authorize: Callable[[str], bool] | None = None,
     ) -> None:
         self.engine = engine or FakeEngine()
         self.socket = socket or ScriptedSocket()
@@ -51,7 +50,7 @@ class Call:
         self.metrics = Metrics()
         self._max_pending_chars = max_pending_chars
         synthesizer = Synthesizer(cast(Engine, self.engine), SpeechConfig(), self.metrics)
-        config = SessionConfig(self._open_spec, lambda: "hang_up", inactivity_timeout_s, authorize)
+        config = SessionConfig(self._open_spec, lambda: "hang_up", inactivity_timeout_s)
         self._session = Session(
             protocol or StreamInputProtocol(), synthesizer, config, self.metrics
         )

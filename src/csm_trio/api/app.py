@@ -1,13 +1,15 @@
 """The application: every endpoint, the key check, body limits, and errors as answers."""
 
+import json
 import logging
 import secrets
+from http import HTTPStatus
 
 from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
-from csm_trio.api.asgi import SpeechConnection, SpeechSocketConnection, body_has_ended
+from csm_trio.api.asgi import SpeechConnection, body_has_ended
 from csm_trio.api.auth import check_request
 from csm_trio.api.elevenlabs.catalog import catalog_blueprint
 from csm_trio.api.elevenlabs.dialogue import dialogue_blueprint
@@ -33,7 +35,6 @@ class SpeechApp(QuartTrio):
     """Quart on Trio, with request nurseries that speech lives in."""
 
     asgi_http_class = SpeechConnection
-    asgi_websocket_class = SpeechSocketConnection
 
 
 def create_app(state: ServerState) -> SpeechApp:
@@ -64,7 +65,7 @@ def create_app(state: ServerState) -> SpeechApp:
 
     @app.after_request
     async def finish(response: Response) -> Response:
-        add_standard_headers(response)
+        add_standard_headers(response, has_key=state.server.api_key is not None)
         # The unread rest of a refused request's body would be parsed as the next request.
         if not await body_has_ended(within_s=UNREAD_BODY_S):
             response.headers["connection"] = "close"
@@ -89,3 +90,10 @@ def create_app(state: ServerState) -> SpeechApp:
         return body, status, headers
 
     return app
+
+
+def connection_error_body(status: int) -> bytes:
+    """Return the JSON body of an error that a connection answers before there is a request."""
+    name = HTTPStatus(status).phrase
+    body = http_error_body(status, name, name, request_id=secrets.token_hex(8))
+    return json.dumps(body).encode()

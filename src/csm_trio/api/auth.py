@@ -5,18 +5,26 @@ Tokens are for browsers, which must not hold the key. Knows nothing of the serve
 
 import hmac
 import secrets
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 
 import trio
 from werkzeug.datastructures import Headers
 
-from csm_trio.errors import Unauthorized
+from csm_trio.errors import TooManyRequests, Unauthorized
 from csm_trio.protocol.fields import bearer_token
 
 TOKEN_LIFE_S = 900.0
 """Lifetime of a single-use token: the vendor's 15 minutes (docs of `/v1/single-use-token`)."""
 
 MAX_TOKENS = 10_000
+
+MAX_UNAUTHENTICATED = 32
+"""Sockets of one address that may be open at once without a valid key."""
+
+AUTHENTICATION_TIMEOUT_S = 5.0
+"""Seconds that a socket without a key in its upgrade has to send one in a message."""
 
 KEYLESS_PATHS = frozenset({"/v1/audio/models", "/v1/audio/voices"})
 """Lists that are readable without a key: Open WebUI sends none, though it has one."""
@@ -43,6 +51,30 @@ class SingleUseTokens:
     def redeem(self, token: str) -> bool:
         """Return whether a token is valid, and invalidate it."""
         return self._ends_s.pop(token, 0.0) > trio.current_time()
+
+
+class UnauthenticatedSockets:
+    """Sockets that have not shown a valid key, counted by the client's address."""
+
+    def __init__(self, per_address: int = MAX_UNAUTHENTICATED) -> None:
+        self._per_address = per_address
+        self._open = Counter[str]()
+
+    def enter(self, address: str) -> AbstractContextManager[None]:
+        """Return what counts one socket in while entered; raise TooManyRequests at the limit."""
+        if self._open[address] >= self._per_address:
+            raise TooManyRequests
+        return self._counted(address)
+
+    @contextmanager
+    def _counted(self, address: str) -> Iterator[None]:
+        self._open[address] += 1
+        try:
+            yield
+        finally:
+            self._open[address] -= 1
+            if not self._open[address]:
+                del self._open[address]
 
 
 def check_key(key: str, api_key: str | None) -> bool:
@@ -72,8 +104,8 @@ def check_socket(
 ) -> Callable[[str], bool] | None:
     """Check the key or single-use token of a socket's upgrade request; a token is then used.
 
-    Returns the check that the first message's key must pass where the request presents neither;
-    None where the client is authenticated. Raises `Unauthorized` for wrong ones.
+    Returns None where the client is authenticated, else the check that the first message's key
+    must pass; no key passes after a wrong one in the request.
     """
     key, token = presented_key(headers, query), query.get("single_use_token")
     if api_key is None or (key is not None and check_key(key, api_key)):
@@ -82,7 +114,7 @@ def check_socket(
         return lambda shown: check_key(shown, api_key) or tokens.redeem(shown)
     if any(tokens.redeem(shown) for shown in (token, key) if shown is not None):
         return None
-    raise Unauthorized
+    return lambda shown: False
 
 
 def presented_key(headers: Headers, query: Mapping[str, str]) -> str | None:

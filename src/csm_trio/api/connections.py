@@ -1,63 +1,129 @@
-"""TCP connections: hypercorn serves HTTP on each, and an error on one leaves the others alone.
+"""TCP connections of the server: accepts them, limits their number, and ends them at the stop.
 
-Must not know the application behind them.
+An error on one connection leaves the others alone.
 """
 
+import errno
 import logging
 import socket
-from collections.abc import Awaitable, Callable
-from functools import partial
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 import trio
-from hypercorn.app_wrappers import ASGIWrapper
-from hypercorn.config import Config as HypercornConfig
-from hypercorn.trio.tcp_server import TCPServer
-from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import ASGIFramework, ConnectionState
+from hypercorn.typing import ASGIFramework
 
+from csm_trio.api.client_socket import ClientGone, ClientSocket
+from csm_trio.api.connection_limits import ConnectionLimits
+from csm_trio.api.http_connection import ConnectionContext, HttpConnection
 from csm_trio.errors import first_leaf
+from csm_trio.telemetry import Metrics
 
 logger = logging.getLogger(__name__)
 
+_FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\n"
+    b"connection: close\r\n\r\n"
+)
+_ACCEPT_PAUSE_S = 0.1
+"""Seconds between two attempts to accept where the system has no descriptor or memory left."""
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
-class _Connection(TCPServer):
-    """One client's connection.
 
-    hypercorn raises on a client's protocol error, which would end its own `serve`.
-    """
+class Connections:
+    """The open connections of one server."""
 
-    async def run(self) -> None:
-        """Serve the connection until it is closed."""
+    def __init__(
+        self,
+        app: ASGIFramework,
+        limits: ConnectionLimits,
+        metrics: Metrics,
+        *,
+        error_body: Callable[[int], bytes],
+        limit: int,
+    ) -> None:
+        self._limits = limits
+        self._metrics = metrics
+        self._limit = limit
+        self._open = 0
+        # In the order in which they became idle: the first is the first to go.
+        self._idle: dict[trio.CancelScope, None] = {}
+        self._stopping = trio.Event()
+        self._context = ConnectionContext(app, error_body, self._while_idle, self._stopping)
+
+    async def serve(
+        self,
+        listening: socket.socket,
+        until_stopped: Callable[[], Awaitable[None]],
+        *,
+        cleanup_s: float,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Accept and serve connections until `until_stopped` returns, then end those that are open.
+
+        An idle connection ends at once, a busy one after `cleanup_s` at the latest. The listening
+        socket is closed.
+        """
+        listener = trio.SocketListener(trio.socket.from_stdlib_socket(listening))
+        async with trio.open_nursery() as connections:
+            async with listener, trio.open_nursery() as accepting:
+                accepting.start_soon(self._accept, listener, connections)
+                task_status.started()
+                await until_stopped()
+                accepting.cancel_scope.cancel()
+            self._stopping.set()
+            for scope in list(self._idle):
+                scope.cancel()
+            connections.cancel_scope.deadline = trio.current_time() + cleanup_s
+
+    async def _accept(self, listener: trio.SocketListener, connections: trio.Nursery) -> None:
+        while True:
+            try:
+                stream = await listener.accept()
+            except OSError as error:
+                if error.errno not in _EXHAUSTED:
+                    raise
+                # Connections inside keep the descriptors that they have.
+                self._metrics.accept_errors.inc()
+                self._end_oldest_idle()
+                await trio.sleep(_ACCEPT_PAUSE_S)
+                continue
+            if self._open >= self._limit:
+                self._end_oldest_idle()
+            connections.start_soon(self._serve_one, stream)
+
+    async def _serve_one(self, stream: trio.SocketStream) -> None:
+        """Serve one connection; whatever ends it, it is closed."""
+        client = ClientSocket(stream, self._limits)
+        self._open += 1
+        self._metrics.connections.set(self._open)
         try:
-            await super().run()
+            if self._open > self._limit:
+                self._metrics.refusals.labels("TooManyConnections").inc()
+                await client.send(_FULL)
+            else:
+                await HttpConnection(client, self._context).run()
+        except* ClientGone:
+            pass
         except* Exception as group:
-            # Broad: hypercorn's errors only, the application handles its own.
-            logger.info("connection broken off: %r", first_leaf(group))
+            # Broad: the application answers its own errors; what comes here ends one connection.
+            logger.error("connection broken off: %r", first_leaf(group), exc_info=group)
+        finally:
+            self._open -= 1
+            self._metrics.connections.set(self._open)
+            await client.aclose()
 
+    @contextmanager
+    def _while_idle(self, scope: trio.CancelScope) -> Iterator[None]:
+        """Count a connection as idle: it may be ended at any time through `scope`."""
+        if self._stopping.is_set():
+            scope.cancel()
+        self._idle[scope] = None
+        try:
+            yield
+        finally:
+            del self._idle[scope]
 
-async def serve_connections(
-    app: ASGIFramework,
-    settings: HypercornConfig,
-    listening: socket.socket,
-    until_stopped: Callable[[], Awaitable[None]],
-    *,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """Accept and serve connections until `until_stopped` returns, then end those that are open.
-
-    An idle connection ends at once, a busy one after `settings.graceful_timeout` seconds at the
-    latest. The listening socket is closed.
-    """
-    context = WorkerContext(max_requests=None)
-    serve_one = partial(_Connection, ASGIWrapper(app), settings, context, ConnectionState({}))
-    listener = trio.SocketListener(trio.socket.from_stdlib_socket(listening))
-    async with trio.open_nursery() as connections:
-        async with trio.open_nursery() as accepting:
-            await accepting.start(
-                partial(trio.serve_listeners, serve_one, [listener], handler_nursery=connections)
-            )
-            task_status.started()
-            await until_stopped()
-            accepting.cancel_scope.cancel()
-        await context.terminated.set()
-        connections.cancel_scope.deadline = trio.current_time() + settings.graceful_timeout
+    def _end_oldest_idle(self) -> None:
+        oldest = next((scope for scope in self._idle if not scope.cancel_called), None)
+        if oldest is not None:
+            oldest.cancel()

@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 from quart import Response, g, request
+from werkzeug.exceptions import UnsupportedMediaType
 
+from csm_trio.api.auth import presented_key
 from csm_trio.api.speech_body import speech_response
 from csm_trio.api.speech_stream import SpeechStream
 from csm_trio.api.state import ServerState
@@ -45,6 +47,17 @@ async def read_body() -> bytes:
     return cast(bytes, await request.get_data(as_text=False))
 
 
+async def read_json_body() -> bytes:
+    """Return the body of a request that changes something; it must be declared as JSON.
+
+    A page of another origin can post every other type without asking first (the Fetch standard's
+    CORS-safelisted types). Raises UnsupportedMediaType.
+    """
+    if request.mimetype != "application/json":
+        raise UnsupportedMediaType("The body must be JSON, with content-type: application/json.")
+    return await read_body()
+
+
 async def start_request(
     state: ServerState,
     voice: Voice,
@@ -62,8 +75,10 @@ async def start_request(
     request_history = state.request_history
     history = request_history.segments_of(parsed.previous_request_ids, voice.voice_id)
     if parsed.previous_text is not None and not history:
-        history = request_history.segments_before(parsed.previous_text, voice.voice_id)
-    record = request_history.recorder(request_id, voice.voice_id, parsed.text)
+        history = request_history.segments_before(
+            parsed.previous_text, voice.voice_id, client=_client()
+        )
+    record = request_history.recorder(request_id, voice.voice_id, parsed.text, client=_client())
     spec = state.context_spec(
         "",
         voice,
@@ -76,6 +91,11 @@ async def start_request(
     )
     text = [AddText(spec.context_id, parsed.text)]
     return await start_stream(state, spec, text, chars=len(parsed.text))
+
+
+def _client() -> str:
+    """Return whose request this is: the holder's of its key, else the address's."""
+    return presented_key(request.headers, request.args) or request.remote_addr or ""
 
 
 async def start_stream(
@@ -123,8 +143,17 @@ def error_response(state: ServerState, error: SpeechError, rendered: RestError) 
     )
 
 
-def add_standard_headers(response: Response) -> None:
-    """Add the headers of every answer, and those of speech where there is speech."""
+def _is_edit() -> bool:
+    """Return whether a request changes voices, or asks whether it may (a CORS preflight)."""
+    method = request.headers.get("access-control-request-method", request.method)
+    return request.path.startswith("/v1/voices") and method not in ("GET", "HEAD", "OPTIONS")
+
+
+def add_standard_headers(response: Response, *, has_key: bool) -> None:
+    """Add the headers of every answer, and those of speech where there is speech.
+
+    Pages of every origin may call the server, except to change it where it has no key.
+    """
     request_id = session_id.get()
     response.headers["request-id"] = request_id
     response.headers["x-request-id"] = request_id
@@ -134,6 +163,8 @@ def add_standard_headers(response: Response) -> None:
     response.headers["x-region"] = "self-hosted"
     if response.status_code == 200:
         response.headers.update(g.get("speech_headers", {}))
+    if _is_edit() and not has_key:
+        return
     response.headers.update(_CORS)
     # Listed one by one: to a browser `*` does not include `authorization`.
     wanted = request.headers.get("access-control-request-headers")

@@ -3,6 +3,7 @@
 Knows neither routes nor the form of an answer.
 """
 
+import contextlib
 from collections.abc import Sequence
 from typing import Self
 
@@ -65,9 +66,13 @@ class SpeechStream:
         to_context.close()
         to_client, outbox = trio.open_memory_channel[OutEvent](0)
         nursery = request_nursery()
-        nursery.start_soon(
-            _synthesize, synthesizer, spec, progress, waiting, to_client, admission.admit()
-        )
+        with waiting, to_client:
+            lease = await admission.admit()
+            nursery.start_soon(
+                _synthesize,
+                *(synthesizer, spec, progress, waiting.clone(), to_client.clone()),
+                *(admission, lease),
+            )
         # The status line precedes the body, so an error at the start must be raised before there
         # is a response. A turn without speech ends without audio.
         while isinstance(first := await outbox.receive(), TurnDone):
@@ -123,7 +128,20 @@ async def _synthesize(
     progress: ContextProgress,
     deltas: trio.MemoryReceiveChannel[AddText | Flush],
     to_client: trio.MemorySendChannel[OutEvent],
+    admission: Admission,
     lease: SessionLease,
 ) -> None:
-    with lease:
-        await synthesizer.synthesize(spec, progress, deltas, to_client)
+    """Synthesize within the lease; where all sessions are aborted, fail with that error."""
+    with lease, deltas, to_client:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel_at_abort, admission, nursery.cancel_scope)
+            await synthesizer.synthesize(spec, progress, deltas.clone(), to_client.clone())
+            nursery.cancel_scope.cancel()
+        if admission.aborted.is_set():
+            with contextlib.suppress(trio.BrokenResourceError):
+                await to_client.send(ContextFailed(spec.context_id, admission.abort_error))
+
+
+async def _cancel_at_abort(admission: Admission, scope: trio.CancelScope) -> None:
+    await admission.aborted.wait()
+    scope.cancel()

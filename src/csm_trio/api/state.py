@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from csm_trio.api.admission import Admission
-from csm_trio.api.auth import SingleUseTokens
+from csm_trio.api.auth import SingleUseTokens, UnauthenticatedSockets
 from csm_trio.audio.formats import AudioFormat
 from csm_trio.config import ServerConfig, SpeechConfig
 from csm_trio.engine.service import Engine
@@ -14,7 +14,7 @@ from csm_trio.pipeline.request_history import RequestHistory
 from csm_trio.pipeline.spec import ContextSpec
 from csm_trio.protocol.events import SpeechSettings
 from csm_trio.protocol.voice_settings import DEFAULT_VOICE_SETTINGS, VoiceSettings
-from csm_trio.telemetry import Metrics
+from csm_trio.telemetry import Metrics, session_id
 from csm_trio.voices import Voice, VoiceCatalog
 
 
@@ -34,6 +34,7 @@ class ServerState:
     speech: SpeechConfig
     request_history: RequestHistory
     tokens: SingleUseTokens = field(default_factory=SingleUseTokens)
+    unauthenticated: UnauthenticatedSockets = field(default_factory=UnauthenticatedSockets)
     voice_settings: dict[str, VoiceSettings] = field(default_factory=dict)
 
     def settings_of(self, voice: Voice) -> VoiceSettings:
@@ -68,6 +69,7 @@ class ServerState:
             settings=edits.speech().overridden_by(settings),
             max_audio_len_ms=max_audio_len_ms,
             max_pending_chars=self.speech.max_pending_chars,
+            session_id=session_id.get(),
             chunk_lengths=chunk_lengths,
             dialogue=dialogue,
             aligned=aligned,

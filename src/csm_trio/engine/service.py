@@ -24,6 +24,7 @@ from csm_trio.engine.scheduler import (
     Runner,
     Scheduler,
 )
+from csm_trio.engine.slot_pool import SlotPool
 from csm_trio.engine.utterance import EndReason, FrameBatch, Utterance
 from csm_trio.errors import EngineFailed, SpeechError
 from csm_trio.telemetry import Metrics
@@ -217,7 +218,8 @@ class Engine:
     def __init__(self, slots: int, inbox: _Inbox, metrics: Metrics) -> None:
         self._inbox = inbox
         self._metrics = metrics
-        self._pool = trio.CapacityLimiter(slots)
+        self._pool = SlotPool(slots)
+        self.failed = trio.Event()
         self._streams: set[FrameStream] = set()
         self._stopped = False
         metrics.slots.set(slots)
@@ -225,22 +227,24 @@ class Engine:
     @property
     def slots(self) -> int:
         """How many utterances are generated at once."""
-        return int(self._pool.total_tokens)
+        return self._pool.slots
 
     @property
     def borrowed_slots(self) -> int:
         """How many pool tokens are borrowed now."""
-        return self._pool.borrowed_tokens
+        return self._pool.borrowed
 
     @asynccontextmanager
-    async def generate(self, utterance: Utterance) -> AsyncIterator[FrameStream]:
+    async def generate(
+        self, utterance: Utterance, session_id: str = ""
+    ) -> AsyncIterator[FrameStream]:
         """Generate one utterance: wait for a slot, yield its frames, release the slot at exit.
 
-        The pool token is the right to a slot, first come first served; it never returns before
-        its slot is free. Raises EngineFailed if the device thread has ended.
+        The pool token is the right to a slot, shared fairly between sessions; it never returns
+        before its slot is free. Raises EngineFailed if the device thread has ended.
         """
         with self._metrics.utterances_waiting.track_inprogress():
-            await self._pool.acquire()
+            await self._pool.acquire(session_id)
         try:
             if self._stopped:
                 raise EngineFailed
@@ -259,7 +263,7 @@ class Engine:
                 if cancelled:
                     self._metrics.cancel_to_free_s.observe(time.monotonic() - released_at_s)
         finally:
-            self._pool.release()
+            self._pool.release(session_id)
 
     async def responds(self, within_s: float = 5.0) -> bool:
         """Return whether the step loop answers a ping within so many seconds (`/healthz`)."""
@@ -272,6 +276,7 @@ class Engine:
     def _stop(self) -> None:
         """Fail and release every stream: the device thread has ended and answers no command."""
         self._stopped = True
+        self.failed.set()
         for stream in self._streams:
             if stream.end is None and stream._error is None:
                 stream._finish(None, EngineFailed())
@@ -280,19 +285,28 @@ class Engine:
 
 @asynccontextmanager
 async def open_engine(
-    make_runner: Callable[[], Runner], metrics: Metrics, *, targets: BufferTargets | None = None
+    make_runner: Callable[[], Runner],
+    metrics: Metrics,
+    *,
+    targets: BufferTargets | None = None,
+    failure_grace_s: float = 0.0,
 ) -> AsyncIterator[Engine]:
     """Load a runner on the device thread, and yield the engine once it is warm.
 
     Raises the exception of `make_runner` before the body is entered (in an exception group). If
-    the device thread fails later, the body is cancelled and the cause is raised: nothing restarts
-    that thread.
+    the device thread fails later, `Engine.failed` is set, and after `failure_grace_s` the body is
+    cancelled and the cause is raised: nothing restarts that thread.
     """
     inbox: _Inbox = queue.SimpleQueue()
     async with trio.open_nursery() as nursery:
         try:
             engine: Engine = await nursery.start(
-                _run_device_thread, make_runner, inbox, metrics, targets or BufferTargets()
+                _run_device_thread,
+                make_runner,
+                inbox,
+                metrics,
+                targets or BufferTargets(),
+                failure_grace_s,
             )
             yield engine
         finally:
@@ -304,12 +318,15 @@ async def _run_device_thread(
     inbox: _Inbox,
     metrics: Metrics,
     targets: BufferTargets,
+    failure_grace_s: float,
     task_status: trio.TaskStatus[Engine],
 ) -> None:
     token = trio.lowlevel.current_trio_token()
+    started = trio.Event()
 
     def warmed(slots: int) -> Engine:
         engine = Engine(slots, inbox, metrics)
+        started.set()
         task_status.started(engine)
         if trio.current_effective_deadline() == -math.inf:
             # Cancelled while the model loaded: `open_engine` does not send the stop command.
@@ -324,4 +341,14 @@ async def _run_device_thread(
         finally:
             token.run_sync_soon(engine._stop)
 
-    await trio.to_thread.run_sync(work, limiter=trio.CapacityLimiter(1), thread_name="csm-device")
+    ended = False
+    try:
+        await trio.to_thread.run_sync(
+            work, limiter=trio.CapacityLimiter(1), thread_name="csm-device"
+        )
+        ended = True
+    finally:
+        if started.is_set() and not ended:
+            # Sessions tell their clients meanwhile. Bounded by the grace.
+            with trio.CancelScope(shield=True):
+                await trio.sleep(failure_grace_s)

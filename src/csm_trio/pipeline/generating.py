@@ -90,7 +90,7 @@ class Generating:
     ) -> None:
         utterance = self._utterance(sentence)
         codes: list[NDArray[np.int16]] = []
-        async with self._engine.generate(utterance) as stream:
+        async with self._engine.generate(utterance, self._spec.session_id) as stream:
             begun_s = trio.current_time()
             self._progress.timeline.mark("admitted")
             async for frame_batch in stream:
@@ -128,8 +128,7 @@ class Generating:
         try:
             items.send_nowait(made)
         except trio.WouldBlock:
-            # hypercorn shields its socket writes: no deadline works there, so a client that
-            # stops reading is noticed here.
+            # A client that stops reading is noticed here, behind all buffers of its connection.
             try:
                 with trio.fail_after(self._stall_timeout_s):
                     await items.send(made)

@@ -15,12 +15,19 @@ from csm_trio.engine.utterance import PromptSegment
 _MATCHED_WORDS = 100
 """Number of last words by which a previous text is matched with a request's text."""
 
+_MIN_MATCHED_WORDS = 3
+"""Number of words that must match: a shorter text is anybody's."""
+
 
 @dataclass(slots=True)
 class _Request:
-    """One request: the last words of its text, and its last segments."""
+    """One request: the last words of its text, and its last segments.
+
+    `client` is whose request it is.
+    """
 
     voice_id: str
+    client: str
     words: list[str]
     text_bytes: int
     begun_s: float
@@ -45,7 +52,7 @@ class RequestHistory:
         self._n_bytes = 0
 
     def recorder(
-        self, request_id: str, voice_id: str, text: str
+        self, request_id: str, voice_id: str, text: str, *, client: str
     ) -> Callable[[PromptSegment], None]:
         """Return the function that records each segment of a request with this text."""
         words = text.split()[-_MATCHED_WORDS:]
@@ -57,7 +64,7 @@ class RequestHistory:
                 segments = deque[PromptSegment](maxlen=self._config.history_sentences)
                 begun_s = trio.current_time()
                 request = self._requests[request_id] = _Request(
-                    voice_id, words, text_bytes, begun_s, segments
+                    voice_id, client, words, text_bytes, begun_s, segments
                 )
             else:
                 self._n_bytes -= request.n_bytes
@@ -77,19 +84,21 @@ class RequestHistory:
         ]
         return tuple(segment for request in known for segment in request.segments)
 
-    def segments_before(self, previous_text: str, voice_id: str) -> tuple[PromptSegment, ...]:
-        """Return the segments of the voice's latest request whose text matches `previous_text`.
+    def segments_before(
+        self, previous_text: str, voice_id: str, *, client: str
+    ) -> tuple[PromptSegment, ...]:
+        """Return the segments of the client's latest request whose text matches `previous_text`.
 
         Clients send all of the previous text or only its end: one text must end with the other,
-        word for word.
+        word for word, and in three words at least.
         """
         self._evict()
         words = previous_text.split()[-_MATCHED_WORDS:]
         for request in reversed(self._requests.values()):
             shared = min(len(words), len(request.words))
             if (
-                request.voice_id == voice_id
-                and shared
+                (request.voice_id, request.client) == (voice_id, client)
+                and shared >= _MIN_MATCHED_WORDS
                 and words[-shared:] == request.words[-shared:]
             ):
                 return tuple(request.segments)

@@ -9,7 +9,7 @@ vendor's JSON: a protocol translates.
 
 import contextlib
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn, Protocol
 
@@ -22,13 +22,11 @@ from csm_trio.errors import (
     SpeechError,
     TextTooLong,
     TooManyContexts,
-    Unauthorized,
 )
 from csm_trio.pipeline.context import Synthesizer, first_error
 from csm_trio.pipeline.spec import ContextProgress, ContextSpec
 from csm_trio.protocol.events import (
     AddText,
-    Authenticate,
     ClearContext,
     CloseContext,
     CloseSession,
@@ -76,16 +74,17 @@ class SessionConfig:
     """What the endpoint settled at the upgrade.
 
     open_spec: builds the spec of a new context. cancel_reason: the reason of a cancel from
-    outside. authorize: checks a key that comes in a message; None where none is needed. From
-    `drain_begun` on the session ends as soon as it has no context, at the latest after `drain_s`.
+    outside. From `drain_begun` on the session ends as soon as it has no context, at the latest
+    after `drain_s`. Once `aborted` is set it ends at once, with the error of `abort_error`.
     """
 
     open_spec: Callable[[OpenContext], ContextSpec]
     cancel_reason: Callable[[], str]
     inactivity_timeout_s: float
-    authorize: Callable[[str], bool] | None = None
     drain_begun: trio.Event = field(default_factory=trio.Event)
     drain_s: float = math.inf
+    aborted: trio.Event = field(default_factory=trio.Event)
+    abort_error: Callable[[], SpeechError] = ServerLeaving
 
 
 @dataclass(slots=True, eq=False)
@@ -130,24 +129,25 @@ class Session:
         self._synthesizer = synthesizer
         self._config = config
         self._metrics = metrics
-        self._authorized = config.authorize is None
         self._open: dict[str, _Context] = {}
         self._closing: list[_Context] = []
         self._input_ended = False
 
-    async def run(self, receive: Receive, send: Send) -> None:
+    async def run(self, receive: Receive, send: Send, begun: Sequence[InEvent] = ()) -> None:
         """Serve the session until its input has ended and every context is done.
 
-        Raises the SpeechError that ended the session early. All tasks have ended by then, so the
-        caller may write the error and the close to the socket.
+        `begun` are the events of messages that have been read before. Raises the SpeechError that
+        ended the session early. All tasks have ended by then, so the caller may write the error
+        and the close to the socket.
         """
         failure: SpeechError | None = None
         try:
             async with trio.open_nursery() as nursery:
                 to_client, outbox = trio.open_memory_channel[OutEvent](0)
-                nursery.start_soon(self._ingest, receive, to_client, nursery)
+                nursery.start_soon(self._ingest, receive, begun, to_client, nursery)
                 nursery.start_soon(self._write, outbox, send, nursery.cancel_scope)
                 nursery.start_soon(self._drain, to_client)
+                nursery.start_soon(self._abort)
         except* SpeechError as group:
             failure = first_error(group)
         if failure is not None:
@@ -156,16 +156,19 @@ class Session:
     async def _ingest(
         self,
         receive: Receive,
+        begun: Sequence[InEvent],
         to_client: trio.MemorySendChannel[OutEvent],
         nursery: trio.Nursery,
     ) -> NoReturn:
         """Read and apply messages; read on after the end of input, to notice a hang-up."""
         try:
             with to_client:
+                self._handle(begun, to_client, nursery)
                 while not self._input_ended:
-                    self._handle_message(await self._next_message(receive), to_client, nursery)
+                    message = await self._next_message(receive)
+                    self._handle(self._protocol.receive(message), to_client, nursery)
             while True:
-                self._handle_message(await receive(), to_client, nursery)
+                self._handle(self._protocol.receive(await receive()), to_client, nursery)
         except SpeechError as error:
             self._set_cancel_reason(error)
             raise
@@ -183,6 +186,11 @@ class Session:
             await trio.sleep_forever()
         raise ServerLeaving
 
+    async def _abort(self) -> NoReturn:
+        """End the session when all sessions are ended at once."""
+        await self._config.aborted.wait()
+        raise self._config.abort_error()
+
     async def _next_message(self, receive: Receive) -> str | bytes:
         timeout_s = self._config.inactivity_timeout_s
         try:
@@ -198,13 +206,13 @@ class Session:
             if not context.scope.cancel_called:
                 context.progress.cancel_reason = lambda: reason
 
-    def _handle_message(
+    def _handle(
         self,
-        message: str | bytes,
+        events: Sequence[InEvent],
         to_client: trio.MemorySendChannel[OutEvent],
         nursery: trio.Nursery,
     ) -> None:
-        for event in self._protocol.receive(message):
+        for event in events:
             if isinstance(event, OpenContext):
                 context, deltas = self._admit(event)
                 nursery.start_soon(self._synthesize, context, deltas, to_client.clone())
@@ -213,8 +221,6 @@ class Session:
 
     def _apply(self, event: InEvent) -> None:
         match event:
-            case Authenticate(api_key=key):
-                self._authorized = self._authorized or self._accepts(key)
             case AddText(text=text):
                 self._metrics.characters.inc(len(text))
                 self._forward(event, len(text))
@@ -234,12 +240,7 @@ class Session:
             case _:
                 pass
 
-    def _accepts(self, key: str) -> bool:
-        return self._config.authorize is not None and self._config.authorize(key)
-
     def _admit(self, opened: OpenContext) -> tuple[_Context, _Deltas]:
-        if not self._authorized:
-            raise Unauthorized
         if len(self._closing) >= MAX_CLOSING_CONTEXTS:
             raise TooManyContexts(MAX_CLOSING_CONTEXTS)
         spec = self._config.open_spec(opened)

@@ -65,11 +65,11 @@ class ContextSpec:
     """Everything that is fixed about one context before its text arrives.
 
     max_audio_len_ms: the server's cap of one sentence; `settings` may hold a lower one of the
-    client's. max_pending_chars: the limit of the context's backlog. chunk_lengths: the segmenter's
-    schedule. dialogue: every voice's prompt holds the other voices' segments, and turns end at a
-    flush and where `voice_id` changes. aligned: chunks carry alignments. history: the prompt
-    segments that precede the context. on_segment: receives each generated sentence, for the
-    request history.
+    client's. max_pending_chars: the limit of the context's backlog. session_id: the session for
+    which the pool counts its slots. chunk_lengths: the segmenter's schedule. dialogue: every
+    voice's prompt holds the other voices' segments, and turns end at a flush and where `voice_id`
+    changes. aligned: chunks carry alignments. history: the prompt segments that precede the
+    context. on_segment: receives each generated sentence, for the request history.
     """
 
     context_id: str
@@ -78,6 +78,7 @@ class ContextSpec:
     settings: SpeechSettings
     max_audio_len_ms: int
     max_pending_chars: int
+    session_id: str = ""
     chunk_lengths: tuple[int, ...] = ()
     dialogue: bool = False
     aligned: bool = False

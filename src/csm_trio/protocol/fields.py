@@ -24,6 +24,11 @@ SPEED = (0.7, 1.2)
 # The vendor's guides write `xi_api_key`, its schema `xi-api-key` (asyncapi.yml).
 _KEY_FIELDS = ("xi-api-key", "xi_api_key")
 
+# No text needs as many, and parsing what stays below takes less than 2 ms.
+_MAX_CONTAINERS = 4096
+_MAX_COLONS = 8192
+_MAX_COMMAS = 24_576
+
 _ENGLISH = re.compile(r"(?:en|eng)(?:[-_][a-z0-9]{2,8}){0,3}", re.IGNORECASE)
 _INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
 _DECIMAL = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
@@ -277,10 +282,17 @@ def bearer_token(authorization: str | None) -> str | None:
 
 
 def parse_object(text: str) -> dict[str, object]:
-    """Parse a JSON object; raise `ValueError` if it is none, or nested too deeply.
+    """Parse a JSON object; raise `ValueError` if it is none, nested too deeply, or of many values.
 
     NaN and the infinities, which Python reads but JSON does not allow, are refused.
     """
+    # Counted within strings, too: to tell them apart would cost as much as parsing.
+    if (
+        text.count("{") + text.count("[") > _MAX_CONTAINERS
+        or text.count(":") > _MAX_COLONS
+        or text.count(",") > _MAX_COMMAS
+    ):
+        raise ValueError("too many values")
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
     except RecursionError:

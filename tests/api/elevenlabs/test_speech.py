@@ -10,11 +10,9 @@ import av
 import httpx
 import pytest
 import trio
-from hypercorn.config import Config as HypercornConfig
 
-from csm_trio import server as server_module
+from csm_trio.api.connection_limits import ConnectionLimits
 from csm_trio.audio.formats import FORMATS
-from csm_trio.config import ServerConfig
 from csm_trio.voices import VoiceCatalog
 from support.client_calls import SPEECH, http_client, sine_speech, until
 from support.fakes import FRAME_SAMPLES, SAMPLE_RATE_HZ, SineRunner, StepGate, sine_frames
@@ -361,19 +359,9 @@ async def test_connection_close_ends_the_connection_after_the_answer(
                 await until(lambda: server.tasks() == idle)
 
 
-async def test_an_idle_connection_is_closed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    settings = server_module._hypercorn_config
-
-    def impatient(config: ServerConfig) -> HypercornConfig:
-        patient = settings(config)
-        patient.keep_alive_timeout = 0.05
-        return patient
-
-    monkeypatch.setattr(server_module, "_hypercorn_config", impatient)
+async def test_an_idle_connection_is_closed() -> None:
     with trio.fail_after(GUARD_S):
-        async with serving(SineRunner) as server:
+        async with serving(SineRunner, limits=ConnectionLimits(keep_alive_s=0.05)) as server:
             stream = await trio.open_tcp_stream("127.0.0.1", server.port)
             async with stream:
                 await http_post(stream, f"{SPEECH}/stream", {"text": "Hi."})

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from quart import Blueprint, request
 
 from csm_trio.api.openai import is_openai_request
-from csm_trio.api.responses import read_body
+from csm_trio.api.responses import read_json_body
 from csm_trio.api.state import ServerState
 from csm_trio.errors import InvalidRequest, NotOffered
 from csm_trio.protocol import openai
@@ -74,7 +74,7 @@ def _add_voice_settings(blueprint: Blueprint, state: ServerState) -> None:
     @blueprint.post(f"{_VOICE}/settings/edit")
     async def edit_settings(voice_id: str) -> JsonObject:
         """Edit the defaults of a voice, for every later request, until the server ends."""
-        changes = read_voice_settings(parse_body(await read_body()))
+        changes = read_voice_settings(parse_body(await read_json_body()))
         voice = state.voices.get(voice_id)
         if voice not in state.voices.all():
             raise NotOffered("Only a listed voice can be given settings.")

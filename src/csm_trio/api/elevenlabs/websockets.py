@@ -1,30 +1,36 @@
 """ElevenLabs' WebSocket endpoints: admission, authentication, the session, and its close code."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import partial
 
 import trio
 from quart import Blueprint, ResponseReturnValue, websocket
 
-from csm_trio.api.auth import check_socket
+from csm_trio.api.admission import SessionLease
+from csm_trio.api.auth import AUTHENTICATION_TIMEOUT_S, check_socket
 from csm_trio.api.elevenlabs.speech import elevenlabs_error_response
 from csm_trio.api.state import ServerState
-from csm_trio.errors import EngineFailed, ServerLeaving, SpeechError
+from csm_trio.errors import EngineFailed, ServerLeaving, SpeechError, Unauthorized
 from csm_trio.pipeline.session import Session, SessionConfig, SocketProtocol
 from csm_trio.pipeline.spec import ContextSpec
 from csm_trio.protocol.elevenlabs.dialogue_socket import DialogueProtocol
-from csm_trio.protocol.elevenlabs.errors import CLOSE_GOING_AWAY, socket_error
+from csm_trio.protocol.elevenlabs.errors import socket_error
 from csm_trio.protocol.elevenlabs.multi_stream_input import MultiStreamInputProtocol
 from csm_trio.protocol.elevenlabs.socket_query import SocketQuery, parse_socket_query
 from csm_trio.protocol.elevenlabs.stream_input import StreamInputProtocol
-from csm_trio.protocol.events import OpenContext
+from csm_trio.protocol.events import Authenticate, InEvent, KeepAlive, OpenContext
 
 logger = logging.getLogger(__name__)
 
 ERROR_TO_CLOSE_S = 0.8
 """Seconds between an error message and the close, as recorded from the vendor. Where both arrive
 at once before its reader has started, LiveKit's plugin hangs for ever."""
+
+ABORT_TO_CLOSE_S = 0.2
+"""The same where the server itself is about to end."""
 
 _SPEECH = "/v1/text-to-speech/<voice_id>"
 _DIALOGUE = "/v1/text-to-dialogue"
@@ -70,49 +76,106 @@ def _dialogue_protocol(state: ServerState, query: SocketQuery, *, named: bool) -
     return DialogueProtocol(speaker_of, named_contexts=named)
 
 
+@dataclass(frozen=True, slots=True)
+class _Socket:
+    """One socket's endpoint: its voice (None for a dialogue), its query and its protocol."""
+
+    state: ServerState
+    voice_id: str | None
+    query: SocketQuery
+    protocol: SocketProtocol
+
+
 async def _serve_socket(
     state: ServerState, voice_id: str | None, make_protocol: Callable[[SocketQuery], SocketProtocol]
 ) -> ResponseReturnValue | None:
     """Admit a session, or refuse it before the upgrade with a true HTTP status.
 
-    Without a `voice_id` it is a dialogue, whose messages name the voices.
+    Without a `voice_id` it is a dialogue, whose messages name the voices. A socket that has shown
+    no valid key holds no session: it is accepted, and admitted with its key.
     """
     try:
         query = parse_socket_query(websocket.args, dialogue=voice_id is None)
-        lease = state.admission.admit()
+        check = check_socket(
+            websocket.headers, websocket.args, api_key=state.server.api_key, tokens=state.tokens
+        )
+        if check is not None:
+            waiting = state.unauthenticated.enter(websocket.remote_addr or "")
+        else:
+            lease = await state.admission.admit()
     except SpeechError as error:
         return elevenlabs_error_response(state, error)
-    with lease:
-        await websocket.accept()
-        await _run_and_close(state, voice_id, query, make_protocol(query))
+    socket = _Socket(state, voice_id, query, make_protocol(query))
+    if check is None:
+        await _run_and_close(socket, lease)
+    else:
+        await _authenticate_and_run(socket, check, waiting)
     return None
 
 
-async def _run_and_close(
-    state: ServerState, voice_id: str | None, query: SocketQuery, protocol: SocketProtocol
+async def _authenticate_and_run(
+    socket: _Socket, check: Callable[[str], bool], waiting: AbstractContextManager[None]
 ) -> None:
-    """Run a session; where it ends in an error, send that, wait, and close with its code."""
+    """Wait for the key, then admit and run the session."""
+    with waiting:
+        await websocket.accept()
+        try:
+            begun = await _authenticate(socket.protocol, check)
+            lease = await socket.state.admission.admit()
+        except SpeechError as error:
+            await _close_with_error(socket.state, error)
+            return
+    await _run_and_close(socket, lease, begun)
+
+
+async def _authenticate(protocol: SocketProtocol, check: Callable[[str], bool]) -> list[InEvent]:
+    """Read messages up to one with a valid key; return its events.
+
+    Raises Unauthorized where a context opens without one, or none comes in time, and what the
+    protocol raises.
+    """
+    with trio.move_on_after(AUTHENTICATION_TIMEOUT_S):
+        while True:
+            events = protocol.receive(await _next_message())
+            if any(isinstance(event, Authenticate) and check(event.api_key) for event in events):
+                return events
+            if not all(isinstance(event, KeepAlive) for event in events):
+                break
+    raise Unauthorized
+
+
+async def _run_and_close(
+    socket: _Socket, lease: SessionLease, begun: Sequence[InEvent] = ()
+) -> None:
+    """Run a session; where it ends in an error, release it, and tell its client."""
+    with lease:
+        if not begun:
+            await websocket.accept()
+        error = await _run_session(socket, begun)
+    if error is not None:
+        await _close_with_error(socket.state, error)
+
+
+async def _run_session(socket: _Socket, begun: Sequence[InEvent]) -> SpeechError | None:
+    """Run a session to its end; return the error that ended it early."""
+    session = Session(
+        socket.protocol, socket.state.synthesizer, _session_config(socket), socket.state.metrics
+    )
     try:
-        await _run_session(state, voice_id, query, protocol)
-    except ServerLeaving as error:
-        await websocket.close(CLOSE_GOING_AWAY, error.message)
+        if socket.voice_id is not None:
+            socket.state.voices.get(socket.voice_id)
+        await session.run(_next_message, websocket.send, begun)
     except SpeechError as error:
-        state.metrics.refusals.labels(type(error).__name__).inc()
-        await _close_with_error(error)
+        return error
     except Exception:
         # Broad: an error that leaves a socket handler would close the socket with 1000, normal.
         logger.exception("session failed")
-        await _close_with_error(EngineFailed())
+        return EngineFailed()
+    return None
 
 
-async def _run_session(
-    state: ServerState, voice_id: str | None, query: SocketQuery, protocol: SocketProtocol
-) -> None:
-    authorize = check_socket(
-        websocket.headers, websocket.args, api_key=state.server.api_key, tokens=state.tokens
-    )
-    if voice_id is not None:
-        state.voices.get(voice_id)
+def _session_config(socket: _Socket) -> SessionConfig:
+    state, voice_id, query = socket.state, socket.voice_id, socket.query
 
     def open_spec(opened: OpenContext) -> ContextSpec:
         return state.context_spec(
@@ -126,16 +189,15 @@ async def _run_session(
             aligned=True,
         )
 
-    config = SessionConfig(
+    return SessionConfig(
         open_spec,
         lambda: state.admission.cancel_reason,
         query.inactivity_timeout_s,
-        authorize,
         drain_begun=state.admission.drain_begun,
         drain_s=state.server.drain_s,
+        aborted=state.admission.aborted,
+        abort_error=lambda: state.admission.abort_error,
     )
-    session = Session(protocol, state.synthesizer, config, state.metrics)
-    await session.run(_next_message, websocket.send)
 
 
 async def _next_message() -> str | bytes:
@@ -143,10 +205,13 @@ async def _next_message() -> str | bytes:
     return await websocket.receive() or ""
 
 
-async def _close_with_error(error: SpeechError) -> None:
+async def _close_with_error(state: ServerState, error: SpeechError) -> None:
+    """Send an error, wait, and close with its code; a hang-up cancels this at any time."""
     rendered = socket_error(error)
-    await websocket.send(rendered.to_text())
-    with trio.move_on_after(ERROR_TO_CLOSE_S):
-        while True:  # Keep reading: a hang-up must be noticed now, too.
-            await websocket.receive()
+    if not isinstance(error, ServerLeaving):
+        state.metrics.refusals.labels(type(error).__name__).inc()
+        await websocket.send(rendered.to_text())
+        # A server whose engine has failed ends soon.
+        aborted = state.admission.aborted.is_set()
+        await trio.sleep(ABORT_TO_CLOSE_S if aborted else ERROR_TO_CLOSE_S)
     await websocket.close(rendered.code, rendered.reason)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from csm_trio.errors import (
+    BinaryMessage,
     ClientStalled,
     EngineBusy,
     EngineFailed,
@@ -16,9 +17,11 @@ from csm_trio.errors import (
     InvalidRequest,
     MissingField,
     NotOffered,
+    ServerLeaving,
     SpeechError,
     TextTooLong,
     TooManyContexts,
+    TooManyRequests,
     Unauthorized,
     UnknownFormat,
     UnknownModel,
@@ -31,6 +34,7 @@ Entry = TypeVar("Entry")
 
 # RFC 6455 §7.4.1 and the IANA registry of close codes.
 CLOSE_GOING_AWAY = 1001
+CLOSE_UNSUPPORTED_DATA = 1003
 CLOSE_POLICY_VIOLATION = 1008
 CLOSE_TOO_BIG = 1009
 CLOSE_INTERNAL_ERROR = 1011
@@ -41,6 +45,7 @@ MAX_REASON_BYTES = 123
 
 _SOCKET_ERRORS: dict[type[SpeechError], tuple[str, int]] = {
     InvalidRequest: ("invalid_input_message", CLOSE_POLICY_VIOLATION),
+    BinaryMessage: ("invalid_input_message", CLOSE_UNSUPPORTED_DATA),
     UnknownVoice: ("voice_id_does_not_exist", CLOSE_POLICY_VIOLATION),
     UnknownFormat: ("invalid_output_format", CLOSE_POLICY_VIOLATION),
     TextTooLong: ("max_character_limit_exceeded", CLOSE_TOO_BIG),
@@ -50,6 +55,8 @@ _SOCKET_ERRORS: dict[type[SpeechError], tuple[str, int]] = {
     ClientStalled: ("listener_stalled", CLOSE_POLICY_VIOLATION),
     NotOffered: ("feature_not_available", CLOSE_POLICY_VIOLATION),
     EngineBusy: ("system_busy", CLOSE_TRY_AGAIN_LATER),
+    TooManyRequests: ("rate_limit_exceeded", CLOSE_POLICY_VIOLATION),
+    ServerLeaving: ("going_away", CLOSE_GOING_AWAY),
     EngineFailed: ("internal_error", CLOSE_INTERNAL_ERROR),
     SpeechError: ("internal_error", CLOSE_INTERNAL_ERROR),
 }
@@ -124,6 +131,10 @@ _REST_ERRORS: dict[type[SpeechError], _RestKind] = {
         403, "authorization_error", "feature_not_available", "feature_not_available"
     ),
     EngineBusy: _RestKind(503, "service_unavailable", "system_busy", "system_busy"),
+    ServerLeaving: _RestKind(503, "service_unavailable", "system_busy", "system_busy"),
+    TooManyRequests: _RestKind(
+        429, "rate_limit_error", "rate_limit_exceeded", "too_many_concurrent_requests"
+    ),
     EngineFailed: _INTERNAL,
     SpeechError: _INTERNAL,
 }
@@ -143,6 +154,8 @@ def rest_error(error: SpeechError, *, request_id: str) -> RestError:
     headers = {}
     if isinstance(error, EngineBusy):
         headers["Retry-After"] = str(error.retry_after_s)
+    elif kind.status in (429, 503):
+        headers["Retry-After"] = "1"
     return RestError(kind.status, {"detail": detail}, headers)
 
 

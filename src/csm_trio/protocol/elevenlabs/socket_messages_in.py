@@ -5,7 +5,7 @@ Must not know which message opens or ends a context: that depends on the socket.
 
 from dataclasses import dataclass
 
-from csm_trio.errors import InvalidMessage, InvalidRequest
+from csm_trio.errors import BinaryMessage, InvalidMessage, InvalidRequest
 from csm_trio.protocol.events import AddText, Flush, InEvent, SpeechSettings
 from csm_trio.protocol.fields import (
     JsonFields,
@@ -70,9 +70,12 @@ class ClientMessage:
 
 
 def read_message_fields(message: str | bytes) -> JsonFields:
-    """Return the members of a message; raise `InvalidMessage` if it is no JSON object."""
+    """Return the members of a message.
+
+    Raises `InvalidMessage` if it is no JSON object, `BinaryMessage` if it is binary.
+    """
     if isinstance(message, bytes):
-        raise InvalidMessage
+        raise BinaryMessage
     try:
         return JsonFields(parse_object(message))
     except ValueError:
