@@ -83,9 +83,9 @@ ENGINE_SEEN_BY = {
     "api": {"service", "utterance"},
     "server": {"service", "scheduler"},
 }
-# Trio belongs to one file of the engine; the pure files know neither Trio nor torch.
-TRIO_IN_ENGINE = {"service"}
-WITHOUT_TORCH = {"service", "scheduler", "runaway", "utterance", "prompt", "byte_size"}
+# Trio belongs to two files of the engine; the pure files know neither Trio nor torch.
+TRIO_IN_ENGINE = {"service", "slot_pool"}
+WITHOUT_TORCH = {"service", "slot_pool", "scheduler", "runaway", "utterance", "prompt", "byte_size"}
 
 # The two ends where any exception is caught: a connection's and a WebSocket session's.
 BROAD_EXCEPTS = ["api/connections.py", "api/elevenlabs/websockets.py"]

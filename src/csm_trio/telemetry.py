@@ -210,7 +210,7 @@ log_drops = LogDrops()
 class QueuedHandler(logging.Handler):
     """Writes lines to a file descriptor from a thread of its own, so that logging never blocks.
 
-    A pipe that nobody reads, or a slow disk, would otherwise stop the event loop. Lines that do
+    A pipe without a reader, or a slow disk, would otherwise stop the event loop. Lines that do
     not fit into the queue are dropped and counted.
     """
 

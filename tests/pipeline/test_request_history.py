@@ -20,8 +20,9 @@ def say(
     text: str,
     *turns: PromptSegment,
     voice_id: str = "vera",
+    client: str = "us",
 ) -> None:
-    record = recent.recorder(request_id, voice_id, text)
+    record = recent.recorder(request_id, voice_id, text, client=client)
     for one in turns or (turn(text),):
         record(one)
 
@@ -42,7 +43,7 @@ async def test_segments_come_in_the_order_in_which_requests_began() -> None:
 
 async def test_a_request_in_progress_counts_with_its_segments_so_far() -> None:
     recent = RequestHistory(SpeechConfig(history_sentences=2))
-    record = recent.recorder("a", "vera", "One. Two. Three.")
+    record = recent.recorder("a", "vera", "One. Two. Three.", client="us")
     assert recent.segments_of(["a"], "vera") == ()
     for text, heard in (
         ("One.", ["One."]),
@@ -56,42 +57,56 @@ async def test_a_request_in_progress_counts_with_its_segments_so_far() -> None:
 async def test_without_history_sentences_no_request_has_segments() -> None:
     recent = RequestHistory(SpeechConfig(history_sentences=0))
     say(recent, "a", "One.")
-    assert recent.segments_of(["a"], "vera") == recent.segments_before("One.", "vera") == ()
+    assert (
+        recent.segments_of(["a"], "vera")
+        == recent.segments_before("One.", "vera", client="us")
+        == ()
+    )
 
 
 @pytest.mark.parametrize(
     "previous_text",
-    ["Yes. It is late.", " Yes.\n It is   late. ", "Before that. Yes. It is late.", "is late."],
+    ["Yes. It is late.", " Yes.\n It is   late. ", "Before that. Yes. It is late.", "It is late."],
 )
 async def test_a_text_finds_the_request_that_ends_it(previous_text: str) -> None:
     recent = RequestHistory(SpeechConfig())
     say(recent, "a", "Yes. It is late.", turn("Yes."), turn("It is late."))
-    assert texts(recent.segments_before(previous_text, "vera")) == ["It is late."]
+    assert texts(recent.segments_before(previous_text, "vera", client="us")) == ["It is late."]
 
 
-@pytest.mark.parametrize("previous_text", ["", "  ", "Yes.", "It is late. Or not.", "s late.", "x"])
+@pytest.mark.parametrize(
+    "previous_text",
+    ["", "  ", "Yes.", "It is late. Or not.", "t is late.", "late.", "is late.", "x"],
+)
 async def test_another_text_finds_nothing(previous_text: str) -> None:
     recent = RequestHistory(SpeechConfig())
     say(recent, "a", "Yes. It is late.")
-    assert recent.segments_before(previous_text, "vera") == ()
+    assert recent.segments_before(previous_text, "vera", client="us") == ()
 
 
 async def test_a_text_finds_the_latest_request_of_its_own_voice() -> None:
     recent = RequestHistory(SpeechConfig())
     for request_id, voice_id in (("a", "vera"), ("b", "vera"), ("c", "zoe")):
-        say(recent, request_id, "Hello.", turn(request_id), voice_id=voice_id)
-    assert texts(recent.segments_before("Hello.", "vera")) == ["b"]
-    assert texts(recent.segments_before("Hello.", "zoe")) == ["c"]
-    assert recent.segments_before("Hello.", "abe") == ()
+        say(recent, request_id, "Hello to you.", turn(request_id), voice_id=voice_id)
+    assert texts(recent.segments_before("Hello to you.", "vera", client="us")) == ["b"]
+    assert texts(recent.segments_before("Hello to you.", "zoe", client="us")) == ["c"]
+    assert recent.segments_before("Hello to you.", "abe", client="us") == ()
+
+
+async def test_a_text_finds_no_request_of_another_client() -> None:
+    recent = RequestHistory(SpeechConfig())
+    say(recent, "a", "Your balance is ten.", client="them")
+    assert recent.segments_before("Your balance is ten.", "vera", client="us") == ()
+    assert recent.segments_before("Your balance is ten.", "vera", client="them")
 
 
 async def test_a_long_text_is_known_by_its_last_words() -> None:
     recent = RequestHistory(SpeechConfig())
     text = " ".join(f"word{number}" for number in range(5_000))
     say(recent, "a", text)
-    assert recent.segments_before(text, "vera")
-    assert recent.segments_before(f"Other things before. {text}", "vera")
-    assert not recent.segments_before(f"{text} more", "vera")
+    assert recent.segments_before(text, "vera", client="us")
+    assert recent.segments_before(f"Other things before. {text}", "vera", client="us")
+    assert not recent.segments_before(f"{text} more", "vera", client="us")
 
 
 async def test_the_oldest_are_forgotten_beyond_the_count() -> None:
@@ -99,7 +114,7 @@ async def test_the_oldest_are_forgotten_beyond_the_count() -> None:
     for request_id in "abc":
         say(recent, request_id, request_id)
     assert texts(recent.segments_of("abc", "vera")) == ["b", "c"]
-    assert not recent.segments_before("a", "vera")
+    assert not recent.segments_before("a", "vera", client="us")
 
 
 async def test_the_oldest_are_forgotten_beyond_the_bytes() -> None:
@@ -122,6 +137,6 @@ async def test_what_is_old_is_forgotten(autojump_clock: MockClock) -> None:
     say(recent, "b", "b")
     await trio.sleep(20.5)
     assert texts(recent.segments_of("ab", "vera")) == ["b"]
-    assert not recent.segments_before("a", "vera")
+    assert not recent.segments_before("a", "vera", client="us")
     await trio.sleep(60)
     assert recent.segments_of("ab", "vera") == ()

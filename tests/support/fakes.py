@@ -240,7 +240,9 @@ class FakeEngine:
     open_utterances: int = 0
 
     @asynccontextmanager
-    async def generate(self, utterance: Utterance) -> AsyncIterator[FakeStream]:
+    async def generate(
+        self, utterance: Utterance, session_id: str = ""
+    ) -> AsyncIterator[FakeStream]:
         """Generate one utterance, as `Engine.generate` does."""
         await trio.lowlevel.checkpoint()
         stream = FakeStream(utterance, self)

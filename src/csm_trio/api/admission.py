@@ -76,14 +76,22 @@ class Admission:
         lease, waiting = SessionLease(self), self._sessions.statistics().tasks_waiting
         if self._sessions.available_tokens < 1 and waiting >= max(MIN_WAITING, self.limit):
             raise EngineBusy
-        with trio.move_on_after(self._wait_s), self._metrics.admissions_waiting.track_inprogress():
-            await self._sessions.acquire_on_behalf_of(lease)
-            if self.draining:
-                self._release(lease)
-            self._check_open()
-            self._metrics.sessions.set(self.open_sessions)
-            return lease
-        raise EngineBusy
+        try:
+            self._sessions.acquire_on_behalf_of_nowait(lease)
+        except trio.WouldBlock:
+            await self._wait(lease)
+        self._metrics.sessions.set(self.open_sessions)
+        return lease
+
+    async def _wait(self, lease: SessionLease) -> None:
+        with self._metrics.admissions_waiting.track_inprogress():
+            with trio.move_on_after(self._wait_s) as waited:
+                await self._sessions.acquire_on_behalf_of(lease)
+            if waited.cancelled_caught:
+                raise EngineBusy
+        if self.draining:
+            self._release(lease)
+        self._check_open()
 
     async def drain(self) -> None:
         """Refuse every new session; return when the last open one has ended."""

@@ -8,6 +8,7 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 
 import trio
 from werkzeug.datastructures import Headers
@@ -95,26 +96,34 @@ def check_request(
         raise Unauthorized
 
 
+@dataclass(frozen=True, slots=True)
+class SocketAuthentication:
+    """What an upgrade request shows: a valid key, a wrong one, or none yet.
+
+    `check_message` is what the key of a later message must pass; None where none is expected.
+    """
+
+    accepted: bool = False
+    check_message: Callable[[str], bool] | None = None
+
+
 def check_socket(
     headers: Headers,
     query: Mapping[str, str],
     *,
     api_key: str | None,
     tokens: SingleUseTokens,
-) -> Callable[[str], bool] | None:
-    """Check the key or single-use token of a socket's upgrade request; a token is then used.
-
-    Returns None where the client is authenticated, else the check that the first message's key
-    must pass; no key passes after a wrong one in the request.
-    """
+) -> SocketAuthentication:
+    """Check the key or single-use token of a socket's upgrade request; a token is then used."""
     key, token = presented_key(headers, query), query.get("single_use_token")
     if api_key is None or (key is not None and check_key(key, api_key)):
-        return None
+        return SocketAuthentication(accepted=True)
     if key is None and token is None:
-        return lambda shown: check_key(shown, api_key) or tokens.redeem(shown)
-    if any(tokens.redeem(shown) for shown in (token, key) if shown is not None):
-        return None
-    return lambda shown: False
+        return SocketAuthentication(
+            check_message=lambda shown: check_key(shown, api_key) or tokens.redeem(shown)
+        )
+    redeemed = [tokens.redeem(shown) for shown in (token, key) if shown is not None]
+    return SocketAuthentication(accepted=any(redeemed))
 
 
 def presented_key(headers: Headers, query: Mapping[str, str]) -> str | None:

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterable
 from email.utils import formatdate
+from http import HTTPStatus
 
 import h11
 
 Header = tuple[bytes, bytes]
 
+_REASONS = {status.value: status.phrase for status in HTTPStatus}
 _CLOSE: Header = (b"connection", b"close")
 
 
@@ -29,7 +31,8 @@ class AnswerWriter:
         all_headers = [*headers, (b"date", formatdate(usegmt=True).encode())]
         if self._must_close():
             all_headers.append(_CLOSE)
-        self._head = h11.Response(status_code=status, headers=all_headers)
+        reason = _REASONS.get(status, "")
+        self._head = h11.Response(status_code=status, headers=all_headers, reason=reason)
         self._without_body = self._without_body or status in (204, 304)
 
     def body(self, data: bytes, *, last: bool) -> bytes:

@@ -9,7 +9,7 @@ waits for the event loop, and while idle it blocks on the inbox.
 import math
 import queue
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from operator import itemgetter
@@ -241,10 +241,12 @@ class Engine:
         """Generate one utterance: wait for a slot, yield its frames, release the slot at exit.
 
         The pool token is the right to a slot, shared fairly between sessions; it never returns
-        before its slot is free. Raises EngineFailed if the device thread has ended.
+        before its slot is free. Without a `session_id` the utterance is a session of its own.
+        Raises EngineFailed if the device thread has ended.
         """
+        session: Hashable = session_id or object()
         with self._metrics.utterances_waiting.track_inprogress():
-            await self._pool.acquire(session_id)
+            await self._pool.acquire(session)
         try:
             if self._stopped:
                 raise EngineFailed
@@ -263,7 +265,7 @@ class Engine:
                 if cancelled:
                     self._metrics.cancel_to_free_s.observe(time.monotonic() - released_at_s)
         finally:
-            self._pool.release(session_id)
+            self._pool.release(session)
 
     async def responds(self, within_s: float = 5.0) -> bool:
         """Return whether the step loop answers a ping within so many seconds (`/healthz`)."""

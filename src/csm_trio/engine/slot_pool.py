@@ -5,6 +5,7 @@ make every other caller wait. It must not know what a slot computes.
 """
 
 from collections import Counter
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import trio
@@ -16,7 +17,7 @@ _SLOTS_PER_RESERVED = 8
 class _Waiter:
     """A task that waits for a token; `granted` is set with the token already counted."""
 
-    session_id: str
+    session: Hashable
     granted: trio.Event
 
 
@@ -30,7 +31,7 @@ class SlotPool:
     def __init__(self, slots: int) -> None:
         self.slots = slots
         self._reserved = 0 if slots == 1 else -(-slots // _SLOTS_PER_RESERVED)
-        self._held = Counter[str]()
+        self._held = Counter[Hashable]()
         self._waiting: list[_Waiter] = []
 
     @property
@@ -38,10 +39,10 @@ class SlotPool:
         """How many tokens are borrowed now."""
         return self._held.total()
 
-    async def acquire(self, session_id: str) -> None:
+    async def acquire(self, session: Hashable) -> None:
         """Take a token for a session; wait for one if there is none that it may have."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        waiter = _Waiter(session_id, trio.Event())
+        waiter = _Waiter(session, trio.Event())
         self._waiting.append(waiter)
         self._grant()
         taken = False
@@ -53,21 +54,21 @@ class SlotPool:
                 self._waiting.remove(waiter)
             elif not taken:
                 # Granted in the moment of the cancel.
-                self.release(session_id)
+                self.release(session)
 
-    def release(self, session_id: str) -> None:
+    def release(self, session: Hashable) -> None:
         """Return a token of a session."""
-        self._held[session_id] -= 1
-        if not self._held[session_id]:
-            del self._held[session_id]
+        self._held[session] -= 1
+        if not self._held[session]:
+            del self._held[session]
         self._grant()
 
     def _grant(self) -> None:
         """Give free tokens away: to the sessions with fewest, first come, first served."""
         while self._waiting and (free := self.slots - self.borrowed) > 0:
-            waiter = min(self._waiting, key=lambda waiting: self._held[waiting.session_id])
-            if self._held[waiter.session_id] and free <= self._reserved:
+            waiter = min(self._waiting, key=lambda waiting: self._held[waiting.session])
+            if self._held[waiter.session] and free <= self._reserved:
                 return
             self._waiting.remove(waiter)
-            self._held[waiter.session_id] += 1
+            self._held[waiter.session] += 1
             waiter.granted.set()

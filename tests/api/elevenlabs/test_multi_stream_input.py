@@ -173,13 +173,14 @@ async def test_the_first_message_of_a_context_may_carry_the_key() -> None:
 
 async def test_a_hang_up_ends_every_context() -> None:
     gate = StepGate()
-    runner = SineRunner(slots=2, step_gate=gate)
+    runner = SineRunner(slots=3, step_gate=gate)
     config = Config(server=replace(TEST_SERVER, max_sessions=2))
     with trio.fail_after(GUARD_S):
         async with serving(lambda: runner, config) as server:
             idle = server.tasks()
             async with server.dial(endpoint=ENDPOINT) as ws:
-                # Two hold slots and one waits; one more is ending, and one has no text yet.
+                # Two hold slots and one waits, for the third slot is other sessions'; one more is
+                # ending, and one has no text yet.
                 for name in ("a", "b", "c"):
                     await send(ws, of(name, text="One two three four five six seven. "))
                 await send(ws, of("c", flush=True), of("c", close_context=True))

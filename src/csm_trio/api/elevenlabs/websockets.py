@@ -96,28 +96,28 @@ async def _serve_socket(
     """
     try:
         query = parse_socket_query(websocket.args, dialogue=voice_id is None)
-        check = check_socket(
+        shown = check_socket(
             websocket.headers, websocket.args, api_key=state.server.api_key, tokens=state.tokens
         )
-        if check is not None:
-            waiting = state.unauthenticated.enter(websocket.remote_addr or "")
-        else:
+        if shown.accepted:
             lease = await state.admission.admit()
+        else:
+            counted = state.unauthenticated.enter(websocket.remote_addr or "")
     except SpeechError as error:
         return elevenlabs_error_response(state, error)
     socket = _Socket(state, voice_id, query, make_protocol(query))
-    if check is None:
+    if shown.accepted:
         await _run_and_close(socket, lease)
     else:
-        await _authenticate_and_run(socket, check, waiting)
+        await _authenticate_and_run(socket, shown.check_message, counted)
     return None
 
 
 async def _authenticate_and_run(
-    socket: _Socket, check: Callable[[str], bool], waiting: AbstractContextManager[None]
+    socket: _Socket, check: Callable[[str], bool] | None, counted: AbstractContextManager[None]
 ) -> None:
-    """Wait for the key, then admit and run the session."""
-    with waiting:
+    """Wait for the key, then admit and run the session; a wrong key is answered at once."""
+    with counted:
         await websocket.accept()
         try:
             begun = await _authenticate(socket.protocol, check)
@@ -128,14 +128,16 @@ async def _authenticate_and_run(
     await _run_and_close(socket, lease, begun)
 
 
-async def _authenticate(protocol: SocketProtocol, check: Callable[[str], bool]) -> list[InEvent]:
+async def _authenticate(
+    protocol: SocketProtocol, check: Callable[[str], bool] | None
+) -> list[InEvent]:
     """Read messages up to one with a valid key; return its events.
 
     Raises Unauthorized where a context opens without one, or none comes in time, and what the
     protocol raises.
     """
     with trio.move_on_after(AUTHENTICATION_TIMEOUT_S):
-        while True:
+        while check is not None:
             events = protocol.receive(await _next_message())
             if any(isinstance(event, Authenticate) and check(event.api_key) for event in events):
                 return events
@@ -201,8 +203,9 @@ def _session_config(socket: _Socket) -> SessionConfig:
 
 
 async def _next_message() -> str | bytes:
-    # quart-trio returns None for an empty message.
-    return await websocket.receive() or ""
+    # quart-trio returns None for an empty binary message.
+    message: str | bytes | None = await websocket.receive()
+    return b"" if message is None else message
 
 
 async def _close_with_error(state: ServerState, error: SpeechError) -> None:
