@@ -1,6 +1,9 @@
 """Metrics, timelines, and log lines with the id of their session."""
 
+import contextlib
+import json
 import logging
+import os
 import re
 from collections.abc import Iterator
 
@@ -8,7 +11,14 @@ import pytest
 import trio
 
 from csm_trio import telemetry
-from csm_trio.telemetry import Metrics, Timeline, configure_logging, session_id
+from csm_trio.telemetry import (
+    Metrics,
+    QueuedHandler,
+    Timeline,
+    configure_logging,
+    log_drops,
+    session_id,
+)
 from support.client_calls import SPEECH, http_client, receive_all, send
 from support.fakes import SineRunner
 from support.serving import serving
@@ -154,3 +164,88 @@ async def test_log_lines_of_a_session_carry_its_own_id(
     assert found[:2] == ids
     for line in done:
         assert re.search(r"voice=default .*audio=0\.\d\ds .*first_chunk=\d+ms", line)
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    """A pipe that holds little, and is not read by itself."""
+    reader, writer = os.pipe()
+    yield reader, writer
+    for descriptor in (reader, writer):
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+
+
+def logger_to(handler: logging.Handler) -> logging.Logger:
+    logger = logging.Logger("csm_trio.test")
+    logger.addHandler(handler)
+    return logger
+
+
+def test_a_log_that_is_not_read_blocks_nothing_and_counts_what_it_drops(
+    pipe: tuple[int, int],
+) -> None:
+    reader, writer = pipe
+    before = log_drops.lines
+    handler = QueuedHandler(writer)
+    logger = logger_to(handler)
+    for number in range(10_000):
+        logger.info("line %d of a log that is not read %s", number, "." * 100)
+    dropped = log_drops.lines - before
+    assert 5_000 < dropped < 10_000
+    assert Metrics().registry.get_sample_value("csm_log_lines_dropped") == log_drops.lines
+    text = b""
+    while b"lines of the log were dropped here" not in text:
+        text += os.read(reader, 1 << 16)
+    assert text.startswith(b"line 0 of a log")
+    os.close(reader)
+    handler.close()
+
+
+def test_a_log_that_is_closed_blocks_nothing(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    os.close(reader)
+    handler = QueuedHandler(writer)
+    logger_to(handler).info("hello")
+    handler.close()
+
+
+def test_what_is_queued_is_written_at_the_close(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    handler = QueuedHandler(writer)
+    for number in range(100):
+        logger_to(handler).info("%d", number)
+    handler.close()
+    assert os.read(reader, 1 << 16).split() == [b"%d" % number for number in range(100)]
+
+
+@pytest.mark.usefixtures("own_logging")
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_a_secret_never_appears(log_format: str, capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("debug", log_format=log_format, secrets=["sk_hush"])
+    logger = logging.getLogger("some.library")
+    logger.debug("header %s: %r", "xi-api-key", b"sk_hush")
+    try:
+        raise ValueError("sk_hush is wrong")
+    except ValueError:
+        logger.exception("failed with sk_hush")
+    logged = capsys.readouterr().err
+    assert "hush" not in logged
+    assert logged.count("[redacted]") >= 3
+
+
+@pytest.mark.usefixtures("own_logging")
+def test_json_logs_have_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("info", log_format="json")
+    token = session_id.set("c0ffee")
+    logging.getLogger("csm_trio.test").warning('two\nlines and "quotes"')
+    session_id.reset(token)
+    (line,) = capsys.readouterr().err.splitlines()
+    event = json.loads(line)
+    assert event.pop("time")
+    assert event == {
+        "level": "warning",
+        "logger": "csm_trio.test",
+        "session": "c0ffee",
+        "message": 'two\nlines and "quotes"',
+    }

@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import NoReturn
 
 import trio
 
@@ -24,12 +25,14 @@ from csm_trio.errors import EngineFailed, ServerLeaving, StartupError
 from csm_trio.pipeline.context import Synthesizer
 from csm_trio.pipeline.request_history import RequestHistory
 from csm_trio.process_tuning import descriptor_limit
-from csm_trio.telemetry import Metrics
+from csm_trio.telemetry import Metrics, observed_gc
 from csm_trio.voices import VoiceCatalog
 
 logger = logging.getLogger(__name__)
 
 _BACKLOG = 1024
+_PROBE_S = 0.1
+"""Seconds between two probes of the event loop."""
 _FAILURE_GRACE_S = 0.6
 """Time that sessions have to tell their clients that the engine has failed."""
 _CLEANUP_S = 3.0
@@ -63,7 +66,7 @@ async def serve(
     voices = VoiceCatalog.load(config.speech.voices_file)
     # Bound before the model loads, so that a port in use is an error at once, not minutes later;
     # listening begins only when the engine is warm.
-    with _bound_socket(config.server) as bound:
+    with _bound_socket(config.server) as bound, observed_gc(metrics):
         targets = BufferTargets(config.engine.low_water_s, config.engine.high_water_s)
         async with open_engine(
             partial(make_runner, voices),
@@ -103,6 +106,7 @@ async def serve(
             until_stopped = partial(_drain_at_signal, admission, config.server)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_abort_at_failure, engine, admission)
+                nursery.start_soon(_probe_event_loop, metrics)
                 async with trio.open_nursery() as serving:
                     serve_connections = partial(connections.serve, cleanup_s=_CLEANUP_S)
                     await serving.start(serve_connections, bound, until_stopped)
@@ -156,6 +160,14 @@ async def _drain_at_signal(admission: Admission, config: ServerConfig) -> None:
             nursery.cancel_scope.cancel()
     # What is still open is told.
     admission.abort(ServerLeaving())
+
+
+async def _probe_event_loop(metrics: Metrics) -> NoReturn:
+    """Measure how late the event loop runs this task."""
+    while True:
+        due_s = trio.current_time() + _PROBE_S
+        await trio.sleep_until(due_s)
+        metrics.event_loop_lag_s.observe(trio.current_time() - due_s)
 
 
 async def _abort_at_failure(engine: Engine, admission: Admission) -> None:

@@ -1,14 +1,16 @@
 """Metrics of one server, a timeline per context, and logs with the session's id."""
 
 import contextlib
+import gc
 import json
 import logging
+import math
 import os
 import queue
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
@@ -18,6 +20,7 @@ METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _STEP_BUCKETS_S = (0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.2, 0.5, 1.0)
 _WAIT_BUCKETS_S = (0.02, 0.04, 0.06, 0.08, 0.12, 0.16, 0.25, 0.35, 0.5, 0.8, 1.5, 3.0, 10.0)
+_LAG_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 3.0)
 _RATIO_BUCKETS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9, 1.0, 1.5, 2.5)
 
 _LOG_QUEUE_LINES = 2000
@@ -87,6 +90,35 @@ class Metrics:
             buckets=_WAIT_BUCKETS_S,
             registry=registry,
         )
+        self.underrun_s = Histogram(
+            "csm_underrun_seconds",
+            "Silence within a sentence by estimate: from the playback buffer's end to its next "
+            "frame.",
+            buckets=_WAIT_BUCKETS_S,
+            registry=registry,
+        )
+        self.event_loop_lag_s = Histogram(
+            "csm_event_loop_lag_seconds",
+            "How late the event loop runs a task that is due, probed ten times a second.",
+            buckets=_LAG_BUCKETS_S,
+            registry=registry,
+        )
+        self.gc_pause_s = Histogram(
+            "csm_gc_pause_seconds",
+            "Time of one garbage collection, which stops every thread.",
+            buckets=_LAG_BUCKETS_S,
+            registry=registry,
+        )
+        self.descriptors = Gauge(
+            "csm_open_descriptors", "Open file descriptors of the process.", registry=registry
+        )
+        self.descriptors.set_function(_count_descriptors)
+        self.socket_closes = Counter(
+            "csm_socket_closes",
+            "WebSockets that ended, by close code; none is an end without a close frame.",
+            ["code"],
+            registry=registry,
+        )
         self.real_time_factor = Histogram(
             "csm_real_time_factor",
             "Generation time of an utterance over the duration of its audio.",
@@ -121,6 +153,32 @@ class Metrics:
     def render(self) -> bytes:
         """Return Prometheus' text exposition format."""
         return generate_latest(self.registry)
+
+
+def _count_descriptors() -> float:
+    try:
+        return len(os.listdir("/proc/self/fd"))
+    except OSError:  # no Linux
+        return math.nan
+
+
+@contextlib.contextmanager
+def observed_gc(metrics: Metrics) -> Iterator[None]:
+    """Measure every garbage collection while the block runs."""
+    begun_s = 0.0
+
+    def observe(phase: str, _: dict[str, int]) -> None:
+        nonlocal begun_s
+        if phase == "start":
+            begun_s = time.perf_counter()
+        else:
+            metrics.gc_pause_s.observe(time.perf_counter() - begun_s)
+
+    gc.callbacks.append(observe)
+    try:
+        yield
+    finally:
+        gc.callbacks.remove(observe)
 
 
 @dataclass(slots=True)

@@ -98,6 +98,7 @@ async def test_a_protocol_error_is_answered_with_its_close_code(kind: str) -> No
             assert [opcode for opcode, _ in frames(received)] == [8]
             assert close_code(received) == code
             await until(lambda: server.metric("csm_sessions") == 0)
+            assert server.metric("csm_socket_closes_total", code=str(code)) == 1
             await assert_it_still_serves(server)
 
 
@@ -169,3 +170,13 @@ async def test_another_upgrade_is_ignored() -> None:
             async with stream:
                 await stream.send_all(h2c)
                 assert (await stream.receive_some(65536)).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_a_socket_that_ends_without_a_close_frame_is_counted() -> None:
+    with trio.fail_after(GUARD_S):
+        async with serving(SineRunner) as server:
+            stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+            await stream.send_all(UPGRADE)
+            await stream.receive_some(65536)
+            await stream.aclose()
+            await until(lambda: server.metric("csm_socket_closes_total", code="none") == 1)

@@ -48,7 +48,13 @@ class Connections:
         # In the order in which they became idle: the first is the first to go.
         self._idle: dict[trio.CancelScope, None] = {}
         self._stopping = trio.Event()
-        self._context = ConnectionContext(app, error_body, self._while_idle, self._stopping)
+        self._context = ConnectionContext(
+            app,
+            error_body,
+            self._while_idle,
+            self._stopping,
+            lambda code: metrics.socket_closes.labels(code).inc(),
+        )
 
     async def serve(
         self,

@@ -41,13 +41,15 @@ class ConnectionContext:
 
     error_body: the JSON of an error of HTTP itself, from its status. idle: registers a scope that
     may be cancelled at any time, because its connection waits for a request. stopping: set when
-    connections end with the request that they serve.
+    connections end with the request that they serve. count_close: counts the end of a WebSocket,
+    by its close code.
     """
 
     app: ASGIFramework
     error_body: Callable[[int], bytes]
     idle: Callable[[trio.CancelScope], AbstractContextManager[None]]
     stopping: trio.Event
+    count_close: Callable[[str], None]
 
 
 class BadRequest(Exception):
@@ -147,8 +149,13 @@ class HttpConnection:
                 self._h11.receive_data(await self._client.receive())
 
     async def _serve_websocket(self, request: h11.Request) -> None:
-        websocket = WebSocketConnection(self._client, self._h11, request, self._context.error_body)
-        await websocket.run(self._context.app, self._scope(request))
+        context = self._context
+        websocket = WebSocketConnection(self._client, self._h11, request, context.error_body)
+        try:
+            await websocket.run(context.app, self._scope(request))
+        finally:
+            if websocket.accepted:
+                context.count_close(websocket.close_code)
 
     def _start_next_cycle(self) -> bool:
         """Make ready for the next request; return False where the connection must end."""

@@ -58,7 +58,10 @@ def handshake_error(request: h11.Request) -> int | None:
 
 
 class WebSocketConnection:
-    """One client's WebSocket, from the upgrade request to its close."""
+    """One client's WebSocket, from the upgrade request to its close.
+
+    `close_code` is the code that it was closed with; `none` where it ended without a close frame.
+    """
 
     def __init__(
         self,
@@ -72,6 +75,7 @@ class WebSocketConnection:
         self._request = request
         self._error_body = error_body
         self._writer = AnswerWriter(connection, request.method, lambda: True)
+        self.close_code = "none"
         self._app_scope = trio.CancelScope()
         self._ws: Connection | None = None
         self._refused = False
@@ -86,6 +90,11 @@ class WebSocketConnection:
         self._close: bytes | None = None
         self._to_app, self._events = trio.open_memory_channel[ASGIReceiveEvent](_QUEUE_MESSAGES)
         self._to_client, self._outgoing = trio.open_memory_channel[bytes](0)
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the upgrade has been accepted."""
+        return self._ws is not None
 
     async def run(self, app: ASGIFramework, scope: HTTPScope) -> None:
         """Serve the socket until both sides have closed; raise ClientGone on a hang-up.
@@ -183,7 +192,7 @@ class WebSocketConnection:
         self._failed = True
         self._app_scope.cancel()
         if self._ws.state in (ConnectionState.OPEN, ConnectionState.REMOTE_CLOSING):
-            self._close = self._ws.send(reply)
+            self._close = self._render_close(self._ws, reply)
             self._wake_writer()
 
     def _send_pong(self, pong: bytes) -> None:
@@ -245,10 +254,15 @@ class WebSocketConnection:
             case "websocket.close" if self._is_open():
                 assert self._ws is not None
                 code = event.get("code", CloseReason.NORMAL_CLOSURE)
-                return self._ws.send(CloseConnection(code, event.get("reason") or None))
+                closing = CloseConnection(code, event.get("reason") or None)
+                return self._render_close(self._ws, closing)
             case _:
                 pass
         return b""
+
+    def _render_close(self, ws: Connection, closing: CloseConnection) -> bytes:
+        self.close_code = str(int(closing.code))
+        return ws.send(closing)
 
     def _is_open(self) -> bool:
         return self._ws is not None and self._ws.state is ConnectionState.OPEN
@@ -278,7 +292,8 @@ class WebSocketConnection:
             if not self._refused:
                 await self._put(self._error(400 if self._early else 500))
         elif self._ws.state in (ConnectionState.OPEN, ConnectionState.REMOTE_CLOSING):
-            await self._put(self._ws.send(CloseConnection(CloseReason.INTERNAL_ERROR)))
+            closing = CloseConnection(CloseReason.INTERNAL_ERROR)
+            await self._put(self._render_close(self._ws, closing))
 
     def _error(self, status: int) -> bytes:
         return error_answer(self._h11, status, self._error_body(status))

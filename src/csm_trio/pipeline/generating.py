@@ -135,9 +135,13 @@ class Generating:
             except trio.TooSlowError:
                 raise ClientStalled(self._stall_timeout_s) from None
         if frames:
+            now_s = time.monotonic()
+            # Before a sentence begins the playback buffer may wait for the client's text.
+            if progress.buffer_empty_at_s is not None and len(frames) == len(made):
+                self._metrics.underrun_s.observe(max(0.0, now_s - progress.buffer_empty_at_s))
             audio_s = len(frames) * spec.frame_s
             progress.buffer_empty_at_s = buffer_empty_after(
-                progress.buffer_empty_at_s, time.monotonic(), audio_s
+                progress.buffer_empty_at_s, now_s, audio_s
             )
 
     def _utterance(self, sentence: Sentence) -> Utterance:

@@ -1,0 +1,100 @@
+"""Faults of the server itself: each client is told, and the process ends within its bound."""
+
+import json
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import httpx
+import pytest
+import trio
+
+from csm_trio.config import Config
+from support.client_calls import GUARD_S, SPEECH, http_client, receive_all, send, until
+from support.fakes import SineRunner, StepGate
+from support.serving import TEST_SERVER, Server, serving
+
+LONG = "This sentence goes on and on with words in it so that it takes a while to be said aloud. "
+
+
+@asynccontextmanager
+async def failing_server(gate: StepGate) -> AsyncIterator[Server]:
+    """Serve until the device thread fails, with its error."""
+    with (
+        pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="gone"), flatten_subgroups=True),
+        trio.fail_after(GUARD_S),
+    ):
+        async with serving(lambda: SineRunner(step_gate=gate)) as server:
+            yield server
+            await trio.sleep_forever()
+
+
+async def test_when_the_device_fails_every_client_is_told_first() -> None:
+    gate = StepGate()
+    answers: list[httpx.Response] = []
+    outcomes: dict[str, tuple[list[str], int]] = {}
+
+    async def post(server: Server) -> None:
+        async with http_client(server) as client:
+            answers.append(await client.post(SPEECH, json={"text": "Not yet."}))
+
+    async def dial(server: Server, text: str) -> None:
+        async with server.dial() as ws:
+            if text:
+                await send(ws, {"text": text, "flush": True})
+            received, code = await receive_all(ws)
+            outcomes[text] = [one["error"] for one in received if "error" in one], code
+
+    async with failing_server(gate) as server, trio.open_nursery() as clients:
+        for text in ("", LONG, "EXPLODE now."):
+            clients.start_soon(dial, server, text)
+        clients.start_soon(post, server)
+        await until(lambda: server.metric("csm_sessions") == 4)
+        await until(lambda: server.state.engine.borrowed_slots == 3)
+        gate.open()
+    assert outcomes == {text: (["internal_error"], 1011) for text in ("", LONG, "EXPLODE now.")}
+    assert [answer.status_code for answer in answers] == [500]
+    assert answers[0].json()["detail"]["status"] == "internal_error"
+
+
+@pytest.mark.parametrize("again", [signal.SIGTERM, signal.SIGINT])
+async def test_at_a_second_signal_every_client_is_told(again: signal.Signals) -> None:
+    gate = StepGate()
+    config = Config(server=replace(TEST_SERVER, drain_s=60.0))
+    answers: list[httpx.Response] = []
+
+    async def post(server: Server) -> None:
+        async with http_client(server) as client:
+            answers.append(await client.post(SPEECH, json={"text": LONG}))
+
+    with trio.fail_after(GUARD_S):
+        async with serving(lambda: SineRunner(step_gate=gate), config) as server:
+            async with server.dial() as ws, trio.open_nursery() as clients:
+                clients.start_soon(post, server)
+                await send(ws, {"text": LONG, "flush": True})
+                await until(lambda: server.state.engine.borrowed_slots == 2)
+                signal.raise_signal(signal.SIGTERM)
+                await until(lambda: server.state.admission.draining)
+                signal.raise_signal(again)
+                await until(lambda: server.state.admission.aborted.is_set())
+                gate.open()
+                assert (await receive_all(ws))[1] == 1001
+            await until(lambda: not server.nursery.child_tasks)
+    assert [answer.status_code for answer in answers] == [503]
+    assert answers[0].headers["retry-after"] == "1"
+
+
+async def test_at_a_signal_connections_without_a_request_end() -> None:
+    with trio.fail_after(GUARD_S):
+        async with serving(SineRunner) as server:
+            streams = [await trio.open_tcp_stream("127.0.0.1", server.port) for _ in range(3)]
+            await streams[1].send_all(b"GET /healthz HTTP/1.1\r\nhost: te")
+            await streams[2].send_all(b"GET /healthz HTTP/1.1\r\nhost: test\r\n\r\n")
+            assert json.loads((await streams[2].receive_some(4096)).partition(b"\r\n\r\n")[2])
+            await until(lambda: server.metric("csm_connections") == 3)
+            signal.raise_signal(signal.SIGTERM)
+            for stream in streams:
+                async with stream:
+                    assert await stream.receive_some(4096) == b""
+            await until(lambda: not server.nursery.child_tasks)
