@@ -248,3 +248,28 @@ async def test_unredeemed_tokens_are_evicted(
 async def test_lists_are_answered_while_every_session_is_in_use() -> None:
     async with running_server(replace(TEST_SERVER, max_sessions=1)) as server, server.dial():
         assert len((await read(server, "/v1/voices"))["voices"]) == 5
+
+
+EDIT = "/v1/voices/default/settings/edit"
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", ""])
+async def test_an_edit_must_be_declared_as_json(content_type: str) -> None:
+    async with running_server() as server, http_client(server) as client:
+        headers = {"content-type": content_type} if content_type else {}
+        answer = await client.post(EDIT, content=b'{"stability": 0.1}', headers=headers)
+        assert answer.status_code == 415
+        assert detail_of(answer)["code"] == "unsupported_media_type"
+        settings = (await client.get("/v1/voices/default/settings")).json()
+        assert settings["stability"] != 0.1
+
+
+@pytest.mark.parametrize("has_key", [False, True])
+async def test_pages_of_other_origins_may_not_edit_a_server_without_a_key(has_key: bool) -> None:
+    config = locked() if has_key else TEST_SERVER
+    asking = {"origin": "https://elsewhere.example", "access-control-request-method": "POST"}
+    async with running_server(config) as server, http_client(server) as client:
+        edit = await client.options(EDIT, headers=asking)
+        speech = await client.options("/v1/text-to-speech/default", headers=asking)
+    assert ("access-control-allow-origin" in edit.headers) == has_key
+    assert speech.headers["access-control-allow-origin"] == "*"
