@@ -43,7 +43,7 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def quiet_logging(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep a server's logging away from the root logger of the tests."""
-    monkeypatch.setattr("csm_trio.telemetry.configure_logging", lambda level: None)
+    monkeypatch.setattr("csm_trio.telemetry.configure_logging", lambda level, **settings: None)
 
 
 @pytest.fixture

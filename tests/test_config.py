@@ -55,6 +55,8 @@ EXAMPLES = [
     ("--high-water-s", "5", "engine", "high_water_s", 5.0),
     ("--stall-timeout-s", "2.5", "speech", "stall_timeout_s", 2.5),
     ("--drain-s", "0", "server", "drain_s", 0.0),
+    ("--admission-wait-ms", "0", "server", "admission_wait_ms", 0),
+    ("--log-format", "json", "config", "log_format", "json"),
     ("--max-positions", "512", "engine", "max_positions", 512),
     (
         "--random-weights",

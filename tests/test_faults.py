@@ -1,9 +1,14 @@
 """Faults of the server itself: each client is told, and the process ends within its bound."""
 
+import fcntl
 import json
+import os
+import re
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 
 import httpx
@@ -98,3 +103,33 @@ async def test_at_a_signal_connections_without_a_request_end() -> None:
                 async with stream:
                     assert await stream.receive_some(4096) == b""
             await until(lambda: not server.nursery.child_tasks)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the size of a pipe is set by fcntl")
+def test_a_server_whose_standard_error_is_not_read_serves_on() -> None:
+    with unread_server() as port, httpx.Client(trust_env=False, timeout=GUARD_S) as client:
+        for _ in range(30):  # each leaves a line of some 200 bytes; the pipe holds 4,096
+            answer = client.post(f"http://127.0.0.1:{port}{SPEECH}", json={"text": "Hi."})
+            assert answer.status_code == 200
+        assert client.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
+
+
+@contextmanager
+def unread_server() -> Iterator[int]:
+    """Run a server, read its standard error up to its port, and no further; yield the port."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    command = [sys.executable, "-m", "csm_trio", "serve", "--host", "127.0.0.1", "--port", "0"]
+    process = subprocess.Popen([*command, "--cpu"], stderr=writer)
+    os.close(writer)
+    try:
+        log = b""
+        while not (found := re.search(rb"listening on \S+:(\d+)", log)):
+            log += os.read(reader, 4096)
+        yield int(found[1])
+        process.terminate()
+        assert process.wait(GUARD_S) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(reader)

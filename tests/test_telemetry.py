@@ -48,6 +48,7 @@ def own_logging() -> Iterator[None]:
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
+    logging.captureWarnings(False)
 
 
 def test_a_mark_is_the_first_time_of_an_event(clock: Clock) -> None:

@@ -31,7 +31,7 @@ from csm_trio.voices import VoiceCatalog
 logger = logging.getLogger(__name__)
 
 _BACKLOG = 1024
-_PROBE_S = 0.1
+_PROBE_S = 0.5
 """Seconds between two probes of the event loop."""
 _FAILURE_GRACE_S = 0.6
 """Time that sessions have to tell their clients that the engine has failed."""

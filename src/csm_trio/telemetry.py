@@ -99,7 +99,7 @@ class Metrics:
         )
         self.event_loop_lag_s = Histogram(
             "csm_event_loop_lag_seconds",
-            "How late the event loop runs a task that is due, probed ten times a second.",
+            "How late the event loop runs a task that is due, probed twice a second.",
             buckets=_LAG_BUCKETS_S,
             registry=registry,
         )
@@ -326,5 +326,7 @@ def configure_logging(level: str, *, log_format: str = "text", secrets: Iterable
     formatter = _JsonFormatter if log_format == "json" else _LineFormatter
     handler.setFormatter(formatter(secrets))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # Python writes warnings to standard error itself, which may block.
+    logging.captureWarnings(True)
     for library in ("httpx", "httpcore", "huggingface_hub", "urllib3", "filelock"):
         logging.getLogger(library).setLevel(logging.WARNING)

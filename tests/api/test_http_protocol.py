@@ -5,8 +5,9 @@ import json
 import pytest
 import trio
 
+from csm_trio import server as server_module
 from csm_trio.api.connection_limits import ConnectionLimits
-from support.client_calls import GUARD_S, until
+from support.client_calls import GUARD_S, http_client, until
 from support.fakes import SineRunner
 from support.serving import serving
 from tools.hang_ups import SPEECH, head
@@ -115,3 +116,21 @@ async def test_a_body_over_the_limit_is_not_stored() -> None:
                 answer = await stream.receive_some(65536)
     # The application sees one byte more than the limit: no JSON object.
     assert answer.split()[1] in (b"413", b"422")
+
+
+async def test_at_the_limit_of_connections_the_longest_idle_one_makes_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server_module, "descriptor_limit", lambda: 64 + 4)
+    with trio.fail_after(GUARD_S):
+        async with serving(SineRunner, limits=ConnectionLimits(close_timeout_s=0.05)) as server:
+            idle = [await trio.open_tcp_stream("127.0.0.1", server.port) for _ in range(4)]
+            await until(lambda: server.metric("csm_connections") == 4)
+            async with http_client(server) as client:
+                assert (await client.get("/healthz")).status_code == 200
+            assert await idle[0].receive_some(100) == b""
+            await idle[1].send_all(head("GET", "/healthz"))
+            assert (await idle[1].receive_some(65536)).startswith(b"HTTP/1.1 200 ")
+            for stream in idle:
+                await stream.aclose()
+            await until(lambda: server.metric("csm_connections") == 0)

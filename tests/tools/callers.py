@@ -17,6 +17,7 @@ from functools import partial
 
 import trio
 from trio_websocket import (
+    ConnectionClosed,
     ConnectionRejected,
     WebSocketConnection,
     connect_websocket_url,
@@ -91,7 +92,7 @@ async def strangers(server: ServerProcess, tries: int) -> int:
                 try:
                     async with open_websocket_url(url(server), extra_headers=WRONG) as ws:
                         await ws.get_message()
-                except (ConnectionClosed, ConnectionRejected, BaseExceptionGroup):
+                except* (ConnectionClosed, ConnectionRejected):
                     await trio.sleep(0.05)
 
     async with trio.open_nursery() as nursery:

@@ -93,21 +93,20 @@ class Connections:
                 self._end_oldest_idle()
                 await trio.sleep(_ACCEPT_PAUSE_S)
                 continue
-            if self._open >= self._limit:
-                self._end_oldest_idle()
-            connections.start_soon(self._serve_one, stream)
+            has_space = self._open < self._limit or self._end_oldest_idle()
+            connections.start_soon(self._serve_one, stream, has_space)
 
-    async def _serve_one(self, stream: trio.SocketStream) -> None:
-        """Serve one connection; whatever ends it, it is closed."""
+    async def _serve_one(self, stream: trio.SocketStream, has_space: bool) -> None:
+        """Serve one connection, or refuse it; whatever ends it, it is closed."""
         client = ClientSocket(stream, self._limits)
         self._open += 1
         self._metrics.connections.set(self._open)
         try:
-            if self._open > self._limit:
+            if has_space:
+                await HttpConnection(client, self._context).run()
+            else:
                 self._metrics.refusals.labels("TooManyConnections").inc()
                 await client.send(_FULL)
-            else:
-                await HttpConnection(client, self._context).run()
         except* ClientGone:
             pass
         except* Exception as group:
@@ -129,7 +128,10 @@ class Connections:
         finally:
             del self._idle[scope]
 
-    def _end_oldest_idle(self) -> None:
+    def _end_oldest_idle(self) -> bool:
+        """End the connection that has waited longest for a request; return whether there is one."""
         oldest = next((scope for scope in self._idle if not scope.cancel_called), None)
-        if oldest is not None:
-            oldest.cancel()
+        if oldest is None:
+            return False
+        oldest.cancel()
+        return True

@@ -74,7 +74,10 @@ class HttpConnection:
         """Serve requests until either side ends the connection; raise ClientGone on a hang-up."""
         timeout_s = self._client.limits.head_timeout_s
         try:
-            while (request := await self._next_request(timeout_s)) is not None:
+            while True:
+                request = await self._next_request(timeout_s)
+                if request is None:
+                    return
                 await self._client.charge(events=REQUEST_EVENTS)
                 if wants_websocket(request):
                     await self._serve_websocket(request)

@@ -109,7 +109,7 @@ async def test_an_interrupted_call_releases_its_slot() -> None:
 
 
 async def test_refused_sessions_are_shown_in_the_table() -> None:
-    config = Config(replace(TEST_SERVER, max_sessions=1))
+    config = Config(replace(TEST_SERVER, max_sessions=1, admission_wait_ms=0))
     async with serving(lambda: SineRunner(), config) as server:
         code, out, _ = await run(BenchOptions(workload_of(server), (2,), 0.1))
     assert code == 0

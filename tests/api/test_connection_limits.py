@@ -1,0 +1,83 @@
+"""The input budget of a connection: when reading pauses, and what a pause must not hide."""
+
+import pytest
+import trio
+
+from csm_trio.api.connection_limits import ConnectionLimits, InputBudget
+from support.client_calls import GUARD_S, assert_it_still_serves, until
+from support.fakes import SineRunner
+from support.serving import serving
+from tools.hang_ups import UPGRADE, frame, head, message
+
+LIMITS = ConnectionLimits(
+    events_per_s=10, burst_events=20, bytes_per_s=1_000, burst_bytes=5_000, close_timeout_s=0.05
+)
+
+
+def test_a_burst_is_free_and_its_excess_waits() -> None:
+    budget = InputBudget(LIMITS)
+    budget.charge(100.0, events=20, n_bytes=5_000)
+    assert budget.wait_s == 0
+    budget.charge(100.0, events=5)
+    assert budget.wait_s == pytest.approx(0.5)
+    budget.charge(100.0, n_bytes=2_000)
+    assert budget.wait_s == pytest.approx(2.0), "the longer of both waits"
+
+
+def test_the_budget_grows_with_time_up_to_the_burst() -> None:
+    budget = InputBudget(LIMITS)
+    budget.charge(100.0, events=30)
+    budget.charge(100.5)
+    assert budget.wait_s == pytest.approx(0.5)
+    budget.charge(1_000.0)
+    budget.charge(1_000.0, events=20)
+    assert budget.wait_s == 0
+    budget.charge(1_000.0, events=1)
+    assert budget.wait_s == pytest.approx(0.1)
+
+
+FRAGMENT = frame(b"", opcode=0, final=False)
+CHUNKED = head("POST", "/v1/text-to-speech/default", "transfer-encoding: chunked")
+# What opens the connection, whether it is answered, and what follows.
+FLOODS = {
+    "messages": (UPGRADE, True, 3_000 * message(text=" ")),
+    "pings": (UPGRADE, True, 3_000 * frame(b"p", opcode=9)),
+    "empty fragments": (
+        UPGRADE,
+        True,
+        frame(b"", final=False) + 3_000 * frame(b"", opcode=0, final=False),
+    ),
+    "requests": (head("GET", "/healthz"), True, 500 * head("GET", "/healthz")),
+    "chunks of a body": (CHUNKED, False, 3_000 * b"1\r\na\r\n"),
+}
+
+
+@pytest.mark.parametrize("kind", FLOODS)
+async def test_a_hang_up_is_noticed_while_a_flood_waits(kind: str) -> None:
+    """To read all of it would take minutes at this budget."""
+    opening, is_answered, flood = FLOODS[kind]
+    with trio.fail_after(GUARD_S):
+        async with serving(SineRunner, limits=LIMITS) as server:
+            idle = server.tasks()
+            stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+            async with stream:
+                await stream.send_all(opening)
+                if is_answered:
+                    assert await stream.receive_some(65536)
+                await stream.send_all(flood)
+                await until(lambda: server.metric("csm_connections") == 1)
+            await until(lambda: server.tasks() == idle)
+            assert server.metric("csm_sessions") == 0
+
+
+async def test_a_flood_leaves_other_connections_their_budget() -> None:
+    with trio.fail_after(GUARD_S):
+        async with serving(SineRunner, limits=ConnectionLimits()) as server:
+            stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+            async with stream:
+                opening, _, flood = FLOODS["messages"]
+                await stream.send_all(opening)
+                await stream.receive_some(65536)
+                await stream.send_all(flood)
+                for _ in range(3):
+                    await assert_it_still_serves(server)
