@@ -57,7 +57,7 @@ async def receive_through(ws: WebSocketConnection, gate: StepGate, frames: int) 
     """Run steps one by one, each only after the audio of the last one was received."""
     for _ in range(frames):
         await gate.held()
-        gate.let_go()
+        gate.release()
         assert await next_audio(ws)
 
 
@@ -77,7 +77,7 @@ async def assert_freed_within_two_steps(
     """After a hang-up: run two steps, and check that the slot is released by then."""
     await wait_all_tasks_blocked(0.02)  # the release waits in the inbox for the held step
     steps = len(runner.steps)
-    gate.let_go(2)
+    gate.release(2)
     await until(lambda: bool(runner.closes))
     assert len(runner.steps) - steps <= 2
     gate.open()
@@ -132,7 +132,7 @@ async def test_a_client_that_resets_the_connection_leaves_nothing() -> None:
         stream = await trio.open_tcp_stream("127.0.0.1", server.port)
         await http_post(stream, "/v1/text-to-speech/default/stream", {"text": LONG})
         await gate.held()
-        gate.let_go()
+        gate.release()
         assert b"200" in await stream.receive_some(65536)
         abort(stream)
         await wait_all_tasks_blocked(0.02)
@@ -153,7 +153,7 @@ async def test_a_hang_up_of_a_rest_client_releases_its_slot(endpoint: str) -> No
             )
             for _ in range(3):
                 await gate.held()
-                gate.let_go()
+                gate.release()
         await assert_freed_within_two_steps(server, runner, gate, tasks=idle)
 
 
@@ -209,9 +209,9 @@ async def test_a_failure_in_one_session_does_not_affect_another() -> None:
             await receive_through(good, gate, 2)
             await send_text(bad, "REFUSE to say this. ")
             await wait_all_tasks_blocked(0.02)  # it waits in the inbox for the held step
-            gate.let_go()  # now it is refused; its release waits for the next step to end
+            gate.release()  # now it is refused; its release waits for the next step to end
             await wait_all_tasks_blocked(0.02)
-            gate.let_go()
+            gate.release()
             failure = json.loads(await bad.get_message())
             assert failure["error"] == "max_character_limit_exceeded"
             assert await receive_to_the_end(bad) == ([], 1009)

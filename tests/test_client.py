@@ -27,14 +27,14 @@ async def text_of(*deltas: str) -> Deltas:
 async def call(
     base_url: str, *deltas: str, api_key: str | None = None
 ) -> tuple[bytes, SpeechTiming]:
-    heard = bytearray()
+    received = bytearray()
 
     async def listen(chunk: bytes) -> None:
-        heard.extend(chunk)
+        received.extend(chunk)
 
     target = SpeechTarget(base_url, api_key=api_key)
     timing = await Call(target).speak(text_of(*deltas), listen)
-    return bytes(heard), timing
+    return bytes(received), timing
 
 
 async def test_every_chunk_arrives_in_order_until_the_final_message() -> None:
@@ -46,8 +46,8 @@ async def test_every_chunk_arrives_in_order_until_the_final_message() -> None:
         assert await close_code(socket) == 1000
 
     async with scripted_server(script) as url:
-        heard, timing = await call(url, "Hello ", "you.")
-    assert (heard, timing.chunks) == (b"abcd", 2)
+        received, timing = await call(url, "Hello ", "you.")
+    assert (received, timing.chunks) == (b"abcd", 2)
 
 
 async def test_an_empty_delta_does_not_end_the_stream() -> None:
@@ -57,11 +57,11 @@ async def test_an_empty_delta_does_not_end_the_stream() -> None:
         await socket.send_message(FINAL)
 
     async with scripted_server(script) as url:
-        heard, timing = await call(url, "One.", "", " Two.")
-    assert (heard, timing.first_audio_s) == (b"", None)
+        received, timing = await call(url, "One.", "", " Two.")
+    assert (received, timing.first_audio_s) == (b"", None)
 
 
-async def test_unknown_keys_and_frames_without_audio_are_passed_over() -> None:
+async def test_unknown_keys_and_messages_without_audio_are_ignored() -> None:
     frames = [
         {"surprise": [1]},
         {"audio": None, "isFinal": None, "alignment": {"chars": []}},
@@ -75,8 +75,8 @@ async def test_unknown_keys_and_frames_without_audio_are_passed_over() -> None:
             await socket.send_message(json.dumps(frame))
 
     async with scripted_server(script) as url:
-        heard, _ = await call(url, "Hi.")
-    assert heard == b"abcd"
+        received, _ = await call(url, "Hi.")
+    assert received == b"abcd"
 
 
 async def test_a_message_of_twelve_mebibytes_is_accepted() -> None:
@@ -86,8 +86,8 @@ async def test_a_message_of_twelve_mebibytes_is_accepted() -> None:
         await socket.send_message(FINAL)
 
     async with scripted_server(script) as url:
-        heard, _ = await call(url, "Hi.")
-    assert len(heard) == 9 << 20
+        received, _ = await call(url, "Hi.")
+    assert len(received) == 9 << 20
 
 
 async def test_the_key_travels_as_a_header_and_never_in_the_address() -> None:
@@ -133,7 +133,7 @@ def test_the_url_holds_exactly_the_settings_given(
 
 
 async def test_times_are_counted_from_the_first_text_to_the_audio(mock_clock: MockClock) -> None:
-    say_heard, heard = trio.open_memory_channel[bytes](0)
+    send_received, received = trio.open_memory_channel[bytes](0)
 
     async def script(request: WebSocketRequest) -> None:
         socket = await request.accept()
@@ -141,16 +141,16 @@ async def test_times_are_counted_from_the_first_text_to_the_audio(mock_clock: Mo
         for wait_s in (0.25, 0.75):
             mock_clock.jump(wait_s)
             await socket.send_message(spoken(SECOND))
-            await heard.receive()
+            await received.receive()
         mock_clock.jump(5)
         await socket.send_message(FINAL)
 
     async with scripted_server(script) as url:
-        timing = await Call(SpeechTarget(url)).speak(text_of("Hello."), say_heard.send)
+        timing = await Call(SpeechTarget(url)).speak(text_of("Hello."), send_received.send)
     assert timing == SpeechTiming(first_audio_s=0.25, audio_s=2.0, real_time_factor=0.5, chunks=2)
 
 
-def test_a_wav_header_alone_is_no_audio_yet() -> None:
+def test_a_wav_header_alone_does_not_count_as_audio() -> None:
     arrivals = Arrivals(AudioFormat.parse("wav_24000"))
     arrivals.note_text(1.0)
     arrivals.note_audio(len(wav_header(24_000, data_bytes=None)), 2.0)
@@ -182,7 +182,7 @@ def test_the_factor_times_the_audio_is_the_time_of_the_last_chunk(
     assert timing.chunks == len(chunks)
 
 
-def test_where_bytes_do_not_tell_time_only_arrivals_are_known() -> None:
+def test_for_variable_rates_only_arrival_times_are_known() -> None:
     arrivals = Arrivals(AudioFormat.parse("opus_48000_64"))
     arrivals.note_text(1.0)
     arrivals.note_audio(800, 3.0)

@@ -62,11 +62,13 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize(("status", "body", "sentence"), REFUSALS)
-async def test_a_refused_upgrade_is_one_sentence(status: int, body: bytes, sentence: str) -> None:
+async def test_a_refused_upgrade_is_reported_in_one_sentence(
+    status: int, body: bytes, sentence: str
+) -> None:
     assert await failure(partial(reject, status=status, body=body)) == sentence
 
 
-async def test_a_server_that_is_not_there_is_one_sentence() -> None:
+async def test_an_unreachable_server_is_reported_in_one_sentence() -> None:
     with trio.socket.socket() as unlistened:
         await unlistened.bind(("127.0.0.1", 0))
         url = f"ws://127.0.0.1:{unlistened.getsockname()[1]}"
@@ -74,7 +76,7 @@ async def test_a_server_that_is_not_there_is_one_sentence() -> None:
             await Call(SpeechTarget(url)).speak(text_of("Hello."), ignore)
 
 
-async def test_a_server_that_never_answers_the_upgrade_is_given_up(mock_clock: MockClock) -> None:
+async def test_an_upgrade_that_is_not_answered_times_out(mock_clock: MockClock) -> None:
     async def swallow(stream: trio.SocketStream) -> None:
         await stream.receive_some()
         await wait_all_tasks_blocked()
@@ -130,7 +132,7 @@ FAILURES = [
 
 
 @pytest.mark.parametrize(("misbehave", "sentence"), FAILURES)
-async def test_an_end_before_the_final_frame_is_one_sentence(
+async def test_an_end_before_the_final_message_is_reported_in_one_sentence(
     misbehave: Callable[[WebSocketConnection], Awaitable[None]], sentence: str
 ) -> None:
     async def script(request: WebSocketRequest) -> None:
@@ -143,7 +145,7 @@ async def test_an_end_before_the_final_frame_is_one_sentence(
     assert await failure(script) == sentence
 
 
-async def test_a_connection_that_breaks_is_one_sentence() -> None:
+async def test_a_broken_connection_is_reported_in_one_sentence() -> None:
     async def script(request: WebSocketRequest) -> None:
         socket = await request.accept()
         await next_text(socket)
@@ -168,10 +170,10 @@ async def test_an_error_ends_the_call_while_text_is_still_awaited() -> None:
             await Call(SpeechTarget(url)).speak(endless(), ignore)
 
 
-async def test_silence_after_the_last_word_is_not_waited_out_for_ever(
+async def test_a_server_that_is_silent_after_the_last_text_times_out(
     mock_clock: MockClock,
 ) -> None:
-    say_heard, heard = trio.open_memory_channel[bytes](0)
+    send_received, received = trio.open_memory_channel[bytes](0)
 
     async def script(request: WebSocketRequest) -> None:
         socket = await request.accept()
@@ -180,14 +182,14 @@ async def test_silence_after_the_last_word_is_not_waited_out_for_ever(
             await wait_all_tasks_blocked()
             mock_clock.jump(59)
             await socket.send_message(spoken(b"ab"))
-            assert await heard.receive() == b"ab"
+            assert await received.receive() == b"ab"
         await wait_all_tasks_blocked()
         mock_clock.jump(60)
         await close_code(socket)
 
     async with scripted_server(script) as url:
         with pytest.raises(SpeechError, match=r"^The server sent nothing for 60 seconds\.$"):
-            await Call(SpeechTarget(url)).speak(text_of("Hello."), say_heard.send)
+            await Call(SpeechTarget(url)).speak(text_of("Hello."), send_received.send)
 
 
 async def test_hanging_up_is_a_closing_handshake() -> None:
@@ -211,7 +213,7 @@ async def test_hanging_up_is_a_closing_handshake() -> None:
     assert codes == [1000]
 
 
-async def test_hanging_up_stops_the_dialing() -> None:
+async def test_a_cancel_during_the_upgrade_closes_the_connection() -> None:
     dialed = trio.Event()
 
     async def script(request: WebSocketRequest) -> None:

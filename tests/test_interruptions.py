@@ -154,13 +154,13 @@ async def test_the_slot_of_a_barge_in_is_released_within_two_steps() -> None:
                     reader = SocketReader(ws)
                     await send(ws, *pipecat_turn("a", ENDLESS))
                     await gate.held()
-                    gate.let_go()
+                    gate.release()
                     await reader.next("a", final=False)
                     await gate.held()
                     steps = len(runner.steps)
                     await send(ws, close("a"), *pipecat_turn("b", f"{LAST} "))
                     await wait_all_tasks_blocked(0.02)  # both wait for the held step
-                    gate.let_go(2)
+                    gate.release(2)
                     await reader.next("a", final=True)
                     await until(lambda: len(runner.opened) == 2)
                     assert len(runner.steps) <= steps + 2

@@ -35,11 +35,11 @@ class Synthesizer:
 
     def __init__(self, chunks: tuple[bytes, ...], final: str) -> None:
         self._frames = [*(spoken(chunk) for chunk in chunks), final]
-        self.heard: list[str] = []
+        self.received: list[str] = []
 
     async def __call__(self, request: WebSocketRequest) -> None:
         socket = await request.accept()
-        self.heard += await all_text(socket)
+        self.received += await all_text(socket)
         for frame in self._frames:
             await socket.send_message(frame)
         await close_code(socket)
@@ -78,7 +78,7 @@ async def test_the_audio_of_the_text_is_written_to_the_file(tmp_path: Path) -> N
     script, out, stderr = speaker(b"ab", b"cd"), tmp_path / "speech.pcm", io.StringIO()
     async with options(script, out=out, text="Hello there.") as asked:
         assert await say(asked, stderr=stderr) == 0
-    assert script.heard == ["Hello there."]
+    assert script.received == ["Hello there."]
     assert out.read_bytes() == b"abcd"
     (summary,) = stderr.getvalue().splitlines()
     assert summary.startswith("first audio ")
@@ -89,15 +89,15 @@ async def test_standard_input_is_synthesized_while_it_is_still_being_written(
     tmp_path: Path, pipe: tuple[int, int]
 ) -> None:
     read_fd, write_fd = pipe
-    heard: list[str] = []
+    received: list[str] = []
 
     async def script(request: WebSocketRequest) -> None:
         socket = await request.accept()
         os.write(write_fd, "Erste Zeile.\nZweite für".encode()[:-1])
-        heard.append(await next_text(socket))
+        received.append(await next_text(socket))
         await socket.send_message(spoken(b"ab"))
         os.write(write_fd, b"r immer.\n")
-        heard.append(await next_text(socket))
+        received.append(await next_text(socket))
         os.close(write_fd)
         assert await next_text(socket) == ""
         await socket.send_message(spoken(b"cd"))
@@ -106,7 +106,7 @@ async def test_standard_input_is_synthesized_while_it_is_still_being_written(
     async with scripted_server(script) as url:
         asked = SayOptions(SpeechTarget(url), None, tmp_path / "speech.pcm")
         assert await say(asked, stdin_fd=read_fd, stderr=io.StringIO()) == 0
-    assert heard == ["Erste Zeile.\nZweite fü", "r immer.\n"]
+    assert received == ["Erste Zeile.\nZweite fü", "r immer.\n"]
     assert (tmp_path / "speech.pcm").read_bytes() == b"abcd"
 
 
@@ -115,21 +115,21 @@ async def test_a_character_cut_between_two_reads_stays_whole(
 ) -> None:
     read_fd, write_fd = pipe
     first, second = "für"[:1].encode() + "ü".encode()[:1], "ü".encode()[1:] + b"r"
-    heard: list[str] = []
+    received: list[str] = []
 
     async def script(request: WebSocketRequest) -> None:
         socket = await request.accept()
         os.write(write_fd, first)
-        heard.append(await next_text(socket))
+        received.append(await next_text(socket))
         os.write(write_fd, second)
         os.close(write_fd)
-        heard.extend(await all_text(socket))
+        received.extend(await all_text(socket))
         await socket.send_message(FINAL)
 
     async with scripted_server(script) as url:
         asked = SayOptions(SpeechTarget(url), None, tmp_path / "speech.pcm")
         assert await say(asked, stdin_fd=read_fd, stderr=io.StringIO()) == 0
-    assert heard == ["f", "ür"]
+    assert received == ["f", "ür"]
     assert not (tmp_path / "speech.pcm").exists(), "no audio, no file"
 
 
@@ -179,7 +179,7 @@ async def test_a_closed_standard_output_is_reported_in_one_sentence(pipe: tuple[
     assert stderr.getvalue() == "csm-trio say: Cannot write standard output: Broken pipe.\n"
 
 
-async def test_a_failed_call_leaves_an_earlier_file_alone(tmp_path: Path) -> None:
+async def test_a_failed_call_does_not_change_an_existing_file(tmp_path: Path) -> None:
     out, stderr = tmp_path / "speech.pcm", io.StringIO()
     out.write_bytes(b"earlier")
     script = speaker(final=socket_error(Unauthorized()).to_text())

@@ -55,7 +55,7 @@ async def test_audio_is_sent_while_the_next_frame_is_being_made() -> None:
     runner = SineRunner(step_gate=gate)
     with trio.fail_after(GUARD_S):
         async with serving(lambda: runner) as server, http_client(server) as client:
-            gate.let_go()
+            gate.release()
             try:
                 requested = {**SPEECH, "response_format": "pcm"}
                 async with client.stream("POST", PATH, json=requested) as answer:

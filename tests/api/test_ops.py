@@ -118,7 +118,7 @@ async def test_the_metrics_follow_a_session() -> None:
                     async with server.dial() as ws:
                         await send(ws, {"text": text})
                         await gate.held()
-                        gate.let_go()
+                        gate.release()
                         await gate.held()
                         during = samples((await client.get("/metrics")).text)
                         gate.open()

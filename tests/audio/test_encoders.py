@@ -110,7 +110,7 @@ def test_the_tail_is_flushed_to_the_last_sample(name: str, frames: int) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_compressing_encoders_are_heavy(name: str) -> None:
+def test_compressing_encoders_run_in_a_thread(name: str) -> None:
     assert make_encoder(format_named(name)).heavy == (name not in SAMPLE_FORMATS)
 
 

@@ -113,7 +113,7 @@ def test_full_scale_saturates_and_never_wraps() -> None:
         assert np.abs(inner - extreme).max() < 100  # two windows blended are not quite one
 
 
-def test_an_encoder_plays_faster_or_slower() -> None:
+def test_an_encoder_changes_the_tempo() -> None:
     pcm = noise(5_000)
     audio_format = AudioFormat.parse("pcm_24000")
     encoder = make_encoder(audio_format, speed=1.2)

@@ -118,7 +118,7 @@ def test_held_frames_cause_no_underrun_at_any_pace_of_steps(
 
 
 @dataclass(eq=False)
-class Call:
+class SimulatedCall:
     """A load-test call: a player that gets one utterance after another."""
 
     rng: random.Random
@@ -132,7 +132,7 @@ class Simulation:
     """Calls on a device with an H100's times: `4.9 + 0.027 rows` ms a step, 2 ms a prefill."""
 
     calls: int
-    scheduler: Scheduler[Call] = field(init=False)
+    scheduler: Scheduler[SimulatedCall] = field(init=False)
     now_s: float = 0.0
     made: "count[int]" = field(default_factory=count)
     first_audio_s: list[float] = field(default_factory=list)
@@ -143,7 +143,7 @@ class Simulation:
         self.scheduler = Scheduler(self.calls, max_prefills_per_step=8, targets=TARGETS)
         generators = (random.Random(index) for index in range(self.calls))
         # All calls begin within two seconds; pauses between utterances are 1 s on average.
-        self.waiting = [Call(rng, rng.uniform(0, 2)) for rng in generators]
+        self.waiting = [SimulatedCall(rng, rng.uniform(0, 2)) for rng in generators]
 
     def run(self, for_s: float) -> None:
         while self.now_s < for_s:
@@ -160,7 +160,7 @@ class Simulation:
             for _, call in running:
                 self.make_frame(call)
 
-    def make_frame(self, call: Call) -> None:
+    def make_frame(self, call: SimulatedCall) -> None:
         call.frames_left -= 1
         made = frame(next(self.made)) if call.frames_left >= 0 else None
         delivery = self.scheduler.account(call, made, self.now_s)
@@ -176,7 +176,7 @@ class Simulation:
             self.scheduler.release(call)
             self.underruns_s.append(call.player.worst_underrun_s)
             pause_s = call.rng.expovariate(1.0)
-            self.waiting.append(Call(call.rng, call.player.ends_at_s + pause_s))
+            self.waiting.append(SimulatedCall(call.rng, call.player.ends_at_s + pause_s))
 
 
 @pytest.mark.parametrize("calls", [64, 256, 512])

@@ -135,7 +135,7 @@ async def test_a_cancel_releases_the_slot_before_the_token_and_without_another_s
     async with engine_of(runner, metrics) as engine, trio.open_nursery() as nursery:
         scope = await nursery.start(read_until_cancelled, engine, utterance("FRAMES=50"))
         await gate.held()
-        gate.let_go()
+        gate.release()
         await gate.held()
         scope.cancel()
         await wait_all_tasks_blocked()
@@ -166,7 +166,7 @@ async def test_a_cancel_does_not_affect_other_rows() -> None:
         await gate.held()
         nursery.start_soon(read, engine)
         await wait_all_tasks_blocked()
-        gate.let_go(3)
+        gate.release(3)
         for _ in range(3):
             await gate.held()
         scope.cancel()
@@ -218,14 +218,14 @@ async def test_an_unread_stream_runs_no_step_past_its_credit() -> None:
     gate = StepGate()
     runner = SineRunner(1, step_gate=gate)
     async with engine_of(runner) as engine, engine.generate(utterance("FRAMES=90")) as stream:
-        gate.let_go(CREDIT_FRAMES)
+        gate.release(CREDIT_FRAMES)
         for _ in range(CREDIT_FRAMES):
             await gate.held()
         await step_loop_is_idle(engine)
         assert len(runner.steps) == CREDIT_FRAMES
         frames = list(await anext(stream))
         await gate.held()
-        gate.let_go()
+        gate.release()
         await step_loop_is_idle(engine)
         assert len(runner.steps) == CREDIT_FRAMES + 1
         gate.open()
@@ -303,7 +303,7 @@ async def test_a_device_failure_fails_every_stream_and_is_raised() -> None:
             await gate.held()
             nursery.start_soon(read, engine, "EXPLODE")
             await wait_all_tasks_blocked()
-            gate.let_go()
+            gate.release()
             await gate.held()
             await wait_all_tasks_blocked()
             gate.open()
@@ -520,7 +520,7 @@ async def test_a_cancel_during_prefill_releases_the_slot() -> None:
         await gate.held()
         nursery.start_soon(give_up)
         await wait_all_tasks_blocked()
-        gate.let_go()
+        gate.release()
         await gate.held()
         scope.cancel()
         await wait_all_tasks_blocked()
@@ -574,7 +574,7 @@ async def test_a_cancel_discards_held_frames_and_the_next_utterance_gets_only_it
     after = utterance("And now something else.")
     async with engine_of(runner) as engine:
         async with engine.generate(ahead):
-            gate.let_go(2)
+            gate.release(2)
             for _ in range(3):
                 await gate.held()
             gate.open()

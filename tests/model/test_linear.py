@@ -30,7 +30,7 @@ def test_rounding_loses_half_a_step_a_weight_at_most(outputs: int, inputs: int) 
 
 
 @pytest.mark.parametrize(("outputs", "inputs"), SIZES)
-def test_an_int8_product_is_off_by_its_roundings_alone(outputs: int, inputs: int) -> None:
+def test_an_int8_product_differs_by_rounding_only(outputs: int, inputs: int) -> None:
     weight, x = _drawn(outputs, inputs), _drawn(3, 2, inputs, seed=1)
     matrix = Int8Matrix.rounded(weight)
     product = linear(x, matrix)

@@ -42,7 +42,7 @@ def angles_at_the_end(config: LlamaConfig) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("config", HALVES.values(), ids=HALVES)
-def test_rope_is_scaled_as_llama_3_and_unscaled_it_would_be_far_off(config: LlamaConfig) -> None:
+def test_rope_is_scaled_as_in_llama_3(config: LlamaConfig) -> None:
     expected = angles_at_the_end(config)
     ours = inverse_frequencies(config).double() * LAST
     torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-3)
@@ -67,7 +67,7 @@ def test_the_checkpoints_own_form_of_the_scaling_means_the_same() -> None:
 
 
 @pytest.mark.parametrize("config", HALVES.values(), ids=HALVES)
-def test_a_bf16_model_turns_by_float32_tables(config: LlamaConfig) -> None:
+def test_a_bf16_model_rotates_by_float32_tables(config: LlamaConfig) -> None:
     cos, sin = RotaryTable(config, device=CPU).at(
         torch.tensor([min(LAST, config.max_positions - 1)])
     )

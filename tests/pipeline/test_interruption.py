@@ -15,7 +15,14 @@ from csm_trio.protocol.elevenlabs.multi_stream_input import MultiStreamInputProt
 from csm_trio.protocol.elevenlabs.stream_input import StreamInputProtocol
 from csm_trio.text.normalization.normalize import normalize
 from support.fakes import FakeEngine, ScriptedSocket
-from support.session_calls import EOS, OPENER, Call, expected_sound, said, sound
+from support.session_calls import (
+    EOS,
+    OPENER,
+    SessionRun,
+    expected_audio,
+    joined_audio,
+    text_message,
+)
 
 FRAME_S = 0.1
 LONG = "FRAMES=50. "
@@ -39,31 +46,31 @@ def close(context_id: str) -> dict[str, object]:
     return of(context_id, close_context=True)
 
 
-def multi(engine: FakeEngine | None = None, **options: Any) -> Call:
-    return Call(
+def multi(engine: FakeEngine | None = None, **options: Any) -> SessionRun:
+    return SessionRun(
         engine or FakeEngine(frame_delay_s=FRAME_S), protocol=MultiStreamInputProtocol(), **options
     )
 
 
-def finals(call: Call) -> list[object]:
+def finals(call: SessionRun) -> list[object]:
     return [message["contextId"] for message in call.sent if message.get("isFinal")]
 
 
 async def test_after_a_clear_no_old_audio_is_sent_and_new_text_is_synthesized(
     autojump_clock: MockClock,
 ) -> None:
-    call = Call(FakeEngine(frame_delay_s=FRAME_S))
+    call = SessionRun(FakeEngine(frame_delay_s=FRAME_S))
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(call.run, OPENER, said(f"{LONG}And more. "))
+        nursery.start_soon(call.run, OPENER, text_message(f"{LONG}And more. "))
         await trio.sleep(1.05)
-        call.socket.say(CLEAR, said("New words. "))
+        call.socket.client_send(CLEAR, text_message("New words. "))
         await wait_all_tasks_blocked()
         assert [utterance.text for utterance in call.engine.utterances[1:]] == ["New words."]
-        call.socket.say(EOS)
+        call.socket.client_send(EOS)
     at = next(i for i, message in enumerate(call.sent) if message.get("cleared"))
     old, new = call.engine.utterances
-    assert expected_sound([old]).startswith(sound(call.sent[:at]))
-    assert sound(call.sent[at:]) == expected_sound([new])
+    assert expected_audio([old]).startswith(joined_audio(call.sent[:at]))
+    assert joined_audio(call.sent[at:]) == expected_audio([new])
     assert call.sent[at]["audio"] is None
     assert call.sent[at]["isFinal"] is False
     assert [message["isFinal"] for message in call.sent].count(True) == 1
@@ -74,7 +81,7 @@ async def test_after_a_clear_no_old_audio_is_sent_and_new_text_is_synthesized(
 async def test_every_clear_is_answered_though_there_is_nothing_to_clear(
     autojump_clock: MockClock, clears: int
 ) -> None:
-    call = Call()
+    call = SessionRun()
     await call.run(*[CLEAR] * clears, EOS)
     assert [bool(message.get("cleared")) for message in call.sent] == [True] * clears + [False]
     assert call.sent[-1]["isFinal"] is True
@@ -83,11 +90,11 @@ async def test_every_clear_is_answered_though_there_is_nothing_to_clear(
 async def test_a_clear_after_the_end_of_input_cancels_and_reports_the_end(
     autojump_clock: MockClock,
 ) -> None:
-    call = Call(FakeEngine(frame_delay_s=FRAME_S))
+    call = SessionRun(FakeEngine(frame_delay_s=FRAME_S))
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(call.run, OPENER, said(LONG), EOS)
+        nursery.start_soon(call.run, OPENER, text_message(LONG), EOS)
         await trio.sleep(1.05)
-        call.socket.say(CLEAR, CLEAR, said("Too late."))
+        call.socket.client_send(CLEAR, CLEAR, text_message("Too late."))
     assert trio.current_time() < 2
     assert [bool(message.get("cleared")) for message in call.sent[-2:]] == [True, False]
     assert [message["isFinal"] for message in call.sent[-2:]] == [False, True]
@@ -95,32 +102,34 @@ async def test_a_clear_after_the_end_of_input_cancels_and_reports_the_end(
 
 
 async def test_a_clear_discards_text_that_was_not_yet_segmented(autojump_clock: MockClock) -> None:
-    call = Call()
-    await call.run(OPENER, said("Half a sentence"), CLEAR, said("A whole one."), EOS)
+    call = SessionRun()
+    await call.run(
+        OPENER, text_message("Half a sentence"), CLEAR, text_message("A whole one."), EOS
+    )
     assert call.texts == ["A whole one."]
 
 
-async def test_an_interrupted_context_is_silent_at_once_and_over_once(
+async def test_an_interrupted_context_is_silent_at_once_and_ends_once(
     autojump_clock: MockClock,
 ) -> None:
     call = multi()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(call.run, text("a", LONG), text("b", LONG))
         await trio.sleep(1.05)
-        heard = len(call.sent)
-        call.socket.say(close("a"), close("a"), text("a", "Again."))
+        received = len(call.sent)
+        call.socket.client_send(close("a"), close("a"), text("a", "Again."))
         await wait_all_tasks_blocked()
-        assert call.sent[heard]["contextId"] == "a"
-        assert call.sent[heard]["isFinal"] is True
+        assert call.sent[received]["contextId"] == "a"
+        assert call.sent[received]["isFinal"] is True
         assert call.engine.open_utterances == 1
-        call.socket.say(flush("a"), close("a"), END)
+        call.socket.client_send(flush("a"), close("a"), END)
     assert finals(call) == ["a", "a", "b"]
-    of_a = [message for message in call.sent[heard + 1 :] if message["contextId"] == "a"]
-    assert sound(of_a) == expected_sound(call.engine.utterances[2:])
+    of_a = [message for message in call.sent[received + 1 :] if message["contextId"] == "a"]
+    assert joined_audio(of_a) == expected_audio(call.engine.utterances[2:])
     assert call.cancels("closed") == 1
 
 
-async def test_a_normal_end_is_said_out_and_a_second_close_stops_it(
+async def test_a_flushed_context_is_synthesized_to_its_end_and_a_second_close_stops_it(
     autojump_clock: MockClock,
 ) -> None:
     for again in (False, True):
@@ -129,10 +138,10 @@ async def test_a_normal_end_is_said_out_and_a_second_close_stops_it(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(call.run, text("a", LONG), flush("a"), close("a"))
             await trio.sleep(1.05)
-            call.socket.say(*([close("a")] if again else []), END)
+            call.socket.client_send(*([close("a")] if again else []), END)
         assert finals(call) == ["a"]
         assert trio.current_time() - start_s == pytest.approx(1.05 if again else 5.1, abs=0.1)
-        assert (sound(call.sent) == expected_sound(call.engine.utterances)) is not again
+        assert (joined_audio(call.sent) == expected_audio(call.engine.utterances)) is not again
 
 
 async def test_a_reused_id_waits_until_all_audio_of_the_old_context_was_sent(
@@ -146,11 +155,11 @@ async def test_a_reused_id_waits_until_all_audio_of_the_old_context_was_sent(
         END,
     )
     assert finals(call) == ["a", "a", "a"]
-    assert sound(call.sent) == expected_sound(call.engine.utterances)
+    assert joined_audio(call.sent) == expected_audio(call.engine.utterances)
     assert call.texts == [normalize(LONG).text, "Short.", "Shorter."]
 
 
-async def test_to_interrupt_a_reused_id_stops_all_that_bears_it(
+async def test_interrupting_a_reused_id_stops_every_context_of_that_id(
     autojump_clock: MockClock,
 ) -> None:
     call = multi()
@@ -159,16 +168,16 @@ async def test_to_interrupt_a_reused_id_stops_all_that_bears_it(
             call.run, text("a", LONG), flush("a"), close("a"), text("a", "Not this. ")
         )
         await trio.sleep(1.05)
-        heard = len(call.sent)
-        call.socket.say(close("a"))
+        received = len(call.sent)
+        call.socket.client_send(close("a"))
         await wait_all_tasks_blocked()
-        assert [message["isFinal"] for message in call.sent[heard:]] == [True, True]
-        call.socket.say(END)
+        assert [message["isFinal"] for message in call.sent[received:]] == [True, True]
+        call.socket.client_send(END)
     assert finals(call) == ["a", "a"]
     assert call.texts == [normalize(LONG).text]
 
 
-async def test_the_end_of_the_socket_says_what_every_context_holds(
+async def test_close_socket_synthesizes_the_remaining_text_of_every_context(
     autojump_clock: MockClock,
 ) -> None:
     call = multi()
@@ -189,27 +198,31 @@ async def test_a_context_over_its_quota_fails_alone(autojump_clock: MockClock) -
     assert finals(call) == ["a", "b"]
 
 
-async def test_a_context_whose_text_cannot_be_said_fails_alone(autojump_clock: MockClock) -> None:
+async def test_a_context_whose_text_the_engine_rejects_fails_alone(
+    autojump_clock: MockClock,
+) -> None:
     engine = FakeEngine(frame_delay_s=FRAME_S, errors={"unspeakable": TextTooLong(9)})
     call = multi(engine)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(call.run, text("b", LONG), text("a", "This is unspeakable. "))
         await trio.sleep(1)
         assert finals(call) == ["a"]
-        call.socket.say(text("a", "Nor is this heard. "), close("a"), text("a", "But this."), END)
+        call.socket.client_send(
+            text("a", "Nor is this heard. "), close("a"), text("a", "But this."), END
+        )
     assert [message["code"] for message in call.sent if message.get("error")] == [1009]
     assert finals(call) == ["a", "a", "b"]
     assert call.texts[2:] == ["But this."]
 
 
-async def test_an_engine_that_fails_is_everybodys(autojump_clock: MockClock) -> None:
+async def test_an_engine_failure_ends_the_whole_session(autojump_clock: MockClock) -> None:
     call = multi(FakeEngine(frame_delay_s=FRAME_S, errors={"breaks": EngineFailed()}))
     with pytest.raises(EngineFailed):
         await call.run(text("b", LONG), text("a", "This breaks. "))
     assert finals(call) == []
 
 
-async def test_a_client_who_closes_what_it_opens_and_takes_nothing_is_stopped(
+async def test_a_client_that_opens_and_closes_contexts_without_reading_is_limited(
     autojump_clock: MockClock,
 ) -> None:
     call = multi(socket=ScriptedSocket(capacity=0))
@@ -254,15 +267,15 @@ UNSPEAKABLE: dict[str, SpeechError] = {"unspeakable": TextTooLong(9)}
 
 
 def converse(
-    script: list[tuple[dict[str, object], float]], call: Call, last: dict[str, object]
+    script: list[tuple[dict[str, object], float]], call: SessionRun, last: dict[str, object]
 ) -> SpeechError | None:
     """Say all of it, pausing where the script does; return what ended the session early."""
 
     async def talk() -> None:
         for message, pause_s in script:
-            call.socket.say(message)
+            call.socket.client_send(message)
             await trio.sleep(pause_s)
-        call.socket.say(last)
+        call.socket.client_send(last)
 
     async def main() -> SpeechError | None:
         async with trio.open_nursery() as nursery:
@@ -278,11 +291,11 @@ def converse(
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(multi_messages, pauses), max_size=25))
-def test_whatever_a_client_says_every_context_ends_once_and_is_silent_after(
+def test_with_any_messages_every_context_ends_once_and_is_silent_after(
     script: list[tuple[dict[str, object], float]],
 ) -> None:
     engine = FakeEngine(frame_delay_s=FRAME_S / 3, errors=UNSPEAKABLE)
-    call = Call(engine, protocol=MultiStreamInputProtocol())
+    call = SessionRun(engine, protocol=MultiStreamInputProtocol())
     error = converse(script, call, END)
     assert engine.open_utterances == 0
     opened = Counter(spec.context_id or None for spec in call.specs)
@@ -298,11 +311,11 @@ def test_whatever_a_client_says_every_context_ends_once_and_is_silent_after(
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(single_messages, pauses), max_size=25))
-def test_whatever_a_client_says_there_is_one_end_and_it_is_the_last_word(
+def test_with_any_messages_there_is_one_end_and_it_is_the_last_message(
     script: list[tuple[dict[str, object], float]],
 ) -> None:
     engine = FakeEngine(frame_delay_s=FRAME_S / 3, errors=UNSPEAKABLE)
-    call = Call(engine, protocol=StreamInputProtocol())
+    call = SessionRun(engine, protocol=StreamInputProtocol())
     error = converse(script, call, EOS)
     assert engine.open_utterances == 0
     finished = [message["isFinal"] for message in call.sent]

@@ -24,24 +24,39 @@ from csm_trio.protocol.events import (
     OutEvent,
 )
 from support.fakes import FakeEngine, ScriptedSocket
-from support.session_calls import EOS, OPENER, Call, expected_sound, said, sound
+from support.session_calls import (
+    EOS,
+    OPENER,
+    SessionRun,
+    expected_audio,
+    joined_audio,
+    text_message,
+)
 
 
-async def test_everything_is_said_then_the_end_then_nothing(autojump_clock: MockClock) -> None:
-    call = Call(FakeEngine(frame_delay_s=0.02))
-    await call.run(OPENER, said("Hello the"), said("re. How are you to"), said("day?"), EOS)
+async def test_all_text_is_synthesized_before_the_one_final_message(
+    autojump_clock: MockClock,
+) -> None:
+    call = SessionRun(FakeEngine(frame_delay_s=0.02))
+    await call.run(
+        OPENER,
+        text_message("Hello the"),
+        text_message("re. How are you to"),
+        text_message("day?"),
+        EOS,
+    )
     assert call.texts == ["Hello there.", "How are you today?"]
-    assert sound(call.sent) == expected_sound(call.engine.utterances)
+    assert joined_audio(call.sent) == expected_audio(call.engine.utterances)
     assert [message["isFinal"] for message in call.sent] == [False] * (len(call.sent) - 1) + [True]
     assert call.sent[-1]["audio"] is None
     assert call.metrics.registry.get_sample_value("csm_characters_total") == 31
 
 
-@pytest.mark.parametrize("messages", [[EOS], [OPENER, EOS], [OPENER, said("... "), EOS]])
-async def test_a_call_without_a_word_ends_at_once(
+@pytest.mark.parametrize("messages", [[EOS], [OPENER, EOS], [OPENER, text_message("... "), EOS]])
+async def test_a_session_without_text_ends_at_once(
     autojump_clock: MockClock, messages: list[dict[str, object]]
 ) -> None:
-    call = Call()
+    call = SessionRun()
     start_s = trio.current_time()
     await call.run(*messages)
     assert [message["isFinal"] for message in call.sent] == [True]
@@ -49,28 +64,28 @@ async def test_a_call_without_a_word_ends_at_once(
 
 
 async def test_the_first_message_may_carry_text_and_settings(autojump_clock: MockClock) -> None:
-    call = Call()
-    await call.run(said("Hi there. ", speaker_id=4, seed=11), EOS)
+    call = SessionRun()
+    await call.run(text_message("Hi there. ", speaker_id=4, seed=11), EOS)
     assert [(u.text, u.speaker_id, u.sampling.seed) for u in call.engine.utterances] == [
         ("Hi there.", 4, 11)
     ]
 
 
-async def test_audio_leaves_while_text_still_comes(autojump_clock: MockClock) -> None:
-    call = Call()
+async def test_audio_is_sent_while_text_is_still_received(autojump_clock: MockClock) -> None:
+    call = SessionRun()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(call.run, OPENER, said("One two three. "))
-        heard = [await call.socket.hear() for _ in range(3)]
-        assert all(message["isFinal"] is False for message in heard)
-        call.socket.say(said("Four."), EOS)
+        nursery.start_soon(call.run, OPENER, text_message("One two three. "))
+        received = [await call.socket.client_receive() for _ in range(3)]
+        assert all(message["isFinal"] is False for message in received)
+        call.socket.client_send(text_message("Four."), EOS)
     assert call.texts == ["One two three.", "Four."]
 
 
-async def test_a_hang_up_ends_it_all_without_a_word(autojump_clock: MockClock) -> None:
-    call = Call(FakeEngine(frame_delay_s=0.1))
+async def test_after_a_hang_up_nothing_is_sent(autojump_clock: MockClock) -> None:
+    call = SessionRun(FakeEngine(frame_delay_s=0.1))
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(call.run, OPENER, said("FRAMES=90. Then more. "))
-        await call.socket.hear()
+        nursery.start_soon(call.run, OPENER, text_message("FRAMES=90. Then more. "))
+        await call.socket.client_receive()
         assert call.engine.open_utterances == 1
         nursery.cancel_scope.cancel()
     assert call.engine.open_utterances == 0
@@ -79,75 +94,77 @@ async def test_a_hang_up_ends_it_all_without_a_word(autojump_clock: MockClock) -
 
 
 @pytest.mark.parametrize("message", ["not json", "[]", "{", b"\x00\x01", '"text"'])
-async def test_a_malformed_message_ends_the_call(
+async def test_a_malformed_message_ends_the_session(
     autojump_clock: MockClock, message: str | bytes
 ) -> None:
-    call = Call(FakeEngine(frame_delay_s=0.1))
+    call = SessionRun(FakeEngine(frame_delay_s=0.1))
     with pytest.raises(InvalidMessage):
-        await call.run(OPENER, said("FRAMES=50. And. "), message)
+        await call.run(OPENER, text_message("FRAMES=50. And. "), message)
     kind = "BinaryMessage" if isinstance(message, bytes) else "InvalidMessage"
     assert call.cancels(kind) == 1
     assert call.cancels("hang_up") == 0
     assert not any(message["isFinal"] for message in call.sent)
 
 
-async def test_a_wrong_field_is_named(autojump_clock: MockClock) -> None:
+async def test_an_error_names_the_wrong_field(autojump_clock: MockClock) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        await Call().run(OPENER, said("Hi.", speaker_id="nobody"))
+        await SessionRun().run(OPENER, text_message("Hi.", speaker_id="nobody"))
     assert caught.value.param == "speaker_id"
 
 
 @pytest.mark.parametrize("timeout_s", [1.0, 20.0, 180.0])
-async def test_silence_from_the_client_is_a_timeout(
+async def test_a_client_that_sends_nothing_for_the_timeout_is_ended(
     autojump_clock: MockClock, timeout_s: float
 ) -> None:
-    call = Call(inactivity_timeout_s=timeout_s)
+    call = SessionRun(inactivity_timeout_s=timeout_s)
     start_s = trio.current_time()
     with pytest.raises(InputTimeout) as caught:
-        await call.run(OPENER, said("Hello. "))
+        await call.run(OPENER, text_message("Hello. "))
     assert caught.value.timeout_s == timeout_s
     assert trio.current_time() - start_s == pytest.approx(timeout_s)
     assert not any(message["isFinal"] for message in call.sent)
 
 
-async def test_a_client_who_says_nothing_at_all_is_not_waited_for(
+async def test_the_inactivity_timeout_holds_before_the_first_message(
     autojump_clock: MockClock,
 ) -> None:
-    call = Call()
+    call = SessionRun()
     with pytest.raises(InputTimeout):
         await call.run()
     assert call.socket.sent == []
 
 
-@pytest.mark.parametrize("message", [{}, said(" "), {"surprise": 1}, said("Word")])
-async def test_every_message_is_a_sign_of_life(
+@pytest.mark.parametrize("message", [{}, text_message(" "), {"surprise": 1}, text_message("Word")])
+async def test_every_message_restarts_the_inactivity_timeout(
     autojump_clock: MockClock, message: dict[str, object]
 ) -> None:
-    call = Call()
+    call = SessionRun()
     start_s = trio.current_time()
     with pytest.RaisesGroup(InputTimeout):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(call.run, OPENER)
             for _ in range(4):
                 await trio.sleep(15)
-                call.socket.say(message)
+                call.socket.client_send(message)
     assert trio.current_time() - start_s == pytest.approx(4 * 15 + 20)
 
 
 async def test_after_the_end_of_input_no_inactivity_timeout_applies(
     autojump_clock: MockClock,
 ) -> None:
-    call = Call(FakeEngine(frame_delay_s=10.0))
-    await call.run(OPENER, said("This takes its time."), EOS)
-    assert sound(call.sent) == expected_sound(call.engine.utterances)
+    call = SessionRun(FakeEngine(frame_delay_s=10.0))
+    await call.run(OPENER, text_message("This takes its time."), EOS)
+    assert joined_audio(call.sent) == expected_audio(call.engine.utterances)
     assert call.sent[-1]["isFinal"] is True
 
 
-async def test_what_comes_after_the_end_of_input_is_read_and_ignored(
+async def test_messages_after_the_end_of_input_are_ignored(
     autojump_clock: MockClock,
 ) -> None:
-    call = Call(FakeEngine(frame_delay_s=1.0))
-    await call.run(OPENER, said("Only this."), EOS, said("Not this."), "nor this", b"\xff", EOS)
+    call = SessionRun(FakeEngine(frame_delay_s=1.0))
+    await call.run(
+        OPENER, text_message("Only this."), EOS, text_message("Not this."), "nor this", b"\xff", EOS
+    )
     assert call.socket.unread == 0
     assert call.texts == ["Only this."]
     assert [message["isFinal"] for message in call.sent].count(True) == 1
@@ -156,9 +173,9 @@ async def test_what_comes_after_the_end_of_input_is_read_and_ignored(
 async def test_a_client_that_reads_nothing_does_not_stop_the_ingest_task(
     autojump_clock: MockClock,
 ) -> None:
-    call = Call(FakeEngine(), socket=ScriptedSocket(capacity=0))
+    call = SessionRun(FakeEngine(), socket=ScriptedSocket(capacity=0))
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(call.run, OPENER, *[said("A few words more. ")] * 20)
+        nursery.start_soon(call.run, OPENER, *[text_message("A few words more. ")] * 20)
         await wait_all_tasks_blocked()
         assert call.socket.unread == 0
         assert call.socket.sent == []
@@ -169,59 +186,59 @@ async def test_a_client_that_reads_nothing_does_not_stop_the_ingest_task(
 async def test_a_stalled_client_loses_its_slot_though_its_socket_stays_open(
     autojump_clock: MockClock,
 ) -> None:
-    call = Call(FakeEngine(), socket=ScriptedSocket(capacity=0))
+    call = SessionRun(FakeEngine(), socket=ScriptedSocket(capacity=0))
     with pytest.RaisesGroup(ClientStalled):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(call.run, OPENER, said("FRAMES=60"), EOS)
+            nursery.start_soon(call.run, OPENER, text_message("FRAMES=60"), EOS)
             await trio.sleep(60)
             assert call.engine.open_utterances == 0
-            await call.socket.hear()
+            await call.socket.client_receive()
     assert call.cancels("stalled") == 1
 
 
 async def test_one_message_over_the_quota_is_too_long(autojump_clock: MockClock) -> None:
-    call = Call(max_pending_chars=50)
+    call = SessionRun(max_pending_chars=50)
     with pytest.raises(TextTooLong) as caught:
-        await call.run(OPENER, said("x" * 51))
+        await call.run(OPENER, text_message("x" * 51))
     assert caught.value.limit_chars == 50
 
 
-@pytest.mark.parametrize("message", [said("One two. "), said("", flush=True)])
-async def test_text_that_piles_up_over_the_quota_is_too_long(
+@pytest.mark.parametrize("message", [text_message("One two. "), text_message("", flush=True)])
+async def test_waiting_text_over_the_quota_is_too_long(
     autojump_clock: MockClock, message: dict[str, object]
 ) -> None:
-    call = Call(FakeEngine(frame_delay_s=math.inf), max_pending_chars=60)
+    call = SessionRun(FakeEngine(frame_delay_s=math.inf), max_pending_chars=60)
     with pytest.raises(TextTooLong):
-        await call.run(OPENER, *[said("One. ")] * 7, *[message] * 100)
+        await call.run(OPENER, *[text_message("One. ")] * 7, *[message] * 100)
     assert call.socket.unread > 0
 
 
-async def test_text_that_is_spoken_as_it_comes_never_meets_the_quota(
+async def test_text_that_is_synthesized_at_once_does_not_count_against_the_quota(
     autojump_clock: MockClock,
 ) -> None:
-    call = Call(max_pending_chars=50)
+    call = SessionRun(max_pending_chars=50)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(call.run, OPENER)
         for _ in range(40):
-            call.socket.say(said("Nine little words are said here. "))
+            call.socket.client_send(text_message("Nine little words are said here. "))
             await wait_all_tasks_blocked()
-        call.socket.say(EOS)
+        call.socket.client_send(EOS)
     assert len(call.texts) == 40
 
 
 async def test_a_key_that_is_not_needed_has_no_effect(autojump_clock: MockClock) -> None:
-    call = Call()
-    await call.run(said(" ", xi_api_key="whatever"), said("Fine."), EOS)
+    call = SessionRun()
+    await call.run(text_message(" ", xi_api_key="whatever"), text_message("Fine."), EOS)
     assert call.texts == ["Fine."]
 
 
-async def test_a_failing_engine_ends_the_call_with_its_error(autojump_clock: MockClock) -> None:
+async def test_a_failing_engine_ends_the_session_with_its_error(autojump_clock: MockClock) -> None:
     error = EngineFailed()
-    call = Call(FakeEngine(errors={"breaks": error}))
+    call = SessionRun(FakeEngine(errors={"breaks": error}))
     with pytest.raises(EngineFailed) as caught:
-        await call.run(OPENER, said("This works. This breaks. "))
+        await call.run(OPENER, text_message("This works. This breaks. "))
     assert caught.value is error
-    assert expected_sound(call.engine.utterances[:1]).startswith(sound(call.sent))
+    assert expected_audio(call.engine.utterances[:1]).startswith(joined_audio(call.sent))
     assert not any(message["isFinal"] for message in call.sent)
 
 
@@ -253,11 +270,13 @@ class TwoVoicesProtocol:
         return json.dumps({"context": event.context_id, "kind": type(event).__name__})
 
 
-def two_voices(engine: FakeEngine, *, capacity: float = math.inf) -> Call:
-    return Call(engine, socket=ScriptedSocket(capacity=capacity), protocol=TwoVoicesProtocol())
+def two_voices(engine: FakeEngine, *, capacity: float = math.inf) -> SessionRun:
+    return SessionRun(
+        engine, socket=ScriptedSocket(capacity=capacity), protocol=TwoVoicesProtocol()
+    )
 
 
-async def test_contexts_speak_side_by_side_and_end_each_for_itself(
+async def test_contexts_are_synthesized_concurrently_and_end_separately(
     autojump_clock: MockClock,
 ) -> None:
     call = two_voices(FakeEngine(frame_delay_s=0.1))
@@ -267,7 +286,7 @@ async def test_contexts_speak_side_by_side_and_end_each_for_itself(
     assert [message["context"] for message in call.sent].count("a") == 31
 
 
-async def test_a_discarded_context_falls_silent_and_the_other_speaks_on(
+async def test_a_discarded_context_is_silent_and_the_other_continues(
     autojump_clock: MockClock,
 ) -> None:
     call = two_voices(FakeEngine(frame_delay_s=0.1))
@@ -275,10 +294,10 @@ async def test_a_discarded_context_falls_silent_and_the_other_speaks_on(
         nursery.start_soon(call.run, '["a", "FRAMES=50. "]', '["b", "FRAMES=50. "]')
         await trio.sleep(1.05)
         spoken_before = len(call.sent)
-        call.socket.say('["a", null, true]')
+        call.socket.client_send('["a", null, true]')
         await wait_all_tasks_blocked()
         assert call.engine.open_utterances == 1
-        call.socket.say("[]")
+        call.socket.client_send("[]")
     of_a = [message for message in call.sent[spoken_before:] if message["context"] == "a"]
     assert of_a == [{"context": "a", "kind": "ContextDone"}]
     assert call.sent[-1] == {"context": "b", "kind": "ContextDone"}
@@ -286,7 +305,7 @@ async def test_a_discarded_context_falls_silent_and_the_other_speaks_on(
     assert call.cancels("hang_up") == 0
 
 
-async def test_a_context_discarded_in_the_breath_it_opened_in_says_only_that_it_is_over(
+async def test_a_context_opened_and_discarded_in_one_message_sends_only_its_end(
     autojump_clock: MockClock,
 ) -> None:
     call = two_voices(FakeEngine())
@@ -295,13 +314,13 @@ async def test_a_context_discarded_in_the_breath_it_opened_in_says_only_that_it_
     assert call.cancels("closed") == 1
 
 
-async def test_text_for_a_context_that_is_closed_is_dropped(autojump_clock: MockClock) -> None:
+async def test_text_for_a_closed_context_is_ignored(autojump_clock: MockClock) -> None:
     call = two_voices(FakeEngine())
     await call.run('["a", "Hello. "]', '["a", null]', '["a", "Too late. "]', "[]")
     assert call.texts == ["Hello."]
 
 
-async def test_one_contexts_failure_is_the_calls_though_another_is_in_mid_word(
+async def test_one_contexts_failure_ends_the_session_while_another_is_synthesized(
     autojump_clock: MockClock,
 ) -> None:
     """The other's blocked hand-over breaks with the writer; that must not be what comes out."""
@@ -312,13 +331,15 @@ async def test_one_contexts_failure_is_the_calls_though_another_is_in_mid_word(
             nursery.start_soon(call.run, '["a", "FRAMES=50. "]', '["b", "This breaks. "]')
             await wait_all_tasks_blocked()
             while True:
-                await call.socket.hear()
+                await call.socket.client_receive()
                 await wait_all_tasks_blocked()
     assert call.engine.open_utterances == 0
 
 
-async def test_a_socket_that_breaks_in_sending_ends_the_call(autojump_clock: MockClock) -> None:
-    call = Call()
+async def test_a_socket_that_breaks_while_sending_ends_the_session(
+    autojump_clock: MockClock,
+) -> None:
+    call = SessionRun()
 
     async def broken(message: str) -> None:
         await wait_all_tasks_blocked()
@@ -326,5 +347,5 @@ async def test_a_socket_that_breaks_in_sending_ends_the_call(autojump_clock: Moc
 
     call.socket.send = broken  # type: ignore[method-assign]
     with pytest.RaisesGroup(ConnectionResetError, allow_unwrapped=True, flatten_subgroups=True):
-        await call.run(OPENER, said("Is anybody there? "))
+        await call.run(OPENER, text_message("Is anybody there? "))
     assert call.engine.open_utterances == 0

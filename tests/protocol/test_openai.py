@@ -86,7 +86,7 @@ def test_every_optional_field_is_read() -> None:
         ({"stream_format": "lines"}, "stream_format"),
     ],
 )
-def test_a_wrong_field_is_named(fields: dict[str, Any], param: str) -> None:
+def test_an_error_names_the_wrong_field(fields: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         parse(**fields)
     fault = openai_error(caught.value)

@@ -66,7 +66,7 @@ class StepGate:
         self._go = threading.Semaphore(0)
         self._open = threading.Event()
 
-    def let_go(self, steps: int = 1) -> None:
+    def release(self, steps: int = 1) -> None:
         """Release this many steps, held now or to come."""
         self._go.release(steps)
 
@@ -261,10 +261,10 @@ class FakeEngine:
 
 
 class ScriptedSocket:
-    """Both ends of a WebSocket: the server's (`receive`, `send`) and the client's (`say`, `hear`).
+    """Both ends of a WebSocket: the server's `receive` and `send`, the client's `client_...`.
 
-    The wire to the client holds `room` messages; when it is full, `send` blocks until the client
-    takes one by `hear`. The client never hangs up: a test cancels instead.
+    The wire to the client holds `capacity` messages; when it is full, `send` blocks until the
+    client receives one. The client never hangs up: a test cancels instead.
     """
 
     def __init__(self, *, capacity: float = math.inf) -> None:
@@ -281,13 +281,13 @@ class ScriptedSocket:
         await self._to_client.send(message)
         self.sent.append(message)
 
-    def say(self, *messages: dict[str, object] | str | bytes) -> None:
+    def client_send(self, *messages: dict[str, object] | str | bytes) -> None:
         """Send the server messages, values as JSON; the client's side."""
         for message in messages:
             raw = json.dumps(message) if isinstance(message, dict) else message
             self._to_server.send_nowait(raw)
 
-    async def hear(self) -> dict[str, object]:
+    async def client_receive(self) -> dict[str, object]:
         """Wait for the server's next message; the client's side."""
         message = json.loads(await self._from_server.receive())
         assert isinstance(message, dict)

@@ -1,4 +1,4 @@
-"""Calls on a session without a server: a scripted socket before it, a fake engine behind."""
+"""Sessions without a server: a scripted socket before each, a fake engine behind."""
 
 import base64
 import json
@@ -28,11 +28,11 @@ OPENER: dict[str, object] = {"text": " "}
 EOS: dict[str, object] = {"text": ""}
 
 
-def said(text: str, **fields: object) -> dict[str, object]:
+def text_message(text: str, **fields: object) -> dict[str, object]:
     return {"text": text, **fields}
 
 
-class Call:
+class SessionRun:
     """A session over a scripted socket and a fake engine, and the settings of an endpoint."""
 
     def __init__(
@@ -69,8 +69,8 @@ class Call:
         return spec
 
     async def run(self, *messages: dict[str, object] | str | bytes) -> None:
-        """Serve a client who says these and then stays on the line."""
-        self.socket.say(*messages)
+        """Serve a client that sends these messages and then stays connected."""
+        self.socket.client_send(*messages)
         with trio.fail_after(GUARD_S):
             await self._session.run(self.socket.receive, self.socket.send)
         assert self.engine.open_utterances == 0
@@ -88,10 +88,10 @@ class Call:
         return value or 0.0
 
 
-def sound(messages: Sequence[dict[str, object]]) -> bytes:
+def joined_audio(messages: Sequence[dict[str, object]]) -> bytes:
     return b"".join(base64.b64decode(str(sent["audio"])) for sent in messages if sent["audio"])
 
 
-def expected_sound(utterances: Sequence[Utterance]) -> bytes:
-    pcm = [frame.pcm for said in utterances for frame in sine_frames(said)]
+def expected_audio(utterances: Sequence[Utterance]) -> bytes:
+    pcm = [frame.pcm for text_message in utterances for frame in sine_frames(text_message)]
     return np.concatenate(pcm).astype("<i2").tobytes()

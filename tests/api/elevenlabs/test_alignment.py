@@ -101,7 +101,7 @@ async def test_each_context_has_its_own_clock_even_if_another_is_cancelled(
             await open_context(ws, endpoint, "a", long)
             await open_context(ws, endpoint, "b", short)
             said_chars = len(long) + len(short)
-            gate.let_go(20)
+            gate.release(20)
             while not (messages and of_context(messages, "a", endpoint).written.text):
                 messages.append(json.loads(await ws.get_message()))
             close = {"context_id": "a", "close_context": True}

@@ -184,7 +184,7 @@ async def test_a_cancelled_turn_sends_no_turn_end() -> None:
         ):
             await send(ws, {"context_id": "a", "voices": [ANN]})
             await send(ws, {"context_id": "a", "inputs": [{"text": text}]}, close)
-            gate.let_go(2)
+            gate.release(2)
             json.loads(await ws.get_message())
             await send(ws, close, {"context_id": "b", "voices": [BOB], "inputs": [{"text": "Hm."}]})
             await until(lambda: server.metric("csm_characters_total") == len(text) + len("Hm."))

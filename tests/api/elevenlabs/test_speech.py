@@ -171,7 +171,7 @@ async def test_audio_is_sent_while_the_next_frame_is_being_made(endpoint: str) -
     runner = SineRunner(step_gate=gate)
     with trio.fail_after(GUARD_S):
         async with serving(lambda: runner) as server, http_client(server) as client:
-            gate.let_go()
+            gate.release()
             try:
                 async with client.stream(
                     "POST", f"{SPEECH}{endpoint}?output_format=pcm_24000", json={"text": TEXT}

@@ -284,11 +284,11 @@ async def test_the_first_chunk_waits_for_as_many_frames_as_the_buffer_holds(
                     await send(ws, {"text": "One two three four five six."}, EOS)
                     for _ in range(buffer_size - 1):
                         await gate.held()
-                        gate.let_go()
+                        gate.release()
                     await gate.held()  # the last frame is delivered
                     await wait_all_tasks_blocked(0.02)
                     assert received == []
-                    gate.let_go()
+                    gate.release()
                     await gate.held()
                     await wait_all_tasks_blocked(0.02)
                     assert len(joined_audio(received)) == buffer_size * FRAME_SAMPLES * 2

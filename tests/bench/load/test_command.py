@@ -93,7 +93,7 @@ async def test_an_interrupted_call_releases_its_slot() -> None:
     async with serving(lambda: runner) as server:
         workload = replace(workload_of(server), texts=("FRAMES=80",), barge_in=1.0)
         # Ten frames are heard; the caller, who had more to come, hangs up.
-        gate.let_go(10)
+        gate.release(10)
         code, out, _ = await run(BenchOptions(workload, (1,), 0.05))
         gate.open()
         with trio.fail_after(GUARD_S):

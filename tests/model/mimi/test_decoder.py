@@ -177,16 +177,16 @@ def nano_codec(tmp_path_factory: pytest.TempPathFactory) -> Codec:
     return _open_codec(folder)
 
 
-def _relative_error(ours: Tensor, oracles: Tensor) -> float:
-    assert ours.shape == oracles.shape
-    return float((ours - oracles).abs().max() / oracles.abs().max())
+def _relative_error(actual: Tensor, expected: Tensor) -> float:
+    assert actual.shape == expected.shape
+    return float((actual - expected).abs().max() / expected.abs().max())
 
 
 def test_frame_by_frame_equals_the_whole_past_the_window(codec: Codec) -> None:
     codes = codec.random_codes(40, seed=1)
     assert 2 * len(codes) > 3 * codec.decoder.ring_positions.capacity
-    ours = codec.framewise(codes, slot=1, state=codec.open_state(3))
-    assert _relative_error(ours, codec.whole(codes)) < 2e-5
+    actual = codec.framewise(codes, slot=1, state=codec.open_state(3))
+    assert _relative_error(actual, codec.whole(codes)) < 2e-5
 
 
 def test_every_frame_depends_on_earlier_frames(codec: Codec) -> None:
@@ -197,19 +197,19 @@ def test_every_frame_depends_on_earlier_frames(codec: Codec) -> None:
 
 
 @pytest.mark.parametrize("off_by", [-1, 1])
-def test_another_window_is_another_voice(codec: Codec, off_by: int) -> None:
+def test_another_attention_window_gives_other_samples(codec: Codec, off_by: int) -> None:
     codes = codec.random_codes(40, seed=3)
     window = codec.config.sliding_window + off_by
     other = _load(replace(codec.config, sliding_window=window), codec.tensors)
     misled = replace(codec, decoder=other)
-    ours = misled.framewise(codes, slot=0, state=misled.open_state(1))
-    assert _relative_error(ours, codec.whole(codes)) > 1e-3
+    actual = misled.framewise(codes, slot=0, state=misled.open_state(1))
+    assert _relative_error(actual, codec.whole(codes)) > 1e-3
 
 
 def test_fewer_codebooks_than_the_codec_has(codec: Codec) -> None:
     codes = codec.random_codes(5, seed=4)[:, :3]
-    ours = codec.framewise(codes, slot=0, state=codec.open_state(1))
-    assert _relative_error(ours, codec.whole(codes)) < 2e-5
+    actual = codec.framewise(codes, slot=0, state=codec.open_state(1))
+    assert _relative_error(actual, codec.whole(codes)) < 2e-5
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,30 +233,32 @@ MOVES = st.builds(
 def _play(codec: Codec, moves: list[Move], *, batch: int) -> list[tuple[Tensor, Tensor]]:
     """Run a schedule padded to `batch` rows; return the codes and samples of every tenancy."""
     state = codec.open_state(SLOTS + 1)
-    tenancies: list[list[list[Tensor]]] = [[[]] for _ in range(SLOTS)]
+    codes_by_slot: list[list[list[Tensor]]] = [[[]] for _ in range(SLOTS)]
     pcm: list[list[list[Tensor]]] = [[[]] for _ in range(SLOTS)]
     for index, move in enumerate(moves):
         for slot in move.cleared:
             state.clear(slot)
-            tenancies[slot].append([])
+            codes_by_slot[slot].append([])
             pcm[slot].append([])
         rows = [*move.rows, *[DUMMY] * (batch - len(move.rows))]
         codes = codec.random_codes(batch, seed=index)
         frames = codec.decoder.decode(codes, torch.tensor(rows), state)
         for row, slot in enumerate(move.rows):
-            tenancies[slot][-1].append(codes[row])
+            codes_by_slot[slot][-1].append(codes[row])
             pcm[slot][-1].append(frames[row])
     return [
         (torch.stack(codes), torch.stack(samples))
         for slot in range(SLOTS)
-        for codes, samples in zip(tenancies[slot], pcm[slot], strict=True)
+        for codes, samples in zip(codes_by_slot[slot], pcm[slot], strict=True)
         if codes
     ]
 
 
 @settings(max_examples=15, deadline=None)
 @given(moves=st.lists(MOVES, min_size=1, max_size=40))
-def test_rows_own_their_clocks_and_slots_are_let_again(codec: Codec, moves: list[Move]) -> None:
+def test_rows_have_their_own_positions_and_slots_are_reused(
+    codec: Codec, moves: list[Move]
+) -> None:
     for codes, samples in _play(codec, moves, batch=SLOTS + 2):
         assert _relative_error(samples, codec.whole(codes)) < 2e-5
 
@@ -298,20 +300,20 @@ def test_cast_modules_keep_codebooks_and_angles_in_fp32(codec: Codec) -> None:
 
 
 @torch.inference_mode()
-def test_bf16_speaks_like_fp32(codec: Codec) -> None:
+def test_bf16_samples_are_close_to_fp32(codec: Codec) -> None:
     codes = codec.random_codes(10, seed=6)
     decoder = _load(codec.config, codec.tensors).to(torch.bfloat16)
     state = decoder.open_state(1, device=CPU, dtype=torch.bfloat16)
-    ours = torch.cat([decoder.decode(frame[None], torch.tensor([0]), state) for frame in codes])
-    assert ours.dtype == torch.float32
-    assert 1e-6 < _relative_error(ours, codec.whole(codes)) < 0.1
+    actual = torch.cat([decoder.decode(frame[None], torch.tensor([0]), state) for frame in codes])
+    assert actual.dtype == torch.float32
+    assert 1e-6 < _relative_error(actual, codec.whole(codes)) < 0.1
 
 
 def test_the_nano_voice_equals_transformers(nano_codec: Codec) -> None:
     codes = nano_codec.random_codes(60, seed=7)
-    ours = nano_codec.framewise(codes, slot=1, state=nano_codec.open_state(2))
-    assert ours.shape == (60, 1920)
-    assert _relative_error(ours, nano_codec.whole(codes)) < 1e-4
+    actual = nano_codec.framewise(codes, slot=1, state=nano_codec.open_state(2))
+    assert actual.shape == (60, 1920)
+    assert _relative_error(actual, nano_codec.whole(codes)) < 1e-4
 
 
 @pytest.mark.gpu

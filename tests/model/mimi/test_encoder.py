@@ -25,7 +25,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def sound() -> np.ndarray[Any, np.dtype[np.float32]]:
+def samples() -> np.ndarray[Any, np.dtype[np.float32]]:
     noise = np.random.default_rng(1).standard_normal(FRAMES * 1920)
     return (0.2 * noise).astype(np.float32)
 
@@ -36,11 +36,11 @@ def encoder_of(weights: Path) -> ClipEncoder:
 
 
 def test_codes_equal_transformers_in_every_flavor(
-    tiny: Path, tmp_path: Path, sound: np.ndarray[Any, np.dtype[np.float32]]
+    tiny: Path, tmp_path: Path, samples: np.ndarray[Any, np.dtype[np.float32]]
 ) -> None:
     reference = load_reference(tiny)
     with torch.inference_mode():
-        codes = reference.codec_model.encode(torch.from_numpy(sound)[None, None]).audio_codes
+        codes = reference.codec_model.encode(torch.from_numpy(samples)[None, None]).audio_codes
     expected = codes[0].T.numpy()
     assert len(np.unique(expected, axis=0)) > FRAMES // 2
     sesame, in_gguf = tmp_path / "sesame", tmp_path / "gguf" / "x.gguf"
@@ -50,16 +50,16 @@ def test_codes_equal_transformers_in_every_flavor(
     for name in ("config.json", "tokenizer.json"):
         shutil.copy(tiny / name, in_gguf.parent)
     for weights in (tiny, in_gguf, sesame):
-        made = encoder_of(weights).encode(sound, codebooks=CODEBOOKS)
+        made = encoder_of(weights).encode(samples, codebooks=CODEBOOKS)
         assert made.dtype == np.int16
         np.testing.assert_array_equal(made, expected)
 
 
 def test_silence_fills_the_last_frame_up(
-    tiny: Path, sound: np.ndarray[Any, np.dtype[np.float32]]
+    tiny: Path, samples: np.ndarray[Any, np.dtype[np.float32]]
 ) -> None:
     encoder = encoder_of(tiny)
-    cut, filled = sound[:-700], sound.copy()
+    cut, filled = samples[:-700], samples.copy()
     filled[-700:] = 0
     np.testing.assert_array_equal(
         encoder.encode(cut, codebooks=CODEBOOKS), encoder.encode(filled, codebooks=CODEBOOKS)
@@ -67,7 +67,7 @@ def test_silence_fills_the_last_frame_up(
     assert encoder.encode(cut, codebooks=2).shape == (FRAMES, 2)
 
 
-def test_a_codec_that_only_decodes_is_one_sentence(tiny: Path, tmp_path: Path) -> None:
+def test_a_codec_without_an_encoder_is_a_startup_error(tiny: Path, tmp_path: Path) -> None:
     for path in tiny.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     tensors = load_file(tiny / "model.safetensors")

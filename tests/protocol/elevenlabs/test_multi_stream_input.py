@@ -237,7 +237,7 @@ def test_voice_settings_may_not_change(first: object) -> None:
         ("flush", "true"),
     ],
 )
-def test_a_wrong_field_is_named(field: str, value: object) -> None:
+def test_an_error_names_the_wrong_field(field: str, value: object) -> None:
     with pytest.raises(InvalidRequest) as caught:
         receive({field: value})
     assert caught.value.param == field

@@ -148,7 +148,7 @@ def test_missing_text_is_a_missing_field(body: dict[str, Any]) -> None:
         ("language_code", 1),
     ],
 )
-def test_a_wrong_field_is_named(field: str, value: object) -> None:
+def test_an_error_names_the_wrong_field(field: str, value: object) -> None:
     with pytest.raises(InvalidRequest) as caught:
         parse({"text": "Hi.", field: value})
     assert (caught.value.param, caught.value.location) == (field, "body")
