@@ -193,10 +193,10 @@ async def test_nothing_is_aligned_unless_requested_and_enabled() -> None:
 @pytest.mark.parametrize("speed", [0.7, 1.0, 1.2])
 async def test_the_whole_context_plays_at_its_speed(speed: float) -> None:
     call = ContextRun(FakeEngine(), make_spec(SpeechSettings(speed=speed)))
-    utterance = joined_audio(await call.run(ONE, TWO, THREE))
-    assert utterance == encoded(call.engine.utterances, speed=speed)
+    audio = joined_audio(await call.run(ONE, TWO, THREE))
+    assert audio == encoded(call.engine.utterances, speed=speed)
     made_s = call.progress.spoken_frames * FRAME_S
-    assert len(utterance) / 48_000 == pytest.approx(made_s / speed, abs=1e-4)
+    assert len(audio) / 48_000 == pytest.approx(made_s / speed, abs=1e-4)
 
 
 async def test_the_engine_knows_how_long_a_fast_frame_plays() -> None:
@@ -310,7 +310,7 @@ async def test_a_context_without_text_ends() -> None:
 
 
 @pytest.mark.parametrize(
-    ("deltas", "said"),
+    ("deltas", "expected_texts"),
     [
         (["Hello there"], []),
         (["Hello there", Flush("a")], ["Hello there"]),
@@ -320,14 +320,14 @@ async def test_a_context_without_text_ends() -> None:
     ],
 )
 async def test_a_sentence_is_generated_as_soon_as_it_is_complete(
-    deltas: list[str | Flush], utterance: list[str]
+    deltas: list[str | Flush], expected_texts: list[str]
 ) -> None:
     call = ContextRun(FakeEngine())
     async with trio.open_nursery() as nursery:
         nursery.start_soon(call.synthesize)
         call.add(*deltas)
         await wait_all_tasks_blocked()
-        assert texts(call.engine) == utterance
+        assert texts(call.engine) == expected_texts
         nursery.cancel_scope.cancel()
 
 
