@@ -101,7 +101,7 @@ async def serve(
                 limits or _connection_limits(config.server),
                 metrics,
                 error_body=connection_error_body,
-                limit=descriptor_limit() - _RESERVED_DESCRIPTORS,
+                limit=_max_connections(),
             )
             until_stopped = partial(_drain_at_signal, admission, config.server)
             async with trio.open_nursery() as nursery:
@@ -140,6 +140,11 @@ def _bound_socket(config: ServerConfig) -> socket.socket:
             f"--host {config.host} --port {config.port}: cannot listen there ({error.strerror})."
         ) from error
     return bound
+
+
+def _max_connections() -> int:
+    descriptors = descriptor_limit()
+    return max(descriptors // 2, descriptors - _RESERVED_DESCRIPTORS)
 
 
 def _connection_limits(config: ServerConfig) -> ConnectionLimits:

@@ -121,7 +121,7 @@ async def test_a_body_over_the_limit_is_not_stored() -> None:
 async def test_at_the_limit_of_connections_the_longest_idle_one_makes_way(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(server_module, "descriptor_limit", lambda: 64 + 4)
+    monkeypatch.setattr(server_module, "_max_connections", lambda: 4)
     with trio.fail_after(GUARD_S):
         async with serving(SineRunner, limits=ConnectionLimits(close_timeout_s=0.05)) as server:
             idle = [await trio.open_tcp_stream("127.0.0.1", server.port) for _ in range(4)]

@@ -22,8 +22,8 @@ class ConnectionLimits:
     max_body_bytes: int = 1 << 20
     max_message_bytes: int = 1 << 18
     max_unread_bytes: int = 64 << 10
-    events_per_s: float = 400.0
-    burst_events: float = 300.0
+    events_per_s: float = 600.0
+    burst_events: float = 600.0
     bytes_per_s: float = 2 * 2**20
     burst_bytes: float = 1.5 * 2**20
 

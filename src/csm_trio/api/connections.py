@@ -9,21 +9,19 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
+import h11
 import trio
 from hypercorn.typing import ASGIFramework
 
 from csm_trio.api.client_socket import ClientGone, ClientSocket
 from csm_trio.api.connection_limits import ConnectionLimits
+from csm_trio.api.http_answer import error_answer
 from csm_trio.api.http_connection import ConnectionContext, HttpConnection
 from csm_trio.errors import first_leaf
 from csm_trio.telemetry import Metrics
 
 logger = logging.getLogger(__name__)
 
-_FULL = (
-    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\n"
-    b"connection: close\r\n\r\n"
-)
 _ACCEPT_PAUSE_S = 0.1
 """Seconds between two attempts to accept where the system has no descriptor or memory left."""
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -106,7 +104,9 @@ class Connections:
                 await HttpConnection(client, self._context).run()
             else:
                 self._metrics.refusals.labels("TooManyConnections").inc()
-                await client.send(_FULL)
+                await client.send(
+                    error_answer(h11.Connection(h11.SERVER), 503, self._context.error_body(503))
+                )
         except* ClientGone:
             pass
         except* Exception as group:

@@ -55,6 +55,8 @@ def error_answer(connection: h11.Connection, status: int, body: bytes) -> bytes:
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
     ]
+    if status == 503:
+        headers.append((b"retry-after", b"1"))
     if status == 426:
         headers.append((b"sec-websocket-version", b"13"))
     writer.start(status, headers)
