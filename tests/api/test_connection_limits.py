@@ -1,8 +1,12 @@
 """The input budget of a connection: when reading pauses, and what a pause must not hide."""
 
+import socket
+
 import pytest
 import trio
+from trio.testing import MockClock
 
+from csm_trio.api.client_socket import ClientGone, ClientSocket
 from csm_trio.api.connection_limits import ConnectionLimits, InputBudget
 from support.client_calls import GUARD_S, assert_it_still_serves, until
 from support.fakes import SineRunner
@@ -81,3 +85,37 @@ async def test_a_flood_leaves_other_connections_their_budget() -> None:
                 await stream.send_all(flood)
                 for _ in range(3):
                     await assert_it_still_serves(server)
+
+
+async def test_bytes_that_were_read_at_a_cancel_are_returned_by_the_next_read(
+    autojump_clock: MockClock,
+) -> None:
+    """The next request of a kept connection may be read just when the answer is complete."""
+    theirs, ours = socket.socketpair()
+    async with trio.SocketStream(trio.socket.from_stdlib_socket(ours)) as stream:
+        client = ClientSocket(stream, LIMITS)
+        with theirs:
+            theirs.sendall(b"a" * 6_000)
+            with trio.move_on_after(0.5) as cancelled:
+                await client.receive()
+            assert cancelled.cancelled_caught
+            assert await client.receive() == b"a" * 6_000
+            with trio.CancelScope() as scope:
+                theirs.sendall(b"next")
+                scope.cancel()
+                await client.receive()
+            assert await client.receive() == b"next"
+        with pytest.raises(ClientGone):
+            await client.receive()
+
+
+async def test_every_request_of_a_kept_connection_is_answered() -> None:
+    with trio.fail_after(GUARD_S):
+        async with serving(SineRunner, limits=ConnectionLimits(events_per_s=1e9)) as server:
+            stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+            async with stream:
+                for _ in range(300):
+                    await stream.send_all(head("GET", "/healthz"))
+                    received = b""
+                    while not received.endswith(b'{"status":"ok"}\n'):
+                        received += await stream.receive_some(65536)

@@ -29,6 +29,7 @@ class ClientSocket:
         self.limits = limits
         self._stream = stream
         self._budget = InputBudget(limits)
+        self._received = b""
 
     @property
     def peer(self) -> tuple[str, int] | None:
@@ -41,23 +42,31 @@ class ClientSocket:
         return _address(self._stream.socket.getsockname)
 
     async def receive(self) -> bytes:
-        """Return the next bytes, at the pace of the input budget; raise ClientGone at their end."""
-        try:
-            data = bytes(await self._stream.receive_some(_READ_BYTES))
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            raise ClientGone from None
-        if not data:
-            raise ClientGone
-        await self.charge(events=1, n_bytes=len(data))
+        """Return the next bytes, at the pace of the input budget; raise ClientGone at their end.
+
+        Bytes that were read when this is cancelled are returned by the next call.
+        """
+        if not self._received:
+            try:
+                self._received = bytes(await self._stream.receive_some(_READ_BYTES))
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                raise ClientGone from None
+            if not self._received:
+                raise ClientGone
+            # No checkpoint between the read and this: a cancel must not lose what was read.
+            self._budget.charge(trio.current_time(), events=1, n_bytes=len(self._received))
+        await self._wait_for_budget()
+        data, self._received = self._received, b""
         return data
 
     async def charge(self, *, events: float, n_bytes: int = 0) -> None:
-        """Count input, and wait until the budget covers it; raise ClientGone on a hang-up.
-
-        Other tasks run in between in any case: one read may hold thousands of frames.
-        """
-        await trio.lowlevel.checkpoint()
+        """Count input, and wait until the budget covers it; raise ClientGone on a hang-up."""
         self._budget.charge(trio.current_time(), events=events, n_bytes=n_bytes)
+        await self._wait_for_budget()
+
+    async def _wait_for_budget(self) -> None:
+        # Other tasks run in between in any case: one read may hold thousands of frames.
+        await trio.lowlevel.checkpoint()
         wait_s = self._budget.wait_s
         while wait_s > 0:
             await self.pause(min(wait_s, _PAUSE_S))
@@ -101,8 +110,8 @@ class ClientSocket:
             return False
         try:
             state = self._stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
-        except OSError:
-            return True
+        except OSError:  # no TCP
+            return False
         return state[0] in (_TCP_CLOSE, _TCP_CLOSE_WAIT)
 
 
