@@ -1,5 +1,6 @@
 """RFC 6455 on the server's own WebSocket: close codes, control frames, fragments, handshake."""
 
+import json
 import struct
 
 import pytest
@@ -76,16 +77,28 @@ PROTOCOL_ERRORS = {
     ),
     "half a character at the end": (frame(b"\xce"), 1007),
     "close of one byte": (frame(b"\x03", opcode=8), 1002),
-    "close code 999": (close(999), 1002),
-    "close code 1005": (close(1005), 1002),
-    "close code 1006": (close(1006), 1002),
-    "close code 1016": (close(1016), 1002),
     "close reason without UTF-8": (close(1000, b"\xff"), 1007),
     "message too long": (
         frame(bytes(60_000), final=False) * 1 + frame(bytes(60_000), opcode=0),
         1009,
     ),
 }
+
+
+# As in Autobahn's cases 7.9 and 6.
+INVALID_CODES = (0, 999, 1004, 1005, 1006, 1016, 1100, 2000, 2999)
+INVALID_UTF8 = (
+    b"\xf8\x88\x80\x80\x80",
+    b"\xed\xa0\x80",
+    b"\xf4\x90\x80\x80",
+    b"\xc0\xaf",
+    b"\xe0\x80\xaf",
+    b"\x80",
+    b"a\xbf",
+    b"\xce\xba\xe1\xbd\xb9\xcf\x83\xce\xbc\xce\xb5\xed\xa0\x80edited",
+)
+PROTOCOL_ERRORS |= {f"close code {code}": (close(code), 1002) for code in INVALID_CODES}
+PROTOCOL_ERRORS |= {f"no UTF-8: {data.hex()}": (frame(data), 1007) for data in INVALID_UTF8}
 
 
 @pytest.mark.parametrize("kind", PROTOCOL_ERRORS)
@@ -102,15 +115,14 @@ async def test_a_protocol_error_is_answered_with_its_close_code(kind: str) -> No
             await assert_it_still_serves(server)
 
 
-@pytest.mark.parametrize(
-    ("sent", "answered"), [(1000, 1000), (3000, 3000), (4999, 4999), (None, None)]
-)
-async def test_a_close_is_answered_with_its_own_code(
-    sent: int | None, answered: int | None
-) -> None:
+VALID_CODES = (1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 3000, 3999, 4000, 4999)
+
+
+@pytest.mark.parametrize("code", [*VALID_CODES, None])
+async def test_a_close_is_answered_with_its_own_code(code: int | None) -> None:
     with trio.fail_after(GUARD_S):
         async with serving(SineRunner) as server:
-            assert close_code(await exchange(server, close(sent))) == answered
+            assert close_code(await exchange(server, close(code))) == code
 
 
 async def test_a_ping_is_answered_between_the_frames_of_a_message() -> None:
@@ -127,6 +139,24 @@ async def test_a_ping_is_answered_between_the_frames_of_a_message() -> None:
     assert (10, b"ping") in received
     assert any(b'"audio"' in payload for opcode, payload in received if opcode == 1)
     assert received[-1] == (8, struct.pack("!H", 1000))
+
+
+VALID_UTF8 = "κόσμε\x00\x7f\x80\u07ff\u0800\ud7ff\ue000\uffff\U0010ffff"
+
+
+@pytest.mark.usefixtures("short_error_to_close")
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_every_character_of_unicode_is_accepted(at_once: bool) -> None:
+    """Fragments may divide a character (Autobahn's cases 6.2 to 6.23)."""
+    text = json.dumps({"text": VALID_UTF8, "flush": True}, ensure_ascii=False).encode()
+    parts = [text] if at_once else [text[at : at + 1] for at in range(len(text))]
+    frames_in = b"".join(
+        frame(part, opcode=1 if at == 0 else 0, final=at == len(parts) - 1)
+        for at, part in enumerate(parts)
+    )
+    with trio.fail_after(GUARD_S):
+        async with serving(SineRunner) as server:
+            assert close_code(await exchange(server, frames_in, EOS)) == 1000
 
 
 async def test_a_message_without_end_is_closed_and_not_stored() -> None:
