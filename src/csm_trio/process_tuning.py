@@ -17,7 +17,7 @@ _GC_THRESHOLD = 50_000
 """Net new objects between two collections of the youngest generation (Python's default: 700,
 which hundreds of sessions reach in a few milliseconds)."""
 
-SWITCH_INTERVAL_S = 0.0005
+SWITCH_INTERVAL_S = 0.0001
 """Seconds that the event loop may keep the device thread from the interpreter lock; Python's
 default is 5 ms."""
 

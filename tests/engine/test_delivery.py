@@ -46,8 +46,9 @@ def sizes(scheduler: Scheduler[str], frames: int, *, every_s: float = 0.0) -> li
     return found
 
 
-def test_frames_are_delivered_singly_until_low_water_and_then_in_threes() -> None:
-    assert sizes(opened(), 16) == [1] * 7 + [0, 0, 3] * 3
+def test_frame_batches_grow_with_the_playback_buffer() -> None:
+    """One frame below low water (0.5 s), then three, and six from 1 s on."""
+    assert sizes(opened(), 31) == [1] * 7 + [0, 0, 3] * 2 + [0, 0, 0, 0, 0, 6] * 3
 
 
 def test_below_low_water_every_frame_is_delivered_at_once() -> None:
@@ -55,7 +56,10 @@ def test_below_low_water_every_frame_is_delivered_at_once() -> None:
 
 
 def test_audio_that_still_plays_counts_for_the_first_frame() -> None:
-    assert sizes(opened(RowPriority(plays_at_s=2.0)), 6) == [0, 0, 3, 0, 0, 3]
+    assert (
+        sizes(opened(RowPriority(plays_at_s=0.9)), 12) == [0, 0, 3] + [0, 0, 0, 0, 0, 6] + [0] * 3
+    )
+    assert sizes(opened(RowPriority(plays_at_s=2.0)), 6) == [0, 0, 0, 0, 0, 6]
 
 
 def test_held_frames_are_delivered_below_low_water() -> None:

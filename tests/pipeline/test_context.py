@@ -245,7 +245,7 @@ async def test_a_slow_client_gets_several_frames_a_chunk(
         for event in await call.run("FRAMES=40", pace_s=1.0)
         if isinstance(event, Audio)
     ]
-    assert max(sizes) == MAX_BATCH_FRAMES
+    assert 1 < max(sizes) <= MAX_BATCH_FRAMES
     assert sum(sizes) == 40
     assert len(sizes) < 20
 
@@ -280,20 +280,20 @@ async def test_a_frame_batch_leaves_as_one_chunk(autojump_clock: MockClock) -> N
     call = ContextRun(FakeEngine(frame_delay_s=FRAME_S, frames_alone=4))
     events = await call.run("FRAMES=12")
     sizes = [len(event.data) // FRAME_BYTES for event in events if isinstance(event, Audio)]
-    assert sizes == [1, 1, 1, 1, 3, 3, 2]
+    assert sizes == [1, 1, 1, 1, 6, 2]
     assert joined_audio(events) == encoded(call.engine.utterances)
     assert call.progress.spoken_frames == 12
 
 
 @pytest.mark.parametrize(
-    ("buffer_size", "sizes"), [(2, [2, 3, 3]), (3, [3, 2, 3]), (5, [3, 2, 3]), (6, [3, 3, 2])]
+    ("buffer_size", "sizes"), [(2, [2, 6, 6]), (3, [6, 2, 6]), (8, [6, 2, 6]), (9, [6, 6, 2])]
 )
 async def test_the_buffer_size_counts_frames_and_not_frame_batches(
     autojump_clock: MockClock, buffer_size: int, sizes: list[int]
 ) -> None:
     spec = make_spec(SpeechSettings(buffer_size=buffer_size))
     call = ContextRun(FakeEngine(frame_delay_s=FRAME_S, frames_alone=2), spec)
-    events = await call.run("FRAMES=8")
+    events = await call.run("FRAMES=14")
     assert [len(event.data) // FRAME_BYTES for event in events if isinstance(event, Audio)] == sizes
     assert joined_audio(events) == encoded(call.engine.utterances)
 

@@ -24,6 +24,7 @@ from typing import Generic, Protocol, TypeVar
 from csm_trio.engine.runaway import RunawayGuard
 from csm_trio.engine.utterance import (
     MAX_BATCH_FRAMES,
+    SMALL_BATCH_FRAMES,
     EndReason,
     Frame,
     FrameBatch,
@@ -111,6 +112,8 @@ class RowPriority:
 
 
 LIVE_PRIORITY = RowPriority()
+FAR_AHEAD_S = 1.0
+"""Playback buffer from which on the largest frame batches are delivered."""
 MAX_STEPS_SKIPPED = 8
 """Maximum of consecutive steps that a runnable row skips: no row starves."""
 
@@ -275,11 +278,9 @@ class Scheduler(Generic[Key]):
         return row.deliver(now_s, end)
 
     def _may_hold(self, row: _Row, now_s: float) -> bool:
-        return (
-            len(row.held) < MAX_BATCH_FRAMES
-            and row.delivered_buffer_s(now_s) >= self._targets.low_s
-            and self._may_run(row)
-        )
+        buffer_s = row.delivered_buffer_s(now_s)
+        limit = MAX_BATCH_FRAMES if buffer_s >= FAR_AHEAD_S else SMALL_BATCH_FRAMES
+        return len(row.held) < limit and buffer_s >= self._targets.low_s and self._may_run(row)
 
     def _may_run(self, row: _Row) -> bool:
         return not row.prefilling and row.in_flight < self._credit

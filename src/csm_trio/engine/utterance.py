@@ -9,8 +9,11 @@ from numpy.typing import NDArray
 
 from csm_trio.timebase import FRAME_S
 
-MAX_BATCH_FRAMES = 3
+SMALL_BATCH_FRAMES = 3
 """Maximum of frames in a frame batch, once the playback buffer is at low water: 240 ms."""
+
+MAX_BATCH_FRAMES = 6
+"""Maximum of frames in a frame batch, once the playback buffer is a second ahead: 480 ms."""
 
 
 @dataclass(frozen=True, slots=True)
