@@ -4,7 +4,8 @@
 
 Starts a server of its own, whose slots are all used: every call is one socket after another, with
 texts, formats and hang-ups drawn at random, and every fourth is a REST request. Exit status 1
-where anything fails, or where the memory of the last half grows by more than 1 MB a minute.
+where anything fails, or where the memory of the last half grows by more than 1 MB a minute
+(garbage of cancelled tasks waits for the collector: look at quarters, not at samples).
 """
 
 import argparse
