@@ -197,7 +197,7 @@ async def test_clear_on_the_plain_socket_cancels_at_once_and_keeps_the_socket() 
         assert server.metric("csm_cancels_total", reason="cleared") == INTERRUPTIONS
 
 
-async def test_a_thousand_contexts_opened_and_closed_leave_nothing() -> None:
+async def test_two_hundred_contexts_opened_and_closed_leave_nothing() -> None:
     async with two_slots() as (server, _):
         idle = server.tasks()
         max_tasks = 0
@@ -205,7 +205,7 @@ async def test_a_thousand_contexts_opened_and_closed_leave_nothing() -> None:
 
             async def flood() -> None:
                 nonlocal max_tasks
-                for number in range(1_000):
+                for number in range(200):
                     await send(ws, {"text": "Hi. ", "context_id": f"{number}"}, close(f"{number}"))
                     max_tasks = max(max_tasks, server.tasks())
                 await send(ws, {"close_socket": True})
@@ -215,7 +215,7 @@ async def test_a_thousand_contexts_opened_and_closed_leave_nothing() -> None:
             nursery.cancel_scope.cancel()
         assert code in (1000, 1008)
         if code == 1000:
-            assert sum(one["isFinal"] for one in received) == 1_000
+            assert sum(one["isFinal"] for one in received) == 200
         assert max_tasks < idle + 500
         await until(lambda: server.tasks() == idle)
         assert server.state.engine.borrowed_slots == 0

@@ -24,11 +24,11 @@ class ConnectionLimits:
     max_unread_bytes: int = 64 << 10
     events_per_s: float = 600.0
     burst_events: float = 600.0
-    bytes_per_s: float = 2 * 2**20
-    burst_bytes: float = 1.5 * 2**20
+    bytes_per_s: float = 1 << 20
+    burst_bytes: float = 1.25 * 2**20
 
 
-REQUEST_EVENTS = 20
+REQUEST_EVENTS = 40
 """Events that one HTTP request counts as: it costs the event loop about as much as so many socket
 messages."""
 

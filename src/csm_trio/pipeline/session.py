@@ -50,6 +50,13 @@ ElevenLabs allows five open contexts. Without a limit, a client that closes what
 reads nothing would create tasks without bound.
 """
 
+CONTEXTS_PER_S = 20.0
+CONTEXT_BURST = 100
+"""Contexts that a session may open at once; beyond them and the rate, its messages wait.
+
+A context costs the event loop as much as hundreds of messages.
+"""
+
 _Deltas = trio.MemoryReceiveChannel[AddText | Flush]
 
 
@@ -132,6 +139,8 @@ class Session:
         self._open: dict[str, _Context] = {}
         self._closing: list[_Context] = []
         self._input_ended = False
+        # When the next context would be due if contexts were opened at the sustained rate.
+        self._open_due_s = -math.inf
 
     async def run(self, receive: Receive, send: Send, begun: Sequence[InEvent] = ()) -> None:
         """Serve the session until its input has ended and every context is done.
@@ -163,12 +172,12 @@ class Session:
         """Read and apply messages; read on after the end of input, to notice a hang-up."""
         try:
             with to_client:
-                self._handle(begun, to_client, nursery)
+                await self._handle(begun, to_client, nursery)
                 while not self._input_ended:
                     message = await self._next_message(receive)
-                    self._handle(self._protocol.receive(message), to_client, nursery)
+                    await self._handle(self._protocol.receive(message), to_client, nursery)
             while True:
-                self._handle(self._protocol.receive(await receive()), to_client, nursery)
+                await self._handle(self._protocol.receive(await receive()), to_client, nursery)
         except SpeechError as error:
             self._set_cancel_reason(error)
             raise
@@ -206,7 +215,7 @@ class Session:
             if not context.scope.cancel_called:
                 context.progress.cancel_reason = lambda: reason
 
-    def _handle(
+    async def _handle(
         self,
         events: Sequence[InEvent],
         to_client: trio.MemorySendChannel[OutEvent],
@@ -214,10 +223,19 @@ class Session:
     ) -> None:
         for event in events:
             if isinstance(event, OpenContext):
+                await self._pace_opening()
                 context, deltas = self._admit(event)
                 nursery.start_soon(self._synthesize, context, deltas, to_client.clone())
             else:
                 self._apply(event)
+
+    async def _pace_opening(self) -> None:
+        """Wait until another context may be opened."""
+        now_s = trio.current_time()
+        burst_s = CONTEXT_BURST / CONTEXTS_PER_S
+        self._open_due_s = max(self._open_due_s, now_s - burst_s) + 1 / CONTEXTS_PER_S
+        if self._open_due_s > now_s:
+            await trio.sleep_until(self._open_due_s)
 
     def _apply(self, event: InEvent) -> None:
         match event:
