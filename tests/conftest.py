@@ -1,8 +1,18 @@
 """How all tests run: no verdict depends on how fast the machine is."""
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("any machine")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip the soak of 20 minutes unless it is asked for: `pytest -m soak`."""
+    if config.getoption("markexpr") == "soak":
+        return
+    for item in items:
+        if item.get_closest_marker("soak") is not None:
+            item.add_marker(pytest.mark.skip(reason="takes 20 minutes: pytest -m soak"))

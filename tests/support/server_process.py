@@ -93,3 +93,5 @@ def server_process(
         finally:
             process.kill()
             reader.join()
+            if process.stderr is not None:
+                process.stderr.close()

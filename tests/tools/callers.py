@@ -74,10 +74,10 @@ async def ghosts(server: ServerProcess, slots: int, tries: int) -> int:
     refused = 0
     async with speaking(server, slots - 1):
         for _ in range(tries):
-            stream = await trio.open_tcp_stream("127.0.0.1", server.port)
-            await stream.send_all(WITH_KEY)
-            await stream.receive_some(4096)
-            await reset(stream)
+            async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
+                await stream.send_all(WITH_KEY)
+                await stream.receive_some(4096)
+                await reset(stream)
             refused += await first_audio_s(server) is None
     return refused
 

@@ -10,6 +10,7 @@ memory grows by more than 100 MB.
 import argparse
 import base64
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -226,7 +227,8 @@ def measure(server: ServerProcess, kind: str | None, n_calls: int, duration_s: f
     before_mb = server.rss_mb()
     command = [sys.executable, "-m", "tools.floods", "--attack", str(server.port)]
     flags = ["--kind", kind or "", "--duration-s", str(duration_s + 1)]
-    attacker = subprocess.Popen([*command, *flags]) if kind is not None else None
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    attacker = subprocess.Popen([*command, *flags], env=environ) if kind is not None else None
     try:
         underruns_s = trio.run(calls, server, n_calls, duration_s)
     finally:

@@ -161,8 +161,8 @@ class Held:
 async def hang_up_once(server: ServerProcess, hang_up: HangUp) -> None:
     with trio.move_on_after(30):
         try:
-            stream = await trio.open_tcp_stream("127.0.0.1", server.port)
-            await hang_up(stream)
+            async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
+                await hang_up(stream)
         except (OSError, trio.BrokenResourceError):
             pass  # refused, or ended by the server first
 
