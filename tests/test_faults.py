@@ -1,4 +1,4 @@
-"""Faults of the server itself: each client is told, and the process ends within its bound."""
+"""Faults of the server itself: each client gets an error, and the process ends within its bound."""
 
 import fcntl
 import json
@@ -35,7 +35,7 @@ async def failing_server(gate: StepGate) -> AsyncIterator[Server]:
             await trio.sleep_forever()
 
 
-async def test_when_the_device_fails_every_client_is_told_first() -> None:
+async def test_when_the_device_fails_every_client_gets_an_error_first() -> None:
     gate = StepGate()
     answers: list[httpx.Response] = []
     outcomes: dict[str, tuple[list[str], int]] = {}
@@ -64,7 +64,7 @@ async def test_when_the_device_fails_every_client_is_told_first() -> None:
 
 
 @pytest.mark.parametrize("again", [signal.SIGTERM, signal.SIGINT])
-async def test_at_a_second_signal_every_client_is_told(again: signal.Signals) -> None:
+async def test_at_a_second_signal_every_client_gets_an_error(again: signal.Signals) -> None:
     gate = StepGate()
     config = Config(server=replace(TEST_SERVER, drain_s=60.0))
     answers: list[httpx.Response] = []

@@ -7,7 +7,12 @@ from typing import Literal
 
 
 class SpeechError(Exception):
-    """An error that ends a client's speech; `message` is a sentence to show to the client."""
+    """An error that ends a client's speech; `message` is a sentence to show to the client.
+
+    `retry_after_s` is when the client may try again; None where that would not help.
+    """
+
+    retry_after_s: int | None = None
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -126,7 +131,9 @@ class EngineBusy(SpeechError):
 
 
 class TooManyRequests(SpeechError):
-    """One client does more at once than a client may; it may retry after a second."""
+    """One client does more at once than a client may."""
+
+    retry_after_s = 1
 
     def __init__(self, message: str = "Too many connections from this address.") -> None:
         super().__init__(message)
@@ -161,6 +168,8 @@ class EngineFailed(SpeechError):
 
 class ServerLeaving(SpeechError):
     """The server is shutting down, and this session is complete or out of time."""
+
+    retry_after_s = 1
 
     def __init__(self) -> None:
         super().__init__("The server is shutting down.")

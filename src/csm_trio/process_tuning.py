@@ -65,7 +65,7 @@ def tuned_gc() -> Iterator[None]:
         gc.unfreeze()
 
 
-def descriptor_limit() -> int:
+def raise_descriptor_limit() -> int:
     """Raise the limit of open file descriptors as far as the system allows, and return it."""
     if resource is None:
         return _MAX_DESCRIPTORS

@@ -24,7 +24,7 @@ from csm_trio.engine.service import Engine, open_engine
 from csm_trio.errors import EngineFailed, ServerLeaving, StartupError
 from csm_trio.pipeline.context import Synthesizer
 from csm_trio.pipeline.request_history import RequestHistory
-from csm_trio.process_tuning import descriptor_limit
+from csm_trio.process_tuning import raise_descriptor_limit
 from csm_trio.telemetry import Metrics, observed_gc
 from csm_trio.voices import VoiceCatalog
 
@@ -143,7 +143,7 @@ def _bound_socket(config: ServerConfig) -> socket.socket:
 
 
 def _max_connections() -> int:
-    descriptors = descriptor_limit()
+    descriptors = raise_descriptor_limit()
     return max(descriptors // 2, descriptors - _RESERVED_DESCRIPTORS)
 
 
@@ -163,7 +163,7 @@ async def _drain_at_signal(admission: Admission, config: ServerConfig) -> None:
             with trio.move_on_after(config.drain_s):
                 await admission.drain()
             nursery.cancel_scope.cancel()
-    # What is still open is told.
+    # Sessions that are still open send this error to their clients.
     admission.abort(ServerLeaving())
 
 
@@ -176,7 +176,7 @@ async def _probe_event_loop(metrics: Metrics) -> NoReturn:
 
 
 async def _abort_at_failure(engine: Engine, admission: Admission) -> None:
-    await engine.failed.wait()
+    await engine.stopped.wait()
     admission.abort(EngineFailed())
 
 

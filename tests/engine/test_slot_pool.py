@@ -65,7 +65,7 @@ async def test_a_session_without_a_slot_comes_before_one_that_has_some(
         nursery.cancel_scope.cancel()
 
 
-async def test_a_single_slot_is_anyones(autojump_clock: MockClock) -> None:
+async def test_any_session_may_take_a_single_slot(autojump_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
         pool = SlotPool(1)
         held = Held(pool, nursery)

@@ -1,4 +1,4 @@
-"""Contexts that are cut, cleared, reused or fail: who is told what, and in which order."""
+"""Contexts that are cut, cleared, reused or fail: which messages are sent, and in which order."""
 
 from collections import Counter
 from typing import Any

@@ -14,6 +14,7 @@ from csm_trio.errors import (
     InvalidRequest,
     MissingField,
     NotOffered,
+    ServerLeaving,
     SpeechError,
     TextTooLong,
     Unauthorized,
@@ -121,6 +122,7 @@ def test_any_body_is_parsed_or_refused(body: bytes) -> None:
         (Unauthorized(), 401, "invalid_request_error", None, "invalid_api_key"),
         (NotOffered("No."), 403, "invalid_request_error", None, "unsupported_value"),
         (EngineBusy(), 503, "server_error", None, "system_busy"),
+        (ServerLeaving(), 503, "server_error", None, "system_busy"),
         (EngineFailed(), 500, "server_error", None, "internal_error"),
     ],
 )  # fmt: skip

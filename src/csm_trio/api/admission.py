@@ -100,7 +100,7 @@ class Admission:
             await self._all_ended.wait()
 
     def abort(self, error: SpeechError) -> None:
-        """End every session now, with an error that its client is told; the first one holds."""
+        """End every session now with `error`, for its client; only the first call counts."""
         self.drain_begun.set()
         if not self.aborted.is_set():
             self._abort_error = error

@@ -2,6 +2,8 @@
 
 import contextlib
 import socket
+from collections.abc import Callable
+from typing import Any
 
 import trio
 
@@ -115,8 +117,7 @@ class ClientSocket:
         return state[0] in (_TCP_CLOSE, _TCP_CLOSE_WAIT)
 
 
-def _address(read: object) -> tuple[str, int] | None:
-    assert callable(read)
+def _address(read: Callable[[], Any]) -> tuple[str, int] | None:
     try:
         host, port = read()[:2]
     except OSError:

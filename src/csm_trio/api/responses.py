@@ -71,14 +71,14 @@ async def start_request(
     With `aligned`, chunks carry the alignment of their characters. Raises EngineBusy at the limit
     of sessions, or the SpeechError that came instead of audio.
     """
-    request_id = session_id.get()
+    request_id, client = session_id.get(), _client()
     request_history = state.request_history
     history = request_history.segments_of(parsed.previous_request_ids, voice.voice_id)
     if parsed.previous_text is not None and not history:
         history = request_history.segments_before(
-            parsed.previous_text, voice.voice_id, client=_client()
+            parsed.previous_text, voice.voice_id, client=client
         )
-    record = request_history.recorder(request_id, voice.voice_id, parsed.text, client=_client())
+    record = request_history.recorder(request_id, voice.voice_id, parsed.text, client=client)
     spec = state.context_spec(
         "",
         voice,

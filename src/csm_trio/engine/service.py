@@ -219,9 +219,8 @@ class Engine:
         self._inbox = inbox
         self._metrics = metrics
         self._pool = SlotPool(slots)
-        self.failed = trio.Event()
+        self.stopped = trio.Event()
         self._streams: set[FrameStream] = set()
-        self._stopped = False
         metrics.slots.set(slots)
 
     @property
@@ -248,7 +247,7 @@ class Engine:
         with self._metrics.utterances_waiting.track_inprogress():
             await self._pool.acquire(session)
         try:
-            if self._stopped:
+            if self.stopped.is_set():
                 raise EngineFailed
             stream = FrameStream(utterance, self._inbox)
             self._streams.add(stream)
@@ -277,8 +276,7 @@ class Engine:
 
     def _stop(self) -> None:
         """Fail and release every stream: the device thread has ended and answers no command."""
-        self._stopped = True
-        self.failed.set()
+        self.stopped.set()
         for stream in self._streams:
             if stream.end is None and stream._error is None:
                 stream._finish(None, EngineFailed())
@@ -296,7 +294,7 @@ async def open_engine(
     """Load a runner on the device thread, and yield the engine once it is warm.
 
     Raises the exception of `make_runner` before the body is entered (in an exception group). If
-    the device thread fails later, `Engine.failed` is set, and after `failure_grace_s` the body is
+    the device thread fails later, `Engine.stopped` is set, and after `failure_grace_s` the body is
     cancelled and the cause is raised: nothing restarts that thread.
     """
     inbox: _Inbox = queue.SimpleQueue()

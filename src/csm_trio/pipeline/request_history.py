@@ -16,7 +16,7 @@ _MATCHED_WORDS = 100
 """Number of last words by which a previous text is matched with a request's text."""
 
 _MIN_MATCHED_WORDS = 3
-"""Number of words that must match: a shorter text is anybody's."""
+"""Number of words that must match: many callers share a shorter text."""
 
 
 @dataclass(slots=True)

@@ -14,6 +14,7 @@ from csm_trio.errors import (
     InvalidRequest,
     MissingField,
     NotOffered,
+    ServerLeaving,
     SpeechError,
     TextTooLong,
     Unauthorized,
@@ -148,6 +149,7 @@ _STATUSES: Mapping[type[SpeechError], tuple[int, str, str]] = {
     Unauthorized: (401, "invalid_request_error", "invalid_api_key"),
     NotOffered: (403, "invalid_request_error", "unsupported_value"),
     EngineBusy: (503, "server_error", "system_busy"),
+    ServerLeaving: (503, "server_error", "system_busy"),
     SpeechError: (500, "server_error", "internal_error"),
 }
 
@@ -167,5 +169,5 @@ def openai_error(error: SpeechError) -> RestError:
             message = f"The voice '{error.voice_id}' is not known; GET /v1/audio/voices lists them."
         elif isinstance(error, MissingField):
             message = f"Missing required parameter: '{param}'."
-    headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, EngineBusy) else {}
+    headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
     return RestError(status, error_body(message, kind, param=param, code=code), headers)

@@ -152,10 +152,8 @@ def rest_error(error: SpeechError, *, request_id: str) -> RestError:
     if isinstance(error, InvalidRequest):
         detail["param"] = error.param
     headers = {}
-    if isinstance(error, EngineBusy):
+    if error.retry_after_s is not None:
         headers["Retry-After"] = str(error.retry_after_s)
-    elif kind.status in (429, 503):
-        headers["Retry-After"] = "1"
     return RestError(kind.status, {"detail": detail}, headers)
 
 
