@@ -12,6 +12,8 @@ from pathlib import Path
 
 import httpx
 
+from csm_trio.bench.load.point import parse_metrics
+
 _LISTENING = re.compile(r"listening on http://[^:]+:(\d+)")
 _START_S = 60.0
 _END_S = 30.0
@@ -43,9 +45,7 @@ class ServerProcess:
 
     def metrics(self) -> dict[str, float]:
         """Return every sample of `/metrics`, by its name with its labels."""
-        text = httpx.get(f"{self.url}/metrics", trust_env=False, timeout=30).text
-        lines = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
-        return {name: float(value) for name, _, value in lines}
+        return parse_metrics(httpx.get(f"{self.url}/metrics", trust_env=False, timeout=30).text)
 
     def _status(self, name: str) -> str:
         status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="utf-8")

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import trio
 from trio_websocket import ConnectionClosed, open_websocket_url
 
+from csm_trio.bench.load.call import Player
 from support.server_process import ServerProcess, server_process
 from tools.hang_ups import SPEECH, TEXT, UPGRADE, frame, head, message
 
@@ -158,23 +159,6 @@ def _send_all(connection: socket.socket, data: Iterator[bytes], end_s: float) ->
             return
 
 
-@dataclass(slots=True)
-class Player:
-    """Playback in real time: how long the audio was missing."""
-
-    buffered_until_s: float | None = None
-    underrun_s: float = 0.0
-
-    def add(self, duration_s: float) -> None:
-        now_s = time.monotonic()
-        if self.buffered_until_s is None:
-            self.buffered_until_s = now_s
-        if now_s > self.buffered_until_s:
-            self.underrun_s += now_s - self.buffered_until_s
-            self.buffered_until_s = now_s
-        self.buffered_until_s += duration_s
-
-
 async def call(server: ServerProcess, until_s: float, underruns_s: list[float]) -> None:
     """Make calls, one after the other, each with several sentences, and play them."""
     url = f"ws://127.0.0.1:{server.port}{SPEECH}/stream-input?output_format=pcm_24000"
@@ -186,7 +170,8 @@ async def call(server: ServerProcess, until_s: float, underruns_s: list[float]) 
             try:
                 while True:
                     audio = json.loads(await ws.get_message()).get("audio")
-                    player.add(len(base64.b64decode(audio or "")) / _PCM_BYTES_PER_S)
+                    audio_s = len(base64.b64decode(audio or "")) / _PCM_BYTES_PER_S
+                    player.feed(audio_s, time.monotonic())
             except ConnectionClosed:
                 pass
         underruns_s.append(player.underrun_s)

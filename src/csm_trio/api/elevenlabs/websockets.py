@@ -151,8 +151,7 @@ async def _run_and_close(
 ) -> None:
     """Run a session; where it ends in an error, release it, and tell its client."""
     with lease:
-        if not begun:
-            await websocket.accept()
+        await websocket.accept()  # does nothing where the socket was accepted before its key came
         error = await _run_session(socket, begun)
     if error is not None:
         await _close_with_error(socket.state, error)
