@@ -81,11 +81,14 @@ LAYERS = {
 ENGINE_SEEN_BY = {
     "pipeline": {"service", "utterance"},
     "api": {"service", "utterance"},
-    "server": {"service", "scheduler"},
+    "server": {"in_process", "service", "scheduler"},
 }
-# Trio belongs to two files of the engine; the pure files know neither Trio nor torch.
-TRIO_IN_ENGINE = {"service", "slot_pool"}
-WITHOUT_TORCH = {"service", "slot_pool", "scheduler", "runaway", "utterance", "prompt", "byte_size"}
+# Trio belongs to a few files of the engine; the pure files know neither Trio nor torch.
+TRIO_IN_ENGINE = {"service", "in_process", "device_thread"}
+WITHOUT_TORCH = TRIO_IN_ENGINE | {
+    *("slot_pool", "slot_queue", "step_loop", "scheduler", "runaway", "utterance", "prompt"),
+    "byte_size",
+}
 
 # The two ends where any exception is caught: a connection's and a WebSocket session's.
 BROAD_EXCEPTS = ["api/connections.py", "api/elevenlabs/websockets.py"]

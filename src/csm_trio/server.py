@@ -19,8 +19,9 @@ from csm_trio.api.connection_limits import ConnectionLimits
 from csm_trio.api.connections import Connections
 from csm_trio.api.state import ServerState
 from csm_trio.config import Config, ServerConfig
+from csm_trio.engine.in_process import open_engine
 from csm_trio.engine.scheduler import BufferTargets, Runner
-from csm_trio.engine.service import Engine, open_engine
+from csm_trio.engine.service import Engine
 from csm_trio.errors import EngineFailed, ServerLeaving, StartupError
 from csm_trio.pipeline.context import Synthesizer
 from csm_trio.pipeline.request_history import RequestHistory

@@ -12,8 +12,9 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from csm_trio.engine.in_process import open_engine
 from csm_trio.engine.scheduler import CREDIT_FRAMES, Runner
-from csm_trio.engine.service import Engine, FrameStream, open_engine
+from csm_trio.engine.service import Engine, FrameStream
 from csm_trio.engine.utterance import MAX_BATCH_FRAMES, EndReason, Frame, Utterance
 from csm_trio.errors import EngineFailed, StartupError, TextTooLong
 from csm_trio.telemetry import Metrics

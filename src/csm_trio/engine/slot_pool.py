@@ -1,24 +1,26 @@
 """Pool tokens: the right to a slot, shared fairly between sessions.
 
 Each session is owed one slot before any session gets a second: a socket of many contexts must not
-make every other caller wait. It must not know what a slot computes.
+make every other caller wait. Pure: it must not know what a slot computes, nor who waits how.
 """
 
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-
-import trio
 
 _SLOTS_PER_RESERVED = 8
 
 
 @dataclass(slots=True, eq=False)
-class _Waiter:
-    """A task that waits for a token; `granted` is set with the token already counted."""
+class PoolToken:
+    """A token of a session, or its place in the queue for one.
+
+    `on_grant` is called once, when the token is granted.
+    """
 
     session: Hashable
-    granted: trio.Event
+    on_grant: Callable[[], None]
+    granted: bool = False
 
 
 class SlotPool:
@@ -32,43 +34,38 @@ class SlotPool:
         self.slots = slots
         self._reserved = 0 if slots == 1 else -(-slots // _SLOTS_PER_RESERVED)
         self._held = Counter[Hashable]()
-        self._waiting: list[_Waiter] = []
+        # Keys in the order of arrival.
+        self._waiting: dict[PoolToken, None] = {}
 
     @property
     def borrowed(self) -> int:
         """How many tokens are borrowed now."""
         return self._held.total()
 
-    async def acquire(self, session: Hashable) -> None:
-        """Take a token for a session; wait for one if there is none that it may have."""
-        await trio.lowlevel.checkpoint_if_cancelled()
-        waiter = _Waiter(session, trio.Event())
-        self._waiting.append(waiter)
+    def request(self, session: Hashable, on_grant: Callable[[], None]) -> PoolToken:
+        """Ask for a token, which is granted at once or later, in the order of arrival."""
+        token = PoolToken(session, on_grant)
+        self._waiting[token] = None
         self._grant()
-        taken = False
-        try:
-            await waiter.granted.wait()
-            taken = True
-        finally:
-            if waiter in self._waiting:
-                self._waiting.remove(waiter)
-            elif not taken:
-                # Granted in the moment of the cancel.
-                self.release(session)
+        return token
 
-    def release(self, session: Hashable) -> None:
-        """Return a token of a session."""
-        self._held[session] -= 1
-        if not self._held[session]:
-            del self._held[session]
+    def release(self, token: PoolToken) -> None:
+        """Return a token, or leave the queue for it."""
+        if not token.granted:
+            del self._waiting[token]
+            return
+        self._held[token.session] -= 1
+        if not self._held[token.session]:
+            del self._held[token.session]
         self._grant()
 
     def _grant(self) -> None:
-        """Give free tokens away: to the sessions with fewest, first come, first served."""
+        """Grant free tokens: to the sessions with fewest, first come, first served."""
         while self._waiting and (free := self.slots - self.borrowed) > 0:
-            waiter = min(self._waiting, key=lambda waiting: self._held[waiting.session])
-            if self._held[waiter.session] and free <= self._reserved:
+            token = min(self._waiting, key=lambda waiting: self._held[waiting.session])
+            if self._held[token.session] and free <= self._reserved:
                 return
-            self._waiting.remove(waiter)
-            self._held[waiter.session] += 1
-            waiter.granted.set()
+            del self._waiting[token]
+            self._held[token.session] += 1
+            token.granted = True
+            token.on_grant()

@@ -1,0 +1,61 @@
+"""Streams that wait for a pool token or hold one, in the process of the device thread.
+
+Runs on the Trio thread; the device thread gets commands through the inbox only.
+"""
+
+import queue
+from collections.abc import Callable, Hashable
+from functools import partial
+from typing import Generic
+
+from csm_trio.engine.slot_pool import PoolToken, SlotPool
+from csm_trio.engine.step_loop import Acknowledge, Admit, Command, Ping, Release, Stream
+
+
+class SlotQueue(Generic[Stream]):
+    """The pool and the inbox: a token first, then a slot, and the token back after the slot.
+
+    `on_grant` is called when a stream has its token, `on_release` when it has returned it.
+    """
+
+    def __init__(
+        self,
+        slots: int,
+        inbox: "queue.SimpleQueue[Command[Stream]]",
+        *,
+        on_grant: Callable[[Stream], None],
+        on_release: Callable[[Stream], None],
+    ) -> None:
+        self._pool = SlotPool(slots)
+        self._inbox = inbox
+        self._on_grant = on_grant
+        self._on_release = on_release
+        self._tokens: dict[Stream, PoolToken] = {}
+
+    def admit(self, stream: Stream, session: Hashable) -> None:
+        """Queue a stream for a token; with it, its utterance is generated."""
+        self._tokens[stream] = self._pool.request(session, partial(self._grant, stream))
+
+    def acknowledge(self, stream: Stream, frames: int) -> None:
+        """Record that the stream's reader has taken so many frames."""
+        self._inbox.put(Acknowledge(stream, frames))
+
+    def release(self, stream: Stream) -> None:
+        """Release a stream, once its slot is free."""
+        if self._tokens[stream].granted:
+            self._inbox.put(Release(stream))
+        else:
+            self.released(stream)
+
+    def released(self, stream: Stream) -> None:
+        """Return the token of a stream whose slot is free."""
+        self._pool.release(self._tokens.pop(stream))
+        self._on_release(stream)
+
+    def ping(self, answered: Callable[[], None]) -> None:
+        """Have `answered` called on the device thread."""
+        self._inbox.put(Ping(answered))
+
+    def _grant(self, stream: Stream) -> None:
+        self._on_grant(stream)
+        self._inbox.put(Admit(stream))
