@@ -84,10 +84,10 @@ ENGINE_SEEN_BY = {
     "server": {"in_process", "service", "scheduler"},
 }
 # Trio belongs to a few files of the engine; the pure files know neither Trio nor torch.
-TRIO_IN_ENGINE = {"service", "in_process", "device_thread"}
+TRIO_IN_ENGINE = {"service", "in_process", "remote", "host", "device_thread"}
 WITHOUT_TORCH = TRIO_IN_ENGINE | {
     *("slot_pool", "slot_queue", "step_loop", "scheduler", "runaway", "utterance", "prompt"),
-    "byte_size",
+    *("byte_size", "wire", "frame_writer"),
 }
 
 # The two ends where any exception is caught: a connection's and a WebSocket session's.

@@ -18,6 +18,16 @@ class SpeechError(Exception):
         super().__init__(message)
         self.message = message
 
+    # Errors cross processes. Python would call the class with `args`, which are not its arguments.
+    def __reduce__(self) -> tuple[object, ...]:
+        return _restore, (type(self), self.args, self.__dict__)
+
+
+def _restore(kind: type[SpeechError], args: tuple[object, ...], state: object) -> SpeechError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)  # type: ignore[call-overload]
+    return error
+
 
 class InvalidRequest(SpeechError):
     """The request or message is invalid; `param` names the field that is wrong.

@@ -15,7 +15,8 @@ class Requests:
 
     def take(self, *sessions: str) -> None:
         for session in sessions:
-            self.tokens.append(self.pool.request(session, partial(self.granted.append, session)))
+            self.tokens.append(PoolToken(session, partial(self.granted.append, session)))
+            self.pool.request(self.tokens[-1])
 
     def release(self, session: str) -> None:
         """Return the first granted token of a session."""

@@ -1,7 +1,7 @@
 """The engine in the process of its sessions: a device thread beside the event loop."""
 
 import queue
-from collections.abc import AsyncIterator, Callable, Hashable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -68,8 +68,8 @@ class _InProcessLink:
 
     # On the Trio thread.
 
-    def admit(self, stream: FrameStream, session: Hashable) -> None:
-        self._queue.admit(stream, session)
+    def admit(self, stream: FrameStream, session_id: str) -> None:
+        self._queue.admit(stream, session_id)
 
     def acknowledge(self, stream: FrameStream, frames: int) -> None:
         self._queue.acknowledge(stream, frames)

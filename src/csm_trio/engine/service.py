@@ -5,7 +5,7 @@ through a socket to the engine process. Nothing above this module knows which.
 """
 
 import time
-from collections.abc import AsyncIterator, Callable, Hashable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Protocol
 
@@ -20,8 +20,11 @@ from csm_trio.telemetry import Metrics
 class EngineLink(Protocol):
     """The way from streams to the device thread; no call blocks."""
 
-    def admit(self, stream: "FrameStream", session: Hashable) -> None:
-        """Ask for a pool token, then generate; the stream is granted when it has its token."""
+    def admit(self, stream: "FrameStream", session_id: str) -> None:
+        """Ask for a pool token, then generate; the stream is granted when it has its token.
+
+        Without a `session_id` the stream is a session of its own.
+        """
 
     def acknowledge(self, stream: "FrameStream", frames: int) -> None:
         """Record that the stream's reader has taken so many frames."""
@@ -120,7 +123,7 @@ class Engine:
             raise EngineFailed
         stream = FrameStream(utterance, self._link)
         self._streams[stream] = None
-        self._link.admit(stream, session_id or object())
+        self._link.admit(stream, session_id)
         try:
             with self._metrics.utterances_waiting.track_inprogress():
                 await stream.granted.wait()

@@ -42,12 +42,10 @@ class SlotPool:
         """How many tokens are borrowed now."""
         return self._held.total()
 
-    def request(self, session: Hashable, on_grant: Callable[[], None]) -> PoolToken:
-        """Ask for a token, which is granted at once or later, in the order of arrival."""
-        token = PoolToken(session, on_grant)
+    def request(self, token: PoolToken) -> None:
+        """Queue a token, which is granted at once or later, in the order of arrival."""
         self._waiting[token] = None
         self._grant()
-        return token
 
     def release(self, token: PoolToken) -> None:
         """Return a token, or leave the queue for it."""

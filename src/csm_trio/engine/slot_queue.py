@@ -4,7 +4,7 @@ Runs on the Trio thread; the device thread gets commands through the inbox only.
 """
 
 import queue
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from functools import partial
 from typing import Generic
 
@@ -32,9 +32,15 @@ class SlotQueue(Generic[Stream]):
         self._on_release = on_release
         self._tokens: dict[Stream, PoolToken] = {}
 
-    def admit(self, stream: Stream, session: Hashable) -> None:
-        """Queue a stream for a token; with it, its utterance is generated."""
-        self._tokens[stream] = self._pool.request(session, partial(self._grant, stream))
+    def admit(self, stream: Stream, session_id: str) -> None:
+        """Queue a stream for a token; with it, its utterance is generated.
+
+        Without a `session_id` the stream is a session of its own.
+        """
+        session = session_id or stream
+        # Before the request, which may grant the token at once.
+        self._tokens[stream] = PoolToken(session, partial(self._grant, stream))
+        self._pool.request(self._tokens[stream])
 
     def acknowledge(self, stream: Stream, frames: int) -> None:
         """Record that the stream's reader has taken so many frames."""
