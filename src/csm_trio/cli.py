@@ -9,10 +9,13 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from csm_trio.client_flags import EXIT_FAILED, EXIT_INTERRUPTED
-from csm_trio.errors import StartupError, first_leaf
+from csm_trio.errors import ProcessFailed, StartupError, first_leaf
+
+if TYPE_CHECKING:
+    from csm_trio.config import Config
 
 _AddFlags = Callable[[argparse.ArgumentParser], None]
 
@@ -22,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options))
-    except StartupError as error:
+    except (StartupError, ProcessFailed) as error:
         print(f"csm-trio: {error}", file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:
@@ -74,8 +77,9 @@ def _serve_command(options: argparse.Namespace) -> int:
     import trio
 
     from csm_trio.config import load_config
-    from csm_trio.engine.triton_cache import share_inductor_cache
     from csm_trio.process_tuning import tuned_process
+    from csm_trio.processes.supervisor import supervise
+    from csm_trio.processes.worker_count import serves_in_one_process
     from csm_trio.telemetry import configure_logging
 
     config = load_config(vars(options), os.environ)
@@ -87,19 +91,30 @@ def _serve_command(options: argparse.Namespace) -> int:
         logging.getLogger(__name__).warning(
             "every user of this machine can read a key given as a flag: use CSM_API_KEY instead"
         )
+    try:
+        with tuned_process():
+            if serves_in_one_process(config):
+                _serve_in_one_process(config)
+            else:
+                trio.run(supervise, config)
+    except* (StartupError, ProcessFailed) as group:
+        raise first_leaf(group) from None
+    except* KeyboardInterrupt:
+        raise KeyboardInterrupt from None
+    return 0
+
+
+def _serve_in_one_process(config: "Config") -> None:
+    import trio
+
+    from csm_trio.engine.triton_cache import share_inductor_cache
+
     # Before torch is imported.
     share_inductor_cache(os.environ)
     from csm_trio.engine.load import load_runner
     from csm_trio.server import serve
 
-    try:
-        with tuned_process():
-            trio.run(serve, config, partial(load_runner, config.engine))
-    except* StartupError as group:
-        raise first_leaf(group) from None
-    except* KeyboardInterrupt:
-        raise KeyboardInterrupt from None
-    return 0
+    trio.run(serve, config, partial(load_runner, config.engine))
 
 
 def _add_say_flags(parser: argparse.ArgumentParser) -> None:

@@ -18,13 +18,15 @@ from csm_trio.setting_types import SWITCH, ValueType, choice, pattern, read_path
 class ServerConfig:
     """The listening socket, the API key and admission control.
 
-    `max_sessions` None is the number of slots.
+    `max_sessions` None is the number of slots; `workers` None is 0 on a CPU, and on CUDA a number
+    that fits the slots and cores.
     """
 
     host: str = "0.0.0.0"
     port: int = 8080
     api_key: str | None = field(default=None, repr=False)
     max_sessions: int | None = None
+    workers: int | None = None
     drain_s: float = 30.0
     admission_wait_ms: int = 500
     max_body_bytes: int = 1 << 20
@@ -160,6 +162,11 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "--max-sessions", "server", "max_sessions", whole(1, 1_000_000, or_auto=True), "sessions",
         "sessions (sockets and HTTP requests) admitted at once", "auto, the pool size",
+    ),
+    Setting(
+        "--workers", "server", "workers", whole(0, 64, or_auto=True), "processes",
+        "worker processes for sockets, text and encoding; 0 serves everything in one process",
+        "auto, 0 on a CPU, 1 to 8 on CUDA",
     ),
     Setting(
         "--admission-wait-ms", "server", "admission_wait_ms", whole(0, 60_000), "ms",

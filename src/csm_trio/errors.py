@@ -192,5 +192,9 @@ def first_leaf(error: BaseException) -> BaseException:
     return error
 
 
+class ProcessFailed(Exception):
+    """A process without which the server cannot go on has ended; the message is one sentence."""
+
+
 class StartupError(Exception):
     """The server cannot start: a bad setting or missing model; the message is one sentence."""

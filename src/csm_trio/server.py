@@ -1,6 +1,7 @@
-"""Assemble and run `serve`: the bound socket, its connections, signals and the drain.
+"""Assemble and run `serve` in one process: bound socket, connections, signals and drain.
 
-Knows no flag and no torch: it is given a `Config` and the function that makes the runner.
+Knows no flag and no torch: it is given a `Config` and the function that makes the runner. With
+worker processes, `processes` assembles the same parts.
 """
 
 import logging
@@ -13,30 +14,31 @@ from typing import NoReturn
 
 import trio
 
-from csm_trio.api.admission import Admission
+from csm_trio.api.admission import Admission, LocalSessions
 from csm_trio.api.app import connection_error_body, create_app
 from csm_trio.api.connection_limits import ConnectionLimits
 from csm_trio.api.connections import Connections
+from csm_trio.api.shared_state import LocalSharedState
 from csm_trio.api.state import ServerState
-from csm_trio.config import Config, ServerConfig
+from csm_trio.config import Config, EngineConfig, ServerConfig
 from csm_trio.engine.in_process import open_engine
 from csm_trio.engine.scheduler import BufferTargets, Runner
 from csm_trio.engine.service import Engine
 from csm_trio.errors import EngineFailed, ServerLeaving, StartupError
 from csm_trio.pipeline.context import Synthesizer
-from csm_trio.pipeline.request_history import RequestHistory
 from csm_trio.process_tuning import raise_descriptor_limit
 from csm_trio.telemetry import Metrics, observed_gc
 from csm_trio.voices import VoiceCatalog
 
 logger = logging.getLogger(__name__)
 
-_BACKLOG = 1024
+BACKLOG = 1024
+"""Connections that may wait to be accepted."""
 _PROBE_S = 0.5
 """Seconds between two probes of the event loop."""
-_FAILURE_GRACE_S = 0.6
+FAILURE_GRACE_S = 0.6
 """Time that sessions have to tell their clients that the engine has failed."""
-_CLEANUP_S = 3.0
+CLEANUP_S = 3.0
 """Time that sessions cancelled at the end of the drain have for their clean-up."""
 _KEEPALIVE_S = 20
 _RESERVED_DESCRIPTORS = 64
@@ -67,55 +69,95 @@ async def serve(
     voices = VoiceCatalog.load(config.speech.voices_file)
     # Bound before the model loads, so that a port in use is an error at once, not minutes later;
     # listening begins only when the engine is warm.
-    with _bound_socket(config.server) as bound, observed_gc(metrics):
-        targets = BufferTargets(config.engine.low_water_s, config.engine.high_water_s)
+    with bound_socket(config.server) as bound, observed_gc(metrics):
         async with open_engine(
             partial(make_runner, voices),
             metrics,
-            targets=targets,
-            failure_grace_s=_FAILURE_GRACE_S,
+            targets=buffer_targets(config.engine),
+            failure_grace_s=FAILURE_GRACE_S,
         ) as engine:
-            admission = Admission(
-                config.server.max_sessions or engine.slots,
-                metrics,
-                wait_s=config.server.admission_wait_ms / 1000,
-            )
-            synthesizer = Synthesizer(engine, config.speech, metrics)
+            sessions = local_sessions(config.server, engine.slots, metrics)
             state = ServerState(
                 engine=engine,
-                synthesizer=synthesizer,
+                synthesizer=Synthesizer(engine, config.speech, metrics),
                 voices=voices,
-                admission=admission,
+                admission=Admission(sessions),
                 metrics=metrics,
                 server=config.server,
                 speech=config.speech,
-                request_history=RequestHistory(config.speech),
+                shared=LocalSharedState(config.speech, metrics),
             )
-            bound.listen(_BACKLOG)
-            host, port = bound.getsockname()[:2]
-            logger.info(
-                "listening on http://%s:%d, %d slots, %d sessions",
-                *(host, port, engine.slots, admission.limit),
-            )
-            connections = Connections(
-                create_app(state),
-                limits or _connection_limits(config.server),
-                metrics,
-                error_body=connection_error_body,
-                limit=_max_connections(),
-            )
-            until_stopped = partial(_drain_at_signal, admission, config.server)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_abort_at_failure, engine, admission)
-                nursery.start_soon(_probe_event_loop, metrics)
-                async with trio.open_nursery() as serving:
-                    serve_connections = partial(connections.serve, cleanup_s=_CLEANUP_S)
-                    await serving.start(serve_connections, bound, until_stopped)
-                    task_status.started(Serving(port, state))
-                nursery.cancel_scope.cancel()
+            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+                listener = listen(bound)
+                log_listening(bound, engine.slots, sessions.limit)
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(
+                        partial(serve_clients, state, listener, signals, limits=limits)
+                    )
+                    task_status.started(Serving(bound.getsockname()[1], state))
 
 
-def _bound_socket(config: ServerConfig) -> socket.socket:
+async def serve_clients(
+    state: ServerState,
+    listener: trio.abc.Listener[trio.SocketStream],
+    stop_requests: AsyncIterator[object],
+    *,
+    limits: ConnectionLimits | None = None,
+    on_close: Callable[[], None] = lambda: None,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve the connections of a listener until stop requests come.
+
+    The first begins the drain, the second ends it. `on_close` is called when a connection has
+    ended.
+    """
+    connections = Connections(
+        create_app(state),
+        limits or _connection_limits(state.server),
+        state.metrics,
+        error_body=connection_error_body,
+        limit=_max_connections(),
+        on_close=on_close,
+    )
+    until_stopped = partial(_drain_at_request, state.admission, state.server, stop_requests)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_abort_at_failure, state.engine, state.admission)
+        nursery.start_soon(_probe_event_loop, state.metrics)
+        async with trio.open_nursery() as serving:
+            serve_connections = partial(connections.serve, cleanup_s=CLEANUP_S)
+            await serving.start(serve_connections, listener, until_stopped)
+            task_status.started()
+        nursery.cancel_scope.cancel()
+
+
+def buffer_targets(config: EngineConfig) -> BufferTargets:
+    """Return the scheduler's targets that the settings name."""
+    return BufferTargets(config.low_water_s, config.high_water_s)
+
+
+def local_sessions(config: ServerConfig, slots: int, metrics: Metrics) -> LocalSessions:
+    """Return the sessions of a whole server, by default as many as there are slots."""
+    return LocalSessions(
+        config.max_sessions or slots, metrics, wait_s=config.admission_wait_ms / 1000
+    )
+
+
+def listen(bound: socket.socket) -> trio.SocketListener:
+    """Begin to listen on a bound socket, of which the listener is the owner from now on."""
+    bound.listen(BACKLOG)
+    return trio.SocketListener(trio.socket.from_stdlib_socket(bound))
+
+
+def log_listening(bound: socket.socket, slots: int, sessions: int, workers: int = 0) -> None:
+    """Log the address of a server, and how much it serves at once."""
+    host, port = bound.getsockname()[:2]
+    more = f", {workers} workers" if workers else ""
+    logger.info(
+        "listening on http://%s:%d, %d slots, %d sessions%s", host, port, slots, sessions, more
+    )
+
+
+def bound_socket(config: ServerConfig) -> socket.socket:
     """Bind the port; accepted sockets inherit these options.
 
     Raises `StartupError` where the address cannot be bound.
@@ -154,16 +196,17 @@ def _connection_limits(config: ServerConfig) -> ConnectionLimits:
     )
 
 
-async def _drain_at_signal(admission: Admission, config: ServerConfig) -> None:
-    """Wait for SIGTERM or SIGINT, then for the sessions to end; a second signal ends the wait."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        await anext(signals)
-        logger.info("draining: no new sessions; open ones have up to %.0f s to end", config.drain_s)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_cancel_at_signal, signals, nursery.cancel_scope)
-            with trio.move_on_after(config.drain_s):
-                await admission.drain()
-            nursery.cancel_scope.cancel()
+async def _drain_at_request(
+    admission: Admission, config: ServerConfig, stop_requests: AsyncIterator[object]
+) -> None:
+    """Wait for a stop request, then for the sessions to end; a second request ends the wait."""
+    await anext(stop_requests)
+    logger.info("draining: no new sessions; open ones have up to %.0f s to end", config.drain_s)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_cancel_at_request, stop_requests, nursery.cancel_scope)
+        with trio.move_on_after(config.drain_s):
+            await admission.drain()
+        nursery.cancel_scope.cancel()
     # Sessions that are still open send this error to their clients.
     admission.abort(ServerLeaving())
 
@@ -181,6 +224,6 @@ async def _abort_at_failure(engine: Engine, admission: Admission) -> None:
     admission.abort(EngineFailed())
 
 
-async def _cancel_at_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
-    await anext(signals)
+async def _cancel_at_request(stop_requests: AsyncIterator[object], scope: trio.CancelScope) -> None:
+    await anext(stop_requests)
     scope.cancel()

@@ -140,6 +140,15 @@ class Metrics:
         self.failures = Counter(
             "csm_failures", "Contexts that failed, by error.", ["error"], registry=registry
         )
+        self.workers = Gauge("csm_workers", "Worker processes that serve.", registry=registry)
+        self.worker_restarts = Counter(
+            "csm_worker_restarts", "Worker processes that ended and were replaced.",
+            registry=registry,
+        )  # fmt: skip
+        self.worker_connections = Gauge(
+            "csm_worker_connections", "Connections handed to a worker process and still open.",
+            ["worker"], registry=registry,
+        )  # fmt: skip
         self.log_lines_dropped = Gauge(
             "csm_log_lines_dropped",
             "Lines of the log dropped because standard error is not read.",
@@ -224,9 +233,11 @@ class _SessionFilter(logging.Filter):
 class _LineFormatter(logging.Formatter):
     """One line of text an event; secrets never appear, whichever library logs them."""
 
-    def __init__(self, secrets: Iterable[str] = ()) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(name)s [%(session)s] %(message)s")
+    def __init__(self, secrets: Iterable[str] = (), process: str = "") -> None:
+        source = f"{process} " if process else ""
+        super().__init__(f"%(asctime)s %(levelname)s {source}%(name)s [%(session)s] %(message)s")
         self._secrets = tuple(secrets)
+        self._process = process
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the text of an event; a traceback follows on lines of its own."""
@@ -247,9 +258,12 @@ class _JsonFormatter(_LineFormatter):
             "time": self.formatTime(record),
             "level": record.levelname.lower(),
             "logger": record.name,
+            "process": self._process,
             "session": getattr(record, "session", "-"),
             "message": record.getMessage(),
         }
+        if not self._process:
+            del event["process"]
         if record.exc_info:
             event["exception"] = self.formatException(record.exc_info)
         return self._redacted(json.dumps(event))
@@ -312,10 +326,13 @@ class QueuedHandler(logging.Handler):
             log_drops.lines += 1
 
 
-def configure_logging(level: str, *, log_format: str = "text", secrets: Iterable[str] = ()) -> None:
+def configure_logging(
+    level: str, *, log_format: str = "text", secrets: Iterable[str] = (), process: str = ""
+) -> None:
     """Log to standard error without ever blocking, one event a line, with the session's id.
 
-    `log_format` is `text` or `json`. `secrets` are replaced wherever they occur.
+    `log_format` is `text` or `json`. `secrets` are replaced wherever they occur. `process` names
+    this process where a server has several.
     """
     handler: logging.Handler
     try:
@@ -324,7 +341,7 @@ def configure_logging(level: str, *, log_format: str = "text", secrets: Iterable
         handler = logging.StreamHandler()
     handler.addFilter(_SessionFilter())
     formatter = _JsonFormatter if log_format == "json" else _LineFormatter
-    handler.setFormatter(formatter(secrets))
+    handler.setFormatter(formatter(secrets, process))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # Python writes warnings to standard error itself, which may block.
     logging.captureWarnings(True)

@@ -7,7 +7,7 @@ module must not know the model.
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -73,6 +73,10 @@ class VoiceCatalog:
             for alias in voice.aliases:
                 if self._named.setdefault(alias, voice) is not voice:
                     raise _BadEntry(f"the alias {alias!r} of voice {voice.voice_id!r} is taken")
+
+    def without_clips(self) -> "VoiceCatalog":
+        """Return the same voices for a process that does not generate speech."""
+        return VoiceCatalog(replace(voice, clips=()) for voice in self.all())
 
     @classmethod
     def load(cls, path: Path | None) -> "VoiceCatalog":

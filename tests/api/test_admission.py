@@ -7,7 +7,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from csm_trio.api import auth
-from csm_trio.api.admission import MIN_WAITING, Admission
+from csm_trio.api.admission import MIN_WAITING, Admission, LocalSessions
 from csm_trio.api.elevenlabs import websockets
 from csm_trio.config import Config
 from csm_trio.errors import EngineBusy, EngineFailed, SpeechError
@@ -29,7 +29,7 @@ from support.serving import TEST_SERVER, Server, serving
 
 
 async def test_a_waiting_request_gets_the_session_that_ends(autojump_clock: MockClock) -> None:
-    admission = Admission(1, Metrics(), wait_s=0.5)
+    admission = Admission(LocalSessions(1, Metrics(), wait_s=0.5))
     order: list[str] = []
 
     async def use(name: str, duration_s: float) -> None:
@@ -46,7 +46,7 @@ async def test_a_waiting_request_gets_the_session_that_ends(autojump_clock: Mock
 
 
 async def test_after_its_wait_a_request_is_refused(autojump_clock: MockClock) -> None:
-    admission = Admission(1, Metrics(), wait_s=0.5)
+    admission = Admission(LocalSessions(1, Metrics(), wait_s=0.5))
     with await admission.admit():
         start_s = trio.current_time()
         with pytest.raises(EngineBusy):
@@ -57,7 +57,7 @@ async def test_after_its_wait_a_request_is_refused(autojump_clock: MockClock) ->
 
 
 async def test_no_more_than_so_many_wait(autojump_clock: MockClock) -> None:
-    admission = Admission(1, Metrics(), wait_s=60)
+    admission = Admission(LocalSessions(1, Metrics(), wait_s=60))
     with await admission.admit():
         async with trio.open_nursery() as nursery:
             for _ in range(MIN_WAITING):
@@ -71,7 +71,7 @@ async def test_no_more_than_so_many_wait(autojump_clock: MockClock) -> None:
 
 
 async def test_a_cancelled_request_does_not_wait_on(autojump_clock: MockClock) -> None:
-    admission = Admission(1, Metrics(), wait_s=60)
+    admission = Admission(LocalSessions(1, Metrics(), wait_s=60))
     lease = await admission.admit()
     with trio.move_on_after(1):
         await admission.admit()
@@ -82,7 +82,7 @@ async def test_a_cancelled_request_does_not_wait_on(autojump_clock: MockClock) -
 
 @pytest.mark.parametrize("aborted", [False, True])
 async def test_nothing_is_admitted_in_a_drain(autojump_clock: MockClock, aborted: bool) -> None:
-    admission = Admission(1, Metrics(), wait_s=60)
+    admission = Admission(LocalSessions(1, Metrics(), wait_s=60))
     refusals: list[SpeechError] = []
 
     async def wait() -> None:

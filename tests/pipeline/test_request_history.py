@@ -7,7 +7,7 @@ from trio.testing import MockClock
 
 from csm_trio.config import SpeechConfig
 from csm_trio.engine.utterance import PromptSegment
-from csm_trio.pipeline.request_history import RequestHistory
+from csm_trio.pipeline.request_history import RecordedRequest, RequestHistory
 
 
 def segment(text: str, frames: int = 10) -> PromptSegment:
@@ -22,9 +22,9 @@ def record_request(
     voice_id: str = "vera",
     client: str = "us",
 ) -> None:
-    record = history.recorder(request_id, voice_id, text, client=client)
+    request = RecordedRequest.of(request_id, voice_id, text, client=client)
     for segment_ in segments or (segment(text),):
-        record(segment_)
+        history.record(request, segment_)
 
 
 def texts(segments: tuple[PromptSegment, ...]) -> list[str]:
@@ -43,14 +43,14 @@ async def test_segments_come_in_the_order_in_which_requests_began() -> None:
 
 async def test_a_request_in_progress_counts_with_its_segments_so_far() -> None:
     history = RequestHistory(SpeechConfig(history_sentences=2))
-    record = history.recorder("a", "vera", "One. Two. Three.", client="us")
+    request = RecordedRequest.of("a", "vera", "One. Two. Three.", client="us")
     assert history.segments_of(["a"], "vera") == ()
     for text, expected in (
         ("One.", ["One."]),
         ("Two.", ["One.", "Two."]),
         ("Three.", ["Two.", "Three."]),
     ):
-        record(segment(text))
+        history.record(request, segment(text))
         assert texts(history.segments_of(["a"], "vera")) == expected
 
 

@@ -4,7 +4,9 @@ A client that hangs up and calls again at once finds its own session still endin
 a moment for it, first come, first served.
 """
 
+from collections.abc import Hashable
 from types import TracebackType
+from typing import Protocol
 
 import trio
 
@@ -31,30 +33,84 @@ class SessionLease:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._admission._release(self)
+        self._admission.release(self)
 
 
-class Admission:
-    """Admits sessions (sockets and REST requests) up to a limit, until the drain begins.
+class Sessions(Protocol):
+    """The sessions of a whole server, of which there is a limited number."""
+
+    limit: int
+
+    @property
+    def open_sessions(self) -> int:
+        """How many sessions are open, as far as this process knows."""
+
+    async def acquire(self, lease: Hashable) -> None:
+        """Take a session; raise EngineBusy where none ends in time, or too many wait."""
+
+    def release(self, lease: Hashable) -> None:
+        """Return a session."""
+
+
+class LocalSessions:
+    """Sessions counted in this process.
 
     `wait_s` is how long a request may wait for a session that ends.
     """
 
     def __init__(self, limit: int, metrics: Metrics, *, wait_s: float = 0.0) -> None:
         self.limit = limit
-        self.drain_begun = trio.Event()
-        self.aborted = trio.Event()
         self._wait_s = wait_s
         self._metrics = metrics
-        self._sessions = trio.CapacityLimiter(limit)
-        self._all_ended = trio.Event()
-        self._abort_error: SpeechError | None = None
+        self._limiter = trio.CapacityLimiter(limit)
         metrics.sessions_limit.set(limit)
 
     @property
     def open_sessions(self) -> int:
         """How many sessions are open."""
-        return self._sessions.borrowed_tokens
+        return self._limiter.borrowed_tokens
+
+    async def acquire(self, lease: Hashable) -> None:
+        """Take a session; raise EngineBusy where none ends in time, or too many wait."""
+        waiting = self._limiter.statistics().tasks_waiting
+        if self._limiter.available_tokens < 1 and waiting >= max(MIN_WAITING, self.limit):
+            raise EngineBusy
+        try:
+            self._limiter.acquire_on_behalf_of_nowait(lease)
+        except trio.WouldBlock:
+            with self._metrics.admissions_waiting.track_inprogress():
+                with trio.move_on_after(self._wait_s) as waited:
+                    await self._limiter.acquire_on_behalf_of(lease)
+                if waited.cancelled_caught:
+                    raise EngineBusy from None
+        self._metrics.sessions.set(self.open_sessions)
+
+    def release(self, lease: Hashable) -> None:
+        """Return a session."""
+        self._limiter.release_on_behalf_of(lease)
+        self._metrics.sessions.set(self.open_sessions)
+
+
+class Admission:
+    """Admits sessions (sockets and REST requests) of this process, until the drain begins."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self.drain_begun = trio.Event()
+        self.aborted = trio.Event()
+        self._sessions = sessions
+        self._open = 0
+        self._all_ended = trio.Event()
+        self._abort_error: SpeechError | None = None
+
+    @property
+    def limit(self) -> int:
+        """Maximum of concurrent sessions."""
+        return self._sessions.limit
+
+    @property
+    def open_sessions(self) -> int:
+        """How many sessions of the server are open."""
+        return self._sessions.open_sessions
 
     @property
     def draining(self) -> bool:
@@ -69,34 +125,21 @@ class Admission:
     async def admit(self) -> SessionLease:
         """Return a lease, to be entered at once.
 
-        Raises EngineBusy in a drain, where no session ends within `wait_s`, and where too many
-        wait.
+        Raises EngineBusy in a drain, where no session ends in time, and where too many wait.
         """
         self._check_open()
-        lease, waiting = SessionLease(self), self._sessions.statistics().tasks_waiting
-        if self._sessions.available_tokens < 1 and waiting >= max(MIN_WAITING, self.limit):
-            raise EngineBusy
-        try:
-            self._sessions.acquire_on_behalf_of_nowait(lease)
-        except trio.WouldBlock:
-            await self._wait(lease)
-        self._metrics.sessions.set(self.open_sessions)
-        return lease
-
-    async def _wait(self, lease: SessionLease) -> None:
-        with self._metrics.admissions_waiting.track_inprogress():
-            with trio.move_on_after(self._wait_s) as waited:
-                await self._sessions.acquire_on_behalf_of(lease)
-            if waited.cancelled_caught:
-                raise EngineBusy
+        lease = SessionLease(self)
+        await self._sessions.acquire(lease)
+        self._open += 1
         if self.draining:
-            self._release(lease)
+            self.release(lease)
         self._check_open()
+        return lease
 
     async def drain(self) -> None:
         """Refuse every new session; return when the last open one has ended."""
         self.drain_begun.set()
-        if self.open_sessions:
+        if self._open:
             await self._all_ended.wait()
 
     def abort(self, error: SpeechError) -> None:
@@ -112,14 +155,15 @@ class Admission:
         assert self._abort_error is not None
         return self._abort_error
 
+    def release(self, lease: SessionLease) -> None:
+        """Return a session; its lease does so."""
+        self._open -= 1
+        self._sessions.release(lease)
+        if self.draining and not self._open:
+            self._all_ended.set()
+
     def _check_open(self) -> None:
         if self._abort_error is not None:
             raise self._abort_error
         if self.draining:
             raise EngineBusy("The server is shutting down.", retry_after_s=5)
-
-    def _release(self, lease: SessionLease) -> None:
-        self._sessions.release_on_behalf_of(lease)
-        self._metrics.sessions.set(self.open_sessions)
-        if self.draining and not self.open_sessions:
-            self._all_ended.set()

@@ -6,7 +6,7 @@ Tokens are for browsers, which must not hold the key. Knows nothing of the serve
 import hmac
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
@@ -96,6 +96,10 @@ def check_request(
         raise Unauthorized
 
 
+CheckKey = Callable[[str], Awaitable[bool]]
+"""Returns whether a key or token is valid; a single-use token is then used."""
+
+
 @dataclass(frozen=True, slots=True)
 class SocketAuthentication:
     """What an upgrade request shows: a valid key, a wrong one, or none yet.
@@ -104,25 +108,27 @@ class SocketAuthentication:
     """
 
     accepted: bool = False
-    check_message: Callable[[str], bool] | None = None
+    check_message: CheckKey | None = None
 
 
-def check_socket(
+async def check_socket(
     headers: Headers,
     query: Mapping[str, str],
     *,
     api_key: str | None,
-    tokens: SingleUseTokens,
+    redeem_token: CheckKey,
 ) -> SocketAuthentication:
     """Check the key or single-use token of a socket's upgrade request; a token is then used."""
     key, token = presented_key(headers, query), query.get("single_use_token")
     if api_key is None or (key is not None and check_key(key, api_key)):
         return SocketAuthentication(accepted=True)
     if key is None and token is None:
-        return SocketAuthentication(
-            check_message=lambda shown: check_key(shown, api_key) or tokens.redeem(shown)
-        )
-    redeemed = [tokens.redeem(shown) for shown in (token, key) if shown is not None]
+
+        async def check_message(shown: str) -> bool:
+            return check_key(shown, api_key) or await redeem_token(shown)
+
+        return SocketAuthentication(check_message=check_message)
+    redeemed = [await redeem_token(shown) for shown in (token, key) if shown is not None]
     return SocketAuthentication(accepted=any(redeemed))
 
 

@@ -5,7 +5,6 @@ An error on one connection leaves the others alone.
 
 import errno
 import logging
-import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
@@ -22,13 +21,14 @@ from csm_trio.telemetry import Metrics
 
 logger = logging.getLogger(__name__)
 
-_ACCEPT_PAUSE_S = 0.1
+ACCEPT_PAUSE_S = 0.1
 """Seconds between two attempts to accept where the system has no descriptor or memory left."""
-_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+"""Errors of an accept that pass when descriptors or memory are free again."""
 
 
 class Connections:
-    """The open connections of one server."""
+    """The open connections of one process; `on_close` is called when one has ended."""
 
     def __init__(
         self,
@@ -38,10 +38,12 @@ class Connections:
         *,
         error_body: Callable[[int], bytes],
         limit: int,
+        on_close: Callable[[], None] = lambda: None,
     ) -> None:
         self._limits = limits
         self._metrics = metrics
         self._limit = limit
+        self._on_close = on_close
         self._open = 0
         # In the order in which they became idle: the first is the first to go.
         self._idle: dict[trio.CancelScope, None] = {}
@@ -56,7 +58,7 @@ class Connections:
 
     async def serve(
         self,
-        listening: socket.socket,
+        listener: trio.abc.Listener[trio.SocketStream],
         until_stopped: Callable[[], Awaitable[None]],
         *,
         cleanup_s: float,
@@ -64,10 +66,9 @@ class Connections:
     ) -> None:
         """Accept and serve connections until `until_stopped` returns, then end those that are open.
 
-        An idle connection ends at once, a busy one after `cleanup_s` at the latest. The listening
-        socket is closed.
+        An idle connection ends at once, a busy one after `cleanup_s` at the latest. The listener
+        is closed.
         """
-        listener = trio.SocketListener(trio.socket.from_stdlib_socket(listening))
         async with trio.open_nursery() as connections:
             async with listener, trio.open_nursery() as accepting:
                 accepting.start_soon(self._accept, listener, connections)
@@ -79,17 +80,19 @@ class Connections:
                 scope.cancel()
             connections.cancel_scope.deadline = trio.current_time() + cleanup_s
 
-    async def _accept(self, listener: trio.SocketListener, connections: trio.Nursery) -> None:
+    async def _accept(
+        self, listener: trio.abc.Listener[trio.SocketStream], connections: trio.Nursery
+    ) -> None:
         while True:
             try:
                 stream = await listener.accept()
             except OSError as error:
-                if error.errno not in _EXHAUSTED:
+                if error.errno not in EXHAUSTED:
                     raise
                 # Connections inside keep the descriptors that they have.
                 self._metrics.accept_errors.inc()
                 self._end_oldest_idle()
-                await trio.sleep(_ACCEPT_PAUSE_S)
+                await trio.sleep(ACCEPT_PAUSE_S)
                 continue
             has_space = self._open < self._limit or self._end_oldest_idle()
             connections.start_soon(self._serve_one, stream, has_space)
@@ -116,6 +119,7 @@ class Connections:
             self._open -= 1
             self._metrics.connections.set(self._open)
             await client.aclose()
+            self._on_close()
 
     @contextmanager
     def _while_idle(self, scope: trio.CancelScope) -> Iterator[None]:

@@ -28,6 +28,6 @@ def ops_blueprint(state: ServerState) -> Blueprint:
     @blueprint.get("/metrics")
     async def metrics() -> Response:
         """Metrics in Prometheus' text format."""
-        return Response(state.metrics.render(), content_type=METRICS_CONTENT_TYPE)
+        return Response(await state.shared.render_metrics(), content_type=METRICS_CONTENT_TYPE)
 
     return blueprint

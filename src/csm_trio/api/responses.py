@@ -5,6 +5,7 @@ Also the headers of every answer: request ids, cost, CORS.
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import cast
 
 from quart import Response, g, request
@@ -14,7 +15,9 @@ from csm_trio.api.auth import presented_key
 from csm_trio.api.speech_body import speech_response
 from csm_trio.api.speech_stream import SpeechStream
 from csm_trio.api.state import ServerState
+from csm_trio.engine.utterance import PromptSegment
 from csm_trio.errors import SpeechError
+from csm_trio.pipeline.request_history import RecordedRequest
 from csm_trio.pipeline.spec import ContextSpec
 from csm_trio.protocol.elevenlabs.timestamps import timestamp_style
 from csm_trio.protocol.events import AddText, Audio, Flush, SpeechSettings
@@ -72,13 +75,13 @@ async def start_request(
     of sessions, or the SpeechError that came instead of audio.
     """
     request_id, client = session_id.get(), _client()
-    request_history = state.request_history
-    history = request_history.segments_of(parsed.previous_request_ids, voice.voice_id)
+    shared = state.shared
+    history: tuple[PromptSegment, ...] = ()
+    if parsed.previous_request_ids:
+        history = await shared.segments_of(parsed.previous_request_ids, voice.voice_id)
     if parsed.previous_text is not None and not history:
-        history = request_history.segments_before(
-            parsed.previous_text, voice.voice_id, client=client
-        )
-    record = request_history.recorder(request_id, voice.voice_id, parsed.text, client=client)
+        history = await shared.segments_before(parsed.previous_text, voice.voice_id, client)
+    recorded = RecordedRequest.of(request_id, voice.voice_id, parsed.text, client=client)
     spec = state.context_spec(
         "",
         voice,
@@ -87,7 +90,7 @@ async def start_request(
         max_audio_len_ms=state.speech.rest_max_audio_len_ms,
         aligned=aligned,
         history=history,
-        on_segment=record if parsed.kept else None,
+        on_segment=partial(shared.record_segment, recorded) if parsed.kept else None,
     )
     text = [AddText(spec.context_id, parsed.text)]
     return await start_stream(state, spec, text, chars=len(parsed.text))

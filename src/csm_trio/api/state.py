@@ -4,13 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from csm_trio.api.admission import Admission
-from csm_trio.api.auth import SingleUseTokens, UnauthenticatedSockets
+from csm_trio.api.auth import UnauthenticatedSockets
+from csm_trio.api.shared_state import SharedState
 from csm_trio.audio.formats import AudioFormat
 from csm_trio.config import ServerConfig, SpeechConfig
 from csm_trio.engine.service import Engine
 from csm_trio.engine.utterance import PromptSegment
 from csm_trio.pipeline.context import Synthesizer
-from csm_trio.pipeline.request_history import RequestHistory
 from csm_trio.pipeline.spec import ContextSpec
 from csm_trio.protocol.events import SpeechSettings
 from csm_trio.protocol.voice_settings import DEFAULT_VOICE_SETTINGS, VoiceSettings
@@ -20,10 +20,7 @@ from csm_trio.voices import Voice, VoiceCatalog
 
 @dataclass(frozen=True, slots=True)
 class ServerState:
-    """Everything that endpoints share; one per server.
-
-    `voice_settings` are the edited settings by voice id; they last until the server ends.
-    """
+    """Everything that endpoints share; one per process that serves clients."""
 
     engine: Engine
     synthesizer: Synthesizer
@@ -32,16 +29,12 @@ class ServerState:
     metrics: Metrics
     server: ServerConfig
     speech: SpeechConfig
-    request_history: RequestHistory
-    tokens: SingleUseTokens = field(default_factory=SingleUseTokens)
+    shared: SharedState
     unauthenticated: UnauthenticatedSockets = field(default_factory=UnauthenticatedSockets)
-    voice_settings: dict[str, VoiceSettings] = field(default_factory=dict)
 
     def settings_of(self, voice: Voice) -> VoiceSettings:
         """Return the settings of a voice: the defaults, with its edits."""
-        return DEFAULT_VOICE_SETTINGS.overridden_by(
-            self.voice_settings.get(voice.voice_id, VoiceSettings())
-        )
+        return DEFAULT_VOICE_SETTINGS.overridden_by(self.shared.voice_edits(voice.voice_id))
 
     def context_spec(
         self,
@@ -61,7 +54,7 @@ class ServerState:
 
         The edits of the voice hold where `settings` leave a value open.
         """
-        edits = self.voice_settings.get(voice.voice_id, VoiceSettings())
+        edits = self.shared.voice_edits(voice.voice_id)
         return ContextSpec(
             context_id=context_id,
             voice=voice,

@@ -4,7 +4,7 @@ Kept in memory, bounded by count, bytes and age.
 """
 
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import trio
@@ -19,23 +19,36 @@ _MIN_MATCHED_WORDS = 3
 """Number of words that must match: many callers share a shorter text."""
 
 
-@dataclass(slots=True)
-class _Request:
-    """One request: the last words of its text, and its last segments.
+@dataclass(frozen=True, slots=True)
+class RecordedRequest:
+    """What a request is found by; `client` is whose request it is."""
 
-    `client` is whose request it is.
-    """
-
+    request_id: str
     voice_id: str
     client: str
-    words: list[str]
-    text_bytes: int
+    words: tuple[str, ...]
+
+    @classmethod
+    def of(cls, request_id: str, voice_id: str, text: str, *, client: str) -> "RecordedRequest":
+        """Return the record of a request with this text, of which the last words are kept."""
+        return cls(request_id, voice_id, client, _last_words(text))
+
+
+def _last_words(text: str) -> tuple[str, ...]:
+    return tuple(text.split()[-_MATCHED_WORDS:])
+
+
+@dataclass(slots=True)
+class _Request:
+    """One request and its last segments."""
+
+    key: RecordedRequest
     begun_s: float
     segments: deque[PromptSegment]
 
     @property
     def n_bytes(self) -> int:
-        return self.text_bytes + sum(
+        return 4 * sum(map(len, self.key.words)) + sum(
             segment.codes.nbytes + 4 * len(segment.text) for segment in self.segments
         )
 
@@ -51,28 +64,18 @@ class RequestHistory:
         self._requests: dict[str, _Request] = {}
         self._n_bytes = 0
 
-    def recorder(
-        self, request_id: str, voice_id: str, text: str, *, client: str
-    ) -> Callable[[PromptSegment], None]:
-        """Return the function that records each segment of a request with this text."""
-        words = text.split()[-_MATCHED_WORDS:]
-        text_bytes = 4 * sum(map(len, words))
-
-        def record(segment: PromptSegment) -> None:
-            request = self._requests.get(request_id)
-            if request is None:
-                segments = deque[PromptSegment](maxlen=self._config.history_sentences)
-                begun_s = trio.current_time()
-                request = self._requests[request_id] = _Request(
-                    voice_id, client, words, text_bytes, begun_s, segments
-                )
-            else:
-                self._n_bytes -= request.n_bytes
-            request.segments.append(segment)
-            self._n_bytes += request.n_bytes
-            self._evict()
-
-        return record
+    def record(self, key: RecordedRequest, segment: PromptSegment) -> None:
+        """Add a segment of a request."""
+        request = self._requests.get(key.request_id)
+        if request is None:
+            segments = deque[PromptSegment](maxlen=self._config.history_sentences)
+            request = _Request(key, trio.current_time(), segments)
+            self._requests[key.request_id] = request
+        else:
+            self._n_bytes -= request.n_bytes
+        request.segments.append(segment)
+        self._n_bytes += request.n_bytes
+        self._evict()
 
     def segments_of(self, request_ids: Collection[str], voice_id: str) -> tuple[PromptSegment, ...]:
         """Return the voice's segments of these requests, oldest first."""
@@ -80,7 +83,7 @@ class RequestHistory:
         known = [
             request
             for request_id, request in self._requests.items()
-            if request_id in request_ids and request.voice_id == voice_id
+            if request_id in request_ids and request.key.voice_id == voice_id
         ]
         return tuple(segment for request in known for segment in request.segments)
 
@@ -93,13 +96,14 @@ class RequestHistory:
         word for word, and in three words at least.
         """
         self._evict()
-        words = previous_text.split()[-_MATCHED_WORDS:]
+        words = _last_words(previous_text)
         for request in reversed(self._requests.values()):
-            shared = min(len(words), len(request.words))
+            key = request.key
+            shared = min(len(words), len(key.words))
             if (
-                (request.voice_id, request.client) == (voice_id, client)
+                (key.voice_id, key.client) == (voice_id, client)
                 and shared >= _MIN_MATCHED_WORDS
-                and words[-shared:] == request.words[-shared:]
+                and words[-shared:] == key.words[-shared:]
             ):
                 return tuple(request.segments)
         return ()

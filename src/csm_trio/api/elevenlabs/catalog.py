@@ -13,7 +13,7 @@ from csm_trio.protocol.elevenlabs import catalog as listing
 from csm_trio.protocol.elevenlabs.catalog import JsonObject
 from csm_trio.protocol.fields import read_voice_settings
 from csm_trio.protocol.rest import parse_body
-from csm_trio.protocol.voice_settings import DEFAULT_VOICE_SETTINGS, VoiceSettings
+from csm_trio.protocol.voice_settings import DEFAULT_VOICE_SETTINGS
 from csm_trio.voices import Voice
 
 _VOICE = "/v1/voices/<voice_id>"
@@ -78,8 +78,7 @@ def _add_voice_settings(blueprint: Blueprint, state: ServerState) -> None:
         voice = state.voices.get(voice_id)
         if voice not in state.voices.all():
             raise NotOffered("Only a listed voice can be given settings.")
-        edits = state.voice_settings.get(voice.voice_id, VoiceSettings())
-        state.voice_settings[voice.voice_id] = edits.overridden_by(changes)
+        await state.shared.edit_voice(voice.voice_id, changes)
         return {"status": "ok"}
 
 
@@ -115,7 +114,7 @@ def _add_account(blueprint: Blueprint, state: ServerState) -> None:
                 param="token_type",
                 location="path",
             )
-        return {"token": state.tokens.issue()}
+        return {"token": await state.shared.issue_token()}
 
 
 def _voices_come_from_a_file() -> NotOffered:

@@ -10,7 +10,7 @@ import trio
 from quart import Blueprint, ResponseReturnValue, websocket
 
 from csm_trio.api.admission import SessionLease
-from csm_trio.api.auth import AUTHENTICATION_TIMEOUT_S, check_socket
+from csm_trio.api.auth import AUTHENTICATION_TIMEOUT_S, CheckKey, check_socket
 from csm_trio.api.elevenlabs.speech import elevenlabs_error_response
 from csm_trio.api.state import ServerState
 from csm_trio.errors import EngineFailed, ServerLeaving, SpeechError, Unauthorized
@@ -96,8 +96,11 @@ async def _serve_socket(
     """
     try:
         query = parse_socket_query(websocket.args, dialogue=voice_id is None)
-        shown = check_socket(
-            websocket.headers, websocket.args, api_key=state.server.api_key, tokens=state.tokens
+        shown = await check_socket(
+            websocket.headers,
+            websocket.args,
+            api_key=state.server.api_key,
+            redeem_token=state.shared.redeem_token,
         )
         if shown.accepted:
             lease = await state.admission.admit()
@@ -114,7 +117,9 @@ async def _serve_socket(
 
 
 async def _authenticate_and_run(
-    socket: _Socket, check: Callable[[str], bool] | None, counted: AbstractContextManager[None]
+    socket: _Socket,
+    check: CheckKey | None,
+    counted: AbstractContextManager[None],
 ) -> None:
     """Wait for the key, then admit and run the session; a wrong key is answered at once."""
     with counted:
@@ -128,9 +133,7 @@ async def _authenticate_and_run(
     await _run_and_close(socket, lease, begun)
 
 
-async def _authenticate(
-    protocol: SocketProtocol, check: Callable[[str], bool] | None
-) -> list[InEvent]:
+async def _authenticate(protocol: SocketProtocol, check: CheckKey | None) -> list[InEvent]:
     """Read messages up to one with a valid key; return its events.
 
     Raises Unauthorized where a context opens without one, or none comes in time, and what the
@@ -139,8 +142,9 @@ async def _authenticate(
     with trio.move_on_after(AUTHENTICATION_TIMEOUT_S):
         while check is not None:
             events = protocol.receive(await _next_message())
-            if any(isinstance(event, Authenticate) and check(event.api_key) for event in events):
-                return events
+            for event in events:
+                if isinstance(event, Authenticate) and await check(event.api_key):
+                    return events
             if not all(isinstance(event, KeepAlive) for event in events):
                 break
     raise Unauthorized

@@ -1,0 +1,1 @@
+"""Several processes: a supervisor, one engine process, and workers that serve clients."""

@@ -1,0 +1,71 @@
+"""The engine process: the device thread, and a socket to each worker. No HTTP, no encoders."""
+
+import socket
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+
+import trio
+
+from csm_trio.engine.host import EngineHost, open_engine_host
+from csm_trio.engine.scheduler import Runner
+from csm_trio.errors import StartupError, first_leaf
+from csm_trio.metrics_snapshot import Snapshot, take_snapshot
+from csm_trio.processes.control_channel import ControlChannel
+from csm_trio.processes.handover import HandedOver
+from csm_trio.processes.setup import EngineSetup
+from csm_trio.server import buffer_targets
+from csm_trio.telemetry import Metrics, observed_gc
+from csm_trio.voices import VoiceCatalog
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSockets:
+    """The engine process's sockets: to the supervisor, and for sockets to workers."""
+
+    control: socket.socket
+    handover: socket.socket
+
+
+async def run_engine_process(
+    setup: EngineSetup, sockets: EngineSockets, make_runner: Callable[[VoiceCatalog], Runner]
+) -> None:
+    """Load the model and serve workers, until the supervisor closes its channel.
+
+    A StartupError is sent to the supervisor. Raises what ends the device thread.
+    """
+    metrics = Metrics()
+
+    async def collect() -> Snapshot:
+        await trio.lowlevel.checkpoint()
+        return take_snapshot(metrics.registry)
+
+    control = ControlChannel(sockets.control, {"collect": collect}, {})
+    with ExitStack() as stack:
+        stack.enter_context(observed_gc(metrics))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_run_control, control, nursery.cancel_scope)
+            try:
+                async with open_engine_host(
+                    partial(make_runner, setup.voices),
+                    metrics,
+                    targets=buffer_targets(setup.config.engine),
+                ) as host:
+                    await control.call("ready", host.slots)
+                    await _serve_workers(host, HandedOver(sockets.handover))
+            except* StartupError as group:
+                await control.call("failed", str(first_leaf(group)))
+            nursery.cancel_scope.cancel()
+
+
+async def _serve_workers(host: EngineHost, handed_over: HandedOver) -> None:
+    async with handed_over, trio.open_nursery() as nursery:
+        while True:
+            nursery.start_soon(host.serve, await handed_over.accept_socket())
+
+
+async def _run_control(control: ControlChannel, scope: trio.CancelScope) -> None:
+    """Serve the channel; when the supervisor is gone, end this process."""
+    await control.run()
+    scope.cancel()

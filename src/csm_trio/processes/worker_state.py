@@ -1,0 +1,83 @@
+"""A worker's view of what is one over all workers: each question goes to the supervisor."""
+
+import itertools
+from collections.abc import Collection, Hashable, Mapping
+
+from csm_trio.engine.utterance import PromptSegment
+from csm_trio.pipeline.request_history import RecordedRequest
+from csm_trio.processes.control_channel import ControlChannel
+from csm_trio.protocol.voice_settings import VoiceSettings
+
+_NO_EDITS = VoiceSettings()
+
+
+class SupervisedSessions:
+    """Sessions counted by the supervisor, over all workers."""
+
+    def __init__(self, control: ControlChannel, limit: int) -> None:
+        self.limit = limit
+        self.open_sessions = 0
+        self._control = control
+        self._ids = itertools.count()
+        self._lease_ids: dict[Hashable, int] = {}
+
+    async def acquire(self, lease: Hashable) -> None:
+        """Take a session; raise EngineBusy where none ends in time, or too many wait."""
+        lease_id = self._lease_ids[lease] = next(self._ids)
+        acquired = False
+        try:
+            self.open_sessions = await self._control.call("admit", lease_id)
+            acquired = True
+        finally:
+            if not acquired:
+                self.release(lease)
+
+    def release(self, lease: Hashable) -> None:
+        """Return a session, or stop waiting for it."""
+        self._control.notify("release", self._lease_ids.pop(lease))
+
+
+class SupervisedState:
+    """Shared state that the supervisor holds; edited voices are copied to every worker."""
+
+    def __init__(self, control: ControlChannel, edits: Mapping[str, VoiceSettings]) -> None:
+        self._control = control
+        self._edits = dict(edits)
+
+    async def issue_token(self) -> str:
+        return str(await self._control.call("issue_token"))
+
+    async def redeem_token(self, token: str) -> bool:
+        return bool(await self._control.call("redeem_token", token))
+
+    def voice_edits(self, voice_id: str) -> VoiceSettings:
+        return self._edits.get(voice_id, _NO_EDITS)
+
+    def set_voice_edits(self, voice_id: str, edits: VoiceSettings) -> None:
+        """Store edits that the supervisor has sent."""
+        self._edits[voice_id] = edits
+
+    async def edit_voice(self, voice_id: str, changes: VoiceSettings) -> None:
+        await self._control.call("edit_voice", voice_id, changes)
+
+    def record_segment(self, request: RecordedRequest, segment: PromptSegment) -> None:
+        self._control.notify("record_segment", request, segment)
+
+    async def segments_of(
+        self, request_ids: Collection[str], voice_id: str
+    ) -> tuple[PromptSegment, ...]:
+        segments: tuple[PromptSegment, ...] = await self._control.call(
+            "segments_of", tuple(request_ids), voice_id
+        )
+        return segments
+
+    async def segments_before(
+        self, previous_text: str, voice_id: str, client: str
+    ) -> tuple[PromptSegment, ...]:
+        segments: tuple[PromptSegment, ...] = await self._control.call(
+            "segments_before", previous_text, voice_id, client
+        )
+        return segments
+
+    async def render_metrics(self) -> bytes:
+        return bytes(await self._control.call("render_metrics"))
