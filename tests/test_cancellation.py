@@ -21,8 +21,11 @@ from trio_websocket import ConnectionClosed, WebSocketConnection
 
 from csm_trio.config import Config, SpeechConfig
 from csm_trio.engine.scheduler import CREDIT_FRAMES
+from csm_trio.errors import ProcessFailed
 from support.fakes import SineRunner, StepGate
 from support.serving import TEST_SERVER, Server, http_post, serving
+
+pytestmark = pytest.mark.usefixtures("each_topology")
 
 LONG = "This sentence goes on and on with words in it so that it takes a while to be said aloud. "
 ENDLESS = LONG * 20
@@ -335,7 +338,7 @@ async def test_a_session_that_outlasts_the_drain_is_closed_as_going_away() -> No
 async def test_a_dead_device_thread_ends_every_session_and_the_server() -> None:
     with pytest.raises(BaseExceptionGroup) as died:
         await connect_to_a_failing_server()
-    assert died.group_contains(RuntimeError, match="gone")
+    assert died.group_contains((RuntimeError, ProcessFailed), match="gone")
 
 
 async def connect_to_a_failing_server() -> None:

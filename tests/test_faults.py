@@ -16,6 +16,7 @@ import pytest
 import trio
 
 from csm_trio.config import Config
+from csm_trio.errors import ProcessFailed
 from support.client_calls import GUARD_S, SPEECH, http_client, receive_all, send, until
 from support.fakes import SineRunner, StepGate
 from support.serving import TEST_SERVER, Server, serving
@@ -27,7 +28,9 @@ LONG = "This sentence goes on and on with words in it so that it takes a while t
 async def failing_server(gate: StepGate) -> AsyncIterator[Server]:
     """Serve until the device thread fails, with its error."""
     with (
-        pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="gone"), flatten_subgroups=True),
+        pytest.RaisesGroup(
+            pytest.RaisesExc((RuntimeError, ProcessFailed), match="gone"), flatten_subgroups=True
+        ),
         trio.fail_after(GUARD_S),
     ):
         async with serving(lambda: SineRunner(step_gate=gate)) as server:
@@ -35,6 +38,7 @@ async def failing_server(gate: StepGate) -> AsyncIterator[Server]:
             await trio.sleep_forever()
 
 
+@pytest.mark.usefixtures("each_topology")
 async def test_when_the_device_fails_every_client_gets_an_error_first() -> None:
     gate = StepGate()
     answers: list[httpx.Response] = []
@@ -63,6 +67,7 @@ async def test_when_the_device_fails_every_client_gets_an_error_first() -> None:
     assert answers[0].json()["detail"]["status"] == "internal_error"
 
 
+@pytest.mark.usefixtures("each_topology")
 @pytest.mark.parametrize("again", [signal.SIGTERM, signal.SIGINT])
 async def test_at_a_second_signal_every_client_gets_an_error(again: signal.Signals) -> None:
     gate = StepGate()
@@ -90,6 +95,7 @@ async def test_at_a_second_signal_every_client_gets_an_error(again: signal.Signa
     assert answers[0].headers["retry-after"] == "1"
 
 
+@pytest.mark.usefixtures("each_topology")
 async def test_at_a_signal_connections_without_a_request_end() -> None:
     with trio.fail_after(GUARD_S):
         async with serving(SineRunner) as server:

@@ -17,6 +17,8 @@ from support.client_calls import GUARD_S, joined_audio, receive_all, send, sine_
 from support.fakes import SineRunner, StepGate
 from support.serving import TEST_SERVER, Server, serving
 
+pytestmark = pytest.mark.usefixtures("each_topology")
+
 MULTI = "text-to-speech/{voice}/multi-stream-input"
 ENDLESS = "This sentence goes on and on so that it takes a while to be said aloud. " * 30
 LAST = "Now you may speak."

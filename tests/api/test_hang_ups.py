@@ -12,6 +12,8 @@ from support.fakes import SineRunner
 from support.serving import TEST_SERVER, serving
 from tools.hang_ups import HANG_UPS, head
 
+pytestmark = pytest.mark.usefixtures("each_topology")
+
 AT_ONCE = 6
 GUARD_S = 30.0
 

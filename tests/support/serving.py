@@ -1,4 +1,8 @@
-"""A whole server in the test's own Trio loop: real sockets, real HTTP, real device thread."""
+"""A whole server in the test's own Trio loop: real sockets, real HTTP, real device thread.
+
+Also with a supervisor, an engine process and a worker, all three as tasks of that loop: the same
+code and sockets as in processes of their own.
+"""
 
 import json
 from collections.abc import AsyncIterator, Callable
@@ -9,13 +13,26 @@ from typing import Any
 from urllib.parse import urlencode
 
 import trio
+from prometheus_client import CollectorRegistry
 from trio_websocket import WebSocketConnection, wrap_client_stream
 
 from csm_trio.api.connection_limits import ConnectionLimits
 from csm_trio.api.state import ServerState
 from csm_trio.config import Config, ServerConfig
 from csm_trio.engine.scheduler import Runner
+from csm_trio.processes.supervisor import supervise
 from csm_trio.server import serve
+from support.child_tasks import ChildTasks
+
+
+@dataclass(slots=True)
+class Topology:
+    """Whether servers have a worker; the fixture `each_topology` sets it."""
+
+    workers: bool = False
+
+
+topology = Topology()
 
 TEST_SERVER = ServerConfig(host="127.0.0.1", port=0, drain_s=5.0)
 
@@ -27,6 +44,7 @@ class Server:
     port: int
     state: ServerState
     nursery: trio.Nursery
+    registries: tuple[CollectorRegistry, ...]
 
     def url(self, path: str = "") -> str:
         return f"http://127.0.0.1:{self.port}{path}"
@@ -58,7 +76,8 @@ class Server:
             nursery.cancel_scope.cancel()
 
     def metric(self, name: str, **labels: str) -> float:
-        return self.state.metrics.registry.get_sample_value(name, labels) or 0.0
+        """Return the sum of a sample over all processes."""
+        return sum(one.get_sample_value(name, labels) or 0.0 for one in self.registries)
 
     def tasks(self) -> int:
         """Count the tasks of the server."""
@@ -82,11 +101,29 @@ async def serving(
     given = config or Config()
     config = given if given.server != ServerConfig() else replace(given, server=TEST_SERVER)
     async with trio.open_nursery() as nursery:
-        started = await nursery.start(
-            partial(serve, config, lambda voices: make_runner(), limits=limits)
-        )
-        yield Server(started.port, started.state, nursery)
+        if topology.workers:
+            yield await _start_with_a_worker(nursery, make_runner, config, limits)
+        else:
+            started = await nursery.start(
+                partial(serve, config, lambda voices: make_runner(), limits=limits)
+            )
+            registries = (started.state.metrics.registry,)
+            yield Server(started.port, started.state, nursery, registries)
         nursery.cancel_scope.cancel()
+
+
+async def _start_with_a_worker(
+    nursery: trio.Nursery,
+    make_runner: Callable[[], Runner],
+    config: Config,
+    limits: ConnectionLimits | None,
+) -> Server:
+    children = ChildTasks(make_runner, limits)
+    config = replace(config, server=replace(config.server, workers=1))
+    started = await nursery.start(partial(supervise, config, spawn=children.spawn))
+    (state,) = children.states
+    metrics = (started.supervisor.metrics, children.engine_metrics, state.metrics)
+    return Server(started.port, state, nursery, tuple(one.registry for one in metrics))
 
 
 async def http_post(

@@ -29,13 +29,16 @@ class EngineSockets:
 
 
 async def run_engine_process(
-    setup: EngineSetup, sockets: EngineSockets, make_runner: Callable[[VoiceCatalog], Runner]
+    setup: EngineSetup,
+    sockets: EngineSockets,
+    make_runner: Callable[[VoiceCatalog], Runner],
+    metrics: Metrics | None = None,
 ) -> None:
     """Load the model and serve workers, until the supervisor closes its channel.
 
     A StartupError is sent to the supervisor. Raises what ends the device thread.
     """
-    metrics = Metrics()
+    metrics = metrics or Metrics()
 
     async def collect() -> Snapshot:
         await trio.lowlevel.checkpoint()
