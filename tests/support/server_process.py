@@ -47,20 +47,43 @@ class ServerProcess:
         """Return every sample of `/metrics`, by its name with its labels."""
         return parse_metrics(httpx.get(f"{self.url}/metrics", trust_env=False, timeout=30).text)
 
+    def children(self, role: str) -> list[int]:
+        """Return the ids of the child processes of a role: `engine` or `worker` (Linux)."""
+        # Of every thread: Trio starts processes from a thread of its own.
+        tasks = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        listed = " ".join(task.read_text() for task in tasks)
+        return [int(pid) for pid in listed.split() if f"\0{role}\0" in _command_line(int(pid))]
+
     def _status(self, name: str) -> str:
         status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="utf-8")
         return next(line for line in status.splitlines() if line.startswith(name)).split()[1]
 
 
+def _command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:  # it has ended
+        return ""
+
+
+def has_ended(pid: int) -> bool:
+    """Return whether a process has ended (Linux)."""
+    return not _command_line(pid)
+
+
 @contextmanager
 def server_process(
-    *flags: str, environ: dict[str, str] | None = None, prefix: Sequence[str] = ()
+    *flags: str,
+    environ: dict[str, str] | None = None,
+    prefix: Sequence[str] = (),
+    program: Sequence[str] = ("csm_trio", "serve"),
 ) -> Iterator[ServerProcess]:
     """Run `csm-trio serve` on a free port of the loopback; end it with SIGTERM at exit.
 
-    `prefix` is a command that runs the server. Raises RuntimeError where it does not start.
+    `prefix` is a command that runs the server; `program` is the module to run, with its first
+    arguments. Raises RuntimeError where it does not start.
     """
-    command = [*prefix, sys.executable, "-m", "csm_trio", "serve", "--host", "127.0.0.1"]
+    command = [*prefix, sys.executable, "-m", *program, "--host", "127.0.0.1"]
     process = subprocess.Popen(
         [*command, "--port", "0", "--drain-s", "2", *flags],
         stderr=subprocess.PIPE,

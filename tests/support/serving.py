@@ -5,8 +5,8 @@ code and sockets as in processes of their own.
 """
 
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -49,31 +49,18 @@ class Server:
     def url(self, path: str = "") -> str:
         return f"http://127.0.0.1:{self.port}{path}"
 
-    @asynccontextmanager
-    async def dial(
+    def dial(
         self,
         voice: str = "default",
         *,
         endpoint: str = "text-to-speech/{voice}/stream-input",
         headers: dict[str, str] | None = None,
         **query: object,
-    ) -> AsyncIterator[WebSocketConnection]:
+    ) -> AbstractAsyncContextManager[WebSocketConnection]:
         """Open a WebSocket; its TCP stream is closed at exit."""
-        query_string = urlencode(query)
-        stream = await trio.open_tcp_stream("127.0.0.1", self.port)
-        async with stream, trio.open_nursery() as nursery:
-            ws = await wrap_client_stream(
-                nursery,
-                stream,
-                f"127.0.0.1:{self.port}",
-                f"/v1/{endpoint.format(voice=voice)}?{query_string}",
-                extra_headers=[
-                    (name.encode(), text.encode()) for name, text in (headers or {}).items()
-                ],
-            )
-            async with ws:
-                yield ws
-            nursery.cancel_scope.cancel()
+        return dial(
+            self.port, f"/v1/{endpoint.format(voice=voice)}?{urlencode(query)}", headers or {}
+        )
 
     def metric(self, name: str, **labels: str) -> float:
         """Return the sum of a sample over all processes."""
@@ -82,6 +69,22 @@ class Server:
     def tasks(self) -> int:
         """Count the tasks of the server."""
         return _count_tasks(self.nursery)
+
+
+@asynccontextmanager
+async def dial(
+    port: int, path: str, headers: Mapping[str, str] | None = None
+) -> AsyncIterator[WebSocketConnection]:
+    """Open a WebSocket to the loopback; its TCP stream is closed at exit."""
+    fields = [(name.encode(), text.encode()) for name, text in (headers or {}).items()]
+    stream = await trio.open_tcp_stream("127.0.0.1", port)
+    async with stream, trio.open_nursery() as nursery:
+        ws = await wrap_client_stream(
+            nursery, stream, f"127.0.0.1:{port}", path, extra_headers=fields
+        )
+        async with ws:
+            yield ws
+        nursery.cancel_scope.cancel()
 
 
 def _count_tasks(nursery: trio.Nursery) -> int:

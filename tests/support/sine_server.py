@@ -1,0 +1,38 @@
+"""`csm-trio serve` with workers and a sine runner at a fixed pace: real processes, no model.
+
+A program: `python -m support.sine_server FLAG...`.
+"""
+
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+
+from csm_trio import cli
+from csm_trio.config import EngineConfig
+from csm_trio.engine.utterance import Frame
+from csm_trio.processes import supervisor
+from csm_trio.voices import VoiceCatalog
+from support.fakes import SineRunner
+
+STEP_S = 0.02
+
+
+class PacedSineRunner(SineRunner):
+    """A sine runner whose step takes `STEP_S`."""
+
+    def step(self, slots: Sequence[int]) -> Sequence[Frame | None]:
+        time.sleep(STEP_S)
+        return super().step(slots)
+
+
+def make_runner(config: EngineConfig, voices: VoiceCatalog) -> SineRunner:
+    """Return a runner with as many slots as the settings say."""
+    return PacedSineRunner(config.pool_size or 4)
+
+
+if __name__ == "__main__":
+    supervisor.supervise = partial(
+        supervisor.supervise, runner_factory="support.sine_server:make_runner"
+    )
+    sys.exit(cli.main(["serve", *sys.argv[1:]]))
