@@ -1,4 +1,4 @@
-"""Measure the event loop's CPU time per frame: a real server, load, a runner without a model.
+"""Measure the CPU time of a frame, in each process: a real server, load, a runner without a model.
 
 A program, not a test. The server runs in a process of its own over real sockets. Each step of its
 runner sleeps as long as one on an H100 takes, with the interpreter lock released. `csm-trio bench`
@@ -6,6 +6,9 @@ makes the calls from another process. Several `--source` directories are measure
 other, so that a change can be compared with its baseline in one run:
 
     PYTHONPATH=tests python -m tools.event_loop_cost --calls 128 --source ../before/src --source src
+
+With `--workers 2` the server has workers around an engine process. Times are CPU time, as Linux
+counts it, not wall time; `--alignment off` serves without timestamps.
 """
 
 import argparse
@@ -17,9 +20,11 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,27 +91,39 @@ class PacedRunner:
         self._pending = [other for other in self._pending if other != slot]
 
 
-def serve_paced(slots: int, switch_interval_s: float | None) -> None:
+def load_paced(config: Any, *voices: object) -> Any:
+    """Return this runner, in place of a model's."""
+    return PacedRunner(config.pool_size, Device())
+
+
+def serve_paced(options: argparse.Namespace) -> None:
     """Run `csm-trio serve` with this runner in place of the model, until terminated."""
     from csm_trio import cli, process_tuning
     from csm_trio.engine import load
 
-    def load_paced(*settings: object, **more: object) -> Any:
-        return PacedRunner(slots, Device())
-
     load.load_runner = load_paced
-    if switch_interval_s is not None:
-        process_tuning.SWITCH_INTERVAL_S = switch_interval_s
-    cli.main(["serve", "--host", "127.0.0.1", "--port", "0", "--drain-s", "0"])
+    if options.workers:
+        from csm_trio.processes import supervisor
+
+        factory = "tools.event_loop_cost:load_paced"
+        supervisor.supervise = partial(supervisor.supervise, runner_factory=factory)
+    if options.switch_interval_s is not None:
+        process_tuning.SWITCH_INTERVAL_S = options.switch_interval_s
+    flags = ["--host", "127.0.0.1", "--port", "0", "--drain-s", "0"]
+    flags += ["--pool-size", str(options.slots), "--alignment", options.alignment]
+    flags += ["--workers", str(options.workers)] if options.workers else []
+    cli.main(["serve", *flags])
 
 
 @contextmanager
 def served(source: Path, options: argparse.Namespace) -> Iterator[tuple[int, int]]:
     """Run a server from this source; yield its process id and port."""
     command = [sys.executable, __file__, "--serve", "--slots", str(options.slots)]
+    command += ["--workers", str(options.workers), "--alignment", options.alignment]
     if options.switch_interval_s:
         command += ["--switch-interval-s", str(options.switch_interval_s)]
-    environ = os.environ | {"PYTHONPATH": str(source.resolve())}
+    path = os.pathsep.join([str(source.resolve()), str(Path(__file__).parents[1])])
+    environ = os.environ | {"PYTHONPATH": path}
     with tempfile.NamedTemporaryFile("w+") as log:
         server = subprocess.Popen(command, env=environ, stderr=log)
         try:
@@ -125,14 +142,39 @@ def port_in(log: Path, server: subprocess.Popen[bytes]) -> int:
     raise SystemExit(f"the server did not start:\n{log.read_text()}")
 
 
-def thread_cpu_s(pid: int) -> dict[str, float]:
-    """Return the CPU time in s of a process's event loop and device thread, from Linux' /proc."""
-    times = {"event loop": 0.0, "device thread": 0.0}
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        name = "event loop" if task.name == str(pid) else "device thread"
-        if name == "event loop" or (task / "comm").read_text().strip() == "csm-device":
-            times[name] = int((task / "schedstat").read_text().split()[0]) / 1e9
+def cpu_s(pid: int) -> Counter[str]:
+    """Return the CPU time in s of a server by its parts, from Linux' /proc.
+
+    With workers the parts are its processes; else event loop and device thread of the one.
+    """
+    children = [
+        int(child)
+        for listed in Path(f"/proc/{pid}/task").glob("*/children")
+        for child in listed.read_text().split()
+    ]
+    if not children:
+        times = Counter[str]()
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            if task.name == str(pid):
+                times["event loop"] += task_cpu_s(task)
+            elif (task / "comm").read_text().strip() == "csm-device":
+                times["device thread"] += task_cpu_s(task)
+        return times
+    times = Counter({"supervisor": process_cpu_s(pid)})
+    for child in children:
+        role = Path(f"/proc/{child}/cmdline").read_text().split("\0")[3]
+        times["workers" if role == "worker" else role] += process_cpu_s(child)
     return times
+
+
+def process_cpu_s(pid: int) -> float:
+    """Return the CPU time of all threads of a process."""
+    return sum(map(task_cpu_s, Path(f"/proc/{pid}/task").iterdir()))
+
+
+def task_cpu_s(task: Path) -> float:
+    """Return the CPU time of one thread."""
+    return int((task / "schedstat").read_text().split()[0]) / 1e9
 
 
 def metrics_of(port: int) -> dict[str, float]:
@@ -158,19 +200,21 @@ def run_load(source: Path, port: int, options: argparse.Namespace) -> dict[str, 
 def measure(source: Path, options: argparse.Namespace) -> str:
     """Run one server under load; return its line of the table."""
     with served(source, options) as (pid, port):
-        before, cpu_before, from_s = metrics_of(port), thread_cpu_s(pid), time.monotonic()
+        before, cpu_before, from_s = metrics_of(port), cpu_s(pid), time.monotonic()
         point = run_load(source, port, options)
-        after, cpu, elapsed_s = metrics_of(port), thread_cpu_s(pid), time.monotonic() - from_s
+        after, cpu, elapsed_s = metrics_of(port), cpu_s(pid), time.monotonic() - from_s
     frames, steps, step_s = (
         after[name] - before[name]
         for name in ("csm_frames_total", "csm_step_seconds_count", "csm_step_seconds_sum")
     )
-    loop_s, device_s = (cpu[name] - cpu_before[name] for name in cpu)
+    parts = ", ".join(
+        f"{name} {1e6 * used_s / frames:.1f} us a frame "
+        f"({100 * used_s / elapsed_s:.0f} % of a core)"
+        for name, used_s in (cpu - cpu_before).items()
+    )
     first = point["first_audio_ms"]
     return (
-        f"{source}: event loop {1e6 * loop_s / frames:.0f} us a frame "
-        f"({100 * loop_s / elapsed_s:.0f} % of a core), "
-        f"device thread {1e6 * device_s / frames:.0f} us; "
+        f"{source}: {parts}; "
         f"{frames / elapsed_s:.0f} frames/s, step {1e3 * step_s / steps:.1f} ms, "
         f"{frames / steps:.0f} rows; first audio p50/p95 {first['p50']:.0f}/{first['p95']:.0f} ms, "
         f"C100 {100 * point['c100']:.1f} %; bench {100 * point['busy']:.0f} % of a core"
@@ -186,11 +230,13 @@ def main() -> None:
     add("--slots", type=int, default=512)
     add("--duration-s", type=float, default=10.0)
     add("--switch-interval-s", type=float)
+    add("--workers", type=int, default=0, help="0: everything in one process")
+    add("--alignment", choices=("on", "off"), default="on")
     add("--serve", action="store_true", help=argparse.SUPPRESS)
     options, bench_flags = parser.parse_known_args()
     options.bench = bench_flags
     if options.serve:
-        serve_paced(options.slots, options.switch_interval_s)
+        serve_paced(options)
         return
     for source in options.source or [Path(__file__).parents[2] / "src"]:
         print(measure(source, options), flush=True)
