@@ -71,8 +71,16 @@ LAYERS = {
         {"trio", "trio_websocket", "torch", "transformers", "numpy"},
     ),
     "server": Row(6, GROUND | {"api", "pipeline", "engine", "voices"}, {"trio"}),
+    "metrics_snapshot": Row(1, set(), {"prometheus_client"}),
+    "processes": Row(
+        6.5,
+        GROUND | {"server", "api", "engine", "pipeline", "protocol", "voices", "metrics_snapshot"},
+        {"trio"},
+    ),
     "cli": Row(
-        7, GROUND | {"server", "client_flags", "say", "bench", "engine", "voices"}, {"trio"}
+        7,
+        GROUND | {"server", "processes", "client_flags", "say", "bench", "engine", "voices"},
+        {"trio"},
     ),
     "__main__": Row(8, {"cli"}),
 }
@@ -82,12 +90,13 @@ ENGINE_SEEN_BY = {
     "pipeline": {"service", "utterance"},
     "api": {"service", "utterance"},
     "server": {"in_process", "service", "scheduler"},
+    "processes": {"host", "remote", "scheduler", "triton_cache", "utterance"},
 }
 # Trio belongs to a few files of the engine; the pure files know neither Trio nor torch.
-TRIO_IN_ENGINE = {"service", "in_process", "remote", "host", "device_thread"}
+TRIO_IN_ENGINE = {"service", "in_process", "remote", "device_thread"}
 WITHOUT_TORCH = TRIO_IN_ENGINE | {
     *("slot_pool", "slot_queue", "step_loop", "scheduler", "runaway", "utterance", "prompt"),
-    *("byte_size", "wire", "frame_writer"),
+    *("byte_size", "host", "wire", "worker_links"),
 }
 
 # The two ends where any exception is caught: a connection's and a WebSocket session's.

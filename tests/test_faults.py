@@ -83,7 +83,8 @@ async def test_at_a_second_signal_every_client_gets_an_error(again: signal.Signa
             async with server.dial() as ws, trio.open_nursery() as clients:
                 clients.start_soon(post, server)
                 await send(ws, {"text": LONG, "flush": True})
-                await until(lambda: server.state.engine.borrowed_slots == 2)
+                await until(lambda: server.metric("csm_sessions") == 2)
+                await gate.held()
                 signal.raise_signal(signal.SIGTERM)
                 await until(lambda: server.state.admission.draining)
                 signal.raise_signal(again)

@@ -210,10 +210,14 @@ async def test_a_cancel_while_waiting_for_a_token_opens_nothing(engine_of: Engin
     assert engine.borrowed_slots == 0
 
 
-async def test_a_cancel_between_token_and_slot_opens_nothing(engine_of: EngineOf) -> None:
+async def test_a_cancel_between_token_and_slot_opens_nothing() -> None:
+    """In one process; an engine process gives token and slot in the same moment."""
     gate = StepGate()
     runner = SineRunner(2, step_gate=gate)
-    async with engine_of(runner) as engine, trio.open_nursery() as nursery:
+    async with (
+        open_engine(lambda: runner, Metrics()) as engine,
+        trio.open_nursery() as nursery,
+    ):
         nursery.start_soon(generate, engine, utterance("Speaks on."))
         await gate.held()
         scope = await nursery.start(read_until_cancelled, engine, utterance("Too late."))

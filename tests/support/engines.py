@@ -4,8 +4,6 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-import trio
-
 from csm_trio.engine.host import open_engine_host
 from csm_trio.engine.remote import open_remote_engine
 from csm_trio.engine.scheduler import Runner
@@ -18,9 +16,8 @@ async def open_engine_behind_sockets(
     make_runner: Callable[[], Runner], metrics: Metrics
 ) -> AsyncIterator[Engine]:
     """Open a host, and yield the engine of its one worker."""
-    async with open_engine_host(make_runner, metrics) as host, trio.open_nursery() as nursery:
+    async with open_engine_host(make_runner, metrics) as host:
         ours, theirs = socket.socketpair()
-        nursery.start_soon(host.serve, ours)
+        host.add_worker(ours)
         async with open_remote_engine(theirs, host.slots, metrics) as engine:
             yield engine
-        # Ends when the worker's end is closed.

@@ -20,7 +20,6 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -101,7 +100,7 @@ def serve_paced(options: argparse.Namespace) -> None:
     from csm_trio import cli, process_tuning
     from csm_trio.engine import load
 
-    load.load_runner = load_paced
+    load.load_runner = load_paced  # type: ignore[assignment]
     if options.workers:
         from csm_trio.processes import supervisor
 
@@ -142,7 +141,7 @@ def port_in(log: Path, server: subprocess.Popen[bytes]) -> int:
     raise SystemExit(f"the server did not start:\n{log.read_text()}")
 
 
-def cpu_s(pid: int) -> Counter[str]:
+def cpu_s(pid: int) -> dict[str, float]:
     """Return the CPU time in s of a server by its parts, from Linux' /proc.
 
     With workers the parts are its processes; else event loop and device thread of the one.
@@ -153,14 +152,14 @@ def cpu_s(pid: int) -> Counter[str]:
         for child in listed.read_text().split()
     ]
     if not children:
-        times = Counter[str]()
+        times = {"event loop": 0.0, "device thread": 0.0}
         for task in Path(f"/proc/{pid}/task").iterdir():
             if task.name == str(pid):
                 times["event loop"] += task_cpu_s(task)
             elif (task / "comm").read_text().strip() == "csm-device":
                 times["device thread"] += task_cpu_s(task)
         return times
-    times = Counter({"supervisor": process_cpu_s(pid)})
+    times = {"supervisor": process_cpu_s(pid), "engine": 0.0, "workers": 0.0}
     for child in children:
         role = Path(f"/proc/{child}/cmdline").read_text().split("\0")[3]
         times["workers" if role == "worker" else role] += process_cpu_s(child)
@@ -210,7 +209,7 @@ def measure(source: Path, options: argparse.Namespace) -> str:
     parts = ", ".join(
         f"{name} {1e6 * used_s / frames:.1f} us a frame "
         f"({100 * used_s / elapsed_s:.0f} % of a core)"
-        for name, used_s in (cpu - cpu_before).items()
+        for name, used_s in ((name, cpu[name] - cpu_before[name]) for name in cpu)
     )
     first = point["first_audio_ms"]
     return (

@@ -5,7 +5,6 @@ on another.
 """
 
 import math
-import queue
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,14 +12,14 @@ from typing import Any
 import trio
 
 from csm_trio.engine.scheduler import BufferTargets, Runner
-from csm_trio.engine.step_loop import Command, Output, StepLoop, Stop, Stream
+from csm_trio.engine.step_loop import Inbox, Output, StepLoop, Stop, Stream
 from csm_trio.telemetry import Metrics
 
 
 @asynccontextmanager
 async def open_device_thread(
     make_runner: Callable[[], Runner],
-    inbox: "queue.SimpleQueue[Command[Stream]]",
+    inbox: Inbox[Stream],
     output: Output[Stream],
     metrics: Metrics,
     *,
@@ -47,7 +46,7 @@ async def open_device_thread(
 
 async def _run(
     make_runner: Callable[[], Runner],
-    inbox: "queue.SimpleQueue[Command[Any]]",
+    inbox: Inbox[Any],
     output: Output[Any],
     metrics: Metrics,
     targets: BufferTargets,

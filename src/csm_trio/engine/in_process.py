@@ -56,7 +56,7 @@ class _InProcessLink:
     def open(self, slots: int, metrics: Metrics) -> Engine:
         """Return the engine, with as many tokens as there are slots."""
         self._queue = SlotQueue(
-            slots, self._inbox, on_grant=FrameStream.grant, on_release=FrameStream.close
+            slots, self._inbox.put, on_grant=FrameStream.grant, on_release=FrameStream.close
         )
         self._engine = Engine(slots, self, metrics)
         return self._engine

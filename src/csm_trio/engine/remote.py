@@ -24,9 +24,9 @@ from csm_trio.engine.wire import (
 from csm_trio.telemetry import Metrics
 
 _READ_BYTES = 1 << 20
-_ACKNOWLEDGE_S = 0.02
+_ACKNOWLEDGE_S = 0.04
 """Seconds for which acknowledged frames are collected: a message of its own for each would cost
-the engine process more than the frame itself. The credit is a hundred times as long."""
+the engine process more than the frame itself. The credit is 50 times as long."""
 
 
 @asynccontextmanager
@@ -93,8 +93,11 @@ class _RemoteLink:
             self._frames_taken.set()
 
     def release(self, stream: FrameStream) -> None:
-        """Send a release."""
-        self._send(encode_id(Kind.RELEASE, self._id_of[stream]))
+        """Send a release; a stream that was granted nothing is released at once."""
+        stream_id = self._id_of[stream]
+        self._send(encode_id(Kind.RELEASE, stream_id))
+        if not stream.granted.is_set():
+            self._forget(stream_id)
 
     def ping(self, answered: Callable[[], None]) -> None:
         """Send a ping through to the step loop."""
@@ -107,25 +110,33 @@ class _RemoteLink:
             case Kind.FRAMES:
                 for stream_id, frame_batch, end in decode_frames(payload):
                     stream = self._streams.get(stream_id)
-                    if stream is None:
+                    if stream is None:  # released in the moment of the grant
                         continue
                     if frame_batch:
                         stream.deliver(frame_batch)
                     if end is not None:
                         stream.finish(end)
-            case Kind.GRANTED:
-                self._streams[decode_id(payload)].grant()
             case Kind.FAILED:
                 stream_id, error = decode_failed(payload)
-                self._streams[stream_id].finish(None, error)
+                stream = self._streams.get(stream_id)
+                if stream is not None:
+                    stream.finish(None, error)
+            case Kind.GRANTED:
+                stream = self._streams.get(decode_id(payload))
+                if stream is not None:
+                    stream.grant()
             case Kind.RELEASED:
-                stream = self._streams.pop(decode_id(payload))
-                self._acknowledged.pop(self._id_of.pop(stream), None)
-                stream.close()
+                self._forget(decode_id(payload))
             case Kind.PONG:
                 self._pings.pop(decode_id(payload))()
             case _:
                 raise AssertionError(f"a worker got {kind.name}")
+
+    def _forget(self, stream_id: int) -> None:
+        stream = self._streams.pop(stream_id, None)
+        if stream is not None:
+            self._acknowledged.pop(self._id_of.pop(stream), None)
+            stream.close()
 
     def _send(self, message: bytes) -> None:
         self._outgoing += message

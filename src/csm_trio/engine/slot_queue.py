@@ -1,9 +1,8 @@
 """Streams that wait for a pool token or hold one, in the process of the device thread.
 
-Runs on the Trio thread; the device thread gets commands through the inbox only.
+Only one thread uses it; the step loop gets commands through `put` only.
 """
 
-import queue
 from collections.abc import Callable
 from functools import partial
 from typing import Generic
@@ -13,21 +12,22 @@ from csm_trio.engine.step_loop import Acknowledge, Admit, Command, Ping, Release
 
 
 class SlotQueue(Generic[Stream]):
-    """The pool and the inbox: a token first, then a slot, and the token back after the slot.
+    """A token first, then a slot, and the token back after the slot.
 
+    `put` gives the step loop a command.
     `on_grant` is called when a stream has its token, `on_release` when it has returned it.
     """
 
     def __init__(
         self,
         slots: int,
-        inbox: "queue.SimpleQueue[Command[Stream]]",
+        put: Callable[[Command[Stream]], None],
         *,
         on_grant: Callable[[Stream], None],
         on_release: Callable[[Stream], None],
     ) -> None:
         self._pool = SlotPool(slots)
-        self._inbox = inbox
+        self._put = put
         self._on_grant = on_grant
         self._on_release = on_release
         self._tokens: dict[Stream, PoolToken] = {}
@@ -44,12 +44,12 @@ class SlotQueue(Generic[Stream]):
 
     def acknowledge(self, stream: Stream, frames: int) -> None:
         """Record that the stream's reader has taken so many frames."""
-        self._inbox.put(Acknowledge(stream, frames))
+        self._put(Acknowledge(stream, frames))
 
     def release(self, stream: Stream) -> None:
         """Release a stream, once its slot is free."""
         if self._tokens[stream].granted:
-            self._inbox.put(Release(stream))
+            self._put(Release(stream))
         else:
             self.released(stream)
 
@@ -60,8 +60,8 @@ class SlotQueue(Generic[Stream]):
 
     def ping(self, answered: Callable[[], None]) -> None:
         """Have `answered` called on the device thread."""
-        self._inbox.put(Ping(answered))
+        self._put(Ping(answered))
 
     def _grant(self, stream: Stream) -> None:
         self._on_grant(stream)
-        self._inbox.put(Admit(stream))
+        self._put(Admit(stream))

@@ -1,8 +1,8 @@
 """The device thread's loop: take commands, open slots, prefill, step, deliver.
 
 It alone uses the scheduler and the runner, so neither has a lock: admit, acknowledge and release
-are commands in one inbox. It never waits for a reader, and while idle it blocks on the inbox. Pure
-but for that queue: no Trio, no torch, no socket.
+are commands in one inbox. It never waits for a reader, and while idle it blocks on the inbox. It
+must not know Trio, torch or sockets.
 """
 
 import queue
@@ -67,6 +67,22 @@ class Stop:
 Command = Admit[Stream] | Acknowledge[Stream] | Release[Stream] | Ping | Stop
 
 
+class Inbox(Protocol[Stream]):
+    """Where the loop's commands come from; a `queue.SimpleQueue` is one.
+
+    `put` may be called from any thread, the others on the device thread.
+    """
+
+    def put(self, command: Command[Stream], /) -> None:
+        """Give the loop a command."""
+
+    def get_nowait(self) -> Command[Stream]:
+        """Return the next command; raise queue.Empty where there is none."""
+
+    def get(self) -> Command[Stream]:
+        """Return the next command; wait for it."""
+
+
 class Output(Protocol[_Reader]):
     """Where the loop's results go; called on the device thread, which it must never block."""
 
@@ -86,7 +102,7 @@ class StepLoop(Generic[Stream]):
     def __init__(
         self,
         runner: Runner,
-        inbox: "queue.SimpleQueue[Command[Stream]]",
+        inbox: Inbox[Stream],
         output: Output[Stream],
         metrics: Metrics,
         targets: BufferTargets,

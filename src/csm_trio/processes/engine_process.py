@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from typing import NoReturn
 
 import trio
 
@@ -56,16 +57,16 @@ async def run_engine_process(
                     targets=buffer_targets(setup.config.engine),
                 ) as host:
                     await control.call("ready", host.slots)
-                    await _serve_workers(host, HandedOver(sockets.handover))
+                    await _add_workers(host, HandedOver(sockets.handover))
             except* StartupError as group:
                 await control.call("failed", str(first_leaf(group)))
             nursery.cancel_scope.cancel()
 
 
-async def _serve_workers(host: EngineHost, handed_over: HandedOver) -> None:
-    async with handed_over, trio.open_nursery() as nursery:
+async def _add_workers(host: EngineHost, handed_over: HandedOver) -> NoReturn:
+    async with handed_over:
         while True:
-            nursery.start_soon(host.serve, await handed_over.accept_socket())
+            host.add_worker(await handed_over.accept_socket())
 
 
 async def _run_control(control: ControlChannel, scope: trio.CancelScope) -> None:
