@@ -47,7 +47,7 @@ async def segment(
             match delta:
                 case AddText(text=text, settings=changes):
                     changed = settings.overridden_by(changes)
-                    if changed != settings:
+                    if changed is not settings and changed != settings:
                         # The buffered text arrived under the old settings.
                         if _same_frontend(settings, changed):
                             await emit(frontend.flush())

@@ -29,6 +29,15 @@ _MAX_CONTAINERS = 4096
 _MAX_COLONS = 8192
 _MAX_COMMAS = 24_576
 
+SPEECH_FIELDS = frozenset(
+    {"speaker_id", "temperature", "top_k", "seed", "max_audio_len_ms", "buffer_size", "priority"}
+    | {"apply_text_normalization", "enable_ssml_parsing", "voice_settings"}
+)
+"""Every field that `read_settings` reads."""
+
+NO_SETTINGS = SpeechSettings()
+NO_VOICE_SETTINGS = VoiceSettings()
+
 _ENGLISH = re.compile(r"(?:en|eng)(?:[-_][a-z0-9]{2,8}){0,3}", re.IGNORECASE)
 _INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
 _DECIMAL = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
@@ -41,6 +50,10 @@ class Fields(Protocol):
     """Named values from a client, each checked as it is read; None where absent."""
 
     location: ClassVar[Literal["body", "query"]]
+
+    @property
+    def values(self) -> Mapping[str, object]:
+        """The values as the client gave them."""
 
     def text(self, name: str) -> str | None:
         """Return a string, fit for UTF-8."""
@@ -203,7 +216,12 @@ class QueryFields:
 
 
 def read_settings(fields: Fields) -> SpeechSettings:
-    """Return the speech settings among `fields`, including those in `voice_settings`."""
+    """Return the speech settings among `fields`, including those in `voice_settings`.
+
+    Without any it is `NO_SETTINGS` itself: most messages of a socket hold text alone.
+    """
+    if SPEECH_FIELDS.isdisjoint(fields.values):
+        return NO_SETTINGS
     settings = SpeechSettings(
         speaker_id=fields.integer("speaker_id", 0, MAX_SPEAKER_ID),
         temperature=fields.number("temperature", 0.0, MAX_TEMPERATURE),
@@ -225,6 +243,8 @@ def read_voice_settings(fields: JsonFields) -> VoiceSettings:
 
     Raises `InvalidRequest` naming the member (`voice_settings.stability`) that is wrong.
     """
+    if not fields.values:
+        return NO_VOICE_SETTINGS
     return VoiceSettings(
         stability=fields.number("stability", 0.0, 1.0),
         similarity_boost=fields.number("similarity_boost", 0.0, 1.0),

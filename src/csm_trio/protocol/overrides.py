@@ -1,6 +1,6 @@
 """Settings that are merged field by field."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Self
 
 
@@ -9,6 +9,13 @@ class Overridable:
     """Base of settings whose fields are None where they leave the value to others."""
 
     def overridden_by(self, other: Self) -> Self:
-        """Return these settings with every field that `other` sets replaced by its value."""
-        values = {field.name: getattr(other, field.name) for field in fields(other)}
-        return replace(self, **{name: value for name, value in values.items() if value is not None})
+        """Return these settings with every field that `other` sets replaced by its value.
+
+        Where it sets none, they are returned themselves: every delta comes through here.
+        """
+        changes = {
+            name: value
+            for name in other.__dataclass_fields__
+            if (value := getattr(other, name)) is not None
+        }
+        return replace(self, **changes) if changes else self

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from csm_trio.errors import BinaryMessage, InvalidMessage, InvalidRequest
 from csm_trio.protocol.events import AddText, Flush, InEvent, SpeechSettings
 from csm_trio.protocol.fields import (
+    NO_SETTINGS,
+    NO_VOICE_SETTINGS,
     JsonFields,
     parse_object,
     read_api_key,
@@ -58,9 +60,9 @@ class ClientMessage:
         """
         # The opener's space only opens (recorded); a later space stands between two words.
         text = "" if self.text is None or (opening and not self.has_words) else self.text
-        settings = SpeechSettings() if opening else self.settings
+        settings = NO_SETTINGS if opening else self.settings
         events: list[InEvent] = []
-        if text or settings != SpeechSettings():
+        if text or settings != NO_SETTINGS:
             events.append(AddText(context_id, text, settings))
         if self.flush or (auto_mode and self.has_words):
             events.append(Flush(context_id))
@@ -100,13 +102,13 @@ def read_client_message(message: str | bytes) -> ClientMessage:
         voice_settings=read_voice_settings(fields.members("voice_settings")),
         chunk_lengths=_chunk_lengths(fields),
         api_key=read_api_key(fields),
-        known=bool(given & _FIELDS) or settings != SpeechSettings(),
+        known=not _FIELDS.isdisjoint(given) or settings != NO_SETTINGS,
     )
 
 
 def check_unchanged(first: VoiceSettings, later: VoiceSettings) -> None:
     """Raise `InvalidRequest`, with the vendor's text, if a context's voice settings change."""
-    if later not in (VoiceSettings(), first):
+    if later not in (NO_VOICE_SETTINGS, first):
         raise InvalidRequest(
             "voice_settings field must be provided in the first message and then either be not "
             "provided or not change.",
@@ -116,7 +118,7 @@ def check_unchanged(first: VoiceSettings, later: VoiceSettings) -> None:
 
 def _chunk_lengths(fields: JsonFields) -> tuple[int, ...] | None:
     """Return the first schedule in the message; null and an empty one count as absent."""
-    for config in [fields.members(name) for name in _GENERATION_FIELDS]:
+    for config in [fields.members(name) for name in _GENERATION_FIELDS if name in fields.values]:
         schedule = config.values.get(_SCHEDULE)
         if schedule:
             return _read_schedule(schedule, config.path(_SCHEDULE))
