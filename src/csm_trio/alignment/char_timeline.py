@@ -1,6 +1,22 @@
 """Character timeline: assign a start time to each character as the position passes it."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """The position's path over some windows: where it was, then where each window takes it.
+
+    It begins at `from_ms` of the stream and moves linearly within a window, which takes
+    `window_ms`. No character begins before the sentence, which has begun at `begun_ms`.
+    """
+
+    positions: Sequence[float]
+    from_ms: float
+    window_ms: float
+    begun_ms: float
 
 
 class CharTimeline:
@@ -20,13 +36,15 @@ class CharTimeline:
         """Start a sentence; `positions` places its characters in the spoken text, ascending."""
         self._chars, self._positions, self._next = chars, positions, 0
 
-    def reach(self, from_ms: float, from_position: float, to_ms: float, to_position: float) -> None:
-        """Advance the position linearly in time; start the characters that it passes."""
-        while self._next < len(self._chars) and self._positions[self._next] < to_position:
-            share = max(self._positions[self._next] - from_position, 0.0) / (
-                to_position - from_position
-            )
-            self._begin_next(from_ms + share * (to_ms - from_ms))
+    def follow(self, path: Path) -> None:
+        """Start the characters that the position passes on its path."""
+        positions = path.positions
+        while self._next < len(self._chars) and self._positions[self._next] < positions[-1]:
+            position = self._positions[self._next]
+            window = bisect_right(positions, position, lo=1)
+            before, after = positions[window - 1], positions[window]
+            windows = window - 1 + (position - before) / (after - before)
+            self._begin_next(max(path.from_ms + windows * path.window_ms, path.begun_ms))
 
     def close(self, now_ms: float) -> None:
         """End the sentence: characters that have not begun begin at `now_ms`."""

@@ -6,7 +6,7 @@ sentences of the embedded voice's four speakers, rounded; a voice profile's pace
 
 import enum
 import unicodedata
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
 class PhoneClass(enum.IntEnum):
@@ -24,8 +24,7 @@ class PhoneClass(enum.IntEnum):
     VOWEL = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Unit:
+class Unit(NamedTuple):
     """Characters [start, end) that make one sound, for `duration_ms` on average.
 
     `skip_probability` is that of the sound being absent, as the pause at a space often is.
