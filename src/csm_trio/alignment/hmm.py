@@ -17,6 +17,7 @@ LAG_MS = 20
 _MAX_EXIT_PROBABILITY = 0.9  # per window: even the shortest state may last longer
 _ATTENDED_SPREAD_CHARS = 2.0
 _MIN_ATTENDED_WEIGHT = 0.02
+_CLASSES = len(PhoneClass)
 _MAX_ADVANCE = 2  # states per window: one step, or a skipped pause
 _NEGLIGIBLE_BELIEF = 1e-60  # far below what any evidence could revive
 
@@ -25,19 +26,20 @@ class ForwardAligner:
     """Aligns one utterance; `pace` multiplies the expected durations of its sounds."""
 
     def __init__(self, units: Sequence[Unit], pace: float) -> None:
-        starts, ends, classes, durations, skip = np.array(units, dtype=np.float64).T
+        starts, ends, classes, durations, skip = np.array(list(zip(*units, strict=True)))
         halves = np.where(classes == PhoneClass.PAUSE, 1, 2)
-        unit = np.repeat(np.arange(len(units)), halves)  # [states]
-        second = np.diff(unit, prepend=-1) == 0
-        self._classes = classes[unit].astype(np.intp)
-        widths = ((ends - starts) / halves)[unit]
-        state_ends = starts[unit] + widths * (1 + second)
-        self._widths: list[float] = widths.tolist()
+        of = np.arange(len(units)).repeat(halves)  # [states]: the unit of each
+        widths = ((ends - starts) / halves)[of]
+        state_ends = ends[of]
+        state_ends[:-1] -= widths[:-1] * (of[:-1] == of[1:])
         self._ends: list[float] = state_ends.tolist()
+        self._widths: list[float] = widths.tolist()
         self._middles = state_ends - widths / 2
-        self._arrivals = _arrivals((durations / halves)[unit] * pace, skip[unit])
-        of_class = self._classes == np.arange(len(PhoneClass))[:, np.newaxis]
-        self._class_arrivals = of_class[..., np.newaxis] * self._arrivals
+        self._classes = classes[of].astype(np.intp)
+        self._arrivals = _arrivals((durations / halves)[of] * pace, skip[of])
+        # [classes, states, 3]: a state's probabilities under its own class, 0 under the others.
+        self._class_arrivals = np.zeros((_CLASSES, *self._arrivals.shape))
+        self._class_arrivals[self._classes, np.arange(len(of))] = self._arrivals
         self._low = 0
         self._belief = np.ones(1)  # of the states from `_low` on; negligible in all others
         self._position = 0.0
@@ -49,7 +51,7 @@ class ForwardAligner:
 
         Return the position after each window in spoken characters; positions never decrease.
         `attended_char` is the alignment head's position during these windows, or None where it is
-        unknown.
+        unknown. A call may have a hundred windows: the belief is normalized at its end only.
         """
         windows = len(likelihoods)
         if not windows:
@@ -57,7 +59,7 @@ class ForwardAligner:
         low, known = self._low, len(self._belief)
         states = min(known + _MAX_ADVANCE * windows, len(self._classes) - low)
         band = slice(low, low + states)
-        class_arrivals = self._class_arrivals[:, band].reshape(len(PhoneClass), -1)
+        class_arrivals = self._class_arrivals[:, band].reshape(_CLASSES, -1)
         weights = (likelihoods @ class_arrivals).reshape(windows, states, -1)
         if attended_char is not None:
             weights *= self._attention(band, attended_char)[:, np.newaxis]
