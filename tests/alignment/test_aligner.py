@@ -1,7 +1,7 @@
 """An alignment covers its text and its audio exactly and never goes back, for any audio."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from hypothesis import given, settings
@@ -312,7 +312,11 @@ def test_whole_words_are_the_same_characters_at_the_same_times(
         nonlocal begun
         part = aligner.take()
         original.extend([part] if part else [])
-        whole, begun = whole_words([one for one in (begun, part) if one])
+        parts = [one for one in (begun, part) if one]
+        assert all(one.written is one.spoken for one in parts)
+        apart = whole_words([replace(one, spoken=replace(one.spoken)) for one in parts])
+        whole, begun = whole_words(parts)
+        assert (whole, begun) == apart
         words.extend([whole] if whole else [])
 
     at = message = 0

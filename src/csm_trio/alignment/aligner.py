@@ -96,9 +96,11 @@ class Aligner:
         if not written or not spoken:
             return None
         from_ms, self._taken_to_ms = self._taken_to_ms, now_ms
+        taken, taken_spoken = self._written.take(written), self._spoken.take(spoken)
+        alignment = tile(*taken, from_ms, now_ms)
         return Aligned(
-            tile(*self._written.take(written), from_ms, now_ms),
-            tile(*self._spoken.take(spoken), from_ms, now_ms),
+            alignment,
+            alignment if taken_spoken == taken else tile(*taken_spoken, from_ms, now_ms),
             from_ms,
             late_ms=last_take_ms - from_ms,
         )
