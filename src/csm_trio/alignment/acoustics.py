@@ -27,8 +27,9 @@ _CORRELATIONS = np.array([-0.7, -0.47, -0.17, -0.65, -0.57, -0.43])
 _LIKELIHOOD_EXPONENT = 0.35
 """Exponent below 1, since windows are correlated and spelling predicts sounds imperfectly."""
 _LIKELIHOOD_FLOOR = 1e-3
-_MIN_MEAN_SQUARES = np.array([[1.0], [0.1]])
-"""Added to the mean squares of samples and of differences, so that silence has logarithms."""
+_MIN_SQUARES = np.array([[1.0], [0.1]]) * _WINDOW_SAMPLES
+"""Added to the squares of a window's samples and of their differences: silence has logarithms."""
+_WINDOW_DB = 10 * np.log10(_WINDOW_SAMPLES)
 _CLASSES = len(_MEANS)
 
 
@@ -54,7 +55,8 @@ class AcousticModel:
         squares = np.empty((2, windows))
         squares[0] = _sums_of_squares(samples[1:end])
         squares[1] = _sums_of_squares(samples[1:end] - samples[: end - 1])
-        energies, differences = 10 * np.log10(squares / _WINDOW_SAMPLES + _MIN_MEAN_SQUARES)
+        squares += _MIN_SQUARES
+        energies, differences = np.log10(squares, squares) * 10 - _WINDOW_DB
         features = np.empty((6, windows))
         features[0] = 1.0
         features[1] = self._loudness(energies)

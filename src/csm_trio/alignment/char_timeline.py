@@ -1,6 +1,6 @@
 """Character timeline: assign a start time to each character as the position passes it."""
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +17,13 @@ class Path:
     from_ms: float
     window_ms: float
     begun_ms: float
+
+    def passes(self, position: float) -> float:
+        """Return when it passes a position, which must be before its last one."""
+        window = bisect_right(self.positions, position, lo=1)
+        before, after = self.positions[window - 1 : window + 1]
+        windows = window - 1 + (position - before) / (after - before)
+        return max(self.from_ms + windows * self.window_ms, self.begun_ms)
 
 
 class CharTimeline:
@@ -38,25 +45,19 @@ class CharTimeline:
 
     def follow(self, path: Path) -> None:
         """Start the characters that the position passes on its path."""
-        positions = path.positions
-        while self._next < len(self._chars) and self._positions[self._next] < positions[-1]:
-            position = self._positions[self._next]
-            window = bisect_right(positions, position, lo=1)
-            before, after = positions[window - 1], positions[window]
-            windows = window - 1 + (position - before) / (after - before)
-            self._begin_next(max(path.from_ms + windows * path.window_ms, path.begun_ms))
+        begun, end = self._next, path.positions[-1]
+        self._next = bisect_left(self._positions, end, begun, len(self._chars))
+        self._begun += self._chars[begun : self._next]
+        self._starts_ms += map(path.passes, self._positions[begun : self._next])
 
     def close(self, now_ms: float) -> None:
         """End the sentence: characters that have not begun begin at `now_ms`."""
         if not self._chars[-1:].isspace():
             self._chars += " "
-        while self._next < len(self._chars):
-            self._begin_next(now_ms)
-
-    def _begin_next(self, start_ms: float) -> None:
-        self._begun.append(self._chars[self._next])
-        self._starts_ms.append(start_ms)
-        self._next += 1
+        left = self._chars[self._next :]
+        self._begun += left
+        self._starts_ms += [now_ms] * len(left)
+        self._next = len(self._chars)
 
     def ready(self, *, over: bool) -> int:
         """Return how many begun characters `take` may return.

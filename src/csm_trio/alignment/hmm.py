@@ -77,15 +77,17 @@ class ForwardAligner:
     def _observe(self, beliefs: NDArray[np.float64]) -> list[float]:
         """Return the median position after each window; keep the last belief, normalized."""
         sums = np.add.accumulate(beliefs, axis=1)
-        totals = sums[:, -1:]
-        states = (sums >= totals / 2).argmax(axis=1).tolist()
+        totals = sums[:, -1]
+        states = (sums >= totals[:, np.newaxis] / 2).argmax(axis=1)
+        low, position = self._low, self._position
         positions: list[float] = []
-        for window, (state, total) in enumerate(zip(states, totals.ravel().tolist(), strict=True)):
+        for window, (state, total) in enumerate(zip(states.tolist(), totals.tolist(), strict=True)):
             beyond = (sums.item(window, state) - total / 2) / beliefs.item(window, state)
-            state += self._low
-            position = self._ends[state] - self._widths[state] * beyond
-            self._position = max(self._position, position)
-            positions.append(self._position)
+            median = self._ends[low + state] - self._widths[low + state] * beyond
+            if median > position:
+                position = median
+            positions.append(position)
+        self._position = position
         belief = beliefs[-1] / total
         (known,) = (belief > _NEGLIGIBLE_BELIEF).nonzero()
         self._belief = belief[known[0] : known[-1] + 1]
