@@ -42,7 +42,8 @@ class Aligner:
         self._fed_samples = 0
         self._taken_to_ms = self._last_take_ms = 0
         self._sentence: _SentenceAligner | None = None
-        self._written, self._spoken = CharTimeline(), CharTimeline()
+        # One timeline for as long as both are equal, as in most streams: it costs half.
+        self._written = self._spoken = CharTimeline()
 
     @property
     def _now_ms(self) -> float:
@@ -54,8 +55,19 @@ class Aligner:
         self._sentence = _SentenceAligner(
             spoken.text, voice, self._profiles, self._now_ms, self._time_scale
         )
-        self._written.begin(spoken.written, spoken.spoken_positions())
-        self._spoken.begin(spoken.text, range(len(spoken.text)))
+        positions = spoken.spoken_positions()
+        equal = spoken.text == spoken.written and positions == [*range(len(positions))]
+        if equal and self._written.begun == self._spoken.begun:
+            self._spoken = self._written
+        elif self._spoken is self._written:
+            self._spoken = self._written.copy()
+        self._written.begin(spoken.written, positions)
+        if self._spoken is not self._written:
+            self._spoken.begin(spoken.text, range(len(spoken.text)))
+
+    @property
+    def _timelines(self) -> tuple[CharTimeline, ...]:
+        return (self._written,) if self._spoken is self._written else (self._written, self._spoken)
 
     def feed(self, pcm: NDArray[np.int16], attended_char: float | None = None) -> None:
         """Take more audio of the stream, at 24 kHz; between two sentences it is a pause.
@@ -67,8 +79,8 @@ class Aligner:
             return
         path = self._sentence.advance(pcm, attended_char)
         if path is not None:
-            self._written.follow(path)
-            self._spoken.follow(path)
+            for timeline in self._timelines:
+                timeline.follow(path)
 
     @property
     def chars_left(self) -> float | None:
@@ -80,8 +92,8 @@ class Aligner:
         assert self._sentence is not None, "a sentence ends that never began"
         self._sentence.update_profile(self._profiles)
         self._sentence = None
-        self._written.close(self._now_ms)
-        self._spoken.close(self._now_ms)
+        for timeline in self._timelines:
+            timeline.close(self._now_ms)
 
     def take(self) -> Aligned | None:
         """Return the characters begun since the last part, over all audio since then, or None.
@@ -92,18 +104,15 @@ class Aligner:
         now_ms = round(self._now_ms)
         last_take_ms, self._last_take_ms = self._last_take_ms, now_ms
         over = self._sentence is None
-        written, spoken = self._written.ready(over=over), self._spoken.ready(over=over)
-        if not written or not spoken:
+        counts = [timeline.ready(over=over) for timeline in self._timelines]
+        if not all(counts):
             return None
         from_ms, self._taken_to_ms = self._taken_to_ms, now_ms
-        taken, taken_spoken = self._written.take(written), self._spoken.take(spoken)
-        alignment = tile(*taken, from_ms, now_ms)
-        return Aligned(
-            alignment,
-            alignment if taken_spoken == taken else tile(*taken_spoken, from_ms, now_ms),
-            from_ms,
-            late_ms=last_take_ms - from_ms,
-        )
+        alignments = [
+            tile(*timeline.take(count), from_ms, now_ms)
+            for timeline, count in zip(self._timelines, counts, strict=True)
+        ]
+        return Aligned(alignments[0], alignments[-1], from_ms, late_ms=last_take_ms - from_ms)
 
 
 class _SentenceAligner:

@@ -61,10 +61,10 @@ class Alignment:
 class Aligned:
     """One part of a stream's alignment, in the characters as written and as spoken.
 
-    Where the two are equal, as in most sentences, they are one object, so that work need not be
-    done twice. Times are relative to `from_ms` of the stream, the end of the part before. `late_ms`
-    is how much earlier `from_ms` is than the audio delivered with this part: audio delivered in
-    between started no new character.
+    Where both texts are equal, as in most sentences, the two are one object, so that no work on
+    them is done twice. Times are relative to `from_ms` of the stream, the end of the part before.
+    `late_ms` is how much earlier `from_ms` is than the audio delivered with this part: audio
+    delivered in between started no new character.
     """
 
     written: Alignment

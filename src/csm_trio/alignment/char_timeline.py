@@ -39,6 +39,17 @@ class CharTimeline:
         self._begun: list[str] = []
         self._starts_ms: list[float] = []
 
+    @property
+    def begun(self) -> tuple[list[str], list[float]]:
+        """The characters begun that were not taken yet, and their starts in ms."""
+        return self._begun, self._starts_ms
+
+    def copy(self) -> "CharTimeline":
+        """Return a timeline with the same begun characters, between two sentences."""
+        other = CharTimeline()
+        other._begun, other._starts_ms = self._begun.copy(), self._starts_ms.copy()
+        return other
+
     def begin(self, chars: str, positions: Sequence[float]) -> None:
         """Start a sentence; `positions` places its characters in the spoken text, ascending."""
         self._chars, self._positions, self._next = chars, positions, 0
