@@ -63,11 +63,11 @@ class AcousticModel:
         np.subtract(differences, energies, features[2])
         np.multiply(features[1], features[1:3], features[3:5])
         np.multiply(features[2], features[2], features[5])
-        logs = features.T @ _LOG_LIKELIHOODS
-        logs -= np.maximum.reduce(logs, axis=1, keepdims=True)
+        logs = _LOG_LIKELIHOODS @ features  # [classes, windows]
+        logs -= np.maximum.reduce(logs)
         likelihoods: NDArray[np.float64] = np.exp(logs, logs)
         likelihoods += _LIKELIHOOD_FLOOR
-        return likelihoods
+        return likelihoods.T
 
     def _loudness(self, energies: NDArray[np.float64]) -> list[float]:
         """Return energies relative to the loudest window so far, in dB."""
@@ -85,7 +85,7 @@ def _sums_of_squares(samples: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _log_likelihoods() -> NDArray[np.float64]:
-    """Return the log-densities of the classes' Gaussians as weights [6 features, classes]."""
+    """Return the log-densities of the classes' Gaussians as weights [classes, 6 features]."""
     variances = 1 - _CORRELATIONS**2
     loud, bright = 1 / (_SPREADS**2 * variances[:, None]).T / 2
     both = -_CORRELATIONS / (_SPREADS.prod(axis=1) * variances)
@@ -100,7 +100,8 @@ def _log_likelihoods() -> NDArray[np.float64]:
             -loud,
             -both,
             -bright,
-        )
+        ),
+        axis=1,
     )
 
 
