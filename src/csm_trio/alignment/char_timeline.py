@@ -2,11 +2,10 @@
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Path:
+class Path(NamedTuple):
     """The position's path over some windows: where it was, then where each window takes it.
 
     It begins at `from_ms` of the stream and moves linearly within a window, which takes
