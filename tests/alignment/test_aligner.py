@@ -1,7 +1,7 @@
 """An alignment covers its text and its audio exactly and never goes back, for any audio."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from hypothesis import given, settings
@@ -207,6 +207,30 @@ def test_sentences_follow_each_other_on_one_clock() -> None:
     assert collected.starts_ms[len("First. ")] >= 800 - FRAME_MS
 
 
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 6), st.booleans()), max_size=6))
+def test_sentences_with_and_without_a_spoken_form_follow_each_other(
+    sentences: list[tuple[bool, int, bool]],
+) -> None:
+    price = SpokenText("five dollars now", "$5 now", (Run(0, 12, 0, 2), Run(12, 16, 2, 6)))
+    aligner, collected = Aligner(VoiceProfiles()), Collected()
+    for differs, frames, taken in sentences:
+        aligner.begin(price if differs else as_written("Come now."), "a voice")
+        for _ in range(frames):
+            aligner.feed(voice(FRAME_MS))
+            if taken:
+                collected.add(aligner.take())
+        aligner.end()
+        if taken:
+            collected.add(aligner.take())
+    collected.add(aligner.take())
+    kinds = [differs for differs, _, _ in sentences]
+    assert collected.written == "".join("$5 now " if one else "Come now. " for one in kinds)
+    assert collected.spoken == "".join(
+        "five dollars now " if one else "Come now. " for one in kinds
+    )
+
+
 def test_a_tempo_stage_scales_the_times() -> None:
     collected = Collected()
     aligner = Aligner(VoiceProfiles(), time_scale=1.25)
@@ -312,7 +336,11 @@ def test_whole_words_are_the_same_characters_at_the_same_times(
         nonlocal begun
         part = aligner.take()
         original.extend([part] if part else [])
-        whole, begun = whole_words([one for one in (begun, part) if one])
+        parts = [one for one in (begun, part) if one]
+        assert all(one.written is one.spoken for one in parts)
+        apart = whole_words([replace(one, spoken=replace(one.spoken)) for one in parts])
+        whole, begun = whole_words(parts)
+        assert (whole, begun) == apart
         words.extend([whole] if whole else [])
 
     at = message = 0

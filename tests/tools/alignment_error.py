@@ -144,11 +144,13 @@ class Smoothed(ForwardAligner):
         model = cls(units_of(speech.text), 1.0)
         evidence = AcousticModel(60.0).feed(np.append(speech.pcm, np.int16(0)))[:, model._classes]
         forward = np.empty_like(evidence)
-        belief = model._belief
+        skip, step, stay = model._arrivals.T
+        belief = np.zeros(evidence.shape[1])
+        belief[0] = 1.0
         for row, likely in zip(forward, evidence, strict=True):
-            predicted = belief * model._stay
-            predicted[1:] += belief[:-1] * model._step
-            predicted[2:] += belief[:-2] * model._skip
+            predicted = belief * stay
+            predicted[1:] += belief[:-1] * step[1:]
+            predicted[2:] += belief[:-2] * skip[2:]
             row[:] = belief = predicted * likely / (predicted @ likely)
         backward = np.zeros(evidence.shape[1])
         backward[-1] = 1.0
@@ -156,11 +158,11 @@ class Smoothed(ForwardAligner):
             row *= backward
             row /= row.sum()
             weighted = backward * likely
-            backward = weighted * model._stay
-            backward[:-1] += model._step * weighted[1:]
-            backward[:-2] += model._skip * weighted[2:]
+            backward = weighted * stay
+            backward[:-1] += step[1:] * weighted[1:]
+            backward[:-2] += skip[2:] * weighted[2:]
             backward /= backward.max()
-        medians = [model._observe(sums)[1] for sums in forward.cumsum(axis=1)]
+        medians = model._observe(forward)
         positions = np.array(medians) + np.arange(len(medians)) * 1e-6
         times = np.arange(len(medians)) * WINDOW_MS + WINDOW_MS / 2
         return list(np.interp(np.arange(len(speech.text)), positions, times))

@@ -27,6 +27,10 @@ _CORRELATIONS = np.array([-0.7, -0.47, -0.17, -0.65, -0.57, -0.43])
 _LIKELIHOOD_EXPONENT = 0.35
 """Exponent below 1, since windows are correlated and spelling predicts sounds imperfectly."""
 _LIKELIHOOD_FLOOR = 1e-3
+_MIN_SQUARES = np.array([[1.0], [0.1]]) * _WINDOW_SAMPLES
+"""Added to the squares of a window's samples and of their differences: silence has logarithms."""
+_WINDOW_DB = 10 * np.log10(_WINDOW_SAMPLES)
+_CLASSES = len(_MEANS)
 
 
 class AcousticModel:
@@ -44,30 +48,44 @@ class AcousticModel:
         """
         samples = np.concatenate((self._rest, pcm), dtype=np.float32)
         windows = (len(samples) - 1) // _WINDOW_SAMPLES
-        complete = samples[: windows * _WINDOW_SAMPLES + 1]
-        self._rest = samples[windows * _WINDOW_SAMPLES :]
-        energy = _mean_squares(complete[1:]) + 1
-        brightness = 10 * np.log10((_mean_squares(complete[1:] - complete[:-1]) + 0.1) / energy)
-        loudness = 10 * np.log10(energy)
-        for i, db in enumerate(loudness.tolist()):
+        end = windows * _WINDOW_SAMPLES + 1
+        self._rest = samples[end - 1 :].copy()  # a view would keep all samples alive
+        if not windows:
+            return np.empty((0, _CLASSES))
+        squares = np.empty((2, windows))
+        squares[0] = _sums_of_squares(samples[1:end])
+        squares[1] = _sums_of_squares(samples[1:end] - samples[: end - 1])
+        squares += _MIN_SQUARES
+        energies, differences = np.log10(squares, squares) * 10 - _WINDOW_DB
+        features = np.empty((6, windows))
+        features[0] = 1.0
+        features[1] = self._loudness(energies)
+        np.subtract(differences, energies, features[2])
+        np.multiply(features[1], features[1:3], features[3:5])
+        np.multiply(features[2], features[2], features[5])
+        logs = _LOG_LIKELIHOODS @ features  # [classes, windows]
+        logs -= np.maximum.reduce(logs)
+        likelihoods: NDArray[np.float64] = np.exp(logs, logs)
+        likelihoods += _LIKELIHOOD_FLOOR
+        return likelihoods.T
+
+    def _loudness(self, energies: NDArray[np.float64]) -> list[float]:
+        """Return energies relative to the loudest window so far, in dB."""
+        loudness = []
+        for db in energies.tolist():
             self.loudest_db = max(self.loudest_db - _LOUDEST_DECAY_DB, db)
-            loudness[i] -= self.loudest_db
-        products = (loudness**2, loudness * brightness, brightness**2)
-        features = np.stack((np.ones(windows), loudness, brightness, *products), axis=1)
-        logs = features @ _LOG_LIKELIHOODS
-        logs -= logs.max(axis=1, keepdims=True)
-        likelihoods: NDArray[np.float64] = np.exp(_LIKELIHOOD_EXPONENT * logs) + _LIKELIHOOD_FLOOR
-        return likelihoods
+            loudness.append(db - self.loudest_db)
+        return loudness
 
 
-def _mean_squares(samples: NDArray[np.float32]) -> NDArray[np.float64]:
+def _sums_of_squares(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     rows = samples.reshape(-1, _WINDOW_SAMPLES)
-    sums: NDArray[np.float32] = np.einsum("ij,ij->i", rows, rows)
-    return sums.astype(np.float64) / _WINDOW_SAMPLES
+    sums: NDArray[np.float32] = np.vecdot(rows, rows)
+    return sums
 
 
 def _log_likelihoods() -> NDArray[np.float64]:
-    """Return the log-densities of the classes' Gaussians as weights [6 features, classes]."""
+    """Return the log-densities of the classes' Gaussians as weights [classes, 6 features]."""
     variances = 1 - _CORRELATIONS**2
     loud, bright = 1 / (_SPREADS**2 * variances[:, None]).T / 2
     both = -_CORRELATIONS / (_SPREADS.prod(axis=1) * variances)
@@ -82,8 +100,9 @@ def _log_likelihoods() -> NDArray[np.float64]:
             -loud,
             -both,
             -bright,
-        )
+        ),
+        axis=1,
     )
 
 
-_LOG_LIKELIHOODS = _log_likelihoods()
+_LOG_LIKELIHOODS = _LIKELIHOOD_EXPONENT * _log_likelihoods()

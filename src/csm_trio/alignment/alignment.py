@@ -3,6 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import sub
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,25 +26,31 @@ class Alignment:
 
     def shifted(self, by_ms: int) -> "Alignment":
         """Return the same characters, `by_ms` later."""
-        return Alignment(
-            self.chars, tuple(start + by_ms for start in self.starts_ms), self.durations_ms
-        )
+        if not by_ms:
+            return self
+        starts = tuple([start + by_ms for start in self.starts_ms])
+        return Alignment(self.chars, starts, self.durations_ms)
 
     def since(self, from_ms: int) -> "Alignment":
         """Return the same characters with starts relative to `from_ms`, none below 0.
 
         The end stays `end_ms`: the last character lasts `from_ms` longer.
         """
-        starts = tuple(max(start - from_ms, 0) for start in self.starts_ms)
+        starts = tuple([max(start - from_ms, 0) for start in self.starts_ms])
         ends = (*starts[1:], self.end_ms)
-        durations = tuple(end - start for start, end in zip(starts, ends, strict=True))
-        return Alignment(self.chars, starts, durations)
+        return Alignment(self.chars, starts, tuple(map(sub, ends, starts)))
 
     def split(self, count: int, at_ms: int) -> tuple["Alignment", "Alignment"]:
         """Return the first `count` characters up to `at_ms`, and the rest relative to `at_ms`.
 
         Neither part may be empty.
         """
+        if self.starts_ms[count] == at_ms:
+            starts = tuple([start - at_ms for start in self.starts_ms[count:]])
+            return (
+                Alignment(self.chars[:count], self.starts_ms[:count], self.durations_ms[:count]),
+                Alignment(self.chars[count:], starts, self.durations_ms[count:]),
+            )
         return (
             tile(self.chars[:count], self.starts_ms[:count], 0, at_ms),
             tile(self.chars[count:], self.starts_ms[count:], at_ms, self.end_ms),
@@ -54,9 +61,10 @@ class Alignment:
 class Aligned:
     """One part of a stream's alignment, in the characters as written and as spoken.
 
-    Times are relative to `from_ms` of the stream, the end of the part before. `late_ms` is how much
-    earlier `from_ms` is than the audio delivered with this part: audio delivered in between started
-    no new character.
+    Where both texts are equal, as in most sentences, the two are one object, so that no work on
+    them is done twice. Times are relative to `from_ms` of the stream, the end of the part before.
+    `late_ms` is how much earlier `from_ms` is than the audio delivered with this part: audio
+    delivered in between started no new character.
     """
 
     written: Alignment
@@ -67,13 +75,15 @@ class Aligned:
 
 def tile(chars: Sequence[str], starts_ms: Sequence[float], from_ms: int, to_ms: int) -> Alignment:
     """Tile [from_ms, to_ms) with characters by their starts, clamped to the range."""
-    starts = [min(max(round(start) - from_ms, 0), to_ms - from_ms) for start in starts_ms]
-    starts[0] = 0
-    for i in range(1, len(starts)):
-        starts[i] = max(starts[i], starts[i - 1])
-    ends = [*starts[1:], to_ms - from_ms]
-    durations = (end - start for start, end in zip(starts, ends, strict=True))
-    return Alignment(tuple(chars), tuple(starts), tuple(durations))
+    starts = [0]
+    at_ms, span_ms = 0, to_ms - from_ms
+    for start in starts_ms[1:]:
+        ms = round(start) - from_ms
+        if ms > at_ms:
+            at_ms = min(ms, span_ms)
+        starts.append(at_ms)
+    ends = [*starts[1:], span_ms]
+    return Alignment(tuple(chars), tuple(starts), tuple(map(sub, ends, starts)))
 
 
 def join(parts: Sequence[Aligned]) -> Aligned | None:
@@ -81,11 +91,11 @@ def join(parts: Sequence[Aligned]) -> Aligned | None:
     if not parts:
         return None
     from_ms = parts[0].from_ms
-    return Aligned(
-        _join([part.written.shifted(part.from_ms - from_ms) for part in parts]),
-        _join([part.spoken.shifted(part.from_ms - from_ms) for part in parts]),
-        from_ms,
-    )
+    written = _join([part.written.shifted(part.from_ms - from_ms) for part in parts])
+    if all(part.spoken is part.written for part in parts):
+        return Aligned(written, written, from_ms)
+    spoken = _join([part.spoken.shifted(part.from_ms - from_ms) for part in parts])
+    return Aligned(written, spoken, from_ms)
 
 
 def whole_words(parts: Sequence[Aligned]) -> tuple[Aligned | None, Aligned | None]:
@@ -101,12 +111,18 @@ def whole_words(parts: Sequence[Aligned]) -> tuple[Aligned | None, Aligned | Non
     if count == len(written.chars):
         return whole, None
     at_ms = written.starts_ms[count]
-    near = bisect_right(spoken.starts_ms, at_ms)
-    spoken_count = _count_in_words(spoken.chars[:near])
+    if spoken is written:
+        spoken_count = count
+    else:
+        near = bisect_right(spoken.starts_ms, at_ms)
+        spoken_count = _count_in_words(spoken.chars[:near])
     if not count or not spoken_count or spoken_count == len(spoken.chars):
         return None, whole
     written_over, written_rest = written.split(count, at_ms)
-    spoken_over, spoken_rest = spoken.split(spoken_count, at_ms)
+    if spoken is written:
+        spoken_over, spoken_rest = written_over, written_rest
+    else:
+        spoken_over, spoken_rest = spoken.split(spoken_count, at_ms)
     return (
         Aligned(written_over, spoken_over, whole.from_ms, whole.late_ms),
         Aligned(written_rest, spoken_rest, whole.from_ms + at_ms),
@@ -115,12 +131,17 @@ def whole_words(parts: Sequence[Aligned]) -> tuple[Aligned | None, Aligned | Non
 
 def _count_in_words(chars: Sequence[str]) -> int:
     """Return the number of characters up to and including the last white space."""
-    return next((i for i in range(len(chars), 0, -1) if chars[i - 1].isspace()), 0)
+    count = len(chars)
+    while count and not chars[count - 1].isspace():
+        count -= 1
+    return count
 
 
 def _join(parts: Sequence[Alignment]) -> Alignment:
+    if len(parts) == 1:
+        return parts[0]
     return Alignment(
-        tuple(char for part in parts for char in part.chars),
-        tuple(ms for part in parts for ms in part.starts_ms),
-        tuple(ms for part in parts for ms in part.durations_ms),
+        tuple([char for part in parts for char in part.chars]),
+        tuple([ms for part in parts for ms in part.starts_ms]),
+        tuple([ms for part in parts for ms in part.durations_ms]),
     )

@@ -12,78 +12,104 @@ from numpy.typing import NDArray
 from csm_trio.alignment.acoustics import WINDOW_MS
 from csm_trio.alignment.phonetics import PhoneClass, Unit
 
-_LAG_MS = 20
+LAG_MS = 20
 """Mean delay in ms with which the forward pass detects a sound."""
 _MAX_EXIT_PROBABILITY = 0.9  # per window: even the shortest state may last longer
 _ATTENDED_SPREAD_CHARS = 2.0
 _MIN_ATTENDED_WEIGHT = 0.02
+_CLASSES = len(PhoneClass)
+_MAX_ADVANCE = 2  # states per window: one step, or a skipped pause
+_NEGLIGIBLE_BELIEF = 1e-60  # far below what any evidence could revive
 
 
 class ForwardAligner:
     """Aligns one utterance; `pace` multiplies the expected durations of its sounds."""
 
     def __init__(self, units: Sequence[Unit], pace: float) -> None:
-        states = [_halves(unit) for unit in units]
-        flat = [state for halves in states for state in halves]
-        self._classes = np.array([state.phone_class for state in flat])
-        self._starts = np.array([state.start for state in flat], dtype=np.float64)
-        self._widths = np.array([state.end - state.start for state in flat], dtype=np.float64)
-        durations = np.array([state.duration_ms for state in flat]) * pace
-        exits = np.minimum(WINDOW_MS / durations, _MAX_EXIT_PROBABILITY)
-        exits[-1] = 0.0
-        skip = np.array([state.skip_probability for state in flat[1:]])
-        self._stay = 1 - exits
-        self._step = exits[:-1] * (1 - skip)
-        self._skip = exits[:-2] * skip[:-1]
-        self._belief = np.zeros(len(flat))
-        self._belief[0] = 1.0
+        starts, ends, classes, durations, skip = np.array(list(zip(*units, strict=True)))
+        halves = np.where(classes == PhoneClass.PAUSE, 1, 2)
+        of = np.arange(len(units)).repeat(halves)  # [states]: the unit of each
+        widths = ((ends - starts) / halves)[of]
+        state_ends = ends[of]
+        state_ends[:-1] -= widths[:-1] * (of[:-1] == of[1:])
+        self._ends: list[float] = state_ends.tolist()
+        self._widths: list[float] = widths.tolist()
+        self._middles = state_ends - widths / 2
+        self._classes = classes[of].astype(np.intp)
+        self._arrivals = _arrivals((durations / halves)[of] * pace, skip[of])
+        # [classes, states, 3]: a state's probabilities under its own class, 0 under the others.
+        self._class_arrivals = np.zeros((_CLASSES, *self._arrivals.shape))
+        self._class_arrivals[self._classes, np.arange(len(of))] = self._arrivals
+        self._low = 0
+        self._belief = np.ones(1)  # of the states from `_low` on; negligible in all others
         self._position = 0.0
-        self._now_ms = 0
 
     def advance(
         self, likelihoods: NDArray[np.float64], attended_char: float | None = None
-    ) -> list[tuple[int, float]]:
+    ) -> list[float]:
         """Run the forward pass over likelihoods [windows, classes].
 
-        Return after each window its time in ms and the position in spoken characters; positions
-        never decrease. `attended_char` is the alignment head's position during these windows, or
-        None where it is unknown.
+        Return the position after each window in spoken characters; positions never decrease.
+        `attended_char` is the alignment head's position during these windows, or None where it is
+        unknown. A call may have a hundred windows: the belief is normalized at its end only.
         """
-        evidence = likelihoods[:, self._classes]  # [windows, states]
+        windows = len(likelihoods)
+        if not windows:
+            return []
+        low, known = self._low, len(self._belief)
+        states = min(known + _MAX_ADVANCE * windows, len(self._classes) - low)
+        band = slice(low, low + states)
+        class_arrivals = self._class_arrivals[:, band].reshape(_CLASSES, -1)
+        weights = (likelihoods @ class_arrivals).reshape(windows, states, -1)
         if attended_char is not None:
-            distances = np.abs(self._starts + self._widths / 2 - attended_char)
-            evidence = evidence * (
-                np.exp(-distances / _ATTENDED_SPREAD_CHARS) + _MIN_ATTENDED_WEIGHT
-            )
-        belief = self._belief
-        for row in evidence:
-            predicted = belief * self._stay
-            predicted[1:] += belief[:-1] * self._step
-            predicted[2:] += belief[:-2] * self._skip
-            row *= predicted
-            belief = row
-        self._belief = belief / belief.sum()
-        return [self._observe(sums) for sums in evidence.cumsum(axis=1)]
+            weights *= self._attention(band, attended_char)[:, np.newaxis]
+        # A row is the belief after a window, after two states of padding. `sources` is the same
+        # memory, [windows, states, 3]: the beliefs, a window earlier, that a state's comes from.
+        beliefs = np.zeros((windows + 1, _MAX_ADVANCE + states))
+        beliefs[0, _MAX_ADVANCE : _MAX_ADVANCE + known] = self._belief
+        row, item = beliefs.strides
+        sources = np.ndarray(weights.shape, beliefs.dtype, beliefs, 0, (row, item, item))
+        beliefs = beliefs[1:, _MAX_ADVANCE:]
+        for weight, source, belief in zip(weights, sources, beliefs, strict=True):
+            np.vecdot(weight, source, belief)
+        return self._observe(beliefs)
 
-    def _observe(self, sums: NDArray[np.float64]) -> tuple[int, float]:
-        """Return the time and the median position; `sums` are cumulated unnormalized beliefs."""
-        half = sums[-1] / 2
-        state = min(int(sums.searchsorted(half)), len(sums) - 1)
-        below = sums[state - 1] if state else 0.0
-        inside = sums[state] - below
-        share = (half - below) / inside if inside else 0.0
-        position = self._starts[state] + self._widths[state] * min(max(share, 0.0), 1.0)
-        self._position = max(self._position, float(position))
-        self._now_ms += WINDOW_MS
-        return max(0, self._now_ms - _LAG_MS), self._position
+    def _observe(self, beliefs: NDArray[np.float64]) -> list[float]:
+        """Return the median position after each window; keep the last belief, normalized."""
+        sums = np.add.accumulate(beliefs, axis=1)
+        totals = sums[:, -1]
+        states = (sums >= totals[:, np.newaxis] / 2).argmax(axis=1)
+        low, position = self._low, self._position
+        positions: list[float] = []
+        for window, (state, total) in enumerate(zip(states.tolist(), totals.tolist(), strict=True)):
+            beyond = (sums.item(window, state) - total / 2) / beliefs.item(window, state)
+            median = self._ends[low + state] - self._widths[low + state] * beyond
+            if median > position:
+                position = median
+            positions.append(position)
+        self._position = position
+        belief = beliefs[-1] / total
+        (known,) = (belief > _NEGLIGIBLE_BELIEF).nonzero()
+        self._belief = belief[known[0] : known[-1] + 1]
+        self._low += int(known[0])
+        return positions
+
+    def _attention(self, band: slice, attended_char: float) -> NDArray[np.float64]:
+        """Return the weight of each state's distance from the attended character."""
+        distances = np.abs(self._middles[band] - attended_char)
+        near: NDArray[np.float64] = np.exp(-distances / _ATTENDED_SPREAD_CHARS)
+        return near + _MIN_ATTENDED_WEIGHT
 
 
-def _halves(unit: Unit) -> list[Unit]:
-    if unit.phone_class is PhoneClass.PAUSE:
-        return [unit]
-    middle = (unit.start + unit.end) / 2
-    half_ms = unit.duration_ms / 2
-    return [
-        Unit(unit.start, middle, unit.phone_class, half_ms),
-        Unit(middle, unit.end, unit.phone_class, half_ms),
-    ]
+def _arrivals(durations_ms: NDArray[np.float64], skip: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the probabilities [states, 3] of arriving from two states before, one, and itself.
+
+    `skip` are the probabilities of states being skipped. The last state is never left.
+    """
+    exits = np.minimum(WINDOW_MS / durations_ms, _MAX_EXIT_PROBABILITY)
+    exits[-1] = 0.0
+    arrivals = np.zeros((len(exits), 1 + _MAX_ADVANCE))
+    arrivals[2:, 0] = exits[:-2] * skip[1:-1]
+    arrivals[1:, 1] = exits[:-1] * (1 - skip[1:])
+    arrivals[:, 2] = 1 - exits
+    return arrivals

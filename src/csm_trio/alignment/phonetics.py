@@ -6,7 +6,9 @@ sentences of the embedded voice's four speakers, rounded; a voice profile's pace
 
 import enum
 import unicodedata
-from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby
+from typing import NamedTuple
 
 
 class PhoneClass(enum.IntEnum):
@@ -24,8 +26,7 @@ class PhoneClass(enum.IntEnum):
     VOWEL = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Unit:
+class Unit(NamedTuple):
     """Characters [start, end) that make one sound, for `duration_ms` on average.
 
     `skip_probability` is that of the sound being absent, as the pause at a space often is.
@@ -76,12 +77,9 @@ def units_of(text: str) -> list[Unit]:
     They cover its characters in order. Linear in the length of `text`.
     """
     units = [Unit(0, 0, PhoneClass.PAUSE, _LEADING_MS)]
-    at = 0
-    while at < len(text):
-        end = at + 1
-        kind = _kind(text[at])
-        while end < len(text) and _kind(text[end]) == kind and kind != "other":
-            end += 1
+    end = 0
+    for kind, chars in groupby(text, _kind):
+        at, end = end, end + len(tuple(chars))
         match kind:
             case "letter":
                 units += _word(text, at, end)
@@ -89,7 +87,6 @@ def units_of(text: str) -> list[Unit]:
                 units.append(_gap(text, at, end))
             case _:
                 units += [_spoken_symbol(text[i], i) for i in range(at, end)]
-        at = end
     units = _lengthened(units)
     if units[-1].phone_class is PhoneClass.PAUSE and len(units) > 1:
         last = units.pop()
@@ -97,6 +94,7 @@ def units_of(text: str) -> list[Unit]:
     return [*units, Unit(len(text), len(text), PhoneClass.PAUSE, _TRAILING_MS)]
 
 
+@lru_cache(maxsize=1024)
 def _kind(char: str) -> str:
     if char.isalpha():
         return "letter"
@@ -119,7 +117,7 @@ def _word(text: str, start: int, end: int) -> list[Unit]:
     word = text[start:end]
     if word.isupper() and word not in ("I", "A") and len(word) <= _LONGEST_SPELLED_WORD:
         return [Unit(i, i + 1, PhoneClass.VOWEL, _NAMED_LETTER_MS) for i in range(start, end)]
-    letters = "".join(map(_base_letter, word))
+    letters = word.lower() if word.isascii() else "".join(map(_base_letter, word))
     units: list[Unit] = []
     at = 0
     while at < len(letters):
@@ -171,17 +169,17 @@ def _longer(unit: Unit, by_ms: float, *, to: float | None = None) -> Unit:
 def _lengthened(units: list[Unit]) -> list[Unit]:
     """Lengthen the sounds before pauses and at word ends (phrase-final lengthening)."""
     stretched = list(units)
+    pauses = [*map(_is_long_pause, units), True, True]
     for i, unit in enumerate(units):
         if unit.phone_class is PhoneClass.PAUSE:
             continue
-        following = units[i + 1 : i + 3]
-        if len(following) < 2 or any(_is_pause(after) for after in following):
+        if pauses[i + 1] or pauses[i + 2]:
             if unit.phone_class is not PhoneClass.STOP:
                 stretched[i] = _longer(unit, _PHRASE_END_MS)
-        elif following[0].phone_class is PhoneClass.PAUSE:
+        elif units[i + 1].phone_class is PhoneClass.PAUSE:
             stretched[i] = _longer(unit, _WORD_END_MS)
     return stretched
 
 
-def _is_pause(unit: Unit) -> bool:
+def _is_long_pause(unit: Unit) -> bool:
     return unit.phone_class is PhoneClass.PAUSE and unit.duration_ms >= _PAUSE_MS

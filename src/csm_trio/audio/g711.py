@@ -70,7 +70,7 @@ _ALAW_OF_SAMPLE, _SAMPLE_OF_ALAW = _alaw_codes(), _alaw_samples()
 
 def encode_ulaw(pcm: NDArray[np.int16]) -> bytes:
     """Return one mu-law byte for each 16-bit sample, bit-exact to G.711."""
-    return _ULAW_OF_SAMPLE[pcm.view(np.uint16)].tobytes()
+    return _ULAW_OF_SAMPLE.take(pcm.view(np.uint16)).tobytes()
 
 
 def decode_ulaw(data: bytes) -> NDArray[np.int16]:
@@ -80,7 +80,7 @@ def decode_ulaw(data: bytes) -> NDArray[np.int16]:
 
 def encode_alaw(pcm: NDArray[np.int16]) -> bytes:
     """Return one A-law byte for each 16-bit sample, bit-exact to G.711."""
-    return _ALAW_OF_SAMPLE[pcm.view(np.uint16)].tobytes()
+    return _ALAW_OF_SAMPLE.take(pcm.view(np.uint16)).tobytes()
 
 
 def decode_alaw(data: bytes) -> NDArray[np.int16]:

@@ -3,8 +3,8 @@
 It must not know where frames come from, nor where chunks go.
 """
 
-from collections.abc import Iterable, Sequence
-from itertools import groupby
+from collections.abc import Sequence
+from itertools import zip_longest
 
 import numpy as np
 import trio
@@ -29,6 +29,7 @@ from csm_trio.protocol.events import Audio, OutEvent, TurnDone
 from csm_trio.telemetry import Metrics
 
 _NEAR_END_CHARS = 8  # at least as many as are spoken in one frame batch
+_NO_SAMPLES = np.zeros(0, dtype=np.int16)
 
 
 class TimestampTracker:
@@ -49,33 +50,32 @@ class TimestampTracker:
         waits = left is not None and left <= near_chars and isinstance(held[-1], Frame)
         return len(held) - waits
 
-    def advance(self, chunk: Iterable[StreamItem], *, always: bool) -> Aligned | None:
+    def advance(
+        self, chunk: Sequence[StreamItem], pcm: NDArray[np.int16], *, always: bool
+    ) -> Aligned | None:
         """Align one more chunk; return the characters that began since the last alignment.
 
-        `always` is whether the chunk carries bytes: without any, only a sentence's end is worth
-        a message.
+        `pcm` are the samples of its frames. `always` is whether the chunk carries bytes: without
+        any, only a sentence's end is worth a message.
         """
         if self._aligner is None:
             return None
         ended = False
-        for _, group in groupby(chunk, _aligned_together):
-            items = list(group)
-            match items[0]:
+        begin = end = 0  # of the samples of frames that are aligned in one call, which costs less
+        for item, after in zip_longest(chunk, chunk[1:]):
+            match item:
+                case Frame(attended_char=attended_char):
+                    end += len(item.pcm)
+                    if isinstance(after, Frame) and after.attended_char == attended_char:
+                        continue
+                    self._aligner.feed(pcm[begin:end], attended_char)
+                    begin = end
                 case SentenceBegin(spoken=spoken, voice=voice):
                     self._aligner.begin(spoken, voice)
-                case Frame(attended_char=None):
-                    self._aligner.feed(np.concatenate([one.pcm for one in frames_of(items)]))
-                case Frame(pcm=pcm, attended_char=attended_char):
-                    self._aligner.feed(pcm, attended_char)
                 case SentenceEnd():
                     self._aligner.end()
                     ended = True
         return self._aligner.take() if always or ended else None
-
-
-def _aligned_together(item: StreamItem) -> object:
-    """Return a grouping key: frames without attention are aligned in one call, which costs less."""
-    return "frames" if isinstance(item, Frame) and item.attended_char is None else id(item)
 
 
 class Encoding:
@@ -130,7 +130,7 @@ class Encoding:
                 held = held[ready:]
             await self._send_chunks(held, outbox)
             tail = await self._run_codec(None)
-            aligned = self._tracker.advance((), always=True)
+            aligned = self._tracker.advance((), _NO_SAMPLES, always=True)
             if tail or aligned:
                 await outbox.send(Audio(spec.context_id, tail, aligned, progress.turns_done))
             if spec.dialogue and turn_begun:
@@ -141,10 +141,11 @@ class Encoding:
     ) -> None:
         spec, progress = self._spec, self._progress
         for chunk in chunks_of(held, MAX_BATCH_FRAMES):
-            pcm = [frame.pcm for frame in frames_of(chunk)]
-            data = await self._run_codec(np.concatenate(pcm)) if pcm else b""
-            progress.spoken_frames += len(pcm)
-            aligned = self._tracker.advance(chunk, always=bool(data))
+            frames = frames_of(chunk)
+            pcm = np.concatenate([frame.pcm for frame in frames]) if frames else _NO_SAMPLES
+            data = await self._run_codec(pcm) if frames else b""
+            progress.spoken_frames += len(frames)
+            aligned = self._tracker.advance(chunk, pcm, always=bool(data))
             gap_s = progress.timeline.lap("chunk") if data else None
             if data or aligned:
                 await _send_soon(outbox, Audio(spec.context_id, data, aligned, progress.turns_done))

@@ -1,10 +1,15 @@
 """Events in, the vendor's socket messages out: the one place where a message is put together."""
 
-import base64
 import json
+from binascii import b2a_base64
+from json.encoder import encode_basestring_ascii
 from typing import assert_never
 
-from csm_trio.protocol.elevenlabs.alignment_json import dialogue_alignment, socket_alignment
+from csm_trio.protocol.elevenlabs.alignment_json import (
+    JsonText,
+    dialogue_alignment,
+    socket_alignment,
+)
 from csm_trio.protocol.events import Audio, ContextCleared, ContextDone, TurnDone
 
 Message = dict[str, object]
@@ -22,8 +27,11 @@ def speech_message(event: SpeechEvent, *, from_start: bool = False) -> Message:
             message = _speech_message(_audio_base64(event), final=False)
             if aligned is not None:
                 by_ms = aligned.from_ms if from_start else 0
-                message["normalizedAlignment"] = socket_alignment(aligned.spoken.shifted(by_ms))
-                message["alignment"] = socket_alignment(aligned.written.shifted(by_ms))
+                written = socket_alignment(aligned.written.shifted(by_ms))
+                message["normalizedAlignment"] = message["alignment"] = written
+                if aligned.spoken is not aligned.written:
+                    spoken = socket_alignment(aligned.spoken.shifted(by_ms))
+                    message["normalizedAlignment"] = spoken
             return message
         case ContextDone():
             return _speech_message(None, final=True)
@@ -37,11 +45,22 @@ def speech_message(event: SpeechEvent, *, from_start: bool = False) -> Message:
 
 def message_text(message: Message) -> str:
     """Return a message as JSON."""
-    audio = message.get("audio")
-    if not isinstance(audio, str):
-        return json.dumps(message)
-    # `json.dumps` would look for escapes in every character of the audio; base64 has none.
-    return json.dumps({**message, "audio": None}).replace("null", f'"{audio}"', 1)
+    members = [f'"{name}": {_member(name, value)}' for name, value in message.items()]
+    return f"{{{', '.join(members)}}}"
+
+
+def _member(name: str, value: object) -> str:
+    """Return the JSON of a member's value, without `json.dumps` for those of every chunk."""
+    if value is None:
+        return "null"
+    if isinstance(value, JsonText):
+        return value
+    if isinstance(value, str):
+        # Base64 has no escapes to look for.
+        return f'"{value}"' if name == "audio" else encode_basestring_ascii(value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return json.dumps(value)
 
 
 def named_message(message: Message, context_id: str) -> Message:
@@ -71,8 +90,11 @@ def dialogue_message(event: SpeechEvent) -> Message:
             }
             if aligned is not None:
                 late_ms = aligned.late_ms
-                message["alignment"] = dialogue_alignment(aligned.written.since(late_ms))
-                message["normalized_alignment"] = dialogue_alignment(aligned.spoken.since(late_ms))
+                written = dialogue_alignment(aligned.written.since(late_ms))
+                message["alignment"] = message["normalized_alignment"] = written
+                if aligned.spoken is not aligned.written:
+                    spoken = dialogue_alignment(aligned.spoken.since(late_ms))
+                    message["normalized_alignment"] = spoken
             return message
         case TurnDone():
             # A message of its own, as recorded from the vendor: some clients read nothing else
@@ -95,4 +117,4 @@ def _speech_message(audio_base64: str | None, *, final: bool) -> Message:
 
 
 def _audio_base64(event: Audio) -> str:
-    return base64.b64encode(event.data).decode("ascii")
+    return b2a_base64(event.data, newline=False).decode("ascii")
