@@ -65,6 +65,7 @@ EXAMPLES = [
         "random_weights",
         "sesame/csm-1b-size",
     ),
+    ("--workers", "2", "server", "workers", 2),
     ("--log-level", "DEBUG", "config", "log_level", "debug"),
 ]
 

@@ -24,6 +24,7 @@ from support.serving import dial
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 GUARD_S = 60.0
+PATHS = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
 FRAME_BYTES = 2 * 1_920
 LONG = "FRAMES=400 of speech that goes on and on, with words in it, so that it takes a while. "
 
@@ -32,8 +33,7 @@ LONG = "FRAMES=400 of speech that goes on and on, with words in it, so that it t
 def sine_server(*flags: str, workers: int = 2) -> Iterator[ServerProcess]:
     """Serve sines with real processes."""
     flags = ("--workers", str(workers), "--pool-size", "8", *flags)
-    environ = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
-    with server_process(*flags, environ=environ, program=["support.sine_server"]) as server:
+    with server_process(*flags, environ=PATHS, program=["support.sine_server"]) as server:
         yield server
 
 
@@ -200,6 +200,19 @@ def test_an_engine_that_cannot_start_is_one_sentence_and_exit_1() -> None:
     assert last.startswith("csm-trio: ")
     assert "/nonexistent" in last
     assert "Traceback" not in started.stderr
+
+
+def test_a_supervisor_killed_while_the_model_loads_leaves_no_process() -> None:
+    command = [sys.executable, "-m", "support.sine_server", "--workers", "1", "--port", "0"]
+    process = subprocess.Popen(command, env={**os.environ, **PATHS, "LOAD_S": "600"}, text=True)
+    server = ServerProcess(process, 0, [])
+    try:
+        until(lambda: bool(server.children("engine")))
+        (engine,) = server.children("engine")
+    finally:
+        process.kill()
+        process.wait()
+    until(lambda: has_ended(engine))
 
 
 def test_requests_of_one_client_share_state_whichever_worker_gets_them() -> None:

@@ -1,7 +1,7 @@
 """Children of a supervisor as tasks of the test's own loop, in place of processes."""
 
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -58,16 +58,14 @@ class ChildTasks:
         child = ChildTask(control, handover)
         with control, handover:
             async with trio.open_nursery() as nursery:
+                theirs = [control_there, handover_there] + ([given.dup()] if given else [])
                 if isinstance(setup, WorkerSetup):
-                    assert given is not None
-                    worker_sockets = WorkerSockets(control_there, handover_there, given.dup())
                     run: Callable[[], Awaitable[None]] = partial(
-                        self._run_worker, setup, worker_sockets
+                        self._run_worker, setup, WorkerSockets(*theirs)
                     )
                 else:
-                    engine_sockets = EngineSockets(control_there, handover_there)
-                    run = partial(self._run_engine, setup, engine_sockets)
-                nursery.start_soon(_run_to_its_end, child, run)
+                    run = partial(self._run_engine, setup, EngineSockets(*theirs))
+                nursery.start_soon(_run_to_its_end, child, run, theirs)
                 try:
                     yield child
                 finally:
@@ -84,11 +82,16 @@ class ChildTasks:
             self.states.append(await nursery.start(run))
 
 
-async def _run_to_its_end(child: ChildTask, run: Callable[[], Awaitable[None]]) -> None:
+async def _run_to_its_end(
+    child: ChildTask, run: Callable[[], Awaitable[None]], sockets: Sequence[socket.socket]
+) -> None:
+    """Run a child; at its end close its sockets, as the system does with those of a process."""
     try:
         with child.scope:
             await run()
     except Exception as error:
         child.end = f"failed: {error!r}"
     finally:
+        for one in sockets:
+            one.close()
         child.ended.set()

@@ -3,6 +3,7 @@
 A program: `python -m support.sine_server FLAG...`.
 """
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -27,7 +28,8 @@ class PacedSineRunner(SineRunner):
 
 
 def make_runner(config: EngineConfig, voices: VoiceCatalog) -> SineRunner:
-    """Return a runner with as many slots as the settings say."""
+    """Return a runner with as many slots as the settings say, after `LOAD_S` of the environment."""
+    time.sleep(float(os.environ.get("LOAD_S", "0")))
     return PacedSineRunner(config.pool_size or 4)
 
 

@@ -20,6 +20,10 @@ from csm_trio.processes.control_channel import receive_first
 from csm_trio.processes.setup import EngineSetup, WorkerSetup
 from csm_trio.telemetry import configure_logging
 
+_END_S = 5.0
+"""Seconds that a child has to end by itself once its supervisor is gone; loading a model takes
+longer, and cannot be cancelled."""
+
 
 def main(arguments: Sequence[str]) -> int:
     """Run one child to its end; return its exit status."""
@@ -41,6 +45,11 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _end_soon() -> None:
+    """Have the kernel end this process, whatever it does, if it does not end by itself."""
+    signal.setitimer(signal.ITIMER_REAL, _END_S)
+
+
 def _run_engine(setup: EngineSetup, sockets: Sequence[socket.socket]) -> None:
     from csm_trio.engine.triton_cache import share_inductor_cache
     from csm_trio.processes.engine_process import EngineSockets, run_engine_process
@@ -50,14 +59,16 @@ def _run_engine(setup: EngineSetup, sockets: Sequence[socket.socket]) -> None:
     module, _, function = setup.runner_factory.partition(":")
     make_runner = partial(getattr(importlib.import_module(module), function), setup.config.engine)
     with tuned_process():
-        trio.run(run_engine_process, setup, EngineSockets(*sockets), make_runner)
+        run = partial(run_engine_process, supervisor_lost=_end_soon)
+        trio.run(run, setup, EngineSockets(*sockets), make_runner)
 
 
 def _run_worker(setup: WorkerSetup, sockets: Sequence[socket.socket]) -> None:
     from csm_trio.processes.worker import WorkerSockets, run_worker
 
     with tuned_process():
-        trio.run(run_worker, setup, WorkerSockets(*sockets))
+        run = partial(run_worker, supervisor_lost=_end_soon)
+        trio.run(run, setup, WorkerSockets(*sockets))
 
 
 def _configure_logging(config: Config, name: str) -> None:

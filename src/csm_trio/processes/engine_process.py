@@ -34,10 +34,13 @@ async def run_engine_process(
     sockets: EngineSockets,
     make_runner: Callable[[VoiceCatalog], Runner],
     metrics: Metrics | None = None,
+    *,
+    supervisor_lost: Callable[[], None] = lambda: None,
 ) -> None:
     """Load the model and serve workers, until the supervisor closes its channel.
 
-    A StartupError is sent to the supervisor. Raises what ends the device thread.
+    `supervisor_lost` is called then. A StartupError is sent to the supervisor. Raises what ends the
+    device thread.
     """
     metrics = metrics or Metrics()
 
@@ -49,7 +52,7 @@ async def run_engine_process(
     with ExitStack() as stack:
         stack.enter_context(observed_gc(metrics))
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_run_control, control, nursery.cancel_scope)
+            nursery.start_soon(_run_control, control, nursery.cancel_scope, supervisor_lost)
             try:
                 async with open_engine_host(
                     partial(make_runner, setup.voices),
@@ -69,7 +72,10 @@ async def _add_workers(host: EngineHost, handed_over: HandedOver) -> NoReturn:
             host.add_worker(await handed_over.accept_socket())
 
 
-async def _run_control(control: ControlChannel, scope: trio.CancelScope) -> None:
+async def _run_control(
+    control: ControlChannel, scope: trio.CancelScope, supervisor_lost: Callable[[], None]
+) -> None:
     """Serve the channel; when the supervisor is gone, end this process."""
     await control.run()
+    supervisor_lost()
     scope.cancel()

@@ -42,9 +42,13 @@ async def run_worker(
     sockets: WorkerSockets,
     *,
     limits: ConnectionLimits | None = None,
+    supervisor_lost: Callable[[], None] = lambda: None,
     task_status: trio.TaskStatus[ServerState] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve the connections that the supervisor hands over, until it says stop or is gone."""
+    """Serve the connections that the supervisor hands over, until it says stop or is gone.
+
+    `supervisor_lost` is called in the latter case.
+    """
     metrics = Metrics()
     # Two requests at most matter: begin the drain, and end it.
     request_stop, stop_requests = trio.open_memory_channel[str](2)
@@ -74,7 +78,7 @@ async def run_worker(
                 speech=setup.config.speech,
                 shared=commands.shared,
             )
-            nursery.start_soon(_run_control, control, admission, commands.stop)
+            nursery.start_soon(_run_control, control, admission, commands.stop, supervisor_lost)
             serve = partial(
                 serve_clients, limits=limits, on_close=partial(control.notify, "closed")
             )
@@ -86,10 +90,14 @@ async def run_worker(
 
 
 async def _run_control(
-    control: ControlChannel, admission: Admission, stop: Callable[[], None]
+    control: ControlChannel,
+    admission: Admission,
+    stop: Callable[[], None],
+    supervisor_lost: Callable[[], None],
 ) -> None:
     """Serve the channel; when the supervisor is gone, end all sessions, and this process."""
     await control.run()
+    supervisor_lost()
     admission.abort(ServerLeaving())
     stop()
     stop()
