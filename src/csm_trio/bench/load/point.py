@@ -65,7 +65,7 @@ async def run_point(workload: Workload, point: Point, duration_s: float) -> None
         for index, arrival_s in enumerate(arrival_times_s(workload, point.calls)):
             nursery.start_soon(_arrive, workload, point, index, start_s + arrival_s)
         await trio.sleep_until(recorder.from_s)
-        await _measure_client(point)
+        await measure_client(point)
         # Read before the calls are cancelled: their cancels all at once would distort the figure.
         after = await read_metrics(workload.base_url)
         if before is not None and after is not None:
@@ -83,7 +83,7 @@ async def _arrive(workload: Workload, point: Point, index: int, at_s: float) -> 
     await run_call(workload, audio_format, turns(workload, point.calls, index), point.recorder)
 
 
-async def _measure_client(point: Point) -> None:
+async def measure_client(point: Point) -> None:
     """Record event-loop lag and CPU share of this process over the measured time."""
     busy_s, from_s = time.process_time(), trio.current_time()
     try:
