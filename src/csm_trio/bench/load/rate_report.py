@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from csm_trio.bench.load.call import error_kind
+from csm_trio.bench.load.call import TurnRecord, error_kind
 from csm_trio.bench.load.open_loop import ClientShare, RequestRecord
 from csm_trio.bench.load.report import (
     Spread,
@@ -25,6 +25,9 @@ from csm_trio.bench.load.report import (
     spread_of_ticks,
 )
 from csm_trio.bench.load.trial import Trial
+
+_MIN_UNDERRUN_S = 1e-6
+"""Seconds from which an underrun is one; below are the rounding errors of sums of seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +153,7 @@ def sum_up_trial(trial: Trial) -> TrialFigures:
         ),
         connect_ms=spread_ms(turn.connect_s for turn in turns),
         chunk_gap_ms=spread_of_ticks(sum((share.gap_ticks for share in shares), Counter())),
-        underrun_share=sum(turn.underrun_s > 0 for turn in heard) / len(heard) if heard else None,
+        underrun_share=_underrun_share(heard),
         worst_underrun_ms=spread_ms(turn.worst_underrun_s for turn in heard),
         c100=c100_of(turns, [turn.worst_underrun_s for turn in turns]),
         in_flight_peak=peak(((one.began_s, one.ended_s) for one in everything), seconds),
@@ -172,6 +175,12 @@ def _counted(share: ClientShare, duration_s: float) -> Iterable[RequestRecord]:
         if 0 <= record.arrival_s < duration_s
         and (record.turn.outcome != "unfinished" or share.overdue)
     )
+
+
+def _underrun_share(heard: Sequence[TurnRecord]) -> float | None:
+    if not heard:
+        return None
+    return sum(turn.underrun_s >= _MIN_UNDERRUN_S for turn in heard) / len(heard)
 
 
 def _per_s(value: float, seconds: float) -> float:

@@ -26,6 +26,7 @@ _START_DELAY_S = 0.1
 """Seconds from the moment all clients are ready to the start, in which they learn of it."""
 
 _READY = b"r"
+_PROGRAM = ("-m", __name__)
 
 
 @dataclass(slots=True)
@@ -74,7 +75,7 @@ async def _open_client(nursery: trio.Nursery, plan: TrialPlan, client: int) -> A
     process = await nursery.start(
         partial(
             trio.run_process,
-            [sys.executable, "-m", __name__],
+            [sys.executable, *_PROGRAM],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
