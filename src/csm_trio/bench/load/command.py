@@ -29,7 +29,7 @@ from csm_trio.bench.load.report import points_json, sum_up, table
 from csm_trio.bench.load.workload import TEXTS
 from csm_trio.client_flags import EXIT_FAILED, EXIT_INTERRUPTED
 from csm_trio.errors import first_leaf
-from csm_trio.process_tuning import tuned_gc
+from csm_trio.process_tuning import raise_descriptor_limit, tuned_gc
 
 _TERMINAL_PROGRESS_S = 1.0
 _PLAIN_PROGRESS_S = 5.0
@@ -46,6 +46,7 @@ async def bench(
     """
     out = sys.stdout if out is None else out
     stderr = sys.stderr if stderr is None else stderr
+    raise_descriptor_limit()  # a connection for each call
     failures: list[BaseException] = []
     scope = trio.CancelScope()
     sweep = _sweep(options, stderr)
