@@ -37,8 +37,8 @@ _INTERRUPT_S = 10.0
 """Seconds in which an interrupted bench writes what it has."""
 _STOP_S = 15.0
 _POLL_S = 0.2
-_REPORT_S = 5.0
-"""Seconds of the limit that are kept for the report, and for the end of a server."""
+_REPORT_S = 20.0
+"""Seconds of the limit that are kept for the end of a server, and for the report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ CUDA = Scale(
     server_start_s=60.0,
     point_s=10.0,
     engine_s=110.0,
-    tests_s=100.0,
+    tests_s=95.0,
 )
 CPU = Scale(
     serve=("--cpu", "--pool-size", "4"),
@@ -599,10 +599,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
     add("--out", type=Path, required=True, metavar="DIR", help="folder of the results")
-    add(
-        "--device", choices=("cuda", "cpu"), default="cuda", help="cpu: small, to check the program"
-    )
-    add("--time-limit-s", type=float, default=600.0, metavar="S", help="for everything together")
+    add("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: small, a check of this")
+    add("--time-limit-s", type=float, default=595.0, metavar="S", help="in all; default 595")
     add("--serve-flags", type=shlex.split, metavar="FLAGS", help="of the server, in one argument")
     add("--workers", default="auto", help="of the server, if it knows the flag; default auto")
     options = parser.parse_args(arguments)

@@ -180,4 +180,4 @@ def test_all_parts_together_fit_into_ten_minutes(tmp_path: Path) -> None:
         session = device_report.Session(tmp_path, scale, scale.serve, 0.0)
         parts = session.parts()
         assert {part.name for part in parts} == PARTS
-        assert sum(part.expected_s for part in parts) + 2 * scale.server_start_s <= 595
+        assert sum(part.expected_s for part in parts) + 2 * scale.server_start_s <= 575

@@ -3,6 +3,8 @@
 import io
 import json
 import signal
+import time
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
@@ -20,6 +22,7 @@ from csm_trio.bench.load.open_loop import ClientShare
 from csm_trio.bench.load.trial import Trial
 from csm_trio.bench.load.workload import Workload, request_times_s
 from csm_trio.config import Config
+from csm_trio.engine.utterance import Frame
 from support.fakes import SineRunner, StepGate
 from support.scripted_server import FINAL, all_text, scripted_server, spoken
 from support.serving import TEST_SERVER, Server, serving
@@ -148,6 +151,29 @@ async def test_rates_are_measured_printed_written_and_drawn(tmp_path: Path) -> N
             assert trial["seconds"] == pytest.approx(0.5, abs=0.2)
     picture = ElementTree.fromstring(files["plot_file"].read_text(encoding="utf-8"))
     assert len(list(picture.iter("{http://www.w3.org/2000/svg}circle"))) == 6
+
+
+class LateRunner(SineRunner):
+    """Takes 120 ms for a frame of 80 ms: no server with it keeps pace."""
+
+    def step(self, slots: Sequence[int]) -> Sequence[Frame | None]:
+        time.sleep(0.12)
+        return super().step(slots)
+
+
+async def test_a_whole_server_that_misses_is_reported_as_missing(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    async with serving(lambda: LateRunner(16)) as server:
+        workload = replace(workload_of(server), texts=("FRAMES=5",))
+        code, out, _ = await run(
+            rate_options(workload, RateOptions((8.0,), 0.0, (1,), 1), json_file=file)
+        )
+    (rate,) = json.loads(file.read_text(encoding="utf-8"))["rates"]
+    assert rate["medians"]["underrun_share"] == 1.0
+    assert rate["medians"]["audible_p50_ms"] >= 120
+    assert rate["medians"]["failed"] == rate["medians"]["unfinished"] == 0
+    assert rows_of(out)["requests with an underrun, %"] == ["100.00"]
+    assert code == 0
 
 
 async def test_refused_requests_of_a_rate_are_counted_apart() -> None:
