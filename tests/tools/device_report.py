@@ -50,6 +50,7 @@ class Scale:
     batches: tuple[int, ...]
     calls: tuple[int, ...]
     calls_for_s: float
+    clients: int
     cancel_calls: int
     rates_hz: tuple[float, ...]
     warm_up_s: float
@@ -71,6 +72,7 @@ CUDA = Scale(
     batches=(1, 8, 64, 256, 512, 1024),
     calls=(1, 64, 256, 512, 1024),
     calls_for_s=6.0,
+    clients=4,
     cancel_calls=256,
     rates_hz=(1.0, 10.0, 20.0, 40.0),
     warm_up_s=3.0,
@@ -83,11 +85,12 @@ CUDA = Scale(
     tests_s=95.0,
 )
 CPU = Scale(
-    serve=("--cpu", "--pool-size", "4"),
-    engine=("--cpu", "--steps", "2", "--transformers-batches", "none"),
+    serve=("--cpu", "--pool-size", "4", "--max-positions", "512"),
+    engine=("--cpu", "--max-positions", "512", "--steps", "2", "--transformers-batches", "none"),
     batches=(1, 2),
     calls=(1, 2),
     calls_for_s=0.5,
+    clients=1,
     cancel_calls=2,
     rates_hz=(2.0, 4.0),
     warm_up_s=0.2,
@@ -255,7 +258,8 @@ class Session:
     def _call_flags(self) -> tuple[str, ...]:
         scale = self.scale
         times = ("--duration-s", f"{scale.calls_for_s:g}", "--ramp-s", f"{scale.ramp_s:g}")
-        return ("--url", self._url, *times, *self._text_flags())
+        clients = ("--clients", str(scale.clients))
+        return ("--url", self._url, *times, *clients, *self._text_flags())
 
     def _text_flags(self) -> tuple[str, ...]:
         if self.scale.text is None:
@@ -477,7 +481,7 @@ def _calls_lines(points: Sequence[dict[str, Any]], alignment: str, device: str) 
     yield from ("", f"Alignment {alignment}:", "")
     yield (
         "| calls | TTFA p50 / p95, ms | C100, % | audio s per s | turns | failed, unfinished "
-        "| client, % of a core |"
+        "| busiest client, % of a core |"
     )
     yield "|--:|--:|--:|--:|--:|--:|--:|"
     for point in points:
@@ -497,7 +501,7 @@ def _rates_lines(rates: Sequence[dict[str, Any]], device: str) -> Iterator[str]:
     yield (
         "| requests a second | audible TTFA p50 / p95 / p99, ms | with an underrun, % "
         "| in flight, peak | audio s per s | requests | refused | failed, unfinished "
-        "| client, % of a core |"
+        "| busiest client, % of a core |"
     )
     yield "|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
     for rate in rates:

@@ -82,6 +82,27 @@ async def test_a_sweep_is_counted_printed_and_written(tmp_path: Path) -> None:
     assert len(list(picture.iter("{http://www.w3.org/2000/svg}circle"))) == 6
 
 
+async def test_client_processes_share_the_calls(tmp_path: Path) -> None:
+    json_file = tmp_path / "bench.json"
+    async with serving(lambda: SineRunner(8)) as server:
+        workload = replace(workload_of(server), texts=("FRAMES=80",), barge_in=1.0)
+        options = BenchOptions(workload, (1, 5), 0.3, json_file, clients=2)
+        code, out, stderr = await run(options)
+        assert server.metric("csm_slots_used") == 0
+    assert (code, stderr) == (0, "")
+    document = json.loads(json_file.read_text(encoding="utf-8"))
+    assert document["config"]["clients"] == 2
+    one, five = document["points"]
+    assert (one["failed"], five["failed"]) == (0, 0)
+    # All calls begin at once, each with a first turn that counts.
+    assert five["turns"] >= 5
+    assert five["first_audio_ms"]["count"] == five["turns"]
+    assert five["cancel_to_free"] is not None
+    assert five["seconds"] == pytest.approx(0.3, abs=0.2)
+    assert five["streams"] > 0
+    assert rows_of(out)["calls"] == ["1", "5"]
+
+
 async def test_a_turn_takes_as_long_as_it_plays() -> None:
     async with serving(lambda: SineRunner()) as server:
         started_s = trio.current_time()
@@ -218,7 +239,9 @@ async def test_two_client_processes_make_all_requests(tmp_path: Path) -> None:
 async def test_a_client_process_that_fails_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("csm_trio.bench.load.trial._PROGRAM", ("-c", "raise SystemExit(3)"))
+    monkeypatch.setattr(
+        "csm_trio.bench.load.client_processes._PROGRAM", ("-c", "raise SystemExit(3)")
+    )
     options = rate_options(BRIEF, RateOptions((20.0,), 0.2, (1,), 2))
     code, out, stderr = await run(options)
     assert (code, out) == (1, "")

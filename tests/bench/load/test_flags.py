@@ -61,6 +61,11 @@ def test_a_sweep_its_time_and_its_files(tmp_path: Path) -> None:
     assert (asked.json_file, asked.plot_file) == (tmp_path / "a", tmp_path / "a.svg")
 
 
+def test_calls_are_made_by_one_process_unless_more_are_asked_for() -> None:
+    assert parse().clients == parse("--clients", "auto").clients == 1
+    assert parse("--calls", "1024", "--clients", "4").clients == 4
+
+
 def test_texts_are_the_lines_of_a_file(tmp_path: Path) -> None:
     file = tmp_path / "texts"
     file.write_text("Hello you.\n\n  Good bye. See you. \n", encoding="utf-8")
@@ -98,7 +103,7 @@ CONFLICTS = [
     (["--rate", "1", "--arrivals", "fixed"], "--arrivals: for calls that last"),
     (["--rate", "1", "--ramp-s", "1"], "--ramp-s: for calls that last"),
     (["--warm-up-s", "1"], "--warm-up-s: for open-loop arrivals, with --rate."),
-    (["--calls", "2", "--seeds", "1", "--clients", "2"], "--seeds, --clients: for open-loop"),
+    (["--calls", "2", "--warm-up-s", "1", "--seeds", "1"], "--warm-up-s, --seeds: for open-loop"),
     (["--rate", "1", "--formats", "pcm_8000,mp3_44100_64"], "--formats mp3_44100_64: with --rate"),
 ]
 

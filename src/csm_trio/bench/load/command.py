@@ -121,7 +121,12 @@ class _CallSweep:
             point = Point(calls)
             self.points.append(point)
             async with _progress(self.stderr, partial(_progress_line, point)):
-                await run_point(self.options.workload, point, self.options.duration_s)
+                await run_point(
+                    self.options.workload,
+                    point,
+                    self.options.duration_s,
+                    min(self.options.clients, calls),
+                )
 
     def results(self) -> _Results:
         figures = [sum_up(point) for point in self.points]
@@ -236,6 +241,7 @@ def _config(options: BenchOptions) -> dict[str, Any]:
         }
     return common | {
         "calls": list(options.calls),
+        "clients": options.clients,
         "arrivals": workload.arrivals,
         "ramp_s": workload.ramp_s,
         "turn_pause_s": workload.turn_pause_s,

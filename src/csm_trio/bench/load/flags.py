@@ -26,7 +26,7 @@ _CALLS_DURATION_S, _RATE_DURATION_S = 30.0, 60.0
 _CALLS_WORDS_PER_S, _RATE_WORDS_PER_S = 20.0, 0.0
 
 _ONLY_CALLS = ("--calls", "--arrivals", "--ramp-s", "--turn-pause-s", "--barge-in", "--seed")
-_ONLY_RATE = ("--warm-up-s", "--seeds", "--clients")
+_ONLY_RATE = ("--warm-up-s", "--seeds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,8 @@ class RateOptions:
 class BenchOptions:
     """The options of `bench`: a point of the sweep for each number of `calls`.
 
-    With `rate` the requests arrive open-loop instead, and `calls` has no meaning.
+    With `rate` the requests arrive open-loop instead, and `calls` has no meaning. `clients` is
+    the number of client processes that share the calls.
     """
 
     workload: Workload
@@ -55,6 +56,7 @@ class BenchOptions:
     json_file: Path | None = None
     plot_file: Path | None = None
     rate: RateOptions | None = None
+    clients: int = 1
 
 
 class _LoadFlag(argparse.Action):
@@ -146,6 +148,14 @@ def _add_load_flags(group: argparse._ArgumentGroup) -> None:
         metavar="N",
         help="makes arrivals, texts, pauses and interruptions repeatable (default: %(default)s)",
     )
+    add(
+        "--clients",
+        type=_clients,
+        metavar="N",
+        help="client processes that share the calls or requests; auto is one for --calls, and for "
+        "--rate one for 20 requests a second, or more where they are the limit (unit: processes; "
+        "default: auto)",
+    )
 
 
 def _add_rate_flags(group: argparse._ArgumentGroup) -> None:
@@ -172,13 +182,6 @@ def _add_rate_flags(group: argparse._ArgumentGroup) -> None:
         metavar="N,…",
         help="a trial of each rate for each of these, which makes its arrivals and texts "
         "repeatable (unit: seeds; default: %(default)s)",
-    )
-    add(
-        "--clients",
-        type=_clients,
-        metavar="N",
-        help="client processes of --rate; auto starts with one for 20 requests a second, and "
-        "takes more where they are the limit (unit: processes; default: auto)",
     )
 
 
@@ -242,7 +245,9 @@ def read_bench_options(flags: argparse.Namespace) -> BenchOptions:
     rate = (
         RateOptions(flags.rate, flags.warm_up_s, flags.seeds, flags.clients) if open_loop else None
     )
-    return BenchOptions(workload, flags.calls, duration_s, flags.json, flags.plot, rate)
+    return BenchOptions(
+        workload, flags.calls, duration_s, flags.json, flags.plot, rate, flags.clients or 1
+    )
 
 
 def _check_together(flags: argparse.Namespace, *, open_loop: bool) -> None:
