@@ -2,6 +2,8 @@
 
 import json
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,7 @@ def test_the_cpu_form_measures_every_part_and_the_next_run_skips_them(tmp_path: 
     assert [row["batch"] for row in parts["engine"]["engine"]["batches"]] == [1, 2]
     for alignment in ("on", "off"):
         points = parts[f"calls_alignment_{alignment}"]["points"]
-        assert [point["calls"] for point in points] == [1, 2]
+        assert [point["calls"] for point in points] == [2]
         assert all(point["completed"] and not point["failed"] for point in points)
         assert (tmp_path / f"calls_alignment_{alignment}.svg").exists()
     assert [rate["rate_hz"] for rate in parts["rates"]["rates"]] == [2.0, 4.0]
@@ -95,6 +97,21 @@ def test_a_command_that_takes_too_long_is_interrupted(tmp_path: Path) -> None:
     with log.open("wb") as file:
         assert device_report.run_limited([sys.executable, "-u", "-c", script], 11.0, file)
     assert log.read_text() == "written\n"
+
+
+@linux
+def test_a_sweep_that_is_cut_keeps_its_points_and_is_not_whole(tmp_path: Path) -> None:
+    # Ctrl-C at the limit ends the one point, which would take an hour.
+    scale = replace(device_report.CPU, calls_for_s=3_600.0)
+    session = device_report.Session(tmp_path, scale, scale.serve, time.monotonic() + 100)
+    session.server = device_report.start_server(scale.serve, tmp_path / "log", 50)
+    try:
+        figures, complete = session._calls(15.0)
+    finally:
+        session.server.stop()
+    assert [point["calls"] for point in figures["points"]] == [2]
+    assert 0 < figures["points"][0]["seconds"] < 60
+    assert not complete
 
 
 def test_a_partial_result_is_shown_until_there_is_a_whole_one(tmp_path: Path) -> None:
