@@ -368,12 +368,17 @@ def start_server(flags: Sequence[str], log: Path, limit_s: float) -> Server:
             [*command, "--drain-s", "1"], cwd=ROOT, stderr=file, start_new_session=True
         )
     end_s = time.monotonic() + limit_s
-    while process.poll() is None and time.monotonic() < end_s:
-        if is_ready(port):
-            return Server(process, port)
-        time.sleep(_POLL_S)
-    cut = process.poll() is None
-    _kill_group(process)
+    ready = False
+    try:
+        while process.poll() is None and time.monotonic() < end_s and not ready:
+            time.sleep(_POLL_S)
+            ready = is_ready(port)
+        cut = process.poll() is None
+    finally:
+        if not ready:
+            _kill_group(process)
+    if ready:
+        return Server(process, port)
     raise PartFailed(f"the server did not start: {_failure(log, cut, limit_s)}")
 
 
