@@ -77,6 +77,8 @@ INVALID = [
     (["--engine", "--url", "ws://127.0.0.1:8080"], "--url: for a load on a server"),
     (["--engine", "--calls", "1", "--seed", "1"], "--calls, --seed: for a load"),
     (["--engine", "--plot", "a.svg"], "--plot: for a load"),
+    (["--engine", "--rate", "8"], "--rate: for a load"),
+    (["--rate", "8", "--calls", "8"], "--calls: for calls that last"),
     (["--cpu"], "--cpu: for bench --engine"),
     (["--steps", "50", "--calls", "2"], "--steps: for bench --engine"),
     (["--config", "a.toml"], "--config: for bench --engine"),

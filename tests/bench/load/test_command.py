@@ -3,25 +3,34 @@
 import io
 import json
 import signal
+import time
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 import trio
+import trio.lowlevel
 from trio_websocket import WebSocketRequest
 
 from csm_trio.audio.formats import AudioFormat
 from csm_trio.bench.load.command import bench
-from csm_trio.bench.load.flags import BenchOptions
-from csm_trio.bench.load.workload import Workload
+from csm_trio.bench.load.flags import BenchOptions, RateOptions
+from csm_trio.bench.load.open_loop import ClientShare
+from csm_trio.bench.load.trial import Trial
+from csm_trio.bench.load.workload import Workload, request_times_s
 from csm_trio.config import Config
+from csm_trio.engine.utterance import Frame
 from support.fakes import SineRunner, StepGate
 from support.scripted_server import FINAL, all_text, scripted_server, spoken
 from support.serving import TEST_SERVER, Server, serving
 
 PCM, ULAW = AudioFormat.parse("pcm_24000"), AudioFormat.parse("ulaw_8000")
 GUARD_S = 30.0
+
+LOUD = bytes(2) * 240 + b"\x00\x10\x00\xf0" * 2_400
 
 # Two words are four frames: 0.32 s of sound.
 BRIEF = Workload(
@@ -73,6 +82,27 @@ async def test_a_sweep_is_counted_printed_and_written(tmp_path: Path) -> None:
     assert len(list(picture.iter("{http://www.w3.org/2000/svg}circle"))) == 6
 
 
+async def test_client_processes_share_the_calls(tmp_path: Path) -> None:
+    json_file = tmp_path / "bench.json"
+    async with serving(lambda: SineRunner(8)) as server:
+        workload = replace(workload_of(server), texts=("FRAMES=80",), barge_in=1.0)
+        options = BenchOptions(workload, (1, 5), 0.3, json_file, clients=2)
+        code, out, stderr = await run(options)
+        assert server.metric("csm_slots_used") == 0
+    assert (code, stderr) == (0, "")
+    document = json.loads(json_file.read_text(encoding="utf-8"))
+    assert document["config"]["clients"] == 2
+    one, five = document["points"]
+    assert (one["failed"], five["failed"]) == (0, 0)
+    # All calls begin at once, each with a first turn that counts.
+    assert five["turns"] >= 5
+    assert five["first_audio_ms"]["count"] == five["turns"]
+    assert five["cancel_to_free"] is not None
+    assert five["seconds"] == pytest.approx(0.3, abs=0.2)
+    assert five["streams"] > 0
+    assert rows_of(out)["calls"] == ["1", "5"]
+
+
 async def test_a_turn_takes_as_long_as_it_plays() -> None:
     async with serving(lambda: SineRunner()) as server:
         started_s = trio.current_time()
@@ -114,6 +144,172 @@ async def test_refused_sessions_are_shown_in_the_table() -> None:
         code, out, _ = await run(BenchOptions(workload_of(server), (2,), 0.1))
     assert code == 0
     assert "2 calls: 1 refused 503: The server is at capacity. (HTTP status 503)" in out
+
+
+def rate_options(workload: Workload, rate: RateOptions, **files: Path) -> BenchOptions:
+    return BenchOptions(workload, duration_s=0.5, rate=rate, **files)  # type: ignore[arg-type]
+
+
+async def test_rates_are_measured_printed_written_and_drawn(tmp_path: Path) -> None:
+    files = {"json_file": tmp_path / "a.json", "plot_file": tmp_path / "a.svg"}
+    async with serving(lambda: SineRunner(64)) as server:
+        rate = RateOptions((20.0, 40.0), 0.2, (1, 2))
+        code, out, stderr = await run(rate_options(workload_of(server), rate, **files))
+        assert server.metric("csm_slots_used") == 0
+    assert (code, stderr) == (0, "")
+    assert out.splitlines()[0].split() == ["requests", "a", "second", "20", "40"]
+    document = json.loads(files["json_file"].read_text(encoding="utf-8"))
+    assert set(document) == {"tool", "version", "date", "machine", "config", "rates"}
+    assert document["config"]["rates_hz"] == [20.0, 40.0]
+    assert document["config"]["seeds"] == [1, 2]
+    assert "calls" not in document["config"]
+    for point, rate_hz in zip(document["rates"], (20.0, 40.0), strict=True):
+        assert point["rate_hz"] == rate_hz
+        for trial in point["trials"]:
+            assert trial["completed"] == trial["requests"] > 0
+            assert trial["audible_ms"]["count"] == trial["requests"]
+            assert trial["audible_ms"]["p50"] < trial["audible_from_arrival_ms"]["p50"]
+            assert trial["seconds"] == pytest.approx(0.5, abs=0.2)
+    picture = ElementTree.fromstring(files["plot_file"].read_text(encoding="utf-8"))
+    assert len(list(picture.iter("{http://www.w3.org/2000/svg}circle"))) == 6
+
+
+class LateRunner(SineRunner):
+    """Takes 120 ms for a frame of 80 ms: no server with it keeps pace."""
+
+    def step(self, slots: Sequence[int]) -> Sequence[Frame | None]:
+        time.sleep(0.12)
+        return super().step(slots)
+
+
+async def test_a_whole_server_that_misses_is_reported_as_missing(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    async with serving(lambda: LateRunner(16)) as server:
+        workload = replace(workload_of(server), texts=("FRAMES=5",))
+        code, out, _ = await run(
+            rate_options(workload, RateOptions((8.0,), 0.0, (1,), 1), json_file=file)
+        )
+    (rate,) = json.loads(file.read_text(encoding="utf-8"))["rates"]
+    assert rate["medians"]["underrun_share"] == 1.0
+    assert rate["medians"]["audible_p50_ms"] >= 120
+    assert rate["medians"]["failed"] == rate["medians"]["unfinished"] == 0
+    assert rows_of(out)["requests with an underrun, %"] == ["100.00"]
+    assert code == 0
+
+
+async def test_refused_requests_of_a_rate_are_counted_apart() -> None:
+    requests = 0
+
+    async def script(request: WebSocketRequest) -> None:
+        nonlocal requests
+        requests += 1
+        if requests % 2:
+            await request.reject(503)
+            return
+        socket = await request.accept()
+        await all_text(socket)
+        await socket.send_message(spoken(LOUD))
+        await socket.send_message(FINAL)
+        await socket.get_message()
+
+    async with scripted_server(script) as url:
+        workload = replace(BRIEF, base_url=url)
+        code, out, _ = await run(rate_options(workload, RateOptions((20.0,), 0.0, (1,), 1)))
+    rows = rows_of(out)
+    refused = int(rows["refused"][0])
+    assert 0 < refused < int(rows["requests, all seeds"][0])
+    assert rows["failed or unfinished"] == ["0"]
+    assert f"{refused} refused 503: The server refused with HTTP status 503." in out
+    assert code == 0
+
+
+async def test_two_client_processes_make_all_requests(tmp_path: Path) -> None:
+    files = {"json_file": tmp_path / "a.json"}
+    async with serving(lambda: SineRunner(64)) as server:
+        rate = RateOptions((20.0,), 0.2, (1,), 2)
+        code, out, stderr = await run(rate_options(workload_of(server), rate, **files))
+    assert (code, stderr) == (0, "")
+    (point,) = json.loads(files["json_file"].read_text(encoding="utf-8"))["rates"]
+    (trial,) = point["trials"]
+    planned = takewhile(lambda at_s: at_s < 0.7, request_times_s(20.0, 1))
+    assert trial["requests"] == trial["completed"] == sum(at_s >= 0.2 for at_s in planned)
+    assert (trial["clients"], rows_of(out)["clients"]) == (2, ["2"])
+
+
+async def test_a_client_process_that_fails_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        "csm_trio.bench.load.client_processes._PROGRAM", ("-c", "raise SystemExit(3)")
+    )
+    options = rate_options(BRIEF, RateOptions((20.0,), 0.2, (1,), 2))
+    code, out, stderr = await run(options)
+    assert (code, out) == (1, "")
+    assert stderr.startswith("csm-trio bench: a client process failed: ")
+    assert "exit status 3" in stderr
+
+
+async def test_a_client_that_is_the_limit_is_tried_again_with_more_processes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried: list[int] = []
+
+    async def run_trial(trial: Trial) -> None:
+        tried.append(trial.plan.clients)
+        busy = 0.95 if trial.plan.clients < 4 else 0.5
+        trial.shares.append(ClientShare(seconds=1.0, busy=busy))
+
+    async def settled(base_url: str) -> None:
+        await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr("csm_trio.bench.load.rate_sweep.run_trial", run_trial)
+    monkeypatch.setattr("csm_trio.bench.load.rate_sweep.settle", settled)
+    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    code, out, stderr = await run(rate_options(BRIEF, RateOptions((30.0, 1.0), 0.0, (1, 2))))
+    assert tried == [2, 4, 4, 1, 2, 4, 4]
+    assert "the client was the limit: once more with 4 client processes" in stderr
+    assert "THE CLIENT WAS THE LIMIT" not in out
+    assert code == 1
+    tried.clear()
+    _, out, _ = await run(rate_options(BRIEF, RateOptions((30.0,), 0.0, (1,), 2)))
+    assert tried == [2]
+    assert "30 a second: THE CLIENT WAS THE LIMIT" in out
+
+
+async def test_ctrl_c_prints_the_trials_so_far() -> None:
+    requests = 0
+
+    async def script(request: WebSocketRequest) -> None:
+        nonlocal requests
+        socket = await request.accept()
+        await all_text(socket)
+        requests += 1
+        if requests == 5:
+            signal.raise_signal(signal.SIGINT)
+            await socket.get_message()
+        await socket.send_message(spoken(LOUD))
+        await socket.send_message(FINAL)
+
+    async with scripted_server(script) as url:
+        options = rate_options(
+            replace(BRIEF, base_url=url), RateOptions((20.0, 40.0), 0.0, (1,), 1)
+        )
+        code, out, stderr = await run(replace(options, duration_s=3_600.0))
+    assert (code, stderr) == (130, "csm-trio bench: interrupted\n")
+    assert out.splitlines()[0].split() == ["requests", "a", "second", "20"]
+    assert rows_of(out)["requests, all seeds"] == ["4"]
+    assert rows_of(out)["failed or unfinished"] == ["0"]
+
+
+async def test_progress_of_a_rate_names_its_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("csm_trio.bench.load.command._PLAIN_PROGRESS_S", 0.1)
+    async with serving(lambda: SineRunner(64)) as server:
+        _, _, stderr = await run(
+            rate_options(workload_of(server), RateOptions((20.0,), 0.3, (4,), 1))
+        )
+    assert "20 a second, seed 4: " in stderr
+    assert " requests ended, warm-up, 0 s left\n" in stderr
+    assert " requests ended, 0 s left\n" in stderr
 
 
 async def test_the_exit_code_is_1_when_no_turn_had_audio() -> None:

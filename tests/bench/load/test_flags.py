@@ -7,8 +7,14 @@ import pytest
 
 from csm_trio.audio.formats import AudioFormat
 from csm_trio.bench.engine.command import add_engine_bench_flags
-from csm_trio.bench.load.flags import BenchOptions, add_bench_flags, read_bench_options
+from csm_trio.bench.load.flags import (
+    BenchOptions,
+    RateOptions,
+    add_bench_flags,
+    read_bench_options,
+)
 from csm_trio.bench.load.workload import TEXTS, Workload
+from csm_trio.errors import StartupError
 
 
 def parse(*argv: str, **environ: str) -> BenchOptions:
@@ -55,6 +61,11 @@ def test_a_sweep_its_time_and_its_files(tmp_path: Path) -> None:
     assert (asked.json_file, asked.plot_file) == (tmp_path / "a", tmp_path / "a.svg")
 
 
+def test_calls_are_made_by_one_process_unless_more_are_asked_for() -> None:
+    assert parse().clients == parse("--clients", "auto").clients == 1
+    assert parse("--calls", "1024", "--clients", "4").clients == 4
+
+
 def test_texts_are_the_lines_of_a_file(tmp_path: Path) -> None:
     file = tmp_path / "texts"
     file.write_text("Hello you.\n\n  Good bye. See you. \n", encoding="utf-8")
@@ -67,7 +78,58 @@ def test_the_key_comes_from_the_flag_before_the_environment_and_is_not_shown() -
     assert "s3cret" not in repr(parse(CSM_API_KEY="s3cret"))
 
 
+def test_a_rate_is_an_open_loop_with_defaults_of_its_own() -> None:
+    options = parse("--rate", "1,8,0.5")
+    assert options.rate == RateOptions((1.0, 8.0, 0.5), 30.0, (1, 2, 3), None)
+    assert (options.duration_s, options.workload.words_per_s) == (60.0, 0.0)
+    assert parse().rate is None
+
+
+def test_warm_up_seeds_clients_pace_and_time_of_a_rate_can_be_set() -> None:
+    options = parse(
+        *("--rate", "20", "--warm-up-s", "0", "--seeds", "7,8", "--clients", "4"),
+        *("--duration-s", "120", "--words-per-s", "100"),
+    )
+    assert options.rate == RateOptions((20.0,), 0.0, (7, 8), 4)
+    assert (options.duration_s, options.workload.words_per_s) == (120.0, 100.0)
+    assert parse("--rate", "1", "--clients", "auto").rate == RateOptions((1.0,))
+
+
+# flags that have no meaning together, what the sentence says of them
+CONFLICTS = [
+    (["--rate", "1", "--calls", "2", "--seed", "1"], "--calls, --seed: for calls that last"),
+    (["--rate", "1", "--barge-in", "0"], "--barge-in: for calls that last"),
+    (["--rate", "1", "--turn-pause-s", "0"], "--turn-pause-s: for calls that last"),
+    (["--rate", "1", "--arrivals", "fixed"], "--arrivals: for calls that last"),
+    (["--rate", "1", "--ramp-s", "1"], "--ramp-s: for calls that last"),
+    (["--warm-up-s", "1"], "--warm-up-s: for open-loop arrivals, with --rate."),
+    (["--calls", "2", "--warm-up-s", "1", "--seeds", "1"], "--warm-up-s, --seeds: for open-loop"),
+    (["--rate", "1", "--formats", "pcm_8000,mp3_44100_64"], "--formats mp3_44100_64: with --rate"),
+]
+
+
+@pytest.mark.parametrize(("argv", "sentence"), CONFLICTS)
+def test_flags_without_meaning_together_are_one_sentence(argv: list[str], sentence: str) -> None:
+    with pytest.raises(StartupError) as error:
+        parse(*argv)
+    assert str(error.value).startswith(sentence)
+    assert str(error.value).endswith(".")
+    assert "\n" not in str(error.value)
+
+
 MISUSES = [
+    ["--rate", ""],
+    ["--rate", "0"],
+    ["--rate", "1,"],
+    ["--rate", "inf"],
+    ["--rate", "fast"],
+    ["--rate", "10001"],
+    ["--warm-up-s", "-1"],
+    ["--seeds", "1,1"],
+    ["--seeds", "x"],
+    ["--clients", "0"],
+    ["--clients", "1,2"],
+    ["--clients", "many"],
     ["--calls", ""],
     ["--calls", "0"],
     ["--calls", "1,,2"],

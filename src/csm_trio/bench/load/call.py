@@ -13,6 +13,7 @@ from typing import Literal
 import trio
 
 from csm_trio.audio.formats import AudioFormat
+from csm_trio.bench.load.audible import AudibleStart
 from csm_trio.bench.load.workload import Turn, Workload, split_words
 from csm_trio.client import Call, Deltas, SpeechTarget
 from csm_trio.errors import SpeechError
@@ -98,6 +99,24 @@ class TurnRecord:
     hung_up: bool
 
 
+@dataclass(frozen=True, slots=True)
+class TurnTimes:
+    """The moments of one turn, in seconds on Trio's clock; None for one that did not come.
+
+    `text_s` is the moment the first text was sent, which is that of the open session. `ended_s` is
+    the moment all audio had arrived, or the turn failed. `audible_at_s` is the moment the player
+    reaches the first audible sample, `leading_silence_s` the audio before that sample.
+    """
+
+    began_s: float
+    text_s: float | None
+    last_audio_s: float | None
+    ended_s: float | None
+    plays_until_s: float | None
+    audible_at_s: float | None
+    leading_silence_s: float | None
+
+
 @dataclass(slots=True)
 class Recorder:
     """Records of all calls of one point, between `from_s` and `until_s`.
@@ -160,8 +179,13 @@ async def run_call(
     recorder.open_calls += 1
     try:
         for turn in turns:
-            failed = await _RunningTurn(target, turn, workload.words_per_s, recorder).run()
-            await trio.sleep(max(turn.pause_s, _RETRY_S) if failed else turn.pause_s)
+            running = RunningTurn(target, turn, workload.words_per_s, recorder)
+            counted = recorder.begin_turn(trio.current_time())
+            try:
+                await running.run()
+            finally:
+                recorder.end_turn(running.record(), trio.current_time(), counted=counted)
+            await trio.sleep(max(turn.pause_s, _RETRY_S) if running.failed else turn.pause_s)
     finally:
         recorder.open_calls -= 1
 
@@ -175,18 +199,28 @@ def error_kind(message: str) -> str:
     return next(kinds, "server error")
 
 
-class _RunningTurn:
-    """One running turn: sends its text, plays its audio, and may be interrupted by barge-in."""
+class RunningTurn:
+    """One running turn: sends its text, plays its audio, and may be interrupted by barge-in.
+
+    `recorder` gets its audio and its gaps; with `audible`, the turn also finds its first audible
+    sample.
+    """
 
     def __init__(
-        self, target: SpeechTarget, turn: Turn, words_per_s: float, recorder: Recorder
+        self,
+        target: SpeechTarget,
+        turn: Turn,
+        words_per_s: float,
+        recorder: Recorder,
+        *,
+        audible: AudibleStart | None = None,
     ) -> None:
         self._call = Call(target)
         self._format = target.audio_format
         self._turn = turn
         self._words_per_s = words_per_s
         self._recorder = recorder
-        self._counted = False
+        self._audible = audible
         self._player = Player()
         self._first_audio = trio.Event()
         self._playing = trio.CancelScope()
@@ -195,40 +229,48 @@ class _RunningTurn:
         self._error: str | None = None
         self._finished = False
         self._n_bytes = 0
-        self._connect_began_s = 0.0
+        self._began_s = trio.current_time()
         self._open_s: float | None = None
         self._sentence_s: float | None = None
         self._text_sent_s = math.inf
         self._last_chunk_s: float | None = None
+        self._ended_s: float | None = None
 
-    async def run(self) -> bool:
-        """Run the turn to the end of its audio; return whether it failed."""
-        self._connect_began_s = trio.current_time()
-        self._counted = self._recorder.begin_turn(self._connect_began_s)
-        try:
-            async with trio.open_nursery() as nursery:
-                if self._turn.interrupt_after_s is not None:
-                    nursery.start_soon(self._interrupt_after, self._turn.interrupt_after_s)
-                await self._speak()
-                nursery.cancel_scope.cancel()
-            self._finished = True
-        finally:
-            now_s = trio.current_time()
-            self._recorder.end_turn(self._record(), now_s, counted=self._counted)
+    @property
+    def failed(self) -> bool:
+        """Whether the server failed the turn."""
         return self._error is not None
 
-    async def _speak(self) -> None:
+    async def run(self) -> None:
+        """Run the turn to the end of its audio as it plays, or to the barge-in."""
+        async with trio.open_nursery() as nursery:
+            if self._turn.interrupt_after_s is not None:
+                nursery.start_soon(self._interrupt_after, self._turn.interrupt_after_s)
+            await self._receive_all()
+            if not self.failed:
+                with self._playing:
+                    await trio.sleep_until(self._player.ends_at_s)
+            nursery.cancel_scope.cancel()
+        self._finished = True
+
+    async def receive(self) -> None:
+        """Run the turn until its last audio has arrived, without barge-in.
+
+        The player's times are known then: to wait until it has played would change nothing.
+        """
+        await self._receive_all()
+        self._finished = True
+
+    async def _receive_all(self) -> None:
         try:
             await self._call.speak(self._deltas(), self._on_audio)
         except SpeechError as error:
             self._error = error.message
-            return
-        self._all_received = True
-        if self._player.first_at_s is None:
-            self._error = "No audio came."
-            return
-        with self._playing:
-            await trio.sleep_until(self._player.ends_at_s)
+        else:
+            self._all_received = True
+            if self._player.first_at_s is None:
+                self._error = "No audio came."
+        self._ended_s = trio.current_time()
 
     async def _interrupt_after(self, played_s: float) -> None:
         """Interrupt `played_s` after the first audio, unless the turn has ended by then."""
@@ -263,8 +305,12 @@ class _RunningTurn:
         self._n_bytes += len(chunk)
         audio_s = self._played_s() - before_s
         if not audio_s:  # a WAV header
+            if self._audible is not None:
+                self._audible.feed(chunk, now_s)
             return
         self._player.feed(audio_s, now_s, text_sent_s=self._text_sent_s)
+        if self._audible is not None:
+            self._audible.feed(chunk, self._player.ends_at_s - audio_s)
         self._first_audio.set()
         self._recorder.note_audio(audio_s, now_s)
         if self._last_chunk_s is not None:
@@ -276,7 +322,21 @@ class _RunningTurn:
         assert audio_s is not None, "the flags reject formats without a constant byte rate"
         return audio_s
 
-    def _record(self) -> TurnRecord:
+    def times(self) -> TurnTimes:
+        """Return the moments so far."""
+        player, audible = self._player, self._audible
+        return TurnTimes(
+            began_s=self._began_s,
+            text_s=self._open_s,
+            last_audio_s=self._last_chunk_s,
+            ended_s=self._ended_s,
+            plays_until_s=None if player.first_at_s is None else player.ends_at_s,
+            audible_at_s=None if audible is None else audible.at_s,
+            leading_silence_s=None if audible is None else audible.leading_silence_s,
+        )
+
+    def record(self) -> TurnRecord:
+        """Return the outcome and timing so far."""
         player = self._player
         first_audio_s = None
         if player.first_at_s is not None:
@@ -285,7 +345,7 @@ class _RunningTurn:
         return TurnRecord(
             outcome=self._outcome(),
             error=self._error,
-            connect_s=None if self._open_s is None else self._open_s - self._connect_began_s,
+            connect_s=None if self._open_s is None else self._open_s - self._began_s,
             first_audio_s=first_audio_s,
             audio_s=player.audio_s,
             real_time_factor=self._call.arrivals.timing().real_time_factor,

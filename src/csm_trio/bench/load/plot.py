@@ -1,4 +1,4 @@
-"""Draw a sweep as SVG: first audio (TTFA) and C100 against the number of calls.
+"""Draw a sweep as SVG: first audio (TTFA) above, a share of smooth turns below, against the load.
 
 Pure: figures in, a document out.
 """
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
+from csm_trio.bench.load.rate_report import RateFigures
 from csm_trio.bench.load.report import Figures
 
 _WIDTH, _LEFT, _RIGHT = 760, 80, 730
@@ -41,45 +42,97 @@ class _Axis:
         return bottom - (at - low) / (high - low) * (bottom - top)
 
 
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    """The words and the values of a drawing; a value that was not measured is None."""
+
+    title: str
+    load: str
+    loads: Sequence[float]
+    latency: str
+    p50: Sequence[float | None]
+    p95: Sequence[float | None]
+    share: str
+    share_axis: str
+    shares: Sequence[float | None]
+
+
 def svg(sweep: Sequence[Figures], *, title: str) -> str:
     """Draw first audio (p50, p95) and C100 against the number of calls; the latter in doublings."""
     points = sorted(sweep, key=lambda figures: figures.calls)
-    xs = _xs([figures.calls for figures in points])
-    p50 = [figures.first_audio_ms.p50 for figures in points]
-    p95 = [figures.first_audio_ms.p95 for figures in points]
-    c100 = [None if figures.c100 is None else 100 * figures.c100 for figures in points]
+    return _draw(
+        _Picture(
+            title=title,
+            load="calls at once",
+            loads=[figures.calls for figures in points],
+            latency="first audio",
+            p50=[figures.first_audio_ms.p50 for figures in points],
+            p95=[figures.first_audio_ms.p95 for figures in points],
+            share="C100",
+            share_axis="C100, % of turns without an underrun above 100 ms",
+            shares=[figures.c100 for figures in points],
+        )
+    )
+
+
+def rate_svg(rates: Sequence[RateFigures], *, title: str) -> str:
+    """Draw audible first audio and smooth requests against requests a second, in doublings.
+
+    Values are medians over the trials of a rate.
+    """
+    points = sorted(rates, key=lambda rate: rate.rate_hz)
+    return _draw(
+        _Picture(
+            title=title,
+            load="requests a second",
+            loads=[rate.rate_hz for rate in points],
+            latency="audible first audio",
+            p50=[rate.median(lambda trial: trial.audible_ms.p50) for rate in points],
+            p95=[rate.median(lambda trial: trial.audible_ms.p95) for rate in points],
+            share="no underrun",
+            share_axis="requests without any underrun, %",
+            shares=[rate.smooth_share for rate in points],
+        )
+    )
+
+
+def _draw(picture: _Picture) -> str:
+    xs = _xs(picture.loads)
+    p50, p95, latency = picture.p50, picture.p95, picture.latency
+    shares = [None if share is None else 100 * share for share in picture.shares]
     top = _latency_axis([value for value in (*p50, *p95) if value is not None])
     low = _Axis(0, 100, (0, 25, 50, 75, 100), _LOW_PANEL)
     bar_y = f"{low.y(_C100_BAR):.1f}"
+    loads = picture.loads
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" '
         f'width="{_WIDTH}" height="{_HEIGHT}" font-family="sans-serif" font-size="12">',
         f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="#fff"/>',
-        _text(_LEFT, 26, title, size=15),
-        *_frame(top, "first audio, ms", xs, points),
+        _text(_LEFT, 26, picture.title, size=15),
+        *_frame(top, f"{latency}, ms", xs, loads),
         _text(_RIGHT, 56, "● p50", anchor="end", color=_BLUE),
         _text(_RIGHT - 50, 56, "● p95", anchor="end", color=_ORANGE),
-        *_series(top, xs, p95, _ORANGE, "first audio p95 (ms)", label_dy=-9),
-        *_series(top, xs, p50, _BLUE, "first audio p50 (ms)", label_dy=17),
-        *_frame(low, "C100, % of turns without an underrun above 100 ms", xs, points),
+        *_series(top, xs, p95, _ORANGE, f"{latency} p95 (ms)", label_dy=-9),
+        *_series(top, xs, p50, _BLUE, f"{latency} p50 (ms)", label_dy=17),
+        *_frame(low, picture.share_axis, xs, loads),
         f'<path d="M{_LEFT} {bar_y}H{_RIGHT}" stroke="{_GRAY}" stroke-dasharray="5 4"/>',
-        *_series(low, xs, c100, _GREEN, "C100 (%)", label_dy=17),
-        _text((_LEFT + _RIGHT) / 2, _HEIGHT - 16, "calls at once", anchor="middle"),
+        *_series(low, xs, shares, _GREEN, f"{picture.share} (%)", label_dy=17),
+        _text((_LEFT + _RIGHT) / 2, _HEIGHT - 16, picture.load, anchor="middle"),
         "</svg>",
     ]
     return "\n".join(parts) + "\n"
 
 
-def _xs(calls: Sequence[int]) -> list[float]:
-    """Return the x coordinates of numbers of calls, on a logarithmic scale."""
-    if not calls:
+def _xs(loads: Sequence[float]) -> list[float]:
+    """Return the x coordinates of ascending loads, on a logarithmic scale."""
+    if not loads:
         return []
     margin = 36
-    low, high = math.log2(calls[0]), math.log2(calls[-1])
+    low, high = math.log2(loads[0]), math.log2(loads[-1])
     span = _RIGHT - _LEFT - 2 * margin
     if high == low:
-        return [(_LEFT + _RIGHT) / 2] * len(calls)
-    return [_LEFT + margin + (math.log2(number) - low) / (high - low) * span for number in calls]
+        return [(_LEFT + _RIGHT) / 2] * len(loads)
+    return [_LEFT + margin + (math.log2(load) - low) / (high - low) * span for load in loads]
 
 
 def _latency_axis(values: Sequence[float]) -> _Axis:
@@ -104,7 +157,7 @@ def _round_step(min_step: float) -> float:
     return next(digit * decade for digit in (1, 2, 5, 10) if digit * decade >= 0.999 * min_step)
 
 
-def _frame(axis: _Axis, name: str, xs: Sequence[float], points: Sequence[Figures]) -> list[str]:
+def _frame(axis: _Axis, name: str, xs: Sequence[float], loads: Sequence[float]) -> list[str]:
     """Draw the grid, the ticks with their values, and the name of the quantity."""
     top, bottom = axis.panel
     parts = [_text(_LEFT, top - 14, name, color=_GRAY)]
@@ -112,9 +165,9 @@ def _frame(axis: _Axis, name: str, xs: Sequence[float], points: Sequence[Figures
         y = axis.y(tick)
         parts.append(f'<path d="M{_LEFT} {y:.1f}H{_RIGHT}" stroke="{_GRID}"/>')
         parts.append(_text(_LEFT - 8, y + 4, f"{tick:,g}", anchor="end", color=_GRAY))
-    for x, figures in zip(xs, points, strict=True):
+    for x, load in zip(xs, loads, strict=True):
         parts.append(f'<path d="M{x:.1f} {bottom}v5" stroke="{_GRAY}"/>')
-        parts.append(_text(x, bottom + 19, str(figures.calls), anchor="middle", color=_GRAY))
+        parts.append(_text(x, bottom + 19, f"{load:.15g}", anchor="middle", color=_GRAY))
     parts.append(f'<path d="M{_LEFT} {top}V{bottom}H{_RIGHT}" fill="none" stroke="{_GRAY}"/>')
     return parts
 

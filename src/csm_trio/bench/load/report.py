@@ -130,26 +130,27 @@ def sum_up(point: Point) -> Figures:
         failed=outcomes["failed"],
         unfinished=outcomes["unfinished"],
         errors=dict(Counter(map(error_kind, errors))),
-        # The last message of each kind, in the order of the first ones.
-        error_examples={error_kind(error): error[:_MAX_EXAMPLE_CHARS] for error in errors},
-        first_audio_ms=_spread_ms(record.first_audio_s for record in records),
+        error_examples=examples_of(errors),
+        first_audio_ms=spread_ms(record.first_audio_s for record in records),
         chunk_gap_ms=spread_of_ticks(point.recorder.gap_ticks),
-        worst_underrun_ms=_spread_ms(
-            record.worst_underrun_s for record in records if _has_audio(record)
+        worst_underrun_ms=spread_ms(
+            record.worst_underrun_s for record in records if has_audio(record)
         ),
-        total_underrun_ms=_spread_ms(record.underrun_s for record in records if _has_audio(record)),
-        worst_underrun_after_text_ms=_spread_ms(
-            record.worst_underrun_after_text_s for record in records if _has_audio(record)
+        total_underrun_ms=spread_ms(record.underrun_s for record in records if has_audio(record)),
+        worst_underrun_after_text_ms=spread_ms(
+            record.worst_underrun_after_text_s for record in records if has_audio(record)
         ),
-        c100=_c100(records, [record.worst_underrun_s for record in records]),
-        c100_after_text=_c100(records, [record.worst_underrun_after_text_s for record in records]),
+        c100=c100_of(records, [record.worst_underrun_s for record in records]),
+        c100_after_text=c100_of(
+            records, [record.worst_underrun_after_text_s for record in records]
+        ),
         streams=point.recorder.audio_s / point.seconds if point.seconds else 0.0,
         real_time_factor=spread(factor for factor in factors if factor is not None),
-        connect_ms=_spread_ms(record.connect_s for record in records),
+        connect_ms=spread_ms(record.connect_s for record in records),
         cancel_to_free=None if point.cancels is None else cancels_of(point.cancels),
         loop_lag_ms=lag_ms,
         busy=point.busy,
-        saturated=(lag_ms.p99 or 0) > _MAX_LAG_MS or point.busy > _MAX_BUSY,
+        saturated=is_saturated(lag_ms, point.busy),
     )
 
 
@@ -166,11 +167,22 @@ def cancels_of(buckets: Mapping[float, float]) -> Cancels:
     return Cancels(round(totals[-1]), at_most_ms(0.5), at_most_ms(0.99))
 
 
-def _has_audio(record: TurnRecord) -> bool:
+def examples_of(errors: Iterable[str]) -> dict[str, str]:
+    """Return the last message of each kind of error, in the order of the first ones."""
+    return {error_kind(error): error[:_MAX_EXAMPLE_CHARS] for error in errors}
+
+
+def is_saturated(lag_ms: Spread, busy: float) -> bool:
+    """Return whether a client of this lag and this share of a core is itself the limit."""
+    return (lag_ms.p99 or 0) > _MAX_LAG_MS or busy > _MAX_BUSY
+
+
+def has_audio(record: TurnRecord) -> bool:
+    """Return whether any audio of the turn came."""
     return record.first_audio_s is not None
 
 
-def _c100(records: Sequence[TurnRecord], underruns_s: Sequence[float]) -> float | None:
+def c100_of(records: Sequence[TurnRecord], underruns_s: Sequence[float]) -> float | None:
     """Return the share of turns without failure and without an underrun above 100 ms."""
     if not records:
         return None
@@ -181,24 +193,30 @@ def _c100(records: Sequence[TurnRecord], underruns_s: Sequence[float]) -> float 
     return sum(smooth) / len(records)
 
 
-def _spread_ms(values_s: Iterable[float | None]) -> Spread:
+def spread_ms(values_s: Iterable[float | None]) -> Spread:
+    """Return the percentiles in ms of values in s; None is no value."""
     return spread(1000 * value_s for value_s in values_s if value_s is not None)
 
 
 def table(sweep: Sequence[Figures]) -> str:
     """Return the figures as text: a row each, a column for every point, then notes on errors."""
-    rows = [_column(figures) for figures in sweep]
-    if not rows:
+    notes = [note for figures in sweep for note in _notes(figures)]
+    return aligned([_column(figures) for figures in sweep], notes)
+
+
+def aligned(columns: Sequence[Mapping[str, str]], notes: Iterable[str]) -> str:
+    """Return columns of equally named values as text, a row for each name, then the notes."""
+    if not columns:
         return "nothing was measured"
-    names = list(rows[0])
+    names = list(columns[0])
     name_width = max(map(len, names))
-    widths = [max(map(len, row.values())) for row in rows]
+    widths = [max(map(len, column.values())) for column in columns]
     lines = [
         f"{name:<{name_width}}"
-        + "".join(f"  {row[name]:>{width}}" for row, width in zip(rows, widths, strict=True))
+        + "".join(f"  {one[name]:>{width}}" for one, width in zip(columns, widths, strict=True))
         for name in names
     ]
-    return "\n".join([*lines, *(note for figures in sweep for note in _notes(figures))])
+    return "\n".join([*lines, *notes])
 
 
 def _column(figures: Figures) -> dict[str, str]:
@@ -209,35 +227,37 @@ def _column(figures: Figures) -> dict[str, str]:
         "turns": str(figures.turns),
         "  interrupted (while audio came)": f"{figures.interrupted} ({figures.hung_up})",
         "  failed or unfinished": str(figures.failed + figures.unfinished),
-        "first audio p50, ms": _number(first.p50),
-        "first audio p95, ms": _number(first.p95),
-        "first audio p99, ms": _number(first.p99),
-        "first audio max, ms": _number(first.max),
-        "chunk gap p50, ms": _number(gap.p50),
-        "chunk gap p99, ms": _number(gap.p99),
-        "worst underrun p95, ms": _number(underrun.p95),
-        "worst underrun max, ms": _number(underrun.max),
-        "C100, %": _percent(figures.c100),
-        "C100 once all text was sent, %": _percent(figures.c100_after_text),
-        "streams (audio s per s)": _number(figures.streams, digits=2),
-        "real-time factor p50": _number(figures.real_time_factor.p50, digits=2),
-        "real-time factor p95": _number(figures.real_time_factor.p95, digits=2),
-        "connect p50, ms": _number(figures.connect_ms.p50),
-        "connect p99, ms": _number(figures.connect_ms.p99),
+        "first audio p50, ms": number(first.p50),
+        "first audio p95, ms": number(first.p95),
+        "first audio p99, ms": number(first.p99),
+        "first audio max, ms": number(first.max),
+        "chunk gap p50, ms": number(gap.p50),
+        "chunk gap p99, ms": number(gap.p99),
+        "worst underrun p95, ms": number(underrun.p95),
+        "worst underrun max, ms": number(underrun.max),
+        "C100, %": percent(figures.c100),
+        "C100 once all text was sent, %": percent(figures.c100_after_text),
+        "streams (audio s per s)": number(figures.streams, digits=2),
+        "real-time factor p50": number(figures.real_time_factor.p50, digits=2),
+        "real-time factor p95": number(figures.real_time_factor.p95, digits=2),
+        "connect p50, ms": number(figures.connect_ms.p50),
+        "connect p99, ms": number(figures.connect_ms.p99),
         "cancels seen by the server": str(cancels.count) if figures.cancel_to_free else "-",
-        "cancel to free p50, ms at most": _number(cancels.p50_ms_at_most),
-        "cancel to free p99, ms at most": _number(cancels.p99_ms_at_most),
-        "client: loop lag p99, ms": _number(figures.loop_lag_ms.p99, digits=1),
-        "client: busy, %": _number(100 * figures.busy),
+        "cancel to free p50, ms at most": number(cancels.p50_ms_at_most),
+        "cancel to free p99, ms at most": number(cancels.p99_ms_at_most),
+        "client: loop lag p99, ms": number(figures.loop_lag_ms.p99, digits=1),
+        "client: busy, %": number(100 * figures.busy),
     }
 
 
-def _number(value: float | None, *, digits: int = 0) -> str:
+def number(value: float | None, *, digits: int = 0) -> str:
+    """Format a figure for the table."""
     return "-" if value is None else f"{value:,.{digits}f}"
 
 
-def _percent(share: float | None) -> str:
-    return _number(None if share is None else 100 * share, digits=1)
+def percent(share: float | None) -> str:
+    """Format a share as a percentage for the table."""
+    return number(None if share is None else 100 * share, digits=1)
 
 
 def _notes(figures: Figures) -> list[str]:

@@ -119,6 +119,21 @@ def turns(workload: Workload, calls: int, index: int) -> Iterator[Turn]:
         )
 
 
+def request_times_s(rate_hz: float, seed: int) -> Iterator[float]:
+    """Yield the start times of a Poisson process of `rate_hz`, in seconds from 0, without end."""
+    rng = random.Random(f"{seed} requests {rate_hz:g}")
+    at_s = 0.0
+    while True:
+        at_s += rng.expovariate(rate_hz)
+        yield at_s
+
+
+def request_turn(workload: Workload, rate_hz: float, seed: int, index: int) -> Turn:
+    """Return the one turn of request `index`, which is not interrupted."""
+    rng = random.Random(f"{seed} request {rate_hz:g} {index}")
+    return Turn(rng.choice(workload.texts), None, 0.0)
+
+
 def format_of(workload: Workload, index: int) -> AudioFormat:
     """Return the format of call `index`: formats are assigned in rotation."""
     return workload.formats[index % len(workload.formats)]
