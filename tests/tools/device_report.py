@@ -103,7 +103,7 @@ CPU = Scale(
     tests_s=30.0,
 )
 
-# Bars of issue 10, for one H100: rows or calls or requests a second, the most that is allowed.
+# Bars for one H100, by rows, calls or requests a second: the most that is allowed.
 _STEP_BARS_MS = {1: 3.8, 64: 7.0, 256: 11.0, 512: 16.0, 1024: 30.0}
 _C100_BARS = {512: 0.99, 1024: 0.99}
 _FIRST_AUDIO_BARS_MS = {512: 150.0}
