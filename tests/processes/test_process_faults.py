@@ -165,7 +165,7 @@ async def test_a_stopped_worker_holds_no_other_up_and_goes_on_later() -> None:
             finally:
                 os.kill(victim, signal.SIGCONT)
         assert complete([*calls, *more], alone)
-        assert server.children("worker")[0] == victim, "it was not replaced"
+        assert victim in server.children("worker"), "it was not replaced"
 
 
 @pytest.mark.parametrize("signals", [1, 2])

@@ -63,6 +63,8 @@ class Scale:
     """Expected time of a point beside its measured time: ramp, tail and settling."""
     engine_s: float
     tests_s: float
+    test_files: int | None = None
+    """Files of `pytest -m gpu` that are run; None runs all."""
 
 
 _NOISE = ("--random-weights", "sesame/csm-1b-size", "--max-positions", "512")
@@ -85,8 +87,8 @@ CUDA = Scale(
     tests_s=95.0,
 )
 CPU = Scale(
-    serve=("--cpu", "--pool-size", "4", "--max-positions", "512"),
-    engine=("--cpu", "--max-positions", "512", "--steps", "2", "--transformers-batches", "none"),
+    serve=("--cpu", "--pool-size", "2", "--max-positions", "256"),
+    engine=("--cpu", "--max-positions", "256", "--steps", "2", "--transformers-batches", "none"),
     batches=(1, 2),
     calls=(2,),
     calls_for_s=0.5,
@@ -101,6 +103,7 @@ CPU = Scale(
     point_s=8.0,
     engine_s=30.0,
     tests_s=30.0,
+    test_files=1,
 )
 
 # Bars for one H100, by rows, calls or requests a second: the most that is allowed.
@@ -302,7 +305,7 @@ class Session:
     def _memory(self, limit_s: float) -> tuple[dict[str, Any], bool]:
         """Read the peak memory of the server's processes after the loads, and the GPU's now."""
         assert self.server is not None
-        processes = [process_memory(pid) for pid in process_group(self.server.process.pid)]
+        processes = [process_memory(pid) for pid in process_tree(self.server.process.pid)]
         return {"processes": processes, "gpu_used_mb": gpu_used_mb()}, True
 
     def _gpu_tests(self, limit_s: float) -> tuple[dict[str, Any], bool]:
@@ -310,7 +313,7 @@ class Session:
             str(path)
             for path in (ROOT / "tests").rglob("test_*.py")
             if "pytest.mark.gpu" in path.read_text(encoding="utf-8")
-        )
+        )[: self.scale.test_files]
         log = self.out / "gpu_tests.log"
         command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
         with log.open("wb") as file:
@@ -399,15 +402,14 @@ def serve_knows(flag: str) -> bool:
     return re.search(rf"{re.escape(flag)}\b", answer.stdout) is not None
 
 
-def process_group(leader: int) -> list[int]:
-    """Return the processes of a group (Linux); elsewhere only its leader."""
-    found = []
-    with suppress(FileNotFoundError):
-        for entry in Path("/proc").iterdir():
-            with suppress(ProcessLookupError, FileNotFoundError):
-                if entry.name.isdecimal() and os.getpgid(int(entry.name)) == leader:
-                    found.append(int(entry.name))
-    return sorted(found) or [leader]
+def process_tree(pid: int) -> list[int]:
+    """Return a process and all below it (Linux); elsewhere the process alone."""
+    below: list[int] = []
+    for listed in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            for child in listed.read_text(encoding="utf-8").split():
+                below += process_tree(int(child))
+    return [pid, *sorted(below)]
 
 
 def process_memory(pid: int) -> dict[str, Any]:
