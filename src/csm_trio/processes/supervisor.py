@@ -318,6 +318,7 @@ class Supervisor:
 
     def _note_ready(self, worker: _Worker) -> None:
         worker.ready.set()
+        logger.info("%s serves", worker.name)
         self.metrics.workers.set(len(self._workers))
         self._has_ready.set()
         self._has_ready = trio.Event()
