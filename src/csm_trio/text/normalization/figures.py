@@ -19,17 +19,56 @@ from csm_trio.text.normalization.numbers import (
 )
 from csm_trio.text.normalization.rules import Rule, digits, spaced
 
-_IDIOM = re.compile(r"(?<![\w.,/-])(?:24/7|9/11|50/50|20/20)(?![\w/]|[.,]\d)")
 _IDIOMS = {
     "24/7": "twenty four seven",
+    "24-7": "twenty four seven",
+    "24/7/365": "twenty four seven three sixty five",
+    "24x7": "twenty four seven",
     "9/11": "nine eleven",
     "50/50": "fifty fifty",
+    "50-50": "fifty fifty",
+    "60/40": "sixty forty",
+    "60-40": "sixty forty",
+    "70/30": "seventy thirty",
+    "80/20": "eighty twenty",
+    "80-20": "eighty twenty",
+    "90/10": "ninety ten",
     "20/20": "twenty twenty",
+    "20-20": "twenty twenty",
+    "401(k)": "four oh one K",
+    "401k": "four oh one K",
+    "401(k)s": "four oh one Ks",
+    "401ks": "four oh one Ks",
+    "403(b)": "four oh three B",
+    "501(c)(3)": "five oh one C three",
+    "501c3": "five oh one C three",
+    "1099": "ten ninety nine",
+    "1099s": "ten ninety nines",
+    "10/4": "ten four",
+    "10-4": "ten four",
 }
+_IDIOM = re.compile(
+    rf"(?<![\w.,/$€£-])(?<!to )(?<!from )(?<!scored )(?<!won )(?<!lost )"
+    rf"(?:{'|'.join(re.escape(name) for name in sorted(_IDIOMS, key=len, reverse=True))})"
+    r"(?![\w/(-]|[.,:]\d)"
+)
 _ORDINAL = re.compile(
     r"(?<![\w.,])(\d{1,3}(?:,\d{3}){1,5}+|\d{1,15}+)(?:st|nd|rd|th|ST|ND|RD|TH)(?!\w)"
 )
-_OUT_OF = re.compile(r"(?<![\w.,/:-])(\d{1,3})/(10|100)(?![\w/]|[.,]\d)")
+_NTHS = re.compile(r"(?<![\w.,/:-])(?:(\d{1,4})[ -])?(\d{1,3})/(\d{1,4})(?:st|nd|rd|th)s?(?!\w)")
+_HYPHEN_MIXED = re.compile(
+    r"(?<![\w.,/:-])(\d{1,3})-(\d{1,2}/(?:2|3|4|5|6|8|16|32|64))(?![\w/]|[.,-]\d|-(?!inch|foot|mile))"
+)
+_OUT_OF = re.compile(r"(?<![\w.,/:-])(\d{1,3}|\d\.\d)/(5|10|100)(?![\w/]|[.,]\d)")
+_STARS = re.compile(r"(?<![\w.,/:-])(\d(?:\.\d)?)/(5|10)(?= ?(?:stars?\b|rating\b))")
+_PRESSURE = re.compile(r"(?<![\w.,/:$-])(\d{2,3})/(\d{2,3})(?![\w/-]|[.,]\d)")
+_RATES = re.compile(r"(?<![\w.,/:-])(\d{1,4}(?:/\d{1,5}){1,3}) ?([KMG])(?:bps|bit/s|b/s)(?!\w)")
+_RATE_UNITS = {"K": "kilobits", "M": "megabits", "G": "gigabits"}
+_SERIES = re.compile(
+    r"(?<![\w.,/:-])(\d{1,4}(?:/\d{1,4}){2,4}+)(?![\w/]|[.,]\d)"
+    r"|(?<![\w.,/:-])(?P<rates>10/100(?= ?(?:[MGK]b|[Mm]ega|[Ee]thernet|[Bb]ase))|10/11)"
+    r"(?![\w/]|[.,]\d)"
+)
 _MIXED_FRACTION = re.compile(r"(?<![\w.,/:-])(\d{1,6}) (\d{1,2}/\d{1,2})(?![\w/]|[.,]\d)")
 _FRACTION = re.compile(r"(?<![\w.,/:-])(\d{1,3})/(\d{1,3})(?![\w/]|[.,]\d)")
 _VULGAR = re.compile(rf"(\d{{0,15}})([{VULGAR}])")
@@ -37,27 +76,26 @@ _SIZE = re.compile(
     rf"{NUMBER_STARTS}({NUMBER})(?:×| ?x ?)({NUMBER})(?:(?:×| ?x ?)({NUMBER}))?(?!\w)"
 )
 _TIMES = re.compile(rf"{NUMBER_STARTS}({NUMBER})[x×](?!\w)")
+_TIME_SPAN = re.compile(rf"{NUMBER_STARTS}({NUMBER})[x×]? ?- ?({NUMBER})[x×](?!\w)")
+_BY = re.compile(
+    r"(?<!\w)(\d{1,6}(?:\.\d{1,4})?(?:\"|'| ?(?:ft|in|cm|mm|m|yd|km|px|feet|inches)\b\.?)?|"
+    r"\d{1,4} \d/\d\"?)"
+    r" ?[x×] ?(?=\d{1,6}(?:\.\d{1,4})?(?: ?(?:\"|'|ft\b|in\b|cm\b|mm\b|m\b|yd\b|km\b|px\b|feet|"
+    r"inches)))"
+)
 _RATIO = re.compile(r"(?<![\w.,:/-])(\d{1,4}):(\d{1,4})(?![\w:]|[.,]\d)")
 _RANGE = re.compile(
     rf"{NUMBER_STARTS}({NUMBER})( ?)-( ?)({NUMBER})(?![\w]|[-/:.]\d)(?P<sum> ?=)?",
 )
-_SIGNED = re.compile(r"(?<![\w)\]°%-])([-+±~≈<>≤≥]) ?(?=\.?\d)")
-_SIGNS = {
-    "-": "minus",
-    "+": "plus",
-    "±": "plus or minus",
-    "~": "about",
-    "≈": "about",
-    "<": "less than",
-    ">": "more than",
-    "≤": "at most",
-    "≥": "at least",
-}
-_COMPARED = re.compile(r"[\w)] \Z")
+_SIGNED = re.compile(r"(?<![\w)\]°%-])([-+]) ?(?=\.?\d)")
+_SIGNS = {"-": "minus", "+": "plus"}
 _BLOCKS = re.compile(r"(?<![\w.,-])\d{1,40}+(?:-\d{1,40}+){2,40}+(?![\w-])")
 _POINT = re.compile(r"(?<![\d.])\.(\d{1,40})(?!\d)")
 _CARDINAL = re.compile(rf"(?<!\d){NUMBER}")
-_POWER = re.compile("(?<=[a-zA-Z0-9)])([⁰¹²³⁴⁵⁶⁷⁸⁹]{1,9})")
+_POWER = re.compile("(?<=[a-zA-Z0-9)])([⁺⁻]?)([⁰¹²³⁴⁵⁶⁷⁸⁹]{1,9})")
+_CARET = re.compile(r"(?<=[a-zA-Z0-9)])\^\(?([-+]?)(\d{1,9})\)?(?![\w.])")
+_SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹]{1,9}")
+_SUBSCRIPT = re.compile("[₀₁₂₃₄₅₆₇₈₉]{1,9}")
 
 
 def _ordinal(match: re.Match[str]) -> str:
@@ -65,8 +103,51 @@ def _ordinal(match: re.Match[str]) -> str:
 
 
 def _out_of(match: re.Match[str]) -> str | None:
+    above, below = float(match[1]), int(match[2])
+    if above > below or (below == 5 and "." not in match[1]):
+        return None
+    return f"{number(match[1])} out of {cardinal(below)}"
+
+
+def _stars(match: re.Match[str]) -> str:
+    return f"{number(match[1])} out of {cardinal(int(match[2]))}"
+
+
+def _nths(match: re.Match[str]) -> str:
+    spoken = fraction(int(match[2]), int(match[3]), after_whole=bool(match[1]))
+    return f"{number(match[1])} and {spoken}" if match[1] else spoken
+
+
+def _hyphen_mixed(match: re.Match[str]) -> str | None:
+    above, below = map(int, match[2].split("/"))
+    return quantity(f"{match[1]} {match[2]}") if 0 < above < below else None
+
+
+def _pressure(match: re.Match[str]) -> str | None:
+    """Read a blood pressure: "one hundred twenty over eighty"."""
     above, below = int(match[1]), int(match[2])
-    return f"{cardinal(above)} out of {cardinal(below)}" if above <= below else None
+    plausible = 80 <= above <= 250 and 40 <= below <= 150 and below % 100 and below < above
+    return f"{cardinal(above)} over {cardinal(below)}" if plausible else None
+
+
+def _series(match: re.Match[str]) -> str:
+    """Read figures with slashes that are no fraction: "10/100/1000", "Windows 10/11"."""
+    return " ".join(number(part) for part in match[0].split("/"))
+
+
+def _rates(match: re.Match[str]) -> str:
+    """Read the speeds of a network port: "ten one hundred megabits per second"."""
+    speeds = " ".join(number(part) for part in match[1].split("/"))
+    return f"{speeds} {_RATE_UNITS[match[2]]} per second"
+
+
+def _time_span(match: re.Match[str]) -> str:
+    return f"{number(match[1])} to {number(match[2])} times"
+
+
+def _by(match: re.Match[str]) -> str:
+    """Read a size whose parts have a unit each: "10 ft x 12 ft"."""
+    return f"{match[1]} by "
 
 
 def _fraction(match: re.Match[str]) -> str | None:
@@ -105,8 +186,7 @@ def _range(match: re.Match[str]) -> str:
 
 
 def _signed(match: re.Match[str]) -> str:
-    compares = match[1] in "<>≤≥" and _COMPARED.search(match.string, 0, match.start())
-    return f"{'is ' if compares else ''}{_SIGNS[match[1]]} "
+    return f"{_SIGNS[match[1]]} "
 
 
 def _cardinal(match: re.Match[str]) -> str:
@@ -118,8 +198,14 @@ def _point(match: re.Match[str]) -> str:
 
 
 def _power(match: re.Match[str]) -> str:
-    power = unicodedata.normalize("NFKC", match[1])
-    return {"2": " squared", "3": " cubed"}.get(power, f" to the {number(power)}")
+    sign = {"⁻": "minus ", "-": "minus "}.get(match[1], "")
+    power = unicodedata.normalize("NFKC", match[2])
+    spoken = f" to the {sign}{number(power)}"
+    return spoken if sign else {"2": " squared", "3": " cubed"}.get(power, spoken)
+
+
+def _small_figure(match: re.Match[str]) -> str:
+    return spaced(match, number(unicodedata.normalize("NFKC", match[0])))
 
 
 IDIOMS = (Rule(_IDIOM, lambda match: _IDIOMS[match[0]]),)
@@ -127,6 +213,7 @@ FIGURES = (
     Rule(_ORDINAL, _ordinal),
     Rule(_OUT_OF, _out_of),
     Rule(_MIXED_FRACTION, _quantity),
+    Rule(_PRESSURE, _pressure),
     Rule(_FRACTION, _fraction),
     Rule(_VULGAR, _quantity),
     Rule(_SIZE, _size),
@@ -140,4 +227,13 @@ LAST_FIGURES = (
     Rule(_POINT, _point),
     Rule(_CARDINAL, _cardinal),
 )
-POWERS = (Rule(_POWER, _power),)
+POWERS = (Rule(_POWER, _power), Rule(_CARET, _power), Rule(_SUPERSCRIPT, _small_figure))
+SUBSCRIPTS = (Rule(_SUBSCRIPT, _small_figure),)
+SIZES = (Rule(_BY, _by), Rule(_TIME_SPAN, _time_span))
+PARTS = (
+    Rule(_NTHS, _nths),
+    Rule(_HYPHEN_MIXED, _hyphen_mixed),
+    Rule(_STARS, _stars),
+    Rule(_RATES, _rates),
+    Rule(_SERIES, _series),
+)

@@ -10,10 +10,25 @@ _TIME = r"(\d{1,2})(?:[:.](\d\d))?"
 _STARTS = r"(?<![\w.,:/$€£-])"
 
 _SPAN = re.compile(rf"{_STARTS}{_TIME}{_HALF}? ?- ?{_TIME}{_HALF}(?![\w])")
+_HALF_FIRST = re.compile(
+    rf"{_STARTS}{_TIME}{_HALF} ?(?:-|to|till?|until) ?{_TIME}(?!\d|[\w%$:/]|[.,]\d| ?"
+    rf"(?:[AaPp]\.?[Mm]\b|min|hour|day))"
+)
+_SHORT_HALF = re.compile(rf"{_STARTS}{_TIME} ?([ap]) ?- ?{_TIME} ?([ap])(?!\w)")
+_NOON_SPAN = re.compile(
+    r"\b(noon|midnight|[Nn]oon|[Mm]idnight|(?<=\d)[AaPp][Mm]|(?<= )[AaPp][Mm]|(?<= )[AaPp]\.[Mm]\.)"
+    r" ?- ?(?=noon\b|midnight\b|close\b|\d)"
+)
+_NOON_LAST = re.compile(r"(?<=\d) ?- ?(?=noon\b|midnight\b|close\b)")
+_AT = re.compile(r"(?<![\w@])@ ?(?=\d{1,2}(?::\d\d)?(?: ?[AaPp]\.?[Mm]|[^\w.]|\.?$))")
 _CLOCK_SPAN = re.compile(rf"{_STARTS}(\d{{1,2}}):(\d\d) ?- ?(\d{{1,2}}):(\d\d)(?![\w:]|\.\d)")
 _HALVED = re.compile(rf"(?<![\w.,:/$€£])(?<!\d-){_TIME}(?::(\d\d))?{_HALF}(?!\w)")
 _CLOCK = re.compile(r"(?<![\w.,:/$€£-])(\d{1,2}):(\d\d)(?::(\d\d))?(?![\w:]|[.,]\d)")
-_DURATION = re.compile(r"(?<![\w.,])(\d{1,4})h ?(\d{1,2})m(?:in)?(?: ?(\d{1,2})s)?(?!\w)")
+_DURATION = re.compile(
+    r"(?<![\w.,])(\d{1,4}) ?h(?:rs?)? ?(\d{1,2}) ?m(?:ins?)?\b(?: ?(\d{1,2}) ?s(?:ecs?)?\b)?(?!\w)"
+)
+_SHORT_DURATION = re.compile(r"(?<![\w.,])(\d{1,3})h(?:rs?)? ?([0-5]\d)()(?![\w:/-]|[.,]\d)")
+_MINUTES = re.compile(r"(?<![\w.,])()(\d{1,4}) ?m(?:ins?)? ?(\d{1,2}) ?s(?:ecs?)?(?![\w-])")
 _OFFSET = re.compile(r"\b(GMT|UTC) ?([+-])(\d{1,2})(?::?(\d\d))?(?![\w:])")
 
 
@@ -54,6 +69,26 @@ def _without_clock(hour: str, minute: str | None, half: str, other_half: str) ->
     return spoken if half or spoken is None else spoken.removesuffix(f" {other_half}")
 
 
+def _half_first(match: re.Match[str]) -> str | None:
+    first = clock(int(match[1]), int(match[2] or 0), half=_half(match[3]))
+    hour, minute = int(match[5]), int(match[6] or 0)
+    if first is None or not 1 <= hour <= 12 or minute > 59:
+        return None
+    last = clock(hour, minute, half="AM")
+    return f"{first} to {last.removesuffix(' AM')}" if last else None
+
+
+def _short_half(match: re.Match[str]) -> str | None:
+    first = clock(int(match[1]), int(match[2] or 0), half=_half(match[3]))
+    last = clock(int(match[4]), int(match[5] or 0), half=_half(match[6]))
+    return f"{first} to {last}" if first and last else None
+
+
+def _noon_span(match: re.Match[str]) -> str:
+    half = match[1].replace(".", "")
+    return f"{half.upper() if len(half) == 2 else half} to "
+
+
 def _clock_span(match: re.Match[str]) -> str | None:
     first = clock(int(match[1]), int(match[2]))
     last = clock(int(match[3]), int(match[4]))
@@ -92,11 +127,18 @@ def _offset(match: re.Match[str]) -> str:
     return f"{match[1]} {sign} {cardinal(int(match[3]))}{minutes}"
 
 
+AT_TIMES = (Rule(_AT, "at "),)
 TIMES = (
+    Rule(_NOON_SPAN, _noon_span),
+    Rule(_NOON_LAST, " to "),
+    Rule(_SHORT_HALF, _short_half),
+    Rule(_HALF_FIRST, _half_first),
     Rule(_SPAN, _span),
     Rule(_CLOCK_SPAN, _clock_span),
     Rule(_HALVED, _halved),
     Rule(_CLOCK, _clock),
     Rule(_DURATION, _duration),
+    Rule(_SHORT_DURATION, _duration),
+    Rule(_MINUTES, _duration),
     Rule(_OFFSET, _offset),
 )
