@@ -4,6 +4,7 @@ import pytest
 
 from csm_trio.text.frontend import TextFrontend
 from csm_trio.text.ssml import MAX_BREAK_MS, Break
+from data.normalization_pairs import WRITTEN_AND_SPOKEN
 from support.span_checks import assert_tiles
 
 WHOLE = [
@@ -22,6 +23,9 @@ WHOLE = [
 ]
 
 
+ONE_SENTENCE = ["abbreviations within a sentence", "streets and titles", "rupees"]
+
+
 def spoken(frontend: TextFrontend, *deltas: str) -> list[str | int]:
     """Return the text of each sentence and the milliseconds of each pause."""
     found = [sentence for delta in deltas for sentence in frontend.feed(delta)] + frontend.finish()
@@ -36,6 +40,22 @@ def test_a_stop_within_a_figure_or_a_name_ends_no_sentence(text: str) -> None:
     assert spoken(TextFrontend(), *text) == whole
     assert len(whole) == 3 if "Or (" in text else 2
     assert not any(char.isdigit() for sentence in whole for char in str(sentence))
+
+
+@pytest.mark.parametrize(
+    ("written", "whole"),
+    [pair for kind in ONE_SENTENCE for pair in WRITTEN_AND_SPOKEN[kind]],
+)
+def test_an_abbreviation_ends_no_sentence(written: str, whole: str) -> None:
+    assert spoken(TextFrontend(), written) == [whole]
+
+
+def test_the_pairs_are_spoken_alike_through_the_segmenter() -> None:
+    for pairs in WRITTEN_AND_SPOKEN.values():
+        for written, whole in pairs:
+            sentences = [one for one in spoken(TextFrontend(), *written) if isinstance(one, str)]
+            if written != "Yes.No":  # two sentences
+                assert " ".join(sentences).split() == whole.split(), written
 
 
 def test_a_long_text_is_cut_beside_its_figures_not_within() -> None:

@@ -10,6 +10,7 @@ import unicodedata
 
 from csm_trio.text.normalization.lexicon import (
     ABBREVIATIONS,
+    ADDRESS_UNITS,
     MONTHS,
     NUMBERED,
     STATES,
@@ -46,7 +47,7 @@ _MONTH = rf"(?:{'|'.join(MONTHS)}|(?:Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|D
 _WEEKDAY = rf"(?:{'|'.join(WEEKDAYS)}|(?:Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)\b\.?)"
 _DAY = r"\d{1,2}(?:st|nd|rd|th)?"
 _STREET = rf"(?:{'|'.join(STREETS)}|{'|'.join(STREETS.values())}|Way)"
-_UNIT = r"(?:Apt|Apartment|Suite|Ste|Unit|Floor|Fl|Room|Rm|Bldg|Building|#|P\.?O\.? Box)"
+_UNIT = rf"(?:{'|'.join(ADDRESS_UNITS)}|#|P\.?O\.? Box)"
 _STATE = rf"(?:[A-Z]{{2}}\b|[A-Z]\Z|{'|'.join(STATES)}|D\.C\.)"
 _TOGETHER = re.compile(
     # Monday, January 5, 2027; 5 January 2027

@@ -8,6 +8,7 @@ from csm_trio.text.normalization.lexicon import (
     ADJECTIVE_UNITS,
     CENTS,
     CURRENCIES,
+    EXTENT_UNITS,
     LETTER_UNITS,
     PER,
     SCALES,
@@ -18,11 +19,19 @@ from csm_trio.text.normalization.numbers import (
     NUMBER,
     NUMBER_STARTS,
     QUANTITY,
+    VULGAR,
     cardinal,
     number,
     quantity,
 )
-from csm_trio.text.normalization.rules import Rule, is_adjective, is_label, noun_after, tail
+from csm_trio.text.normalization.rules import (
+    Rule,
+    ends_sentence,
+    is_adjective,
+    is_label,
+    noun_after,
+    tail,
+)
 
 
 def _any(names: list[str]) -> str:
@@ -36,7 +45,7 @@ _SHORT = r"(?: ?(?:[kKmMbBtT]|[mbt]n|Bn|MM|mm|mil|bil|Mio|mio|Mrd)|L|Cr|cr)"
 _SCALE = (
     r"(?:(?P<gap> |-)(?P<scale>hundred|thousand|million|billion|trillion|lakhs?|lacs?|crores?)"
     r"(?!\w)"
-    rf"|(?P<short>{_SHORT})\.?(?![\w.]\w|\w))?"
+    rf"|(?P<short>{_SHORT})(?:\.(?= [a-z€]))?(?![\w.]\w|\w))?"
 )
 _FIRST_SCALE = rf"(?P<first_scale>{_SHORT}(?= ?-))?"
 _PER_UNIT = rf"(?: ?/ ?(?P<per>{_any(list(PER))})(?![\w/])(?:\.(?= [a-z]))?)?"
@@ -46,7 +55,7 @@ _SIGN_FIRST = re.compile(
     rf"(?:{_any(_CODES)})(?= ?\d)) ?(?P<minus2>-)?(?P<number>{_AMOUNT})"
     rf"(?:{_FIRST_SCALE} ?- ?(?:{_any(_SIGNS)})?(?P<last>{NUMBER}))?"
     + _SCALE
-    + r"(?:/-)?"
+    + r"(?:/-|[.,]-(?!\w))?"
     + _PER_UNIT
     + r"(?: (?:dollars?|euros?|pounds?|rupees?|USD|EUR|GBP)\b)?"
 )
@@ -217,17 +226,22 @@ def _describes(match: re.Match[str]) -> bool:
     if is_adjective(match.string, match.start(), match.end()):
         return True
     noun = noun_after(match.string, match.end())
+    if match["unit"] in EXTENT_UNITS:
+        return bool(noun) and not noun.endswith(("ly", "ing", "ed"))
     return noun.endswith("s") and match["unit"] in ADJECTIVE_UNITS
 
 
 def _is_one(written: str) -> bool:
-    return written == "1" or ("/" in written and " " not in written and written[0] != "0")
+    return written in ("1", *VULGAR) or (
+        "/" in written and " " not in written and written[0] != "0"
+    )
 
 
 def _feet_inches(match: re.Match[str]) -> str | None:
     if float(match[2].rstrip("½¼¾") or 0) >= 12:
         return None
-    return f"{number(match[1])} foot {quantity(match[2])}"
+    stop = "." if match[0][-1] == "." and ends_sentence(match.string, match.end()) else ""
+    return f"{number(match[1])} foot {quantity(match[2])}{stop}"
 
 
 def _feet(match: re.Match[str]) -> str:

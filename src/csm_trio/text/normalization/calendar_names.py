@@ -26,8 +26,8 @@ YEAR = r"(?:1\d|20)\d\d"
 _MONTH_NAME = re.compile(r"(?<!\w)(Jan|Feb|Mar|Apr|Aug|Sept?|Oct|Nov|Dec)\.(?!\w)")
 _DAY_NAME = re.compile(
     rf"(?<!\w)(?:(Mon|Tues?|Weds?|Thu(?:rs?)?|Fri)\.(?!\w)"
-    r"|(Sat|Sun)\.(?= (?:at|from|and|or|to|through) )"
-    rf"|(?<![Tt]he )(Mon|Tues?|Weds?|Thu(?:rs?)?|Fri|Sat|Sun)\.?(?=,? (?:{MONTH}|\d|at\b|@)))"
+    r"|(Sat|Sun)\.(?= (?:at|from|and|or|to|through) )|(?:(?<=day and )|(?<=day or ))(Sat|Sun)\b\.?"
+    rf"|(?<![Tt]he )(Mon|Tues?|Weds?|Thu(?:rs?)?|Fri|Sat|Sun)\.?(?=:? \d|,? (?:{MONTH}|\d|at\b|@)))"
 )
 _DAY_AFTER = re.compile(
     r"(?<=[Oo]n )(Mon|Tues?|Weds?|Thu(?:rs?)?|Fri|Sat|Sun)\b(?!\.)"
@@ -42,16 +42,18 @@ _DAY_AFTER = re.compile(
 _NAMES_RANGE = re.compile(rf"(?<!\w)(?:({WEEKDAY}) ?- ?({WEEKDAY})|({MONTH}) ?- ?({MONTH}))(?!\w)")
 _LETTER = r"(?:Mo|Tu|We|Th|Fr|Sa|Su|[MTWRF])"
 _LETTERS_RANGE = re.compile(r"(?<![\w/-])(M|Mo|Tu?|We?|Th|Sa) ?- ?(Th|Fr?|Sa|Su|W|Tu)(?![\w/'-])")
+_LETTER_TO_NAME = re.compile(rf"(?<![\w/-])(M|Mo|Tu|W|Th) ?- ?(?=(?:{WEEKDAY})(?![\w/'-]))")
+_MONTH_DAYS = re.compile(rf"(?<=\d) - (?=(?:{MONTH}) \d{{1,2}}(?![\w:/]))")
 _LETTERS_LIST = re.compile(
-    rf"(?<![\w/])(?:{_LETTER}/(?:{_LETTER}/){{1,4}}{_LETTER}|(?:Tu?|M|Mo)/(?:Th|R|W|We)|W/F|Sa/Su)(?![\w/])"
+    rf"(?<![\w/])(?:{_LETTER}/(?:{_LETTER}/){{1,4}}{_LETTER}|M-W-F|(?:Tu?|M|Mo)/(?:Th|R|W|We)|W/F|Sa/Su)(?![\w/])"
 )
 _NAMES_LIST = re.compile(rf"(?<![\w/]){WEEKDAY}(?:/{WEEKDAY}){{1,6}}(?![\w/])")
 _RUN_TOGETHER = re.compile(r"\b(?:MWF|TTh|TuTh|MTWThF|MTWTF)\b")
 _RUN_LETTER = re.compile(r"Tu|Th|[MTWF]")
 _OTHER_NAMES = re.compile(
     rf"(?<!\w)(Mon|Tues?|Weds?|Thu(?:rs?)?|Fri)(?=,? (?:&|and|or) {WEEKDAY}|, {WEEKDAY})"
-    rf"|(?:(?<=day and )|(?<=day or )|(?<=day & )|(?<=day, ))(Mon|Tues?|Weds?|Thu(?:rs?)?|"
-    rf"Fri)\b(?!\.)"
+    rf"|(?:(?<=day and )|(?<=day or )|(?<=day & )|(?<=day, ))"
+    rf"(?:(Mon|Tues?|Weds?|Thu(?:rs?)?|Fri)\b(?!\.)|(Sat|Sun)\b\.?)"
 )
 
 
@@ -71,11 +73,12 @@ def _names_range(match: re.Match[str]) -> str:
 
 def _names_list(match: re.Match[str]) -> str:
     names = [name.rstrip(".") for name in match[0].split("/")]
-    return _listed([_DAY_OF.get(name, name) for name in names])
+    stop = match[0].endswith(".") and ends_sentence(match.string, match.end())
+    return f"{_listed([_DAY_OF.get(name, name) for name in names])}{'.' if stop else ''}"
 
 
 def _letters_list(match: re.Match[str]) -> str:
-    return _listed([_LETTERS[letter] for letter in match[0].split("/")])
+    return _listed([_LETTERS[letter] for letter in re.split("[/-]", match[0])])
 
 
 def _run_together(match: re.Match[str]) -> str:
@@ -92,6 +95,8 @@ def _letters_range(match: re.Match[str]) -> str:
 
 
 NAMES = (
+    Rule(_LETTER_TO_NAME, lambda match: f"{_LETTERS[match[1]]} to "),
+    Rule(_MONTH_DAYS, " to "),
     Rule(_LETTERS_RANGE, _letters_range),
     Rule(_LETTERS_LIST, _letters_list),
     Rule(_RUN_TOGETHER, _run_together),

@@ -51,7 +51,7 @@ _BARE_SPAN = re.compile(
 _BARE = re.compile(
     r"(?:\b(?:[Oo]n|[Bb]y|[Uu]ntil|[Tt]ill?|[Bb]efore|[Aa]fter|[Ss]ince|[Ff]rom|[Dd]ue|[Dd]ated|[Tt]hru|"
     r"[Tt]hrough|[Ww]eek of|[Ss]tarting|[Bb]eginning|[Ee]nding|[Bb]etween|[Ee]ffective|[Aa]s of|"
-    r"[Ee]xpir(?:es|ed|ing|ation)|[Ee]xp\.?|[Ss]tarts|[Ee]nds|[Bb]egins|[Aa]rrives|[Aa]rriving|[Ss]hips|"
+    r"[Ee]xpir(?:es|ed|ing|ation)|[Ee]xp\.?|[Ss]tarts?|[Ee]nds?|[Bb]egins?|[Oo]pens?|[Cc]loses?|[Ll]aunch(?:es)?|[Aa]rrives|[Aa]rriving|[Ss]hips|"
     r"[Dd]elivered|[Cc]losed|[Bb]orn|DOB|dob|[Dd]ates?|[Cc]heck-?in|[Cc]heck-?out|[Dd]eparting|"
     r"[Rr]eturning|[Bb]ooked for|[Ss]cheduled for|[Mm]oved to|[Rr]escheduled to|[Mm]eeting|[Aa]ppt|"
     rf"[Aa]ppointment|{_WEEKDAY}),?:? )"
@@ -198,7 +198,7 @@ def _expiry(match: re.Match[str]) -> list[Replacement] | None:
         spoken = f"{first} {cardinal(int(written))}"
     else:
         return None
-    head = match.string[match.start() : start]
+    head = re.sub(r"^([Ee])xp\b\.?(?=:? $)", r"\1xpires", match.string[match.start() : start])
     return [(head, match.start(), start), (spoken, start, match.end())]
 
 

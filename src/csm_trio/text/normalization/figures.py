@@ -17,7 +17,7 @@ from csm_trio.text.normalization.numbers import (
     quantity,
     year,
 )
-from csm_trio.text.normalization.rules import Rule, digits, spaced
+from csm_trio.text.normalization.rules import Rule, digits, is_label, spaced, tail
 
 _IDIOMS = {
     "24/7": "twenty four seven",
@@ -25,6 +25,7 @@ _IDIOMS = {
     "24/7/365": "twenty four seven three sixty five",
     "24x7": "twenty four seven",
     "9/11": "nine eleven",
+    "7/11": "seven eleven",
     "50/50": "fifty fifty",
     "50-50": "fifty fifty",
     "60/40": "sixty forty",
@@ -44,8 +45,6 @@ _IDIOMS = {
     "501c3": "five oh one C three",
     "1099": "ten ninety nine",
     "1099s": "ten ninety nines",
-    "10/4": "ten four",
-    "10-4": "ten four",
 }
 _IDIOM = re.compile(
     rf"(?<![\w.,/$€£-])(?<!to )(?<!from )(?<!scored )(?<!won )(?<!lost )"
@@ -56,6 +55,9 @@ _ORDINAL = re.compile(
     r"(?<![\w.,])(\d{1,3}(?:,\d{3}){1,5}+|\d{1,15}+)(?:st|nd|rd|th|ST|ND|RD|TH)(?!\w)"
 )
 _NTHS = re.compile(r"(?<![\w.,/:-])(?:(\d{1,4})[ -])?(\d{1,3})/(\d{1,4})(?:st|nd|rd|th)s?(?!\w)")
+_FRACTION_SPAN = re.compile(
+    r"(?<![\w.,/:-])(\d{1,2}/\d{1,2}) ?- ?(\d{1,2}/\d{1,2})(?![\w/]|[.,-]\d)"
+)
 _HYPHEN_MIXED = re.compile(
     r"(?<![\w.,/:-])(\d{1,3})-(\d{1,2}/(?:2|3|4|5|6|8|16|32|64))(?![\w/]|[.,-]\d|-(?!inch|foot|mile))"
 )
@@ -64,12 +66,13 @@ _STARS = re.compile(r"(?<![\w.,/:-])(\d(?:\.\d)?)/(5|10)(?= ?(?:stars?\b|rating\
 _PRESSURE = re.compile(r"(?<![\w.,/:$-])(\d{2,3})/(\d{2,3})(?![\w/-]|[.,]\d)")
 _RATES = re.compile(r"(?<![\w.,/:-])(\d{1,4}(?:/\d{1,5}){1,3}) ?([KMG])(?:bps|bit/s|b/s)(?!\w)")
 _RATE_UNITS = {"K": "kilobits", "M": "megabits", "G": "gigabits"}
-_SERIES = re.compile(
-    r"(?<![\w.,/:-])(\d{1,4}(?:/\d{1,4}){2,4}+)(?![\w/]|[.,]\d)"
-    r"|(?<![\w.,/:-])(?P<rates>10/100(?= ?(?:[MGK]b|[Mm]ega|[Ee]thernet|[Bb]ase))|10/11)"
-    r"(?![\w/]|[.,]\d)"
-)
+_SERIES = re.compile(r"(?<![\w.,/:-])\d{1,4}(?:/\d{1,4}){2,4}+(?![\w/]|[.,]\d)")
 _MIXED_FRACTION = re.compile(r"(?<![\w.,/:-])(\d{1,6}) (\d{1,2}/\d{1,2})(?![\w/]|[.,]\d)")
+_RELEASES = (  # nouns before two numbers of which either will do: "Windows 10/11"
+    "Windows|Python|Office|Android|iOS|iPhones?|iPads?|Galaxy|PlayStation|Xbox|PHP|Java|macOS|Angular|"
+    "Excel|Grades|grades|Classes|Levels|Channels|Versions?|versions?|Ubuntu|Debian|React|Vue|Node"
+)
+_RELEASES_BEFORE = re.compile(rf"\b(?:{_RELEASES}) \Z")
 _FRACTION = re.compile(r"(?<![\w.,/:-])(\d{1,3})/(\d{1,3})(?![\w/]|[.,]\d)")
 _VULGAR = re.compile(rf"(\d{{0,15}})([{VULGAR}])")
 _SIZE = re.compile(
@@ -93,8 +96,14 @@ _BLOCKS = re.compile(r"(?<![\w.,-])\d{1,40}+(?:-\d{1,40}+){2,40}+(?![\w-])")
 _POINT = re.compile(r"(?<![\d.])\.(\d{1,40})(?!\d)")
 _CARDINAL = re.compile(rf"(?<!\d){NUMBER}")
 _POWER = re.compile("(?<=[a-zA-Z0-9)])([⁺⁻]?)([⁰¹²³⁴⁵⁶⁷⁸⁹]{1,9})")
+_SCIENTIFIC = re.compile(
+    rf"{NUMBER_STARTS}(\d{{1,9}}\.\d{{1,9}}[eE][-+]?|\d{{1,9}}[eE][-+])(\d{{1,3}})(?![\w.])"
+)
+_LIST_ITEM = re.compile(r"^(\d{1,3})\)(?= )")
 _CARET = re.compile(r"(?<=[a-zA-Z0-9)])\^\(?([-+]?)(\d{1,9})\)?(?![\w.])")
 _SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹]{1,9}")
+_MASCULINE_DEGREE = re.compile(r"(?<=\d) ?º(?= ?[CF]\b)")
+_MASCULINE_NUMBER = re.compile(r"\b[Nn]º ?(?=\d)")
 _SUBSCRIPT = re.compile("[₀₁₂₃₄₅₆₇₈₉]{1,9}")
 
 
@@ -116,6 +125,10 @@ def _stars(match: re.Match[str]) -> str:
 def _nths(match: re.Match[str]) -> str:
     spoken = fraction(int(match[2]), int(match[3]), after_whole=bool(match[1]))
     return f"{number(match[1])} and {spoken}" if match[1] else spoken
+
+
+def _fraction_span(match: re.Match[str]) -> str:
+    return f"{quantity(match[1])} to {quantity(match[2])}"
 
 
 def _hyphen_mixed(match: re.Match[str]) -> str | None:
@@ -152,6 +165,11 @@ def _by(match: re.Match[str]) -> str:
 
 def _fraction(match: re.Match[str]) -> str | None:
     above, below = int(match[1]), int(match[2])
+    text, start = match.string, match.start()
+    if is_label(text, start) or _RELEASES_BEFORE.search(tail(text, start, 16)):
+        return f"{number(match[1])} {number(match[2])}"
+    if below == above + 1 and below > 10 and below not in (16, 32, 64, 100):
+        return f"{number(match[1])} {number(match[2])}"
     if match[1][0] == "0" or match[2][0] == "0" or (below > 99 and below % 100):
         return f"{number(match[1])} slash {number(match[2])}"
     if above >= below and (above > 20 or below > 20 or below == 1):
@@ -204,6 +222,13 @@ def _power(match: re.Match[str]) -> str:
     return spoken if sign else {"2": " squared", "3": " cubed"}.get(power, spoken)
 
 
+def _scientific(match: re.Match[str]) -> str:
+    """Read "3.5e-4" as "three point five times ten to the minus four"."""
+    factor = match[1].rstrip("eE+-")
+    sign = "minus " if match[1][-1] == "-" else ""
+    return f"{number(factor)} times ten to the {sign}{number(match[2])}"
+
+
 def _small_figure(match: re.Match[str]) -> str:
     return spaced(match, number(unicodedata.normalize("NFKC", match[0])))
 
@@ -228,10 +253,17 @@ LAST_FIGURES = (
     Rule(_CARDINAL, _cardinal),
 )
 POWERS = (Rule(_POWER, _power), Rule(_CARET, _power), Rule(_SUPERSCRIPT, _small_figure))
-SUBSCRIPTS = (Rule(_SUBSCRIPT, _small_figure),)
+SUBSCRIPTS = (
+    Rule(_SUBSCRIPT, _small_figure),
+    Rule(_MASCULINE_DEGREE, "°"),
+    Rule(_MASCULINE_NUMBER, "number "),
+)
 SIZES = (Rule(_BY, _by), Rule(_TIME_SPAN, _time_span))
 PARTS = (
+    Rule(_LIST_ITEM, lambda match: f"{match[1]}."),
+    Rule(_SCIENTIFIC, _scientific),
     Rule(_NTHS, _nths),
+    Rule(_FRACTION_SPAN, _fraction_span),
     Rule(_HYPHEN_MIXED, _hyphen_mixed),
     Rule(_STARS, _stars),
     Rule(_RATES, _rates),

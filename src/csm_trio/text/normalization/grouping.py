@@ -25,7 +25,7 @@ _LAKHS = re.compile(
 _POINTS_AND_COMMA = re.compile(r"(?<![\w.,])(\d{1,3}(?:\.\d{3}){1,8}+)(,\d{1,2})" + _ENDS)
 _POINTS = re.compile(r"(?<![\w.,/-])(\d{1,3}(?:\.\d{3}){2,8}+)()" + _ENDS)
 _POINT_MONEY = re.compile(
-    r"(?:(?<=€)|(?<=€ )|(?<=Rp)|(?<=Rp ))(\d{1,3}\.\d{3})()(?!/|[\w]|[.,]\d)"
+    r"(?:(?<=[€₫₺₽])|(?<=[€₫₺₽] )|(?<=Rp)|(?<=Rp ))(\d{1,3}\.\d{3})()(?!/|[\w]|[.,]\d)"
     r"|(?<![\w.,])(\d{1,3}\.\d{3})()(?= ?(?:€|EUR\b)(?! ?/))"
 )
 _COMMA_DECIMAL = re.compile(

@@ -15,7 +15,7 @@ _SEQUENCE = re.compile(
 )
 _DIALED = re.compile(
     r"\b(?:[Pp]ress|[Dd]ial|[Hh]it|[Tt]ouch|[Ee]nter|[Tt]ype|[Uu]se|[Cc]ode)(?:ing|ed)?(?: the)? "
-    r"([*#\d]{1,16})(?![\w*#/-]|[.,:]\d)"
+    r"(?!\*\*)([*#]{0,2}\d{1,8}(?:\*\d{1,8}){0,3}#?|[*#])(?![\w*#/-]|[.,:]\d)"
 )
 _LONE = re.compile(
     r"(?:\b(?:[Pp]ress|[Dd]ial|[Hh]it|[Tt]ouch|[Ee]nter|[Tt]ype|[Pp]ush|[Uu]se|with|by|or|and|then|"
@@ -23,6 +23,9 @@ _LONE = re.compile(
     r" (?!\*|#|\d))",
 )
 _QUOTED = re.compile(r"(?<=[\"'(])([*#])(?=[\"')])")
+_STARS = re.compile(
+    r"(?<![\w.])([1-5](?:\.5)?)\*(?= (?:hotel|resort|property|restaurant|stay|rating|review)s?\b)"
+)
 _MASK = re.compile(r"(?<![\w*•·●])(?:[*•·●xX]{2,16}+[ -]{0,2}+){1,4}+(\d{3,4})(?!\w)")
 
 
@@ -52,6 +55,7 @@ def _spelled(match: re.Match[str], start: int) -> Iterator[Replacement]:
 
 KEYS = (
     Rule(_MASK, _masked),
+    Rule(_STARS, lambda match: [(match[1], *match.span(1)), (" star", match.end(1), match.end())]),
     Rule(_DIALED, _dialed),
     Rule(_SEQUENCE, _sequence),
     Rule(_LONE, lambda match: _spelled(match, match.start(1))),

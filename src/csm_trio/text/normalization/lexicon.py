@@ -161,6 +161,7 @@ UNITS = _table("""
     kph, kmh, kmph: kilometer per hour / kilometers per hour
     mpg: mile per gallon / miles per gallon
     rpm, RPM: revolution per minute / revolutions per minute
+    bps: basis point
     bpm, BPM: beat per minute / beats per minute
     fps: frame per second / frames per second
     psi: pound per square inch / pounds per square inch
@@ -232,9 +233,14 @@ UNITS = _table("""
 TOUCHING_UNITS = frozenset(["V", "W", "cc", "kn", "IU", "ha"])
 # Letters that are units only where no noun of `NUMBERED_NOUNS` stands before the number.
 LETTER_UNITS = frozenset(["m", "g", "L", "l", "h", "s", "V", "W", "F", "C"])
-# Electrical and digital units, and those of goods, before a plural noun: "sixty watt bulbs".
-ADJECTIVE_UNITS = frozenset(
-    words("V W kW mAh Wh kWh GB MB TB MP Hz MHz GHz px oz lb lbs inch in ml mL mg ft gal yr hr min")
+# Units of goods before a plural noun ("twelve ounce cans"), and units of extent before any noun
+# ("twenty foot container"); of goods there may be some: "five milliliters water".
+ADJECTIVE_UNITS = frozenset(words("oz lb lbs ml mL L mg gal"))
+EXTENT_UNITS = frozenset(
+    words("""
+    ft in yd cm mm m km mi V kV W kW mAh Wh kWh GB MB TB MP Hz MHz GHz px yr yrs hr hrs min mph
+    kg
+""")
 )
 # Names that may follow a slash or "per", besides the units.
 PER = {
@@ -410,6 +416,12 @@ ABBREVIATIONS = {
     "qty": "quantity",
     "Qty": "Quantity",
     "temp": "temperature",
+    "Temp": "Temperature",
+    "ea": "each",
+    "arr": "arrival",
+    "dep": "departure",
+    "Arr": "Arrival",
+    "Dep": "Departure",
     "ref": "reference",
     "Ref": "Reference",
     "hrs": "hours",
@@ -471,6 +483,9 @@ NUMBERED = {
 }
 # Those that a single letter may follow, too: "Apt. C".
 LETTERED = frozenset(words("Bldg bldg Apt apt Ste ste Rm rm Fig Figs fig Sec Pt Ext Vol Hwy Rte"))
+
+# Parts of an address that follow the street.
+ADDRESS_UNITS = words("Apt Apartment Suite Ste Unit Floor Fl Room Rm Bldg Building")
 
 # Nouns that a number or letter names; the number is a label, not a count.
 NUMBERED_NOUNS = words("""

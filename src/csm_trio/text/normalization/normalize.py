@@ -99,7 +99,7 @@ _ALL = re.compile(r"(?s)^.+$")
 
 
 def _normalize_to_words(traced: TracedText) -> None:
-    if any(mark in traced.text for mark in ".@#/"):
+    if any(mark in traced.text for mark in ".@#/:"):
         apply(AT_TIMES, traced)
         apply(ADDRESSES, traced)
     apply(NAMES, traced)

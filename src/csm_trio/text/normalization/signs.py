@@ -46,6 +46,13 @@ _HAS_VERB = re.compile(
 )
 _ARROW = re.compile(r" ?(?:[-=]{1,3}>|<[-=]{2,3})(?=[\s\w]|$) ?")
 
+_ASSIGNED = re.compile(r"(?<=[\w)\]]) ?([-+*/])= ?(?=[\w(\"'-])")
+_ASSIGNED_WORDS = {
+    "+": " plus equals ",
+    "-": " minus equals ",
+    "*": " times equals ",
+    "/": " divided by equals ",
+}
 _AMPERSAND = re.compile(r" ?(?:&+)(?: ?&+)* ?")
 _PLUS_NAME = re.compile(r"(?<=[^\W\d_])\+\+(?!\w)")
 _SHARP = re.compile(r"(?<![\w])([A-GJ])#(?!\w)")
@@ -138,27 +145,19 @@ def _between(match: re.Match[str]) -> str:
 def _left_over(match: re.Match[str]) -> str | None:
     """Name a sign that touches a word; leave marks of writing, and remove the rest."""
     sign, text = match[0], match.string
-    touches = text[match.start() - 1 : match.start()].isalnum() or (
-        text[match.end() : match.end() + 1].isalnum()
-    )
+    before, after = text[match.start() - 1 : match.start()], text[match.end() : match.end() + 1]
+    touches = before.isalnum() or after.isalnum()
     category = unicodedata.category(sign)
-    if category == "Sc":
-        return spaced(match, CURRENCIES.get(sign, ("", ""))[1]) or " "
-    if sign == "/" and touches and _joins_letters(match):
+    if sign == "/" and before.isalpha() and after.isalpha():
         return None
     if category[0] == "P" and sign not in _NAMES and sign not in _SILENT:
         return None
-    if sign in _SILENT and not touches:
-        return " "
-    name = _NAMES.get(sign, "")
-    if name or category[0] == "S" or sign in _SILENT:
-        return spaced(match, name) or " "
-    return None
-
-
-def _joins_letters(match: re.Match[str]) -> bool:
-    around = match.string[max(0, match.start() - 1) : match.end() + 1]
-    return len(around) == 3 and around[0].isalpha() and around[2].isalpha()
+    name = "" if sign in _SILENT and not touches else _NAMES.get(sign, "")
+    if category == "Sc":
+        name = CURRENCIES.get(sign, ("", ""))[0 if after.isalpha() else 1]
+    left = "" if before in ("", " ") or before in "([{\"'" else " "
+    right = " " if after.isalnum() else ""
+    return f"{left}{name}{right}" if name else " "
 
 
 _NUMERAL = re.compile(r"[^\W\d_A-Za-z]")
@@ -173,7 +172,12 @@ def _numeral(match: re.Match[str]) -> str | None:
     return spaced(match, spoken) or " "
 
 
-COMPARISONS = (Rule(_ARROW, " to "), Rule(_COMPARED, _compared), Rule(_NEAR, _near))
+COMPARISONS = (
+    Rule(_ASSIGNED, lambda match: _ASSIGNED_WORDS[match[1]]),
+    Rule(_ARROW, " to "),
+    Rule(_COMPARED, _compared),
+    Rule(_NEAR, _near),
+)
 SIGNS = (
     Rule(_AMPERSAND, _and),
     Rule(_PLUS_NAME, " plus plus"),

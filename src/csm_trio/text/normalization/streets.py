@@ -29,7 +29,7 @@ _COMPASS_AFTER = re.compile(
     rf"(?:(?<= )|^)(?P<road>(?:{_ANY_STREET})\.?|{_STREET_NAMES}|Broadway) {_POINT}\b(?P<stop>\.?)"
 )
 _COMPASS_ROAD = re.compile(
-    rf"(?P<road>\b(?:I|US|SR|CA|TX|Hwy|Highway|Route|Rte|Interstate|"
+    rf"(?P<road>\b(?:I|US|SR|CA|TX|Hwy\.?|Highway|Route|Rte\.?|Interstate|"
     rf"Exit)[ -]?\d{{1,3}}[A-Z]?) {_POINT}"
     r"\b(?P<stop>\.?)(?!')"
 )

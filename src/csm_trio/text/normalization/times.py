@@ -3,7 +3,7 @@
 import re
 
 from csm_trio.text.normalization.numbers import cardinal
-from csm_trio.text.normalization.rules import Rule, ends_sentence
+from csm_trio.text.normalization.rules import Rule, ends_sentence, is_adjective
 
 _HALF = r"(?: ?([AaPp])(?:\.[Mm]\b(\.?)|[Mm]\b))"
 _TIME = r"(\d{1,2})(?:[:.](\d\d))?"
@@ -16,11 +16,15 @@ _HALF_FIRST = re.compile(
 )
 _SHORT_HALF = re.compile(rf"{_STARTS}{_TIME} ?([ap]) ?- ?{_TIME} ?([ap])(?!\w)")
 _NOON_SPAN = re.compile(
-    r"\b(noon|midnight|[Nn]oon|[Mm]idnight|(?<=\d)[AaPp][Mm]|(?<= )[AaPp][Mm]|(?<= )[AaPp]\.[Mm]\.)"
+    r"(\bnoon|\bmidnight|\bNoon|\bMidnight|(?<=\d)[AaPp][Mm]|(?<= )[AaPp][Mm]|(?<= )[AaPp]\.[Mm]\.)"
     r" ?- ?(?=noon\b|midnight\b|close\b|\d)"
 )
 _NOON_LAST = re.compile(r"(?<=\d) ?- ?(?=noon\b|midnight\b|close\b)")
 _AT = re.compile(r"(?<![\w@])@ ?(?=\d{1,2}(?::\d\d)?(?: ?[AaPp]\.?[Mm]|[^\w.]|\.?$))")
+_MILITARY = re.compile(
+    r"(?:(?<=[Aa]t )|(?<=[Bb]y )|(?<=[Ff]rom )|(?<=[Tt]o )|(?<!\w)(?=0))([01]\d|2[0-3])([0-5]\d)"
+    r"(?= (?:hours|hrs|Zulu|UTC|GMT)\b)"
+)
 _CLOCK_SPAN = re.compile(rf"{_STARTS}(\d{{1,2}}):(\d\d) ?- ?(\d{{1,2}}):(\d\d)(?![\w:]|\.\d)")
 _HALVED = re.compile(rf"(?<![\w.,:/$€£])(?<!\d-){_TIME}(?::(\d\d))?{_HALF}(?!\w)")
 _CLOCK = re.compile(r"(?<![\w.,:/$€£-])(\d{1,2}):(\d\d)(?::(\d\d))?(?![\w:]|[.,]\d)")
@@ -84,6 +88,14 @@ def _short_half(match: re.Match[str]) -> str | None:
     return f"{first} to {last}" if first and last else None
 
 
+def _military(match: re.Match[str]) -> str:
+    hour = f"{'oh ' if match[1][0] == '0' else ''}{cardinal(int(match[1]))}"
+    minute = int(match[2])
+    if not minute:
+        return f"{hour} hundred"
+    return f"{hour} {'oh ' if minute < 10 else ''}{cardinal(minute)}"
+
+
 def _noon_span(match: re.Match[str]) -> str:
     half = match[1].replace(".", "")
     return f"{half.upper() if len(half) == 2 else half} to "
@@ -113,9 +125,10 @@ def _clock(match: re.Match[str]) -> str | None:
 
 
 def _duration(match: re.Match[str]) -> str:
+    describes = is_adjective(match.string, match.start(), match.end())
     parts = zip(match.groups(), ("hour", "minute", "second"), strict=True)
     return " ".join(
-        f"{cardinal(int(count))} {name}{'' if int(count) == 1 else 's'}"
+        f"{cardinal(int(count))} {name}{'' if int(count) == 1 or describes else 's'}"
         for count, name in parts
         if count
     )
@@ -129,6 +142,7 @@ def _offset(match: re.Match[str]) -> str:
 
 AT_TIMES = (Rule(_AT, "at "),)
 TIMES = (
+    Rule(_MILITARY, _military),
     Rule(_NOON_SPAN, _noon_span),
     Rule(_NOON_LAST, " to "),
     Rule(_SHORT_HALF, _short_half),

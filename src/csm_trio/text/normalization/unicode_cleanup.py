@@ -33,7 +33,7 @@ _PLAIN = {
 }
 # Compatibility forms equivalent in speech to their decomposition; not fractions and superscripts.
 _COMPATIBLE = re.compile(
-    "[\ufb00-\ufb06\uff01-\uff5e\U0001d400-\U0001d7ff₀-₉\u3371-\u33dfℓ℃℉]",
+    "[\ufb00-\ufb06\uff01-\uff5e\U0001d400-\U0001d7ff\u3371-\u33dfℓ℃℉]",
 )
 _ARROWS = re.compile("[\u2190-\u21ff\u27f0-\u27ff\u2900-\u297f]")
 _SKIN_TONES = re.compile("[\U0001f3fb-\U0001f3ff]")

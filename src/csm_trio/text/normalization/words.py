@@ -30,9 +30,8 @@ _NUMBERED = re.compile(
 # "The answer is no. 20 people have asked": the word, not a number.
 _SAYS_NO = re.compile(r"\b(?:say|says|said|answered|replied|[Aa]nswer:) \Z")
 _NO_WORD = re.compile(
-    r"\b[Nn]o\.(?= \d{1,9} (?!(?:is|was|of|in|on|and|or|to|for|at|has|with|from|as|by|here|"
-    r"there|are|"
-    r"below|above|now|today|will|can|per|seed|pick|hit|one|bus|train|line|today|again|please)\b)[a-z])"
+    r"\b[Nn]o\.(?= \d{1,9} (?!(?:is|was|has|does|plays|comes|goes|stops|runs|leaves|wins)\b)"
+    r"(?:[a-z]{2,20}s|people|men|women|children)\b)"
 )
 _LIMIT = re.compile(r"(?<![\w.])(?<!\d )(?:([Mm])in|([Mm])ax)\. ?(?=[a-z$])")
 _CONTRACTED = {
@@ -46,6 +45,9 @@ _CONTRACTED = {
 }
 _CONTRACTION = re.compile(rf"(?<!\w)({'|'.join(_CONTRACTED)})(?!\w)")
 _ESTABLISHED = re.compile(r"(?<![\w.])([Ee])st\. ?(?=(?:1\d|20)\d\d(?!\d))")
+_FLOOR = re.compile(r"(?<=\d(?:st|nd|rd|th) )Fl\b(\.?)")
+_LABELS = "Qty|Amt|Acct|Ref|Tel|Attn|Appt|Avg|Est|Temp|Dept|Mtg|Ext|Pkg|Mgr"
+_LABEL = re.compile(rf"(?<![\w.])({_LABELS})(?=: ?\S)")
 _SLASHED_WORDS = {
     "n/a": "N A",
     "N/A": "N A",
@@ -142,6 +144,8 @@ ABBREVIATED = (
     Rule(_CONTRACTION, lambda match: _CONTRACTED[match[1]]),
     Rule(_VERSUS, "versus"),
     Rule(_ABBREVIATION, _abbreviation),
+    Rule(_FLOOR, lambda match: f"Floor{_stop(match) if match[1] else ''}"),
+    Rule(_LABEL, lambda match: ABBREVIATIONS.get(match[1]) or NUMBERED[match[1]]),
     Rule(_SLASHED, lambda match: _SLASHED_WORDS[match[0]]),
 )
 ROMANS = (Rule(_ROMAN_COUNT, _roman_count), Rule(_ROMAN_NAME, _roman_name))
