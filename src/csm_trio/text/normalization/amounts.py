@@ -41,7 +41,7 @@ def _any(names: list[str]) -> str:
 _SIGNS = [name for name in CURRENCIES if not name.isalpha() and name != "¢"]
 _CODES = [name for name in CURRENCIES if name.isalpha()]
 _AMOUNT = rf"(?:{NUMBER}|\.\d{{1,2}}(?!\d))"
-_SHORT = r"(?: ?(?:[kKmMbBtT]|[mbt]n|Bn|MM|mm|mil|bil|Mio|mio|Mrd)|L|Cr|cr)"
+_SHORT = r"(?: ?(?:[kKmMbBtT]|[mbt]n|Bn|MM|mm|mil|bil|Mio|mio|Mrd|Cr|cr|L))"
 _SCALE = (
     r"(?:(?P<gap> |-)(?P<scale>hundred|thousand|million|billion|trillion|lakhs?|lacs?|crores?)"
     r"(?!\w)"
@@ -52,7 +52,7 @@ _PER_UNIT = rf"(?: ?/ ?(?P<per>{_any(list(PER))})(?![\w/])(?:\.(?= [a-z]))?)?"
 
 _SIGN_FIRST = re.compile(
     rf"(?<![\w$€£])(?P<minus>-)?(?P<currency>{_any(_SIGNS)}|"
-    rf"(?:{_any(_CODES)})(?= ?\d)) ?(?P<minus2>-)?(?P<number>{_AMOUNT})"
+    rf"(?:{_any(_CODES)})(?= ?\.?\d)) ?(?P<minus2>-)?(?P<number>{_AMOUNT})"
     rf"(?:{_FIRST_SCALE} ?- ?(?:{_any(_SIGNS)})?(?P<last>{NUMBER}))?"
     + _SCALE
     + r"(?:/-|[.,]-(?!\w))?"
@@ -258,6 +258,18 @@ def _inches(match: re.Match[str]) -> str | None:
     return f"{quantity(match['number'])} {'inch' if single else 'inches'}"
 
 
-LENGTHS = (Rule(_FEET_INCHES, _feet_inches), Rule(_INCHES, _inches), Rule(_FEET_MARK, _feet))
-MONEY = (Rule(_SIGN_FIRST, _money), Rule(_SIGN_LAST, _money), Rule(_SCALED, _bare_scaled))
+_FEET_SPAN = re.compile(r"(?<=[\"'\d]) ?- ?(?=\d{1,2}' ?\d)")
+LENGTHS = (
+    Rule(_FEET_SPAN, " to "),
+    Rule(_FEET_INCHES, _feet_inches),
+    Rule(_INCHES, _inches),
+    Rule(_FEET_MARK, _feet),
+)
+_PER_SPAN = re.compile(rf"(?<=\d)(/ ?(?:{_any(list(PER))})) ?- ?(?=(?:{_any(_SIGNS)})\d)")
+MONEY = (
+    Rule(_PER_SPAN, lambda match: f"{match[1]} to "),
+    Rule(_SIGN_FIRST, _money),
+    Rule(_SIGN_LAST, _money),
+    Rule(_SCALED, _bare_scaled),
+)
 MEASURES = (Rule(_MEASURE, _measure),)

@@ -50,10 +50,12 @@ _LETTERS_LIST = re.compile(
 _NAMES_LIST = re.compile(rf"(?<![\w/]){WEEKDAY}(?:/{WEEKDAY}){{1,6}}(?![\w/])")
 _RUN_TOGETHER = re.compile(r"\b(?:MWF|TTh|TuTh|MTWThF|MTWTF)\b")
 _RUN_LETTER = re.compile(r"Tu|Th|[MTWF]")
-_OTHER_NAMES = re.compile(
+_FIRST_NAMES = re.compile(
     rf"(?<!\w)(Mon|Tues?|Weds?|Thu(?:rs?)?|Fri)(?=,? (?:&|and|or) {WEEKDAY}|, {WEEKDAY})"
-    rf"|(?:(?<=day and )|(?<=day or )|(?<=day & )|(?<=day, ))"
-    rf"(?:(Mon|Tues?|Weds?|Thu(?:rs?)?|Fri)\b(?!\.)|(Sat|Sun)\b\.?)"
+)
+_NEXT_NAMES = re.compile(
+    r"(?:(?<=day and )|(?<=day or )|(?<=day & )|(?<=day, ))"
+    r"(?:(Mon|Tues?|Weds?|Thu(?:rs?)?|Fri)\b(?!\.)|(Sat|Sun)\b\.?)"
 )
 
 
@@ -105,5 +107,6 @@ NAMES = (
     Rule(_MONTH_NAME, _name),
     Rule(_DAY_NAME, _name),
     Rule(_DAY_AFTER, _name),
-    Rule(_OTHER_NAMES, _name),
+    Rule(_FIRST_NAMES, _name),
+    Rule(_NEXT_NAMES, _name),
 )

@@ -33,7 +33,7 @@ _CODE_NOUN = (
     r"[Dd]ocket|[Ss]ort|SIM|IMEI|[Bb]ox|DOT|NDC|[Ff]orm"
 )
 _LINK = (
-    r"(?: (?:[Nn]umbers?|[Nn]o\.?|[Nn]um|[Cc]odes?|IDs?|is|are|was|of|digits|starting with|"
+    r"(?:'s)?(?: (?:[Nn]umbers?|[Nn]o\.?|[Nn]um|[Cc]odes?|IDs?|is|are|was|of|digits|starting with|"
     r"starts with|[Ee]nding(?: in| with)?|ends (?:in|with)|[Rr]eference|[Pp]in|PIN|SSN|card|here)"
     r"(?![\w]))*+"
 )
@@ -67,6 +67,15 @@ _TEXTED = re.compile(
     r"(?![\w%]|[.,:/]\d| (?:people|[a-z]+s)\b)"
 )
 _ZIP = re.compile(r"\b[A-Z]{2},? (\d{5}(?:-\d{4})?)(?![\w-]|[.,]\d)")
+_ZIP_TOWN = re.compile(
+    r"(?<=[a-z] )[A-Z][a-z]{2,15} (?!\d{3}00)(\d{5}(?:-\d{4})?)(?=[,;!?)]|\.(?!\d)|$)"
+    r"|(?<=[a-z], )[A-Z][a-z]{2,15} (\d{5})(?=[,;!?)]|\.(?!\d)|$)"
+)
+_IBAN = re.compile(r"\b[A-Z]{2}\d\d(?: [\dA-Z]{4}){2,7}(?: [\dA-Z]{1,4})?(?!\w)")
+_CODE_FIRST = re.compile(
+    r"(?<![\w.,$€£-])(\d{3,8})(?=[\"']? (?:is|was) (?:your|the|my) (?:[\w-]{1,20} ){0,3}"
+    r"(?:code|PIN|OTP|passcode|password|ID|number)\b)"
+)
 _ZIP_AREA = re.compile(
     r"\b(?:in|near|around|from|to|at) (?!\d{3}00)"
     r"(?P<digits>\d{5}(?:-\d{4})?(?:(?:,? and |,? or |, )\d{5}(?!\d)){0,8})"
@@ -79,7 +88,7 @@ _HASH_DIGITS = re.compile(
 )
 _LONG = re.compile(r"(?<![\w.,$€£-])(?<!\d[:/])(0\d+|\d{7,}+)(?![\w%]|[.,/:-]\d)")
 _VERSION = re.compile(
-    r"(?<![\w.])(?:(?P<v>[vV]\.?(?=\d)))?(?P<parts>\d{1,5}(?:\.\d{1,5}){0,4})(?![\w]|\.\d)"
+    r"(?<![\w.])(?<![^\W_]-)(?:(?P<v>[vV]\.?(?=\d)))?(?P<parts>\d{1,5}(?:\.\d{1,5}){0,4})(?![\w]|\.\d)"
 )
 _NUMBER_SIGN = re.compile(r"(?<![\w&])# ?(?=\d)")
 _FLIGHT = re.compile(
@@ -89,6 +98,23 @@ _FLIGHT = re.compile(
 _PLURAL = re.compile(
     r"(?<![\w.$-])(?P<name>[A-Z][A-Za-z]{0,5}-?|(?:Boeing|Airbus|Porsche|BMW|Form) )?"
     r"(?P<number>\d{1,4})s(?!\w)"
+)
+_PRODUCT = re.compile(
+    r"(?<!\w)(?P<before>[a-z'-]{1,20} )?(?P<name>(?:[A-Z]|i[A-Z])[A-Za-z]{2,20} )"
+    r"(?P<number>\d{1,4})s(?!\w)"
+)
+_POWERS_OF_TEN = {
+    "10": "tens",
+    "100": "hundreds",
+    "1000": "thousands",
+    "1,000": "thousands",
+    "10,000": "tens of thousands",
+    "100,000": "hundreds of thousands",
+    "1,000,000": "millions",
+}
+_TENS = re.compile(r"(?<![\w.,$])(10{1,3}|10{0,2},000(?:,000)?)s(?= of\b)|(?<=[Tt]he )(100)s(?!\w)")
+_BANKNOTES = re.compile(
+    r"\b(?P<before>(?:paid|pay|cash|bills|change) in )(?P<number>5|10|20|50|100)s(?!\w)"
 )
 _PLANE = re.compile(r"7[0-9]7")
 _POINT_IN_ID = re.compile(r"(?<=\d)\.(?=\d{1,9}[A-Za-z])")
@@ -211,6 +237,13 @@ def _plural(match: re.Match[str]) -> str | None:
     return f"{name.rstrip('- ')} {plural(words)}".strip()
 
 
+def _product(match: re.Match[str]) -> str | None:
+    """Read a product's number in the plural: "two iPhone 15s"; "Wait 30s" is none."""
+    if match["before"] is None and match["name"][0] != "i" and len(match["number"]) < 3:
+        return None
+    return f"{match['before'] or ''}{_plural(match)}"
+
+
 def _mixed(match: re.Match[str]) -> Iterator[Replacement] | None:
     """Spell a token of letters and digits part by part.
 
@@ -257,10 +290,13 @@ def _mixed_parts(
             yield text, *span
 
 
-CODES = (
+HEXADECIMAL = (
     Rule(_MAC, _spelled),
     Rule(_UUID, _spelled),
+    Rule(_IBAN, _spelled),
     Rule(_IPV6, _ipv6),
+)
+CODES = (
     Rule(_BLOCKS, digits),
     Rule(_CODE_BLOCKS, _digits_of_1),
     Rule(_NAMED, _named),
@@ -269,10 +305,17 @@ CODES = (
     Rule(_TEXTED, _digits_of_1),
     Rule(_FLIGHT, _digits_of_1),
     Rule(_ZIP, _digits_of_1),
+    Rule(_ZIP_TOWN, _digits_of_1),
+    Rule(_CODE_FIRST, digits),
     Rule(_ZIP_AREA, _zip_area),
     Rule(_HASH_DIGITS, _hash_digits),
 )
-PLURALS = (Rule(_PLURAL, _plural),)
+POWERS_OF_TEN = (Rule(_TENS, lambda match: _POWERS_OF_TEN[match[1] or match[2]]),)
+PLURALS = (
+    Rule(_BANKNOTES, lambda match: f"{match['before']}{plural(cardinal(int(match['number'])))}"),
+    Rule(_PRODUCT, _product),
+    Rule(_PLURAL, _plural),
+)
 IDS = (
     Rule(_VERSION, _version),
     Rule(_NUMBER_SIGN, _number_sign),

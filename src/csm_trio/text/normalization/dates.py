@@ -58,6 +58,11 @@ _BARE = re.compile(
     rf"(?P<dates>{_DAY_MONTH_NUMBERS}(?:(?: ?- ?|,? to |,? and |,? or |, | & |,? through |,? thru )"
     rf"{_DAY_MONTH_NUMBERS}){{0,6}})(?![\d/%]|\.\d| ?\")" + _UNIT_AFTER
 )
+_BARE_LIST = re.compile(
+    rf"(?<![\w/.,-])(?P<dates>{_DAY_MONTH_NUMBERS}(?:(?:, and |, | and | or |"
+    rf" & ){_DAY_MONTH_NUMBERS}){{1,6}})"
+    r"(?![\w/%]|[.,-]\d)" + _UNIT_AFTER
+)
 _TIMED = re.compile(
     rf"(?<![\w/.,-])(?P<dates>{_DAY_MONTH_NUMBERS})(?=,? (?:at|@) ?(?:\d|noon\b|midnight\b))"
 )
@@ -182,6 +187,12 @@ def _bare(match: re.Match[str]) -> list[Replacement] | None:
     return [*parts, (text[done : match.end()], done, match.end())]
 
 
+def _bare_list(match: re.Match[str]) -> list[Replacement] | None:
+    """Read a list of which one at least cannot be a fraction of a thing: "12/24 and 1/1"."""
+    days = [int(each[0].partition("/")[2]) for each in _EACH.finditer(match["dates"])]
+    return _bare(match) if max(days) > 16 else None
+
+
 def _expiry(match: re.Match[str]) -> list[Replacement] | None:
     """Read the month and year on a card; "expires 3/15" is a day unless a card is meant."""
     month, written = match["month"], match["year"]
@@ -216,6 +227,7 @@ DATES = (
     Rule(_EXPIRY, _expiry),
     Rule(_BARE_SPAN, _bare_span),
     Rule(_BARE, _bare),
+    Rule(_BARE_LIST, _bare_list),
     Rule(_TIMED, _bare),
     Rule(_MONTH_AND_YEAR, _month_and_year),
 )

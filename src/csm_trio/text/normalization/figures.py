@@ -14,6 +14,7 @@ from csm_trio.text.normalization.numbers import (
     fraction,
     number,
     ordinal,
+    plural,
     quantity,
     year,
 )
@@ -28,12 +29,7 @@ _IDIOMS = {
     "7/11": "seven eleven",
     "50/50": "fifty fifty",
     "50-50": "fifty fifty",
-    "60/40": "sixty forty",
-    "60-40": "sixty forty",
-    "70/30": "seventy thirty",
-    "80/20": "eighty twenty",
-    "80-20": "eighty twenty",
-    "90/10": "ninety ten",
+    "24-7-365": "twenty four seven three sixty five",
     "20/20": "twenty twenty",
     "20-20": "twenty twenty",
     "401(k)": "four oh one K",
@@ -54,6 +50,10 @@ _IDIOM = re.compile(
 _ORDINAL = re.compile(
     r"(?<![\w.,])(\d{1,3}(?:,\d{3}){1,5}+|\d{1,15}+)(?:st|nd|rd|th|ST|ND|RD|TH)(?!\w)"
 )
+_SPLIT = re.compile(  # two parts of a hundred
+    r"(?<![\w.,/$€£-])(\d[05])(?:/|-(?=\d\d (?:split|mix|ratio|rule|chance|deal|blend|odds|share|"
+    r"custody|partners|partnership|joint|basis|arrangement)\b))(\d[05])(?![\w/%-]|[.,]\d)"
+)
 _NTHS = re.compile(r"(?<![\w.,/:-])(?:(\d{1,4})[ -])?(\d{1,3})/(\d{1,4})(?:st|nd|rd|th)s?(?!\w)")
 _FRACTION_SPAN = re.compile(
     r"(?<![\w.,/:-])(\d{1,2}/\d{1,2}) ?- ?(\d{1,2}/\d{1,2})(?![\w/]|[.,-]\d)"
@@ -73,11 +73,12 @@ _RELEASES = (  # nouns before two numbers of which either will do: "Windows 10/1
     "Excel|Grades|grades|Classes|Levels|Channels|Versions?|versions?|Ubuntu|Debian|React|Vue|Node"
 )
 _RELEASES_BEFORE = re.compile(rf"\b(?:{_RELEASES}) \Z")
-_FRACTION = re.compile(r"(?<![\w.,/:-])(\d{1,3})/(\d{1,3})(?![\w/]|[.,]\d)")
+_FRACTION = re.compile(r"(?<![\w.,/:-])(\d{1,3})/(\d{1,4})(?![\w/]|[.,]\d)")
 _VULGAR = re.compile(rf"(\d{{0,15}})([{VULGAR}])")
 _SIZE = re.compile(
     rf"{NUMBER_STARTS}({NUMBER})(?:×| ?x ?)({NUMBER})(?:(?:×| ?x ?)({NUMBER}))?(?!\w)"
 )
+_SIZE_PLURAL = re.compile(r"(?<![\w.,])(\d{1,3}) ?[x×] ?(\d{1,3})s(?!\w)")
 _TIMES = re.compile(rf"{NUMBER_STARTS}({NUMBER})[x×](?!\w)")
 _TIME_SPAN = re.compile(rf"{NUMBER_STARTS}({NUMBER})[x×]? ?- ?({NUMBER})[x×](?!\w)")
 _BY = re.compile(
@@ -95,7 +96,7 @@ _SIGNS = {"-": "minus", "+": "plus"}
 _BLOCKS = re.compile(r"(?<![\w.,-])\d{1,40}+(?:-\d{1,40}+){2,40}+(?![\w-])")
 _POINT = re.compile(r"(?<![\d.])\.(\d{1,40})(?!\d)")
 _CARDINAL = re.compile(rf"(?<!\d){NUMBER}")
-_POWER = re.compile("(?<=[a-zA-Z0-9)])([⁺⁻]?)([⁰¹²³⁴⁵⁶⁷⁸⁹]{1,9})")
+_POWER = re.compile("(?<=[a-zA-Z0-9)])([⁺⁻]?)([⁰¹²³⁴⁵⁶⁷⁸⁹]{1,9})(?P<charge>[⁺⁻]?)")
 _SCIENTIFIC = re.compile(
     rf"{NUMBER_STARTS}(\d{{1,9}}\.\d{{1,9}}[eE][-+]?|\d{{1,9}}[eE][-+])(\d{{1,3}})(?![\w.])"
 )
@@ -116,6 +117,11 @@ def _out_of(match: re.Match[str]) -> str | None:
     if above > below or (below == 5 and "." not in match[1]):
         return None
     return f"{number(match[1])} out of {cardinal(below)}"
+
+
+def _split(match: re.Match[str]) -> str | None:
+    parts = int(match[1]), int(match[2])
+    return " ".join(map(cardinal, parts)) if sum(parts) == 100 else None
 
 
 def _stars(match: re.Match[str]) -> str:
@@ -160,7 +166,8 @@ def _time_span(match: re.Match[str]) -> str:
 
 def _by(match: re.Match[str]) -> str:
     """Read a size whose parts have a unit each: "10 ft x 12 ft"."""
-    return f"{match[1]} by "
+    first = number(match[1]) if match[1].replace(".", "").isdecimal() else match[1]
+    return f"{first} by "
 
 
 def _fraction(match: re.Match[str]) -> str | None:
@@ -216,6 +223,9 @@ def _point(match: re.Match[str]) -> str:
 
 
 def _power(match: re.Match[str]) -> str:
+    if match.groupdict().get("charge"):
+        charge = {"⁺": "plus", "⁻": "minus"}[match["charge"]]
+        return f" {number(unicodedata.normalize('NFKC', match[2]))} {charge}"
     sign = {"⁻": "minus ", "-": "minus "}.get(match[1], "")
     power = unicodedata.normalize("NFKC", match[2])
     spoken = f" to the {sign}{number(power)}"
@@ -233,7 +243,7 @@ def _small_figure(match: re.Match[str]) -> str:
     return spaced(match, number(unicodedata.normalize("NFKC", match[0])))
 
 
-IDIOMS = (Rule(_IDIOM, lambda match: _IDIOMS[match[0]]),)
+IDIOMS = (Rule(_IDIOM, lambda match: _IDIOMS[match[0]]), Rule(_SPLIT, _split))
 FIGURES = (
     Rule(_ORDINAL, _ordinal),
     Rule(_OUT_OF, _out_of),
@@ -246,6 +256,7 @@ FIGURES = (
     Rule(_RATIO, _ratio),
 )
 LAST_FIGURES = (
+    Rule(re.compile(r"(?<=\d) ?/ ?(?=\d)"), " slash "),
     Rule(_BLOCKS, digits),
     Rule(_SIGNED, _signed),
     Rule(_RANGE, _range),
@@ -258,7 +269,11 @@ SUBSCRIPTS = (
     Rule(_MASCULINE_DEGREE, "°"),
     Rule(_MASCULINE_NUMBER, "number "),
 )
-SIZES = (Rule(_BY, _by), Rule(_TIME_SPAN, _time_span))
+SIZES = (
+    Rule(_SIZE_PLURAL, lambda match: f"{number(match[1])} by {plural(number(match[2]))}"),
+    Rule(_BY, _by),
+    Rule(_TIME_SPAN, _time_span),
+)
 PARTS = (
     Rule(_LIST_ITEM, lambda match: f"{match[1]}."),
     Rule(_SCIENTIFIC, _scientific),

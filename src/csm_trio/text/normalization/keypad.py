@@ -15,7 +15,7 @@ _SEQUENCE = re.compile(
 )
 _DIALED = re.compile(
     r"\b(?:[Pp]ress|[Dd]ial|[Hh]it|[Tt]ouch|[Ee]nter|[Tt]ype|[Uu]se|[Cc]ode)(?:ing|ed)?(?: the)? "
-    r"(?!\*\*)([*#]{0,2}\d{1,8}(?:\*\d{1,8}){0,3}#?|[*#])(?![\w*#/-]|[.,:]\d)"
+    r"(\*\*\d{1,4}(?:\*\d{1,15})?#|(?!\*\*)[*#]{0,2}\d{1,8}(?:\*\d{1,8}){0,3}#?|[*#])(?![\w*#/-]|[.,:]\d)"
 )
 _LONE = re.compile(
     r"(?:\b(?:[Pp]ress|[Dd]ial|[Hh]it|[Tt]ouch|[Ee]nter|[Tt]ype|[Pp]ush|[Uu]se|with|by|or|and|then|"

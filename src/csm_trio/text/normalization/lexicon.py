@@ -503,7 +503,7 @@ NUMBERED_NOUNS = words("""
 JOINING = frozenset(
     words("""
         vs v cf viz c ca approx Approx e.g i.e E.g I.e eg ie incl Incl excl Excl Rs Re mr mrs ms
-        dr prof
+        dr prof Mio Mrd
     """)
 ) | (TITLES.keys() - {"St"})
 """Abbreviations that never end a sentence."""
@@ -616,6 +616,8 @@ FUNCTION_WORDS = frozenset(
     across always besides afterwards towards sometimes yes thus perhaps takes costs weighs equals
     works versus vs remains means says owes goes gets makes needs comes seems looks x free flat
     cheaper warmer colder higher lower bigger smaller away around alone altogether apiece
+    home please thanks apiece uphill downhill upstream downstream indoors outdoors offshore inland
+    went ran came became took left tops around
     annually monthly weekly daily hourly yearly upfront upwards downwards next last
 """)
 )

@@ -9,7 +9,7 @@ from typing import Literal
 from csm_trio.text.normalization.addresses import ADDRESSES
 from csm_trio.text.normalization.amounts import LENGTHS, MEASURES, MONEY
 from csm_trio.text.normalization.calendar_names import NAMES
-from csm_trio.text.normalization.codes import CODES, IDS, PLURALS
+from csm_trio.text.normalization.codes import CODES, HEXADECIMAL, IDS, PLURALS, POWERS_OF_TEN
 from csm_trio.text.normalization.dates import DATES
 from csm_trio.text.normalization.figures import (
     FIGURES,
@@ -44,6 +44,7 @@ _WITH_DIGITS = (
     *DATES,
     *TIMES,
     *GROUPING,
+    *POWERS_OF_TEN,
     *DECADES,
     *PLURALS,
     *PARTS,
@@ -105,6 +106,7 @@ def _normalize_to_words(traced: TracedText) -> None:
     apply(NAMES, traced)
     apply(STREETS_AND_TITLES, traced)
     apply(ABBREVIATED, traced)
+    apply(HEXADECIMAL, traced)
     apply(COMPARISONS, traced)
     if any(char.isnumeric() for char in traced.text):
         apply(_WITH_DIGITS, traced)

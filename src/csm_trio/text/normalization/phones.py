@@ -32,7 +32,7 @@ _WORLD = re.compile(
 _CALLED = re.compile(
     r"\b(?:[Cc]all|[Dd]ial|[Tt]el(?:ephone)?\.?|[Pp]hone|[Mm]obile|[Ff]ax|[Ww]hats[Aa]pp|[Rr]ing|"
     r"[Tt]ext|[Nn]umber|[Rr]each)(?: (?:me|us|him|her|them|is))?(?: (?:at|on|is))?:? "
-    r"(?P<phone>\d{1,6}(?:[ -]\d{2,6}){1,5})" + _EXTENSION + _ENDS
+    r"(?P<phone>\d{1,6}(?:[ -]\d{2,6}){1,5}|\d{3}\.\d{4})" + _EXTENSION + _ENDS
 )
 _LETTERED = re.compile(
     r"(?<![\w-])(?P<phone>(?:1[-. ])?\(?8\d\d\)?[-. ](?:\d{3}[-. ])?)(?=[A-Z]{2})"

@@ -96,6 +96,8 @@ _NAMES = {
     "×": "times",
     "÷": "divided by",
     "±": "plus or minus",
+    "⁺": "plus",
+    "⁻": "minus",
     "°": "degrees",
     "√": "root",
     "∞": "infinity",

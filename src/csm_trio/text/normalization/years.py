@@ -25,10 +25,13 @@ _DECADE = re.compile(
     r"(?! (?:timeout|limit|delay|wait|window|mark|interval|timer|countdown|video|clip|break))"
     rf"|(?<![\w$.,-])(?P<style>\d)0s{_DECADE_AFTER}"
 )
-_PAIR = re.compile(  # "1950s/60s", "80s and 90s"
-    r"(?<![\w$€£.,])'?((?:1\d|20)?\d)0s( ?/ ?|-|, | and | or | to | & )(?:the )?'?((?:1\d|"
-    r"20)?\d)0s(?!\w)"
+_JOINT = r" ?/ ?|-|, and |, | and | or | to | & "
+_LIST = re.compile(  # "1950s/60s", "the 60s, 70s and 80s"
+    rf"(?<![\w$€£.,])'?(?:(?:1\d|20)?\d)0s(?:(?:{_JOINT})(?:the )?'?(?:(?:1\d|20)?\d)0s"
+    rf"(?!\w)){{1,6}}"
 )
+_EACH = re.compile(rf"'?((?:1\d|20)?\d)0s|({_JOINT})(?:the )?")
+_JOINTS = {"/": " ", "-": " to ", ",": ", ", "&": " and "}
 _SHORT_YEAR = re.compile(r"(?<![\w'])'(\d\d)(?![\w'])")
 _YEARS = re.compile(
     rf"(?<![\w$€£.,/:-])({YEAR})(?: ?- ?| ?/ ?(?=\d\d(?!\d)))({YEAR}|\d\d)(?![\w%/:-]|[.,:]\d)"
@@ -37,6 +40,7 @@ _FISCAL = re.compile(
     r"\b(FY|CY|AY|SY)[ -]?'?(\d\d|20\d\d)(?:( ?[-/] ?)(\d\d|20\d\d))?(?![\w%/]|[.,]\d)"
 )
 _QUARTER = re.compile(r"\b([QH][1-4])[ -]?'?((?:19|20)\d\d|[0-4]\d)(?![\w%/-]|[.,]\d)")
+_HALF_YEAR = re.compile(r"(?<![\w.])([1-4])([HQ])'?((?:20)?\d\d)(?!\w)")
 _BARE_YEAR = re.compile(
     rf"(?<![\w$€£#+,/:-])(?<!\d\.)({YEAR})(?![\w%°/:+-]|[.,:]\d)(?= ?([\w&$=]*+))"
 )
@@ -78,10 +82,12 @@ def _decade(match: re.Match[str]) -> str:
     return f"{before.replace('-', ' ')}{_decade_words(next(filter(None, groups.values())))}"
 
 
-def _decade_pair(match: re.Match[str]) -> str:
-    joint = match[2].strip()
-    between = {"/": " ", "-": " to ", ",": ", ", "&": " and "}.get(joint, f" {joint} ")
-    return f"{_decade_words(match[1])}{between}{_decade_words(match[3])}"
+def _decade_list(match: re.Match[str]) -> str:
+    parts = []
+    for each in _EACH.finditer(match[0]):
+        joint = (each[2] or "").strip()
+        parts.append(_decade_words(each[1]) if each[1] else _JOINTS.get(joint, f" {joint} "))
+    return "".join(parts)
 
 
 def _short_year(match: re.Match[str]) -> str:
@@ -117,6 +123,10 @@ def _quarter(match: re.Match[str]) -> str:
     return f"{match[1][0]} {cardinal(int(match[1][1]))} {_of_two_or_four(match[2])}"
 
 
+def _half_year(match: re.Match[str]) -> str:
+    return f"{cardinal(int(match[1]))} {match[2]} {_of_two_or_four(match[3])}"
+
+
 def _year(match: re.Match[str]) -> str:
     return year(int(match[1]))
 
@@ -143,8 +153,9 @@ YEARS = (
     Rule(_YEARS, _years),
     Rule(_FISCAL, _fiscal),
     Rule(_QUARTER, _quarter),
+    Rule(_HALF_YEAR, _half_year),
     Rule(_PREFIXED, _prefixed),
     Rule(_EARLY_YEAR, _year),
     Rule(_BARE_YEAR, _bare_year),
 )
-DECADES = (Rule(_PAIR, _decade_pair), Rule(_DECADE, _decade))
+DECADES = (Rule(_LIST, _decade_list), Rule(_DECADE, _decade))
