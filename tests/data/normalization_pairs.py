@@ -1700,7 +1700,7 @@ WRITTEN_AND_SPOKEN: dict[str, list[tuple[str, str]]] = {
             "Flight UA one two zero four departs at six oh five AM from Gate B twenty two.",
         ),
         ("Your seat is 23F.", "Your seat is twenty three F."),
-        ("Conf. code: X7K2P9", "Conf. code: X seven K two P nine"),
+        ("Conf. code: X7K2P9", "Confirmation code: X seven K two P nine"),
         (
             "It's 340 mi., about 5.5 hrs.",
             "It's three hundred forty miles, about five point five hours.",

@@ -78,7 +78,7 @@ _UNIT = _any([*UNITS, "F", "C"])
 _MEASURE = re.compile(
     rf"{NUMBER_STARTS}(?<![^\W\d_]-)(?P<sign>(?<![\w)%°-])-|[+±])?(?P<number>{QUANTITY})"
     rf"(?:(?P<mid>[%°]?)(?: ?- ?| to )(?P<last>{QUANTITY}))?"
-    rf"(?P<gap> |-|)(?P<unit>{_UNIT})(?![\w²³])(?P<stop>\.(?=[,;)]| [a-z0-9(]))?"
+    rf"(?P<gap> |-|)(?P<unit>{_UNIT})(?![\w²³]|-\d)(?P<stop>\.(?=[,;)]| [a-z0-9(]))?"
     rf"(?: ?/ ?(?P<per>{_any(list(PER))})(?P<power>[²2]?)(?![\w/])(?:\.(?= [a-z]))?)?"
 )
 _DIMENSION = r"wide|tall|long|deep|high|thick|by|x|in diameter|of (?:rain|snow)|across|apart"
@@ -266,7 +266,11 @@ LENGTHS = (
     Rule(_FEET_MARK, _feet),
 )
 _PER_SPAN = re.compile(rf"(?<=\d)(/ ?(?:{_any(list(PER))})) ?- ?(?=(?:{_any(_SIGNS)})\d)")
+_FOR = re.compile(rf"(?<![\w.,/])(\d{{1,2}}) ?/ ?(?=(?:{_any(_SIGNS)}) ?\d)")
+_PER_PERSON = re.compile(rf"((?:{_any(_SIGNS)}) ?\d[\d,.]{{0,12}}) ?pp\b\.?")
 MONEY = (
+    Rule(_FOR, lambda match: f"{match[1]} for "),
+    Rule(_PER_PERSON, lambda match: f"{match[1]}/person"),
     Rule(_PER_SPAN, lambda match: f"{match[1]} to "),
     Rule(_SIGN_FIRST, _money),
     Rule(_SIGN_LAST, _money),

@@ -116,6 +116,7 @@ _TENS = re.compile(r"(?<![\w.,$])(10{1,3}|10{0,2},000(?:,000)?)s(?= of\b)|(?<=[T
 _BANKNOTES = re.compile(
     r"\b(?P<before>(?:paid|pay|cash|bills|change) in )(?P<number>5|10|20|50|100)s(?!\w)"
 )
+_MAKER = re.compile(r"\b((?:Boeing|Airbus A) ?)([1-9]\d\d)(?![\w%]|[.,]\d)")
 _PLANE = re.compile(r"7[0-9]7")
 _POINT_IN_ID = re.compile(r"(?<=\d)\.(?=\d{1,9}[A-Za-z])")
 _MIXED = re.compile(
@@ -161,7 +162,8 @@ def _spelled_runs(match: re.Match[str], start: int, end: int) -> Iterator[Replac
     head = start if sign < 0 else sign
     yield text[match.start() : head], match.start(), head
     if head < start:
-        yield "", head, start
+        touched = head > 0 and text[head - 1].isalnum()
+        yield " " if touched else "", head, start
     done = start
     for run in _RUN.finditer(text, start, end):
         between = text[done : run.start()]
@@ -235,6 +237,13 @@ def _plural(match: re.Match[str]) -> str | None:
     else:
         words = cardinal(int(figures))
     return f"{name.rstrip('- ')} {plural(words)}".strip()
+
+
+def _maker(match: re.Match[str]) -> str:
+    hundreds, rest = divmod(int(match[2]), 100)
+    last = cardinal(rest) if rest >= 10 else f"oh {cardinal(rest)}" if rest else "hundred"
+    glue = "" if match[1].endswith(" ") else " "
+    return f"{match[1]}{glue}{cardinal(hundreds)} {last}"
 
 
 def _product(match: re.Match[str]) -> str | None:
@@ -313,6 +322,7 @@ CODES = (
 POWERS_OF_TEN = (Rule(_TENS, lambda match: _POWERS_OF_TEN[match[1] or match[2]]),)
 PLURALS = (
     Rule(_BANKNOTES, lambda match: f"{match['before']}{plural(cardinal(int(match['number'])))}"),
+    Rule(_MAKER, _maker),
     Rule(_PRODUCT, _product),
     Rule(_PLURAL, _plural),
 )

@@ -218,6 +218,7 @@ def _month_and_year(match: re.Match[str]) -> str:
 
 
 DATES = (
+    Rule(re.compile(r"(?:(?<=/\d{4})|(?<=/\d\d)) ?- ?(?=\d{1,2}/\d{1,2}/\d\d)"), " to "),
     Rule(_ISO, _iso),
     Rule(_YEAR_FIRST, _year_first),
     Rule(_SLASHED, _slashed),

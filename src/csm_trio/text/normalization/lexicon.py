@@ -21,9 +21,9 @@ def _table(text: str) -> dict[str, tuple[str, str]]:
 
 
 CURRENCIES = _table("""
-    $, US$, USD: dollar
-    C$, CA$, CAD: Canadian dollar
-    A$, AU$, AUD: Australian dollar
+    $, US$, USD$, USD $, USD: dollar
+    C$, CA$, CAD$, CAD $, CAD: Canadian dollar
+    A$, AU$, AUD$, AUD $, AUD: Australian dollar
     NZ$, NZD: New Zealand dollar
     HK$, HKD: Hong Kong dollar
     S$, SGD: Singapore dollar
@@ -333,7 +333,18 @@ ABBREVIATIONS = {
     "attn": "attention",
     "Attn": "Attention",
     "bldg": "building",
+    "conf": "confirmation",
+    "Conf": "Confirmation",
     "cont": "continued",
+    "msg": "message",
+    "msgs": "messages",
+    "Ph": "Phone",
+    "Lat": "Latitude",
+    "mfr": "manufacturer",
+    "utils": "utilities",
+    "dist": "distance",
+    "hosp": "hospital",
+    "Hosp": "Hospital",
     "Ctr": "Center",
     "Div": "Division",
     "doz": "dozen",
@@ -442,6 +453,7 @@ NUMBERED = {
     "pp": "pages",
     "Ch": "Chapter",
     "ch": "chapter",
+    "Sc": "Scene",
     "Sec": "Section",
     "sec": "section",
     "Art": "Article",

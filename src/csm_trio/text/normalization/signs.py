@@ -56,7 +56,7 @@ _ASSIGNED_WORDS = {
 _AMPERSAND = re.compile(r" ?(?:&+)(?: ?&+)* ?")
 _PLUS_NAME = re.compile(r"(?<=[^\W\d_])\+\+(?!\w)")
 _SHARP = re.compile(r"(?<![\w])([A-GJ])#(?!\w)")
-_BETWEEN = re.compile(r"(?<=[\w)]) ?([+×÷=≠]) ?(?=[\w(])")
+_BETWEEN = re.compile(r"(?<=[\w)\]]) ?([+×÷=≠]) ?(?=[\w(√\"'-])")
 _BETWEEN_WORDS = {
     "+": "plus",
     "×": "times",
@@ -76,7 +76,7 @@ _LONE_AT = re.compile(r"(?<= )@(?= )")
 _SECTION = re.compile(r"§+ ?")
 _SNAKE = re.compile(r"(?<=[^\W_])_+(?=[^\W_])")
 _LONE_PERCENT = re.compile(r"(?<=\w )%(?!\w)")
-_SPACED_SLASH = re.compile(r"(?<=\w) / (?=\w)")
+_SPACED_SLASH = re.compile(r"(?<=[\w)]) / (?=[\w(])")
 
 # Signs that no rule has read: beside a word they are named, elsewhere they are silent.
 _NAMES = {

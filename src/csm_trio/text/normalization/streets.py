@@ -61,7 +61,8 @@ _ROLES = (
 )
 _SISTER = re.compile(rf"(?:(?<![\w.])(?<![\w'] )|(?<=[a-z] ))Sr\.(?= (?!{_ROLES})[A-Z][a-z])")
 _TITLE = re.compile(
-    rf"(?<![\w.])(?:(Mr|Mrs|Ms|Messrs)\.|({'|'.join(sorted(TITLES, key=len, reverse=True))})"
+    rf"(?<![\w.])(?!Gen\. [XYZ]\b)(?:(Mr|Mrs|Ms|Messrs)\.|"
+    rf"({'|'.join(sorted(TITLES, key=len, reverse=True))})"
     r"\.(?= ?[A-Z])|(Drs?)\.(?= (?:[a-z]|$)))"
 )
 _PLAIN_TITLE = re.compile(r"\b(?:(Mr|Mrs)|(Dr))(?= [A-Z][a-z])")
@@ -117,7 +118,9 @@ def _lower_title(match: re.Match[str]) -> str:
     return f"{TITLES[match[1].capitalize()].lower()} "
 
 
+_LATITUDE = re.compile(rf"(?P<road>(?<=[0-9])°) ?{_POINT}\b(?P<stop>\.?)(?![\w'])")
 STREETS_AND_TITLES = (
+    Rule(_LATITUDE, _compass_after),
     Rule(_COMPASS_BEFORE, _compass_before),
     Rule(_COMPASS_AFTER, _compass_after),
     Rule(_COMPASS_ROAD, _compass_after),

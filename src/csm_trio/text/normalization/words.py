@@ -51,6 +51,7 @@ _LABEL = re.compile(rf"(?<![\w.])({_LABELS})(?=: ?\S)")
 _SLASHED_WORDS = {
     "n/a": "N A",
     "N/A": "N A",
+    "y/o": "year old",
     "b/c": "because",
     "c/o": "care of",
     "a/c": "A C",
