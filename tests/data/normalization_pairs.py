@@ -1984,4 +1984,297 @@ WRITTEN_AND_SPOKEN: dict[str, list[tuple[str, str]]] = {
         ("$1,000,000", "one million dollars"),
         ("1,000.50", "one thousand point five zero"),
     ],
+    "whole texts": [
+        (
+            "Your reservation at The Oak Grill for 4 on Sat., 12/5 at 7:30 p.m. is confirmed "
+            "(conf. #A7K-2291).",
+            "Your reservation at The Oak Grill for four on Saturday, December fifth at seven "
+            "thirty PM is confirmed (confirmation number A seven K, two two nine one).",
+        ),
+        (
+            "Hi! Your Uber is arriving in ~3 min. Look for a white Toyota Camry, plate 7ABC123.",
+            "Hi! Your Uber is arriving in about three minutes. Look for a white Toyota "
+            "Camry, plate seven ABC one two three.",
+        ),
+        (
+            "Wind NW 10-15 mph, gusts up to 25 mph. High 72, low 55.",
+            "Wind NW ten to fifteen miles per hour, gusts up to twenty five miles per hour. "
+            "High seventy two, low fifty five.",
+        ),
+        (
+            "The patient is a 45 y/o male, 6'1\", 210 lbs., BP 130/85, HR 72.",
+            "The patient is a forty five year old male, six foot one, two hundred ten "
+            "pounds, BP one hundred thirty over eighty five, HR seventy two.",
+        ),
+        (
+            "Your flight AA1234 (LAX→JFK) departs 11:45pm from Terminal 4, Gate 42B.",
+            "Your flight AA one two three four (LAX JFK) departs eleven forty five PM from "
+            "Terminal four, Gate forty two B.",
+        ),
+        (
+            "Interest: 5.25% APR; $1,250.00/mo. for 360 mos.",
+            "Interest: five point two five percent APR; one thousand two hundred fifty "
+            "dollars per month for three hundred sixty months.",
+        ),
+        (
+            "You have 3 new msgs. Press 1 to hear them.",
+            "You have three new messages. Press one to hear them.",
+        ),
+        (
+            "Sale: 2 for $5, 3/$10, BOGO 50% off!",
+            "Sale: two for five dollars, three for ten dollars, BOGO fifty percent off!",
+        ),
+        (
+            "Team A beat Team B 21–14, 25–23 and 15–13.",
+            "Team A beat Team B twenty one to fourteen, twenty five to twenty three and "
+            "fifteen to thirteen.",
+        ),
+        (
+            "Score: 3-0 (25-20, 25-18, 25-22).",
+            "Score: three to zero (twenty five to twenty, twenty five to eighteen, twenty "
+            "five to twenty two).",
+        ),
+        (
+            "Meeting ID: 845 2291 0034, passcode: 4491",
+            "Meeting ID: eight four five, two two nine one, zero zero three four, passcode: "
+            "four four nine one",
+        ),
+        (
+            "He was born on Dec. 25th, 1984 & died in 2019.",
+            "He was born on December twenty fifth, nineteen eighty four and died in twenty "
+            "nineteen.",
+        ),
+        (
+            "The S&P 500 fell 1.2% to 4,512.34; the Dow gained 150 pts.",
+            "The S and P five hundred fell one point two percent to four thousand five "
+            "hundred twelve point three four; the Dow gained one hundred fifty points.",
+        ),
+        (
+            "Bitcoin is at $67,234.50 (+2.3%).",
+            "Bitcoin is at sixty seven thousand two hundred thirty four dollars and fifty "
+            "cents (plus two point three percent).",
+        ),
+        (
+            "Temperature will drop to -5°F tonight, wind chill -20.",
+            "Temperature will drop to minus five degrees Fahrenheit tonight, wind chill "
+            "minus twenty.",
+        ),
+        (
+            "Take exit 25A onto I-495 W toward Washington, DC.",
+            "Take exit twenty five A onto I four hundred ninety five West toward Washington, DC.",
+        ),
+        ("Buy 1 get 1 free thru 11/30.", "Buy one get one free thru November thirtieth."),
+        (
+            "Your PIN has been reset. New PIN: 8841.",
+            "Your PIN has been reset. New PIN: eight eight four one.",
+        ),
+        ("The ETA is 10-15 mins.", "The ETA is ten to fifteen minutes."),
+        (
+            "It was founded in 1889 by J.P. Morgan Jr.",
+            "It was founded in eighteen eighty nine by J.P. Morgan Junior.",
+        ),
+        ("Vol. 3, No. 2, pp. 45-67", "Volume three, Number two, pages forty five to sixty seven"),
+        (
+            "We're at 123 E. 45th St., 3rd floor, New York, NY 10017.",
+            "We're at one hundred twenty three East forty fifth Street, third floor, New "
+            "York, NY one zero zero one seven.",
+        ),
+        (
+            "Our toll-free number is 1-800-555-0199, ext. 7.",
+            "Our toll-free number is one, eight zero zero, five five five, zero one nine "
+            "nine, extension seven.",
+        ),
+        (
+            "For ages 3+, 2-4 players, 30–45 mins.",
+            "For ages three plus, two to four players, thirty to forty five minutes.",
+        ),
+        (
+            "My email is john.smith+news@my-company.co.uk.",
+            "My email is john dot smith plus news at my dash company dot co dot uk.",
+        ),
+        (
+            "Version 10.15.7 (build 19H2)",
+            "Version ten point fifteen point seven (build one nine H two)",
+        ),
+        (
+            "RAM: 16GB DDR4-3200, SSD: 1TB NVMe",
+            "RAM: sixteen gigabytes DDR four, three two zero zero, SSD: one terabyte NVMe",
+        ),
+        ("The recipe serves 6-8.", "The recipe serves six to eight."),
+        ("Aspect ratio 16:9", "Aspect ratio sixteen to nine"),
+        (
+            "She scored 9.5/10 & 4.8/5.",
+            "She scored nine point five out of ten and four point eight out of five.",
+        ),
+        (
+            "A $1.2M home w/ 3 BR, 2.5 BA & 2,100 sq. ft.",
+            "A one point two million dollar home with three BR, two point five BA and two "
+            "thousand one hundred square feet.",
+        ),
+        (
+            "Rent: $2,400/mo + utils.",
+            "Rent: two thousand four hundred dollars per month plus utilities.",
+        ),
+        ("Act 2, Sc. 3", "Act two, Scene three"),
+        ("John 3:16 says so.", "John three sixteen says so."),
+        (
+            "He ran a 4:05 mile and a 2:03:59 marathon.",
+            "He ran a four oh five mile and a two oh three and fifty nine seconds marathon.",
+        ),
+        ("12:00 a.m. vs. 12:00 p.m.", "twelve AM versus twelve PM."),
+        (
+            "The train leaves at 07:05 and arrives at 19:40.",
+            "The train leaves at seven oh five and arrives at nineteen forty.",
+        ),
+        (
+            "Call between 9am & 5pm M-F at 212-555-0147.",
+            "Call between nine AM and five PM Monday to Friday at two one two, five five "
+            "five, zero one four seven.",
+        ),
+        ("ID# 4451-22", "ID four four five one, two two"),
+        ("Order#5512 is ready.", "Order five five one two is ready."),
+        (
+            "Tel: +49 30 901820",
+            "Telephone: plus four nine, three zero, nine zero one eight two zero",
+        ),
+        (
+            "Your 3 p.m. with Dr. O'Neil is at 45 W. 3rd Ave., Ste. 4B.",
+            "Your three PM with Doctor O'Neil is at forty five West third Avenue, Suite four B.",
+        ),
+        ("USD $25", "twenty five dollars"),
+        ("£20–£25pp", "twenty to twenty five pounds per person"),
+        ("GBP 1.2m", "one point two million pounds"),
+        ("From €1,99/min", "From one euro and ninety nine cents per minute"),
+        (
+            "3M company, 7-Eleven, Route 66, Boeing 747, F-16, B-52",
+            "three M company, seven-Eleven, Route sixty six, Boeing seven forty seven, F "
+            "sixteen, B fifty two",
+        ),
+        ("5'5\", 120lb", "five foot five, one hundred twenty pounds"),
+        ("in 3Q24", "in three Q twenty four"),
+        ("½ off; ¾ cup; 1½ hrs", "one half off; three quarters cup; one and a half hours"),
+        ("H2SO4, CO2, NaCl", "H two SO four, CO two, NaCl"),
+        ("A1C of 5.7", "A one C of five point seven"),
+        (
+            "1/1/2025-1/7/2025",
+            "January first, twenty twenty five to January seventh, twenty twenty five",
+        ),
+        (
+            "2025-01-05 to 2025-01-09",
+            "January fifth, twenty twenty five to January ninth, twenty twenty five",
+        ),
+        ("10/10, would recommend.", "ten out of ten, would recommend."),
+        ("#1 in sales, No.1 choice", "number one in sales, Number one choice"),
+        ("Room 12-B", "Room twelve B"),
+        ("24hr service", "twenty four hour service"),
+        ("1-on-1, 2-in-1, 50-50", "one-on-one, two-in-one, fifty fifty"),
+        ("8:30-9:00am, 10–11a.m.", "eight thirty to nine AM, ten to eleven AM."),
+        ("U.S. $5", "U.S. five dollars"),
+        ('"5 stars!"', '"five stars!"'),
+        ("It's (3).", "It's (three)."),
+        ("2 1/2 - 3 hrs", "two and a half to three hours"),
+        ("7 - 3 = 4", "seven minus three equals four"),
+        ("Items 3-5, 7, and 9–11", "Items three to five, seven, and nine to eleven"),
+        ("e.g., 5; i.e., 6", "for example, five; that is, six"),
+        ("Mr. & Mrs. Smith", "Mister and Missus Smith"),
+        ("Ph. (555) 010-2222", "Phone five five five, zero one zero, two two two two"),
+        ("9-1-1", "nine, one, one"),
+        (
+            "The meeting on 3/4 is at 10, not 11.",
+            "The meeting on March fourth is at ten, not eleven.",
+        ),
+        ("Can you ship 2-3 units by 5/6?", "Can you ship two to three units by May sixth?"),
+        ("It's 5 mi. N of town on US-1.", "It's five miles north of town on US one."),
+        ("Section 8.2.1 applies.", "Section eight point two point one applies."),
+        (
+            "The Class A shares rose 2¢ to $1.02.",
+            "The Class A shares rose two cents to one dollar and two cents.",
+        ),
+        (
+            "Her number's (312) 555-0136.",
+            "Her number's three one two, five five five, zero one three six.",
+        ),
+        ("Press 1-4 to choose.", "Press one to four to choose."),
+        ("Choose option 2A or 2B.", "Choose option two A or two B."),
+        ("I was born in 85.", "I was born in eighty five."),
+        (
+            "Back in '08 it was $4.11/gal.",
+            "Back in oh eight it was four dollars and eleven cents per gallon.",
+        ),
+        ("The '24 model gets 31 mpg.", "The twenty four model gets thirty one miles per gallon."),
+        ("We have 1, 2 & 3 BR units.", "We have one, two and three BR units."),
+        ("The loan-to-value is 80%.", "The loan-to-value is eighty percent."),
+        (
+            "2nd & 3rd shifts, 3-11 & 11-7",
+            "second and third shifts, three to eleven and eleven to seven",
+        ),
+        ("From 1/2 to 3/4 of users", "From one half to three quarters of users"),
+        ("Sept. 9–11, 2026", "September ninth to eleventh, twenty twenty six"),
+        ("9/11/2001", "September eleventh, two thousand one"),
+        ("It is 9:00 o'clock.", "It is nine o'clock."),
+        ("Party of 4-6 @ 7?", "Party of four to six at seven?"),
+        (
+            "Pay by 6/15 or a 5% late fee ($12 min.) applies.",
+            "Pay by June fifteenth or a five percent late fee (twelve dollars minimum) applies.",
+        ),
+        ("Dose: 2.5 mg/kg/day", "Dose: two point five milligrams per kilogram per day"),
+        ("O+ blood, 120 mL/hr", "O plus blood, one hundred twenty milliliters per hour"),
+        ("He was 3rd in the 4x100 m.", "He was third in the four by one hundred meters."),
+        ("W-L: 10-6", "W-L: ten to six"),
+        ("ERA of 3.21", "ERA of three point two one"),
+        ("3-pt. line", "three point line"),
+        ("First-and-10 at the 35", "First-and-ten at the thirty five"),
+        ("The S.S. Minnow left at 8 bells.", "The S.S. Minnow left at eight bells."),
+        ("Tues. the 5th at 5ish", "Tuesday the fifth at five ish"),
+        ("M: 9-5; T: 9-7", "M: nine to five; T: nine to seven"),
+        ("Closed Sun. & Mon.", "Closed Sunday and Monday."),
+        ("$5 off $25+", "five dollars off twenty five dollars plus"),
+        ("10% off $50-$100", "ten percent off fifty to one hundred dollars"),
+        ("A 1:1 chat", "A one to one chat"),
+        ("Round 2: 6-4, 3-6, 7-6(5)", "Round two: six to four, three to six, seven to six(five)"),
+        (
+            "His wt. is 180 lb., ht. 5'9\".",
+            "His weight is one hundred eighty pounds, height five foot nine.",
+        ),
+        ("at 5:00PM EST/2:00PM PST", "at five PM EST/two PM PST"),
+        ("$80-100K DOE", "eighty to one hundred thousand dollars DOE"),
+        ("Type \"yes\" or 'no'.", "Type \"yes\" or 'no'."),
+        (
+            "Email: info@acme.io | Tel: 555-0100",
+            "Email: info at acme dot io Telephone: five five five, zero one zero zero",
+        ),
+        ("See https://acme.io/a?b=1.", "See acme dot io slash a question mark b equals one."),
+        ("Use Ctrl+C, Alt+F4.", "Use Ctrl plus C, Alt plus F four."),
+        ("Version 2 (v2) of app_v2.py", "Version two (version two) of app underscore v two dot py"),
+        ("PS5 vs. Xbox", "PS five versus Xbox"),
+        (
+            "100°C = 212°F",
+            "one hundred degrees Celsius equals two hundred twelve degrees Fahrenheit",
+        ),
+        ("-3 to 5°C", "minus three to five degrees Celsius"),
+        ("5–7°C", "five to seven degrees Celsius"),
+        ("±2°", "plus or minus two degrees"),
+        ("Sunrise 6:42a, sunset 7:15p", "Sunrise six forty two AM, sunset seven fifteen PM"),
+        ("30 sec. ad", "thirty second ad"),
+        ("10-ft. pole", "ten foot pole"),
+        ("3 oz. + 4 oz. = 7 oz.", "three ounces plus four ounces equals seven ounces."),
+        ("Q: 2+2? A: 4.", "Q: two plus two? A: four."),
+        ("(1) yes; (2) no", "(one) yes; (two) no"),
+        ("10,000 steps/day", "ten thousand steps per day"),
+        ("1,200 cal./day", "one thousand two hundred calories per day"),
+        ("Win $1,000!!!", "Win one thousand dollars!!!"),
+        ("50 states & D.C.", "fifty states and D.C."),
+        ("C-3PO & R2-D2", "C three PO and R two, D two"),
+        ("Model S 75D", "Model S seventy five D"),
+        ("4-door car", "four-door car"),
+        ("No. 1: No. 2 pencils", "Number one: Number two pencils"),
+        ("Is it 5? No. It is 6.", "Is it five? No. It is six."),
+        ("She weighs 8 lbs. 3 oz.", "She weighs eight pounds three ounces."),
+        ("It's 6 ft. 3.", "It's six foot three."),
+        ("Suite 1200-B", "Suite one thousand two hundred B"),
+        ("100-200 block of Elm St.", "one hundred to two hundred block of Elm Street."),
+        ("1st St. NW & K St.", "first Street Northwest and K Street."),
+        ("B&B at 7 St. Mary's Ave.", "B and B at seven Saint Mary's Avenue."),
+        ("Dr. Martin Luther King Jr. Dr.", "Doctor Martin Luther King Junior Drive."),
+    ],
 }

@@ -101,6 +101,30 @@ def test_an_unfinished_tag_waits_through_a_flush() -> None:
     assert spoken(frontend, 'k time="1s"/> on') == [1000, "on"]
 
 
+@pytest.mark.parametrize(
+    "kept",
+    [
+        "January fifth, twenty twenty seven",
+        "San Jose, CA",
+        "Doctor Anna Smith",
+        "five million dollars",
+        "five five five, one two three, four five six seven, extension four two",
+        "twelve Oak Street, Apartment four, San Jose, CA",
+    ],
+)
+def test_a_part_never_ends_within_an_expression(kept: str) -> None:
+    written = {
+        "January fifth, twenty twenty seven": "January 5, 2027",
+        "Doctor Anna Smith": "Dr. Anna Smith",
+        "five million dollars": "$5 million",
+        "twelve Oak Street, Apartment four, San Jose, CA": "12 Oak St., Apt. 4, San Jose, CA",
+    }.get(kept, kept if kept[0] == "S" else "(555) 123-4567, ext. 42")
+    for words in range(1, 24):
+        frontend = TextFrontend(limit_s=8)
+        parts = spoken(frontend, f"{'soon ' * words}{written} is what you will hear from us now")
+        assert [part for part in parts if kept in str(part)], (words, parts)
+
+
 def test_a_sentence_beyond_the_limit_is_split_into_parts_with_their_written_text() -> None:
     text = f"Your number is {'(555) 123-4567 and ' * 4}that is all, thank you. Bye."
     frontend = TextFrontend(limit_s=10)

@@ -4,6 +4,7 @@
 
 import pytest
 
+from csm_trio.text.normalization.lexicon import ABBREVIATIONS, NUMBERED, STREETS, TITLES, UNITS
 from csm_trio.text.segment import Segmenter
 
 SENTENCES = [
@@ -316,3 +317,20 @@ def test_a_cut_without_a_clause_is_between_phrases() -> None:
         "we hope that the parcel",
         "of the week is in good shape",
     ]
+
+
+@pytest.mark.parametrize("word", sorted(ABBREVIATIONS.keys() | TITLES.keys() | STREETS.keys()))
+def test_no_sentence_ends_at_an_abbreviation_of_the_lexicon(word: str) -> None:
+    assert segment(f"It is 5 {word}. and more") == [f"It is 5 {word}. and more"]
+    assert segment(f"It is {word}. 5 and more") == [f"It is {word}. 5 and more"]
+
+
+@pytest.mark.parametrize("word", sorted(NUMBERED))
+def test_no_sentence_ends_between_a_noun_and_its_number(word: str) -> None:
+    assert segment(f"It is at {word}. 5 and more") == [f"It is at {word}. 5 and more"]
+
+
+@pytest.mark.parametrize("unit", sorted(unit for unit in UNITS if unit.isalpha() and len(unit) < 6))
+def test_no_sentence_ends_at_a_unit_before_lower_case(unit: str) -> None:
+    for number in ("5 ", "5", "½ ", "500 sq. "):
+        assert segment(f"It is {number}{unit}. of it") == [f"It is {number}{unit}. of it"]

@@ -48,6 +48,9 @@ _WEEKDAY = rf"(?:{'|'.join(WEEKDAYS)}|(?:Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)\
 _DAY = r"\d{1,2}(?:st|nd|rd|th)?"
 _STREET = rf"(?:{'|'.join(STREETS)}|{'|'.join(STREETS.values())}|Way)"
 _UNIT = rf"(?:{'|'.join(ADDRESS_UNITS)}|#|P\.?O\.? Box)"
+_LINKS = (
+    "and|or|but|so|which|that|because|if|when|while|is|are|was|were|for|with|from|at|on|in|to|by"
+)
 _STATE = rf"(?:[A-Z]{{2}}\b|[A-Z]\Z|{'|'.join(STATES)}|D\.C\.)"
 _TOGETHER = re.compile(
     # Monday, January 5, 2027; 5 January 2027
@@ -70,7 +73,8 @@ _TOGETHER = re.compile(
     # numbers and what they count; $3 million dollars; 5 p.m. EST
     r"|(?<=\d)[%)\"']? (?:hundred|thousand|million|billion|trillion)(?: [a-z]{1,12}s\b)?"
     r"|(?<=\d) [AaPp]\.?[Mm]\b\.?(?: (?:[ECMP][SD]?T|GMT|UTC|Eastern|Central|Pacific)\b)?"
-    r"|[\d%)][\"')]? (?=\S)|[,;:]? (?=[$€£₹#(+~<>±-]{0,2}\d)"
+    rf"|[\d%)][\"')]? (?=\S)(?!(?:{_LINKS})\b(?! [$€£]?\d))"
+    r"|[,;:]? (?=[$€£₹#(+~<>±-]{0,2}\d)"
     rf"|\b(?:{'|'.join(map(re.escape, {**ABBREVIATIONS, **NUMBERED}))}|vs|e\.g|i\.e)\. "
 )
 
@@ -112,7 +116,7 @@ def cut_point(text: str, max_chars: int) -> int:
         return clauses[-1]
     spaces = [at for at, char in enumerate(text[: max_chars + 1]) if at and char.isspace()]
     free = [at for at in spaces if at not in kept]
-    phrases = [at for at in free if _between_phrases(text, at)]
+    phrases = [at for at in free if between_phrases(text, at)]
     complete = [at for at in free if _word_before(text, at) not in _PHRASE_INSIDES]
     half = max_chars // 2
     for places, least in ((phrases, half), (complete, half), (free, half), (phrases, 0), (free, 0)):
@@ -138,7 +142,8 @@ def _word_before(text: str, at: int) -> str:
     return text[max(0, at - 12) : at].rpartition(" ")[2].lower()
 
 
-def _between_phrases(text: str, at: int) -> bool:
+def between_phrases(text: str, at: int) -> bool:
+    """Return whether a phrase begins after the space at `at`, and none is begun before it."""
     following, _, _ = text[at + 1 : at + 13].partition(" ")
     return following in _PHRASE_STARTS and _word_before(text, at) not in _PHRASE_INSIDES
 

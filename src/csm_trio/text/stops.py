@@ -98,6 +98,8 @@ def _word_rule(held: Sequence[str], stop_at: int) -> Rule:
     unit = word.lstrip("0123456789")
     if unit in AFTER_NUMBERS and (unit != word or _number_before(held, start)):
         return Rule.STARTER
+    if unit in AMBIGUOUS and unit.islower() and len(unit) > 2 and unit.endswith("s"):
+        return Rule.ENDING  # "5 mins.", "3 msgs."
     initial = len(word) == 1 and word.isupper()
     ambiguous = initial or unit in AMBIGUOUS or _DOTTED.fullmatch(word) is not None
     return Rule.STARTER if ambiguous else Rule.FREE

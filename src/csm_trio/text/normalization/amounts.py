@@ -71,18 +71,20 @@ _SCALED = re.compile(
     rf"{NUMBER_STARTS}(?<![^\W\d_]-)(?P<minus>(?<![\w)])-)?(?P<number>{NUMBER})"
     rf"(?:(?P<first_scale>[kKMB])? ?- ?(?P<last>{NUMBER}))?"
     rf"(?P<scale>k|[MB]{_COUNTED}|(?<=\.\d)[MBK]|(?<=\d\d)K(?! (?:run|race|walk)\b)|bn|mn|tn)"
-    r"(?![\w-])"
+    r"(?![\w-])(?: (?P<unit>mi|km|lbs?|kg|ft|sq ft|mins|hrs|yrs|tons)\b(?:\.(?= [a-z]))?)?"
 )
 
 _UNIT = _any([*UNITS, "F", "C"])
 _MEASURE = re.compile(
     rf"{NUMBER_STARTS}(?<![^\W\d_]-)(?P<sign>(?<![\w)%°-])-|[+±])?(?P<number>{QUANTITY})"
     rf"(?:(?P<mid>[%°]?)(?: ?- ?| to )(?P<last>{QUANTITY}))?"
-    rf"(?P<gap> |-|)(?P<unit>{_UNIT})(?![\w²³]|-\d)(?P<stop>\.(?=[,;)]| [a-z0-9(]))?"
-    rf"(?: ?/ ?(?P<per>{_any(list(PER))})(?P<power>[²2]?)(?![\w/])(?:\.(?= [a-z]))?)?"
+    rf"(?P<gap> |-|)(?P<unit>{_UNIT})(?![\w²³]|-\d)(?P<stop>\.(?=[,;)/]| [a-z0-9(+=]))?"
+    rf"(?: ?/ ?(?P<per>{_any(list(PER))})(?P<power>[²2]?)(?:/(?P<then>{_any(list(PER))}))?(?![\w/])"
+    r"(?:\.(?= [a-z]))?)?"
 )
 _DIMENSION = r"wide|tall|long|deep|high|thick|by|x|in diameter|of (?:rain|snow)|across|apart"
 _DIMENSION_AFTER = re.compile(rf"\.?,? (?:{_DIMENSION})\b")
+_TYPE_AFTER = re.compile(r" (?:font|type|text|line|shot|lead|game|range|scale|size|shooter|play)\b")
 _INCHES = re.compile(  # a quotation is left as it is
     rf"(?<![\w\"])\"[^\"]{{0,400}}+\"|{NUMBER_STARTS}(?P<number>{QUANTITY})\"(?!\w)"
 )
@@ -173,13 +175,17 @@ def _bare_scaled(match: re.Match[str]) -> str | None:
         return None
     minus = "minus " if match["minus"] else ""
     scale = SCALES[match["scale"]]
-    return minus + _scaled_span(match["number"], match["first_scale"] or "", match["last"], scale)
+    words = _scaled_span(match["number"], match["first_scale"] or "", match["last"], scale)
+    unit = f" {UNITS.get(match['unit'], ('', match['unit']))[1]}" if match["unit"] else ""
+    return f"{minus}{words}{unit}"
 
 
 def _measure(match: re.Match[str]) -> str | None:
     unit, gap, last = match["unit"], match["gap"], match["last"]
     if not _has_reason(match):
         return None
+    if unit == "pt" and _TYPE_AFTER.match(match.string, match.end()):
+        unit = "pts"
     one, many = UNITS[f"°{unit}" if unit in ("F", "C") else unit]
     singular = gap == "-" or _describes(match) or (_is_one(match["number"]) and not last)
     words = quantity(match["number"]) + (f" to {quantity(last)}" if last else "")
@@ -187,6 +193,7 @@ def _measure(match: re.Match[str]) -> str | None:
     spoken = f"{sign}{words} {one if singular else many}"
     if match["per"]:
         spoken += f" per {PER[match['per']]}{' squared' if match['power'] else ''}"
+        spoken += f" per {PER[match['then']]}" if match["then"] else ""
     return spoken
 
 

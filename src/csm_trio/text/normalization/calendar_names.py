@@ -26,7 +26,8 @@ YEAR = r"(?:1\d|20)\d\d"
 _MONTH_NAME = re.compile(r"(?<!\w)(Jan|Feb|Mar|Apr|Aug|Sept?|Oct|Nov|Dec)\.(?!\w)")
 _DAY_NAME = re.compile(
     rf"(?<!\w)(?:(Mon|Tues?|Weds?|Thu(?:rs?)?|Fri)\.(?!\w)"
-    r"|(Sat|Sun)\.(?= (?:at|from|and|or|to|through) )|(?:(?<=day and )|(?<=day or ))(Sat|Sun)\b\.?"
+    r"|(Sat|Sun)\.(?= (?:at|from|and|or|to|through|&) )|(?:(?<=day and )|(?<=day or ))(Sat|"
+    r"Sun)\b\.?"
     rf"|(?<![Tt]he )(Mon|Tues?|Weds?|Thu(?:rs?)?|Fri|Sat|Sun)\.?(?=:? \d|,? (?:{MONTH}|\d|at\b|@)))"
 )
 _DAY_AFTER = re.compile(

@@ -56,7 +56,8 @@ _BARE = re.compile(
     r"[Rr]eturning|[Bb]ooked for|[Ss]cheduled for|[Mm]oved to|[Rr]escheduled to|[Mm]eeting|[Aa]ppt|"
     rf"[Aa]ppointment|{_WEEKDAY}),?:? )"
     rf"(?P<dates>{_DAY_MONTH_NUMBERS}(?:(?: ?- ?|,? to |,? and |,? or |, | & |,? through |,? thru )"
-    rf"{_DAY_MONTH_NUMBERS}){{0,6}})(?![\d/%]|\.\d| ?\")" + _UNIT_AFTER
+    rf"{_DAY_MONTH_NUMBERS}){{0,6}})(?![\d/%]|\.\d| ?\"|(?: ?- ?| to | and | or )\d{{1,2}}/\d)"
+    + _UNIT_AFTER
 )
 _BARE_LIST = re.compile(
     rf"(?<![\w/.,-])(?P<dates>{_DAY_MONTH_NUMBERS}(?:(?:, and |, | and | or |"

@@ -238,8 +238,8 @@ LETTER_UNITS = frozenset(["m", "g", "L", "l", "h", "s", "V", "W", "F", "C"])
 ADJECTIVE_UNITS = frozenset(words("oz lb lbs ml mL L mg gal"))
 EXTENT_UNITS = frozenset(
     words("""
-    ft in yd cm mm m km mi V kV W kW mAh Wh kWh GB MB TB MP Hz MHz GHz px yr yrs hr hrs min mph
-    kg
+    ft in yd cm mm m km mi V kV W kW mAh Wh kWh GB MB TB MP Hz MHz GHz px yr yrs hr hrs min sec secs
+    mph kg
 """)
 )
 # Names that may follow a slash or "per", besides the units.
@@ -523,7 +523,7 @@ BEFORE_NUMBERS = frozenset(words("No Nos no nos"))
 """Words that are abbreviations before a number, and ordinary words elsewhere."""
 ENDING = frozenset(words("a.m p.m A.M P.M etc"))
 """Abbreviations that end a sentence before a capital, unless it is a day, month or zone."""
-AFTER_NUMBERS = frozenset(words("in mi min sec mo gal cal pt qt g kg km cm mm ml cu sq fl m l"))
+AFTER_NUMBERS = frozenset([name for name in UNITS if name.isalpha()] + ["sq", "cu", "fl"])
 """Abbreviations of units after a number, and ordinary words or none elsewhere."""
 AMBIGUOUS = (
     frozenset(

@@ -61,7 +61,7 @@ _WITH_DIGITS = (
 
 _BLANKS = re.compile(r"\s+")
 _EDGES = re.compile(r"^ +| +$")
-_LOOSE_STOP = re.compile(r" (?=[.,;:!?](?: |$))")  # left where an emoji was removed
+_LOOSE_STOP = re.compile(r"(?<!\\) (?=[.,;:!?](?: |$))")  # left where an emoji was removed
 _EDGE_DASHES = re.compile(r"^(?:- )++|(?<= )-$")
 
 

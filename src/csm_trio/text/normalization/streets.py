@@ -118,9 +118,11 @@ def _lower_title(match: re.Match[str]) -> str:
     return f"{TITLES[match[1].capitalize()].lower()} "
 
 
+_SIDE = re.compile(rf"(?<=[a-z.] )(?<![\w.]\.)({_POINT})(?= of (?:[a-z]|[A-Z][a-z]))")
 _LATITUDE = re.compile(rf"(?P<road>(?<=[0-9])°) ?{_POINT}\b(?P<stop>\.?)(?![\w'])")
 STREETS_AND_TITLES = (
     Rule(_LATITUDE, _compass_after),
+    Rule(_SIDE, lambda match: _POINTS[match[1]].lower()),
     Rule(_COMPASS_BEFORE, _compass_before),
     Rule(_COMPASS_AFTER, _compass_after),
     Rule(_COMPASS_ROAD, _compass_after),

@@ -26,7 +26,9 @@ _MILITARY = re.compile(
     r"(?= (?:hours|hrs|Zulu|UTC|GMT)\b)"
 )
 _CLOCK_SPAN = re.compile(rf"{_STARTS}(\d{{1,2}}):(\d\d) ?- ?(\d{{1,2}}):(\d\d)(?![\w:]|\.\d)")
-_HALVED = re.compile(rf"(?<![\w.,:/$€£])(?<!\d-){_TIME}(?::(\d\d))?{_HALF}(?!\w)")
+_CLOCK_LETTER = re.compile(r"(?<![\w.,:/$€£-])(\d{1,2}):(\d\d)([ap])(?!\w)")
+_O_CLOCK = re.compile(r"(?<![\w.,:/$€£-])(\d{1,2}):00(?= o'clock)")
+_HALVED = re.compile(rf"(?<![\w.,:$€£])(?<!\d-)(?<!\d/){_TIME}(?::(\d\d))?{_HALF}(?!\w)")
 _CLOCK = re.compile(r"(?<![\w.,:/$€£-])(\d{1,2}):(\d\d)(?::(\d\d))?(?![\w:]|[.,]\d)")
 _DURATION = re.compile(
     r"(?<![\w.,])(\d{1,4}) ?h(?:rs?)? ?(\d{1,2}) ?m(?:ins?)?\b(?: ?(\d{1,2}) ?s(?:ecs?)?\b)?(?!\w)"
@@ -149,6 +151,8 @@ TIMES = (
     Rule(_HALF_FIRST, _half_first),
     Rule(_SPAN, _span),
     Rule(_CLOCK_SPAN, _clock_span),
+    Rule(_O_CLOCK, lambda match: cardinal(int(match[1]))),
+    Rule(_CLOCK_LETTER, lambda match: clock(int(match[1]), int(match[2]), half=_half(match[3]))),
     Rule(_HALVED, _halved),
     Rule(_CLOCK, _clock),
     Rule(_DURATION, _duration),

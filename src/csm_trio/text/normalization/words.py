@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from csm_trio.text.normalization.lexicon import (
     ABBREVIATIONS,
     AFTER_NUMBERS,
+    JOINING,
     LETTERED,
     NUMBERED,
+    PER,
 )
 from csm_trio.text.normalization.numbers import cardinal, ordinal, roman
 from csm_trio.text.normalization.rules import Rule, ends_sentence, spaced, within
@@ -34,6 +36,10 @@ _NO_WORD = re.compile(
     r"(?:[a-z]{2,20}s|people|men|women|children)\b)"
 )
 _LIMIT = re.compile(r"(?<![\w.])(?<!\d )(?:([Mm])in|([Mm])ax)\. ?(?=[a-z$])")
+_LEAST = re.compile(r"([$€£]\d[\d,.]{0,12}) (?:(m)in|(m)ax)\b\.?(?! ?of\b)")
+_PER_TIME = re.compile(
+    r"(?<=[a-z]s)/(day|week|month|year|hour|minute|night|person|user|mo|yr|hr|wk)\b"
+)
 _CONTRACTED = {
     "Int'l": "International",
     "Nat'l": "National",
@@ -107,7 +113,8 @@ def _latin(match: re.Match[str]) -> str:
 
 def _numbered(match: re.Match[str]) -> str | None:
     written = match[1] or match[2]
-    if _NO_WORD.match(match.string, match.start()) or _SAYS_NO.search(
+    starts = written != "No" or match.start() == 0
+    if (starts and _NO_WORD.match(match.string, match.start())) or _SAYS_NO.search(
         match.string, max(0, match.start() - 12), match.start()
     ):
         return None
@@ -116,7 +123,11 @@ def _numbered(match: re.Match[str]) -> str | None:
 
 
 def _abbreviation(match: re.Match[str]) -> str:
-    return f"{ABBREVIATIONS[match[1]]}{_stop(match)}"
+    """Expand an abbreviation; its stop stays at the end, and before a capital after a noun."""
+    written = match[1]
+    ends = written.islower() and written not in JOINING and match.string[match.end() :][:1] == " "
+    ends = ends and match.string[match.end() + 1 :][:1].isupper()
+    return f"{ABBREVIATIONS[written]}{'.' if ends else _stop(match)}"
 
 
 def _roman_count(match: re.Match[str]) -> list[Replacement] | None:
@@ -142,6 +153,8 @@ ABBREVIATED = (
     Rule(_NUMBERED, _numbered),
     Rule(_ESTABLISHED, lambda match: f"{match[1]}stablished "),
     Rule(_LIMIT, lambda match: f"{match[1]}inimum " if match[1] else f"{match[2]}aximum "),
+    Rule(_LEAST, lambda match: f"{match[1]} {'minimum' if match[2] else 'maximum'}"),
+    Rule(_PER_TIME, lambda match: f" per {PER[match[1]]}"),
     Rule(_CONTRACTION, lambda match: _CONTRACTED[match[1]]),
     Rule(_VERSUS, "versus"),
     Rule(_ABBREVIATION, _abbreviation),
