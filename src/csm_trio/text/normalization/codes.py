@@ -33,7 +33,8 @@ _CODE_NOUN = (
     r"[Dd]ocket|[Ss]ort|SIM|IMEI|[Bb]ox|DOT|NDC|[Ff]orm"
 )
 _LINK = (
-    r"(?:'s)?(?: (?:[Nn]umbers?|[Nn]o\.?|[Nn]um|[Cc]odes?|IDs?|is|are|was|of|digits|starting with|"
+    r"(?:'s)?(?: ?#(?= is| was|:))?(?: (?:[Nn]umbers?|[Nn]o\.?|[Nn]um|[Cc]odes?|IDs?|is|are|"
+    r"was|of|digits|starting with|"
     r"starts with|[Ee]nding(?: in| with)?|ends (?:in|with)|[Rr]eference|[Pp]in|PIN|SSN|card|here)"
     r"(?![\w]))*+"
 )
@@ -41,7 +42,7 @@ _DIGITS = r"\d{2,40}+(?:-\d{1,40}+){0,5}+"
 _CHAIN = rf"(?:(?:,? and |,? or |, | & )#?{_DIGITS}(?![\w%]|[.,:/]\d| [a-z]+s\b)){{0,8}}+"
 _NAMED = re.compile(
     rf"\b(?:{_CODE_NOUN}|[Ee]nding(?: in| with)?|[Ee]nds (?:in|with)){_LINK}:? ?#? ?[\"'(]?"
-    rf"(?P<digits>{_DIGITS}(?![\w%]|[.,:/]\d){_CHAIN})"
+    rf"(?P<digits>{_DIGITS}(?![\w%]|[.,:/]\d|-\w){_CHAIN})"
     r"(?P<noun> (?!is\b|was\b|has\b|does\b|ships\b|shows\b|expires\b|as\b|this\b|goes\b|arrives\b)"
     r"(?:[a-z]{2,20}s|people)\b)?"
 )
@@ -156,14 +157,24 @@ def _zip_area(match: re.Match[str]) -> Iterator[Replacement]:
     return _spelled_runs(match, *match.span("digits"))
 
 
+def _sign(text: str, at: int, end: int) -> Iterator[Replacement]:
+    """Leave out the sign of "order #5"; name that of "order # is 5" and "order #: 5"."""
+    touched = at > 0 and text[at - 1].isalnum()
+    glue = " " if touched else ""
+    if text[at + 1 : end].strip(" \"'("):
+        yield f"{glue}number", at, at + 1
+        yield text[at + 1 : end], at + 1, end
+    else:
+        yield glue, at, end
+
+
 def _spelled_runs(match: re.Match[str], start: int, end: int) -> Iterator[Replacement]:
     text = match.string
     sign = text.find("#", match.start(), start)
     head = start if sign < 0 else sign
     yield text[match.start() : head], match.start(), head
     if head < start:
-        touched = head > 0 and text[head - 1].isalnum()
-        yield " " if touched else "", head, start
+        yield from _sign(text, head, start)
     done = start
     for run in _RUN.finditer(text, start, end):
         between = text[done : run.start()]

@@ -32,6 +32,9 @@ _COMMA_DECIMAL = re.compile(
     rf"{_STARTS}(\d{{1,6}})(,\d{{1,2}})(?= ?(?:{_FOREIGN_SIGNS}|{_UNIT})(?!\w)| ?(?:Mio|Mrd)\b)"
     rf"|(?:(?<=€)|(?<=€ )|(?<=R\$)|(?<=R\$ )|(?<=EUR )|(?<=kr ))(\d{{1,6}})(,\d\d)(?!\d|,\d)"
 )
+_ROUND_POINT = re.compile(
+    rf"(?<![\w.,/$£-])(\d{{2,3}}\.000)()(?= ?(?:{_UNIT})(?!\w)| [a-z]+s\b| people\b)"
+)
 _SPACES = re.compile(rf"{_STARTS}(\d{{1,3}}(?: \d{{3}}){{2,6}}+)((?:[.,]\d{{1,2}})?)(?![\w-]| ?\d)")
 _SPACE = re.compile(
     rf"{_STARTS}(\d{{1,3}} \d{{3}})((?:[.,]\d{{1,2}})?)"
@@ -58,6 +61,7 @@ GROUPING = (
     Rule(_POINTS_AND_COMMA, _american),
     Rule(_POINTS, _american),
     Rule(_POINT_MONEY, _american),
+    Rule(_ROUND_POINT, _american),
     Rule(_SPACES, _american),
     Rule(_SPACE, _american),
     Rule(_APOSTROPHES, _american),

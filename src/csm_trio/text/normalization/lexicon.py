@@ -294,6 +294,7 @@ TITLES = {
     "Insp": "Inspector",
     "Mx": "Mix",
     "Mt": "Mount",
+    "Pt": "Point",
     "Ft": "Fort",
     "St": "Saint",
 }
@@ -606,14 +607,18 @@ FILE_ENDINGS = frozenset(
 """)
 )
 
+# First parts of place names such as "Port St. Lucie"; alone, "West St." is a street.
+NAME_PARTS = words("""
+    Port Mount Mt Fort Ft Lake Bay East West North South Cape Sault Upper Lower
+""")
 # Words after which "Dr." and "St." begin a name, though they are capitalized themselves.
 NAME_VERBS = frozenset(
     words("""
     See Call Ask Tell Visit Meet Thank Contact Text Email Let Dear Hi Hello In At On To From Near
-    And Or But For With By Of Via Is Was Has Our Your My The Then When If Attn Port Mount Mt Fort Ft
-    Lake Bay East West North South Cape Sault Upper Lower Yes No Sir Dame Hey Welcome Also Both
+    And Or But For With By Of Via Is Was Has Our Your My The Then When If Attn Yes No Sir Dame Hey
+    Welcome Also Both
 """)
-)
+) | frozenset(NAME_PARTS)
 FUNCTION_WORDS = frozenset(
     words("""
     of to in from on at by for with and or but nor is are was were be been being has have had do

@@ -2,7 +2,7 @@
 
 import re
 
-from csm_trio.text.normalization.lexicon import NAME_VERBS, STREETS, TITLES
+from csm_trio.text.normalization.lexicon import NAME_PARTS, NAME_VERBS, STREETS, TITLES
 from csm_trio.text.normalization.rules import Rule, ends_sentence, tail
 
 _POINTS = {
@@ -94,11 +94,13 @@ def _street(match: re.Match[str]) -> str | None:
     if before is None:
         return None
     word = before[1]
-    named = word[0].isupper() and word not in NAME_VERBS
+    follows = _NAME_FOLLOWS.match(text, match.end()) is not None
+    named = word[0].isupper() and (
+        word not in NAME_VERBS or (word in NAME_PARTS and name == "St" and not follows)
+    )
     if not named and not _ORDINAL.fullmatch(word):
         return None
     if not _ADDRESS_BEFORE.search(tail(text, match.start(), 80)):
-        follows = _NAME_FOLLOWS.match(text, match.end()) is not None
         if name in _WITH_STOP and not match["stop"] and (name != "St" or follows):
             return None
         if name == "Dr" and follows:
@@ -120,7 +122,17 @@ def _lower_title(match: re.Match[str]) -> str:
 
 _SIDE = re.compile(rf"(?<=[a-z.] )(?<![\w.]\.)({_POINT})(?= of (?:[a-z]|[A-Z][a-z]))")
 _LATITUDE = re.compile(rf"(?P<road>(?<=[0-9])°) ?{_POINT}\b(?P<stop>\.?)(?![\w'])")
+_SIDE_OF = re.compile(
+    rf"(?<=[Tt]he ){_POINT}(?= (?:side|end|entrance|corner|wing|tower|lot|bank|half|coast)\b)"
+)
+_DISTANCE = re.compile(
+    rf"(?<=\d )(?P<road>mi|km|ft|miles|blocks|feet)\.? {_POINT}(?P<stop>\b\.?)(?=[ ,;]|$)(?! [A-Z])"
+)
 STREETS_AND_TITLES = (
+    Rule(_SIDE_OF, lambda match: _POINTS[match["point"]].lower()),
+    Rule(
+        _DISTANCE, lambda match: f"{match['road']} {_POINTS[match['point']].lower()}{_stop(match)}"
+    ),
     Rule(_LATITUDE, _compass_after),
     Rule(_SIDE, lambda match: _POINTS[match[1]].lower()),
     Rule(_COMPASS_BEFORE, _compass_before),

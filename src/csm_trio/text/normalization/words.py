@@ -40,6 +40,7 @@ _LEAST = re.compile(r"([$€£]\d[\d,.]{0,12}) (?:(m)in|(m)ax)\b\.?(?! ?of\b)")
 _PER_TIME = re.compile(
     r"(?<=[a-z]s)/(day|week|month|year|hour|minute|night|person|user|mo|yr|hr|wk)\b"
 )
+_NUMBER_OF = re.compile(r"(?<![\w.])([Nn])os?\. (?=of\b)")
 _CONTRACTED = {
     "Int'l": "International",
     "Nat'l": "National",
@@ -155,6 +156,7 @@ ABBREVIATED = (
     Rule(_LIMIT, lambda match: f"{match[1]}inimum " if match[1] else f"{match[2]}aximum "),
     Rule(_LEAST, lambda match: f"{match[1]} {'minimum' if match[2] else 'maximum'}"),
     Rule(_PER_TIME, lambda match: f" per {PER[match[1]]}"),
+    Rule(_NUMBER_OF, lambda match: f"{match[1]}umber "),
     Rule(_CONTRACTION, lambda match: _CONTRACTED[match[1]]),
     Rule(_VERSUS, "versus"),
     Rule(_ABBREVIATION, _abbreviation),

@@ -86,7 +86,8 @@ def _decade_list(match: re.Match[str]) -> str:
     parts = []
     for each in _EACH.finditer(match[0]):
         joint = (each[2] or "").strip()
-        parts.append(_decade_words(each[1]) if each[1] else _JOINTS.get(joint, f" {joint} "))
+        joined = _JOINTS.get(joint, f" {joint} ") + ("the " if each[0].endswith("the ") else "")
+        parts.append(_decade_words(each[1]) if each[1] else joined)
     return "".join(parts)
 
 
