@@ -47,7 +47,9 @@ _SCALE = (
     r"(?!\w)"
     rf"|(?P<short>{_SHORT})(?:\.(?= [a-z€]))?(?![\w.]\w|\w))?"
 )
-_FIRST_SCALE = rf"(?P<first_scale>{_SHORT}(?= ?-))?"
+_FIRST_SCALE = (
+    rf"(?P<first_scale>(?:{_SHORT}| (?:thousand|million|billion|trillion|lakh|crore))(?= ?-))?"
+)
 _PER_UNIT = rf"(?: ?/ ?(?P<per>{_any(list(PER))})(?![\w/])(?:\.(?= [a-z]))?)?"
 
 _SIGN_FIRST = re.compile(
@@ -70,7 +72,7 @@ _COUNTED = r"(?= (?:[a-z]+s|people|in|of|from|more|per)\b)"
 _SCALED = re.compile(
     rf"{NUMBER_STARTS}(?<![^\W\d_]-)(?P<minus>(?<![\w)])-)?(?P<number>{NUMBER})"
     rf"(?:(?P<first_scale>[kKMB])? ?- ?(?P<last>{NUMBER}))?"
-    rf"(?P<scale>k|[MB]{_COUNTED}|(?<=\.\d)[MBK]|(?<=\d\d)K(?! (?:run|race|walk)\b)|bn|mn|tn)"
+    rf"(?P<scale>k|[MB]{_COUNTED}|(?<=\.\d)[MBK]|(?<=\d\d)K(?! (?:run|race|walk)\b)| ?[bmt]n)"
     r"(?![\w-])(?: (?P<unit>mi|km|lbs?|kg|ft|sq ft|mins|hrs|yrs|tons)\b(?:\.(?= [a-z]))?)?"
 )
 
@@ -174,7 +176,7 @@ def _bare_scaled(match: re.Match[str]) -> str | None:
     if is_label(match.string, match.start()):
         return None
     minus = "minus " if match["minus"] else ""
-    scale = SCALES[match["scale"]]
+    scale = SCALES[match["scale"].strip()]
     words = _scaled_span(match["number"], match["first_scale"] or "", match["last"], scale)
     unit = f" {UNITS.get(match['unit'], ('', match['unit']))[1]}" if match["unit"] else ""
     return f"{minus}{words}{unit}"

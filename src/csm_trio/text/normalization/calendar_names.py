@@ -35,6 +35,7 @@ _DAY_AFTER = re.compile(
     r"|(?<=[Nn]ext )(Mon|Tues?|Weds?|Thu(?:rs?)?|Fri|Sat|Sun)\b(?!\.)"
     r"|(?<=[Tt]his )(Mon|Tues?|Weds?|Thu(?:rs?)?|Fri|Sat|Sun)\b(?!\.)"
     r"|(?<=[Ll]ast )(Mon|Tues?|Weds?|Thu(?:rs?)?|Fri|Sat|Sun)\b(?!\.)"
+    r"|(?<=coming )(Mon|Tues?|Weds?|Thu(?:rs?)?|Fri|Sat|Sun)\b(?!\.)"
     r"|(?<=[Bb]y )(Mon|Tues?|Weds?|Thu(?:rs?)?|Fri|Sat|Sun)\b(?!\.)"
     r"|(?<=[Ee]very )(Mon|Tues?|Weds?|Thu(?:rs?)?|Fri|Sat|Sun)\b(?!\.)"
     r"|(?<=[Uu]ntil )(Mon|Tues?|Weds?|Thu(?:rs?)?|Fri|Sat|Sun)\b(?!\.)"
@@ -42,17 +43,19 @@ _DAY_AFTER = re.compile(
 )
 _NAMES_RANGE = re.compile(rf"(?<!\w)(?:({WEEKDAY}) ?- ?({WEEKDAY})|({MONTH}) ?- ?({MONTH}))(?!\w)")
 _LETTER = r"(?:Mo|Tu|We|Th|Fr|Sa|Su|[MTWRF])"
-_LETTERS_RANGE = re.compile(r"(?<![\w/-])(M|Mo|Tu?|We?|Th|Sa) ?- ?(Th|Fr?|Sa|Su|W|Tu)(?![\w/'-])")
+_LETTERS_RANGE = re.compile(
+    r"(?<![\w/-])(M|Mo|Tu?|We?|Th|Fr?|Sa) ?- ?(Th|Fr?|Sa|Su|W|Tu)(?![\w/'-])"
+)
 _LETTER_TO_NAME = re.compile(rf"(?<![\w/-])(M|Mo|Tu|W|Th) ?- ?(?=(?:{WEEKDAY})(?![\w/'-]))")
 _MONTH_DAYS = re.compile(rf"(?<=\d) - (?=(?:{MONTH}) \d{{1,2}}(?![\w:/]))")
 _LETTERS_LIST = re.compile(
-    rf"(?<![\w/])(?:{_LETTER}/(?:{_LETTER}/){{1,4}}{_LETTER}|M-W-F|(?:Tu?|M|Mo)/(?:Th|R|W|We)|W/F|Sa/Su)(?![\w/])"
+    rf"(?<![\w/])(?:{_LETTER}/(?:{_LETTER}/){{1,4}}{_LETTER}|M-W-F|M,W,F|T,Th|Tu,Th|(?:Tu?|M|Mo|W|We)/(?:Th|R)|(?:Tu?|M|Mo)/(?:W|We)|W/F|Sa/Su)(?![\w/])"
 )
 _NAMES_LIST = re.compile(rf"(?<![\w/]){WEEKDAY}(?:/{WEEKDAY}){{1,6}}(?![\w/])")
 _RUN_TOGETHER = re.compile(r"\b(?:MWF|TTh|TuTh|MTWThF|MTWTF)\b")
 _RUN_LETTER = re.compile(r"Tu|Th|[MTWF]")
 _FIRST_NAMES = re.compile(
-    rf"(?<!\w)(Mon|Tues?|Weds?|Thu(?:rs?)?|Fri)(?=,? (?:&|and|or) {WEEKDAY}|, {WEEKDAY})"
+    rf"(?<!\w)(Mon|Tues?|Weds?|Thu(?:rs?)?|Fri|Sat)(?=,? (?:&|and|or) {WEEKDAY}|, {WEEKDAY})"
 )
 _NEXT_NAMES = re.compile(
     r"(?:(?<=day and )|(?<=day or )|(?<=day & )|(?<=day, ))"
@@ -81,7 +84,7 @@ def _names_list(match: re.Match[str]) -> str:
 
 
 def _letters_list(match: re.Match[str]) -> str:
-    return _listed([_LETTERS[letter] for letter in re.split("[/-]", match[0])])
+    return _listed([_LETTERS[letter] for letter in re.split("[/,-]", match[0])])
 
 
 def _run_together(match: re.Match[str]) -> str:

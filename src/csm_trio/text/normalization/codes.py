@@ -53,7 +53,8 @@ _CODE_BLOCKS = re.compile(
     r"(?: (?:is|was|of))?:? [\"']?(\d{2,4}(?: \d{2,4}){1,4})(?![\w%]|[.,:/]\d| \d)"
 )
 _DIALED = re.compile(
-    r"\b(?:[Dd]ial|(?:[Cc]all|[Tt]ext|[Rr]each)(?: (?:me|us|him|her|them)(?: at)?)?|number is) "
+    r"\b(?:[Dd]ial|[Rr]ing|(?:[Cc]all|[Tt]ext|[Rr]each)(?: (?:me|us|him|her|them)(?: at)?)?|"
+    r"number is) "
     r"(\d{3} \d{4}|911|988|999|112|[2-8]11|\d{5,6})(?![\w%-]|[.,:/]\d)"
 )
 _ENTERED = re.compile(
@@ -116,6 +117,11 @@ _POWERS_OF_TEN = {
 _TENS = re.compile(r"(?<![\w.,$])(10{1,3}|10{0,2},000(?:,000)?)s(?= of\b)|(?<=[Tt]he )(100)s(?!\w)")
 _BANKNOTES = re.compile(
     r"\b(?P<before>(?:paid|pay|cash|bills|change) in )(?P<number>5|10|20|50|100)s(?!\w)"
+)
+_SEVERAL = re.compile(
+    r"\b(?P<before>(?:[Tt]he|[Tt]hese|[Tt]hose|[Mm]y|[Oo]ur|[Ss]ome|[Tt]wo|[Tt]hree|[Ff]our|"
+    r"[Ff]ive|[Ff]ew) )"
+    r"(?P<number>[1-9]\d[1-9])s(?!\w)"
 )
 _MAKER = re.compile(r"\b((?:Boeing|Airbus A) ?)([1-9]\d\d)(?![\w%]|[.,]\d)")
 _PLANE = re.compile(r"7[0-9]7")
@@ -242,12 +248,16 @@ def _plural(match: re.Match[str]) -> str | None:
     name, figures = match["name"] or "", match["number"]
     if not name and not _PLANE.fullmatch(figures):
         return None
+    return f"{name.rstrip('- ')} {_by_hundreds(figures)}".strip()
+
+
+def _by_hundreds(figures: str) -> str:
+    """Return the plural of a number as people name a thing: "one fifties", "five oh ones"."""
     hundreds, rest = divmod(int(figures), 100)
-    if hundreds and rest >= 10:
-        words = f"{cardinal(hundreds)} {cardinal(rest)}"
-    else:
-        words = cardinal(int(figures))
-    return f"{name.rstrip('- ')} {plural(words)}".strip()
+    words = cardinal(int(figures))
+    if hundreds and rest:
+        words = f"{cardinal(hundreds)} {'oh ' if rest < 10 else ''}{cardinal(rest)}"
+    return plural(words)
 
 
 def _maker(match: re.Match[str]) -> str:
@@ -255,6 +265,10 @@ def _maker(match: re.Match[str]) -> str:
     last = cardinal(rest) if rest >= 10 else f"oh {cardinal(rest)}" if rest else "hundred"
     glue = "" if match[1].endswith(" ") else " "
     return f"{match[1]}{glue}{cardinal(hundreds)} {last}"
+
+
+def _several(match: re.Match[str]) -> str:
+    return f"{match['before']}{_by_hundreds(match['number'])}"
 
 
 def _product(match: re.Match[str]) -> str | None:
@@ -334,6 +348,7 @@ POWERS_OF_TEN = (Rule(_TENS, lambda match: _POWERS_OF_TEN[match[1] or match[2]])
 PLURALS = (
     Rule(_BANKNOTES, lambda match: f"{match['before']}{plural(cardinal(int(match['number'])))}"),
     Rule(_MAKER, _maker),
+    Rule(_SEVERAL, _several),
     Rule(_PRODUCT, _product),
     Rule(_PLURAL, _plural),
 )

@@ -45,8 +45,8 @@ _UNIT_AFTER = (
     r"(?! ?(?:\"|in\b|inch|cups?\b|tsp|tbsp|miles?\b|lbs?\b|oz\b|of\b|full\b|majority|point))"
 )
 _BARE_SPAN = re.compile(
-    rf"(?<![\w/.,-])({_DAY_MONTH_NUMBERS})( ?- ?| to )({_DAY_MONTH_NUMBERS})(?![\w/%]|[.,-]\d)"
-    + _UNIT_AFTER
+    rf"(?<![\w/.,-])({_DAY_MONTH_NUMBERS})( ?- ?| to | through | thru |"
+    rf" until )({_DAY_MONTH_NUMBERS})(?![\w/%]|[.,-]\d)" + _UNIT_AFTER
 )
 _BARE = re.compile(
     r"(?:\b(?:[Oo]n|[Bb]y|[Uu]ntil|[Tt]ill?|[Bb]efore|[Aa]fter|[Ss]ince|[Ff]rom|[Dd]ue|[Dd]ated|[Tt]hru|"
@@ -167,7 +167,8 @@ def _slashed_pair(written: str) -> str | None:
 
 def _bare_span(match: re.Match[str]) -> str | None:
     dates = [_slashed_pair(match[1]), _slashed_pair(match[3])]
-    return f"{dates[0]} to {dates[1]}" if all(dates) else None
+    joint = match[2] if match[2].strip().isalpha() else " to "
+    return f"{dates[0]}{joint}{dates[1]}" if all(dates) else None
 
 
 def _bare(match: re.Match[str]) -> list[Replacement] | None:

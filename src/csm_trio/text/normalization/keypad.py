@@ -11,7 +11,7 @@ _KEYS = {"*": "star", "#": "pound"}
 
 # "*72#", "*67", "*#06#", "4#": at least one key and one digit, in a token of its own.
 _SEQUENCE = re.compile(
-    r"(?<![\w*#.])(?=[\d*#]{0,20}\d)(?:\*#?\d{1,8}(?:\*\d{1,8}){0,3}#?)(?![\w*#])"
+    r"(?<![\w*#.])(?=[\d*#]{0,20}\d)(?:\*#?\d{1,8}(?:\*\d{1,8}){0,3}#?|\d{1,8}#)(?![\w*#])"
 )
 _DIALED = re.compile(
     r"\b(?:[Pp]ress|[Dd]ial|[Hh]it|[Tt]ouch|[Ee]nter|[Tt]ype|[Uu]se|[Cc]ode)(?:ing|ed)?(?: the)? "
@@ -22,6 +22,7 @@ _LONE = re.compile(
     r"the|key|a|pound|hash|star)(?:ing|ed)?,?(?: the)?|[*#],) [\"'(]?([*#])(?=[\"').,;:!?]|$|"
     r" (?!\*|#|\d))",
 )
+_TO_DO = re.compile(r"(?:^|, )([*#])(?= (?:to|for) [a-z])")
 _QUOTED = re.compile(r"(?<=[\"'(])([*#])(?=[\"')])")
 _STARS = re.compile(
     r"(?<![\w.])([1-5](?:\.5)?)\*(?= (?:hotel|resort|property|restaurant|stay|rating|review)s?\b)"
@@ -35,6 +36,13 @@ def _sequence(match: re.Match[str]) -> Iterator[Replacement] | None:
 
 def _dialed(match: re.Match[str]) -> Iterator[Replacement] | None:
     if match[1].isdecimal():
+        return None
+    return _spelled(match, match.start(1))
+
+
+def _to_do(match: re.Match[str]) -> Iterator[Replacement] | None:
+    """Read a key with its use; a line that begins with a star is an item of a list."""
+    if match[0] == "*":
         return None
     return _spelled(match, match.start(1))
 
@@ -59,5 +67,6 @@ KEYS = (
     Rule(_DIALED, _dialed),
     Rule(_SEQUENCE, _sequence),
     Rule(_LONE, lambda match: _spelled(match, match.start(1))),
+    Rule(_TO_DO, _to_do),
     Rule(_QUOTED, lambda match: _KEYS[match[1]]),
 )

@@ -34,6 +34,7 @@ _DURATION = re.compile(
     r"(?<![\w.,])(\d{1,4}) ?h(?:rs?)? ?(\d{1,2}) ?m(?:ins?)?\b(?: ?(\d{1,2}) ?s(?:ecs?)?\b)?(?!\w)"
 )
 _SHORT_DURATION = re.compile(r"(?<![\w.,])(\d{1,3})h(?:rs?)? ?([0-5]\d)()(?![\w:/-]|[.,]\d)")
+_CLOCK_DURATION = re.compile(r"(?<![\w.,:])(\d{1,3}):([0-5]\d)() ?h(?:rs?)?(?![\w:/-]|[.,]\d)")
 _MINUTES = re.compile(r"(?<![\w.,])()(\d{1,4}) ?m(?:ins?)? ?(\d{1,2}) ?s(?:ecs?)?(?![\w-])")
 _OFFSET = re.compile(r"\b(GMT|UTC) ?([+-])(\d{1,2})(?::?(\d\d))?(?![\w:])")
 
@@ -150,6 +151,7 @@ TIMES = (
     Rule(_SHORT_HALF, _short_half),
     Rule(_HALF_FIRST, _half_first),
     Rule(_SPAN, _span),
+    Rule(_CLOCK_DURATION, _duration),
     Rule(_CLOCK_SPAN, _clock_span),
     Rule(_O_CLOCK, lambda match: cardinal(int(match[1]))),
     Rule(_CLOCK_LETTER, lambda match: clock(int(match[1]), int(match[2]), half=_half(match[3]))),

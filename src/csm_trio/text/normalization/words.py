@@ -40,6 +40,7 @@ _LEAST = re.compile(r"([$€£]\d[\d,.]{0,12}) (?:(m)in|(m)ax)\b\.?(?! ?of\b)")
 _PER_TIME = re.compile(
     r"(?<=[a-z]s)/(day|week|month|year|hour|minute|night|person|user|mo|yr|hr|wk)\b"
 )
+_EXPIRATION = re.compile(r"(?<![\w.])([Ee])xp\.? (?=date\b)")
 _NUMBER_OF = re.compile(r"(?<![\w.])([Nn])os?\. (?=of\b)")
 _CONTRACTED = {
     "Int'l": "International",
@@ -79,6 +80,13 @@ _COUNTED = (
     "appendix|article|episode|grade|tier"
 )
 _ROMAN_COUNT = re.compile(rf"\b(?:{_COUNTED}) ([IVXLCM]{{1,9}})(?!\.\w|\w)")
+_COUNTED_LIST = re.compile(
+    r"\b(?:Wars|Parts|Chapters|Acts|Scenes|Books|Volumes|Phases|Types|Sections|Classes|Levels|Titles|"
+    r"Articles|Stages|Grades|Tiers) ([IVXLC]{1,7}(?:(?:, and |, | and | or | to |"
+    r"-)[IVXLC]{1,7}){1,6})"
+    r"(?![\w'])"
+)
+_ROMAN = re.compile(r"[IVXLC]{1,7}|-")
 _NAMES = (
     "Henry|Louis|Charles|George|Edward|Elizabeth|James|William|Richard|John|Mary|Philip|Frederick|"
     "Nicholas|Alexander|Catherine|Napoleon|Pius|Paul|Benedict|Leo|Gregory|Clement|Innocent|Urban|"
@@ -138,6 +146,21 @@ def _roman_count(match: re.Match[str]) -> list[Replacement] | None:
     return within(match, 1, cardinal(value))
 
 
+def _roman_list(match: re.Match[str]) -> list[Replacement] | None:
+    """Read "World Wars I and II"."""
+    start, end = match.span(1)
+    parts: list[Replacement] = [(match.string[match.start() : start], match.start(), start)]
+    done = start
+    for each in _ROMAN.finditer(match.string, start, end):
+        value = roman(each[0])
+        if value is None and each[0] != "-":
+            return None
+        parts.append((match.string[done : each.start()], done, each.start()))
+        parts.append((" to " if value is None else cardinal(value), *each.span()))
+        done = each.end()
+    return [*parts, (match.string[done : match.end()], done, match.end())]
+
+
 def _roman_name(match: re.Match[str]) -> list[Replacement] | None:
     value = roman(match[2])
     if value is None or (match[2] == "I" and (not match[1] or _is_pronoun(match, 2))):
@@ -156,6 +179,7 @@ ABBREVIATED = (
     Rule(_LIMIT, lambda match: f"{match[1]}inimum " if match[1] else f"{match[2]}aximum "),
     Rule(_LEAST, lambda match: f"{match[1]} {'minimum' if match[2] else 'maximum'}"),
     Rule(_PER_TIME, lambda match: f" per {PER[match[1]]}"),
+    Rule(_EXPIRATION, lambda match: f"{match[1]}xpiration "),
     Rule(_NUMBER_OF, lambda match: f"{match[1]}umber "),
     Rule(_CONTRACTION, lambda match: _CONTRACTED[match[1]]),
     Rule(_VERSUS, "versus"),
@@ -164,5 +188,9 @@ ABBREVIATED = (
     Rule(_LABEL, lambda match: ABBREVIATIONS.get(match[1]) or NUMBERED[match[1]]),
     Rule(_SLASHED, lambda match: _SLASHED_WORDS[match[0]]),
 )
-ROMANS = (Rule(_ROMAN_COUNT, _roman_count), Rule(_ROMAN_NAME, _roman_name))
+ROMANS = (
+    Rule(_COUNTED_LIST, _roman_list),
+    Rule(_ROMAN_COUNT, _roman_count),
+    Rule(_ROMAN_NAME, _roman_name),
+)
 BARE_UNITS = (Rule(_BARE_UNITS, lambda match: _BARE_UNIT_NAMES[match[1]]),)

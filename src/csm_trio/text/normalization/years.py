@@ -33,9 +33,7 @@ _LIST = re.compile(  # "1950s/60s", "the 60s, 70s and 80s"
 _EACH = re.compile(rf"'?((?:1\d|20)?\d)0s|({_JOINT})(?:the )?")
 _JOINTS = {"/": " ", "-": " to ", ",": ", ", "&": " and "}
 _SHORT_YEAR = re.compile(r"(?<![\w'])'(\d\d)(?![\w'])")
-_YEARS = re.compile(
-    rf"(?<![\w$€£.,/:-])({YEAR})(?: ?- ?| ?/ ?(?=\d\d(?!\d)))({YEAR}|\d\d)(?![\w%/:-]|[.,:]\d)"
-)
+_YEARS = re.compile(rf"(?<![\w$€£.,/:-])({YEAR})(?: ?- ?| ?/ ?)({YEAR}|\d\d)(?![\w%/:-]|[.,:]\d)")
 _FISCAL = re.compile(
     r"\b(FY|CY|AY|SY)[ -]?'?(\d\d|20\d\d)(?:( ?[-/] ?)(\d\d|20\d\d))?(?![\w%/]|[.,]\d)"
 )
@@ -45,7 +43,10 @@ _BARE_YEAR = re.compile(
     rf"(?<![\w$€£#+,/:-])(?<!\d\.)({YEAR})(?![\w%°/:+-]|[.,:]\d)(?= ?([\w&$=]*+))"
 )
 _PREFIXED = re.compile(rf"(?<=[a-z]-)(?<![^a-z][a-z]-)({YEAR})(?![\w%°/:+-]|[.,:]\d)")
-_EARLY_YEAR = re.compile(r"(?<=[Ii]n )([5-9]\d\d)(?=, [A-Z]| AD\b| CE\b)")
+_EARLY_YEAR = re.compile(
+    r"(?<=[Ii]n )([5-9]\d\d)(?=, [A-Z]| AD\b| CE\b)"
+    r"|(?<![\w$€£.,:/-])(1[0-8]\d\d)(?= (?:AD|BC|BCE|CE)\b)|(?<=A\.D\. )(\d{3,4})(?!\w)"
+)
 _YEAR_BEFORE = re.compile(
     r"(?:^|[^\w])(?:in|since|of|from|until|till|by|before|after|during|circa|early|late|mid|year|"
     r"spring|summer|fall|autumn|winter|to|through|and|between|Q[1-4]|copyright|established|founded|est|"
@@ -101,7 +102,7 @@ def _years(match: re.Match[str]) -> str | None:
     end = last if last > 99 else first // 100 * 100 + last
     if end <= first:
         return None
-    if "/" in match[0] and last != first % 100 + 1:
+    if "/" in match[0] and last not in ((first + 1) % 100, first + 1):
         return None
     joint = " " if "/" in match[0] else " to "
     return f"{year(first)}{joint}{year(last) if last > 99 else _two(last)}"
@@ -129,7 +130,7 @@ def _half_year(match: re.Match[str]) -> str:
 
 
 def _year(match: re.Match[str]) -> str:
-    return year(int(match[1]))
+    return year(int(next(filter(None, match.groups()))))
 
 
 def _prefixed(match: re.Match[str]) -> str:
