@@ -40,7 +40,8 @@ _LIST_NUMBER = re.compile(r"[\W_]*(?:\d{1,3}|[^\W\d_])")
 
 # A stop within an address or in code is no end: marks of its token, and what may follow the word.
 _TOKEN_MARKS = frozenset("./:@\\=&#_~|<>{}[]()^")
-_GLUED_CLOSERS = STOPS | frozenset(")]”’»*_")
+_AMOUNT = re.compile(r"[$€£]?\d[\d,]{0,12}\.\d{1,4}%?")
+_GLUED_CLOSERS = STOPS | frozenset(')]”’»*_"')
 _AFTER_GLUED = frozenset(".,;:!?…-–—)]”’»*\"'")
 _GLUED_ENDINGS = frozenset(["com", "org", "net", "edu", "gov", "io", "co", "uk"]) | FILE_ENDINGS
 
@@ -137,12 +138,14 @@ def may_be_glued(held: Sequence[str], stop_at: int, *, cut_at: int, rule: Rule) 
     ellipsis = marks[0] in _DOTS and sum(mark in STOPS for mark in marks) > 1
     if ellipsis or not _GLUED_CLOSERS.issuperset(marks):
         return False
+    if '"' in marks and held[:cut_at].count('"') % 2:  # it opens the next sentence
+        return False
     start = stop_at
     while start > 0 and stop_at - start <= _LONGEST_TOKEN_CHARS and not held[start - 1].isspace():
         start -= 1
     token = "".join(held[start:stop_at]).strip("([{\"'“‘*_)]}”’»")
-    named = rule is Rule.ENDING or _TOKEN_MARKS.isdisjoint(token)
-    return named and len(token) <= _LONGEST_TOKEN_CHARS and token[-1:].isalnum()
+    named = rule is Rule.ENDING or _TOKEN_MARKS.isdisjoint(token) or _AMOUNT.fullmatch(token)
+    return bool(named) and len(token) <= _LONGEST_TOKEN_CHARS and token[-1:].isalnum()
 
 
 def glued_begins_sentence(word: str, following: str, *, before: str, rule: Rule) -> bool:

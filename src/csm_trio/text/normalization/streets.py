@@ -113,7 +113,8 @@ def _lower_street(match: re.Match[str]) -> str:
 
 
 def _title(match: re.Match[str]) -> str:
-    return TITLES[next(filter(None, match.groups()))]
+    glued = match.string[match.end() :][:1].isalpha()
+    return f"{TITLES[next(filter(None, match.groups()))]}{' ' if glued else ''}"
 
 
 def _lower_title(match: re.Match[str]) -> str:
