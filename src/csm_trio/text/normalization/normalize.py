@@ -9,7 +9,7 @@ from typing import Literal
 from csm_trio.text.normalization.addresses import ADDRESSES
 from csm_trio.text.normalization.amounts import LENGTHS, MEASURES, MONEY
 from csm_trio.text.normalization.calendar_names import NAMES
-from csm_trio.text.normalization.codes import CODES, HEXADECIMAL, IDS, PLURALS, POWERS_OF_TEN
+from csm_trio.text.normalization.codes import CODES, HEXADECIMAL
 from csm_trio.text.normalization.dates import DATES
 from csm_trio.text.normalization.figures import (
     FIGURES,
@@ -23,6 +23,7 @@ from csm_trio.text.normalization.figures import (
 from csm_trio.text.normalization.grouping import GROUPING
 from csm_trio.text.normalization.keypad import KEYS
 from csm_trio.text.normalization.markdown import decode_entities, drop_markup
+from csm_trio.text.normalization.numbered_names import IDS, PLURALS, POWERS_OF_TEN
 from csm_trio.text.normalization.phones import PHONES
 from csm_trio.text.normalization.rules import apply
 from csm_trio.text.normalization.signs import COMPARISONS, SIGNS
