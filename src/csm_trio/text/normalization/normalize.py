@@ -12,14 +12,14 @@ from csm_trio.text.normalization.calendar_names import NAMES
 from csm_trio.text.normalization.codes import CODES, HEXADECIMAL
 from csm_trio.text.normalization.dates import DATES
 from csm_trio.text.normalization.figures import (
+    EXPRESSIONS,
     FIGURES,
-    IDIOMS,
     LAST_FIGURES,
-    PARTS,
     POWERS,
     SIZES,
     SUBSCRIPTS,
 )
+from csm_trio.text.normalization.fractions import FRACTIONS, IDIOMS, PARTS
 from csm_trio.text.normalization.grouping import GROUPING
 from csm_trio.text.normalization.keypad import KEYS
 from csm_trio.text.normalization.markdown import decode_entities, drop_markup
@@ -48,6 +48,7 @@ _WITH_DIGITS = (
     *POWERS_OF_TEN,
     *DECADES,
     *PLURALS,
+    *EXPRESSIONS,
     *PARTS,
     *SIZES,
     *LENGTHS,
@@ -55,6 +56,7 @@ _WITH_DIGITS = (
     *MEASURES,
     *YEARS,
     *POWERS,
+    *FRACTIONS,
     *FIGURES,
     *IDS,
     *LAST_FIGURES,
