@@ -208,6 +208,13 @@ def test_spans_tile_both_texts_for_any_text(text: str, mode: Normalization) -> N
     assert_tiles(spoken, text)
 
 
+@pytest.mark.parametrize(
+    "word", ["नमस्ते", "ประเทศไทย", "Łódź", "שָׁלוֹם", "z\u0301\u0302\u0303", "x、y · z†"]
+)
+def test_letters_and_marks_of_other_scripts_stay(word: str) -> None:
+    assert normalize(word).text == unicodedata.normalize("NFC", word)
+
+
 def left_to_the_model(spoken: str) -> list[str]:
     """Return the numerals, currency signs and bare symbols in a spoken text."""
     return [

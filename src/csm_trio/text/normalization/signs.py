@@ -64,13 +64,8 @@ _BETWEEN_WORDS = {
     "=": "equals",
     "≠": "does not equal",
     "*": "times",
-    "<": "is less than",
-    ">": "is more than",
-    "≤": "is at most",
-    "≥": "is at least",
-    "/": "divided by",
 }
-_SPACED_OPERATOR = re.compile(r"(?<=[\w)]) ([*<>≤≥]) (?=[\w(])")
+_SPACED_OPERATOR = re.compile(r"(?<=[\w)]) (\*) (?=[\w(])")
 _TRAILING_PLUS = re.compile(r"(?<=\w)\+(?!\w)")
 _LONE_AT = re.compile(r"(?<= )@(?= )")
 _SECTION = re.compile(r"§+ ?")
@@ -152,8 +147,8 @@ def _left_over(match: re.Match[str]) -> str | None:
     category = unicodedata.category(sign)
     if sign == "/" and before.isalpha() and after.isalpha():
         return None
-    if category[0] == "P" and sign not in _NAMES and sign not in _SILENT:
-        return None
+    if category[0] != "S" and sign not in _NAMES and sign not in _SILENT:
+        return None  # punctuation, and the marks of other scripts
     name = "" if sign in _SILENT and not touches else _NAMES.get(sign, "")
     if category == "Sc":
         name = CURRENCIES.get(sign, ("", ""))[0 if after.isalpha() else 1]
