@@ -1909,6 +1909,9 @@ WRITTEN_AND_SPOKEN: dict[str, list[tuple[str, str]]] = {
         ("3.5e-4", "three point five times ten to the minus four"),
         ("UTF-8 text", "UTF eight text"),
         ("#FF5733 is red.", "number FF five seven three three is red."),
+        ("POST to /v1/audio/speech.", "POST to slash v one slash audio slash speech."),
+        ("See /etc/hosts now.", "See slash etc slash hosts now."),
+        ("Open ~/app/main.py.", "Open tilde slash app slash main dot py."),
     ],
     "signs between words": [
         ("5 % of it", "five percent of it"),

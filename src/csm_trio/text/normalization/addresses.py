@@ -46,6 +46,7 @@ _IP = re.compile(
     r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?::\d{1,5})?(?:/\d{1,2})?(?![\w/]|\.\d)",
 )
 _HOST = re.compile(r"(?<![\w@./-])localhost:\d{2,5}(?:/[^\s<>\"'`|\\^{}]*+)?(?!\w)")
+_PATH = re.compile(r"(?<![^\s(\"'])(?=/\w|~/)~?(?:/[\w.-]{1,63}+){2,9}+/?(?![\w/])")
 _HANDLE = re.compile(r"(?<![\w@.])@(\w{1,50})(?!\w)")
 _HASHTAG = re.compile(r"(?<![\w#&])#(?=\w{0,49}[^\W\d_])(\w{1,100})")
 _CAMEL = re.compile(r"(?<=[^\W\d_A-Z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|_+|(?<=\D)(?=\d)")
@@ -117,6 +118,7 @@ ADDRESSES = (
     Rule(_URL, _url),
     Rule(_DOMAIN, _domain),
     Rule(_HOST, _domain),
+    Rule(_PATH, _domain),
     Rule(_IP, _ip),
     Rule(_HANDLE, _handle),
     Rule(_HASHTAG, _hashtag),
