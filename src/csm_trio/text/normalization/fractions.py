@@ -2,6 +2,7 @@
 
 import re
 
+from csm_trio.text.normalization.lexicon import words
 from csm_trio.text.normalization.numbers import VULGAR, cardinal, fraction, number, quantity
 from csm_trio.text.normalization.rules import Rule, is_label, spaced, tail
 
@@ -32,10 +33,13 @@ _IDIOM = re.compile(
     rf"(?:{'|'.join(re.escape(name) for name in sorted(_IDIOMS, key=len, reverse=True))})"
     r"(?![\w/(-]|[.,:]\d)"
 )
-_SPLIT = re.compile(  # two parts of a hundred
-    r"(?<![\w.,/$€£-])(\d[05])(?:/|-(?=\d\d (?:split|mix|ratio|rule|chance|deal|blend|odds|share|"
-    r"custody|partners|partnership|joint|basis|arrangement)\b))(\d[05])(?![\w/%-]|[.,]\d)"
+_SPLIT = re.compile(r"(?<![\w.,/$€£-])(\d[05])([/-])(\d[05])(?![\w/%-]|[.,]\d)( [a-z]+)?")
+_SPLIT_NOUNS = frozenset(
+    words("""
+    split mix ratio rule chance deal blend odds share custody partners partnership basis arrangement
+""")
 )
+_SCORED = re.compile(r"\b(?:won|win|wins|lost|lose|beat|led|lead|leads|score|scored|from|to) \Z")
 _NTHS = re.compile(r"(?<![\w.,/:-])(?:(\d{1,4})[ -])?(\d{1,3})/(\d{1,4})(?:st|nd|rd|th)s?(?!\w)")
 _FRACTION_SPAN = re.compile(
     r"(?<![\w.,/:-])(\d{1,2}/\d{1,2}) ?- ?(\d{1,2}/\d{1,2})(?![\w/]|[.,-]\d)"
@@ -67,8 +71,11 @@ def _out_of(match: re.Match[str]) -> str | None:
 
 
 def _split(match: re.Match[str]) -> str | None:
-    parts = int(match[1]), int(match[2])
-    return " ".join(map(cardinal, parts)) if sum(parts) == 100 else None
+    """Read two parts of a hundred: "sixty forty"; a score and a rising span are none."""
+    first, last, noun = int(match[1]), int(match[3]), match[4] or ""
+    falls = first >= last and not _SCORED.search(tail(match.string, match.start(), 8))
+    split = match[2] == "/" or falls or noun.strip() in _SPLIT_NOUNS
+    return f"{cardinal(first)} {cardinal(last)}{noun}" if split and first + last == 100 else None
 
 
 def _stars(match: re.Match[str]) -> str:

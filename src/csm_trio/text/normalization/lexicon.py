@@ -226,7 +226,7 @@ UNITS = _table("""
     °C, ° C: degree Celsius / degrees Celsius
     °F, ° F: degree Fahrenheit / degrees Fahrenheit
     °: degree
-    %: percent / percent
+    %, pct: percent / percent
     ‰: per mille / per mille
 """)
 # Units only where the number touches them: after a space they are words, names or grades.
