@@ -4,6 +4,7 @@ import pytest
 
 from csm_trio.text.frontend import TextFrontend
 from csm_trio.text.ssml import MAX_BREAK_MS, Break
+from data.normalization_pairs import WRITTEN_AND_SPOKEN
 from support.span_checks import assert_tiles
 
 WHOLE = [
@@ -22,6 +23,9 @@ WHOLE = [
 ]
 
 
+ONE_SENTENCE = ["abbreviations within a sentence", "streets and titles", "rupees"]
+
+
 def spoken(frontend: TextFrontend, *deltas: str) -> list[str | int]:
     """Return the text of each sentence and the milliseconds of each pause."""
     found = [sentence for delta in deltas for sentence in frontend.feed(delta)] + frontend.finish()
@@ -36,6 +40,22 @@ def test_a_stop_within_a_figure_or_a_name_ends_no_sentence(text: str) -> None:
     assert spoken(TextFrontend(), *text) == whole
     assert len(whole) == 3 if "Or (" in text else 2
     assert not any(char.isdigit() for sentence in whole for char in str(sentence))
+
+
+@pytest.mark.parametrize(
+    ("written", "whole"),
+    [pair for kind in ONE_SENTENCE for pair in WRITTEN_AND_SPOKEN[kind]],
+)
+def test_an_abbreviation_ends_no_sentence(written: str, whole: str) -> None:
+    assert spoken(TextFrontend(), written) == [whole]
+
+
+def test_the_pairs_are_spoken_alike_through_the_segmenter() -> None:
+    for pairs in WRITTEN_AND_SPOKEN.values():
+        for written, whole in pairs:
+            sentences = [one for one in spoken(TextFrontend(), *written) if isinstance(one, str)]
+            if written != "Yes.No":  # two sentences
+                assert " ".join(sentences).split() == whole.split(), written
 
 
 def test_a_long_text_is_cut_beside_its_figures_not_within() -> None:
@@ -79,6 +99,30 @@ def test_an_unfinished_tag_waits_through_a_flush() -> None:
         "Hold"
     ]
     assert spoken(frontend, 'k time="1s"/> on') == [1000, "on"]
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        "January fifth, twenty twenty seven",
+        "San Jose, CA",
+        "Doctor Anna Smith",
+        "five million dollars",
+        "five five five, one two three, four five six seven, extension four two",
+        "twelve Oak Street, Apartment four, San Jose, CA",
+    ],
+)
+def test_a_part_never_ends_within_an_expression(kept: str) -> None:
+    written = {
+        "January fifth, twenty twenty seven": "January 5, 2027",
+        "Doctor Anna Smith": "Dr. Anna Smith",
+        "five million dollars": "$5 million",
+        "twelve Oak Street, Apartment four, San Jose, CA": "12 Oak St., Apt. 4, San Jose, CA",
+    }.get(kept, kept if kept[0] == "S" else "(555) 123-4567, ext. 42")
+    for words in range(1, 24):
+        frontend = TextFrontend(limit_s=8)
+        parts = spoken(frontend, f"{'soon ' * words}{written} is what you will hear from us now")
+        assert [part for part in parts if kept in str(part)], (words, parts)
 
 
 def test_a_sentence_beyond_the_limit_is_split_into_parts_with_their_written_text() -> None:

@@ -4,6 +4,7 @@
 
 import pytest
 
+from csm_trio.text.normalization.lexicon import ABBREVIATIONS, NUMBERED, STREETS, TITLES, UNITS
 from csm_trio.text.segment import Segmenter
 
 SENTENCES = [
@@ -58,7 +59,7 @@ SENTENCES = [
     ["Visit www.example.com/a?b=c&d=e.f.", "Then call."],
     ["See https://example.com/?q=1.", "It works."],
     ["Run main.py in Node.js.", "It starts."],
-    ["Yes.No is one word.", "end.Start is another.", "So?yes"],
+    ["So?yes is one word.", "so.does this"],
     # ellipses
     ["Wait... what was that?", "Hm."],
     ["I mean...", "Yes."],
@@ -81,6 +82,47 @@ SENTENCES = [
 ]
 
 UNSPACED = [
+    # glued sentences
+    ("right?Great!Then go", ["right?", "Great!", "Then go"]),
+    ("Here it is for you.Your order", ["Here it is for you.", "Your order"]),
+    ("Yes.No", ["Yes.", "No"]),
+    ("It is $5.20.Anything else?", ["It is $5.20.", "Anything else?"]),
+    ('"Yes."She left.', ['"Yes."', "She left."]),
+    ('She said yes."Then go."', ['She said yes."Then go."']),
+    ("Hi.Thanks.Now go", ["Hi.", "Thanks.", "Now go"]),
+    ("It is $5.Your card", ["It is $5.", "Your card"]),
+    ("Is it 5?Then go", ["Is it 5?", "Then go"]),
+    ("It is done.I checked.It's fine", ["It is done.", "I checked.", "It's fine"]),
+    ("He said (so).Then he left", ["He said (so).", "Then he left"]),
+    ("**Done.**Next", ["**Done.**", "Next"]),
+    ("Done!**Next** one", ["Done!**", "Next** one"]),
+    ("Sure!OK, wait", ["Sure!", "OK, wait"]),
+    ("in the USA.They left", ["in the USA.", "They left"]),
+    ("at 5 p.m.Then we eat", ["at 5 p.m.", "Then we eat"]),
+    ("Acme Inc.The firm", ["Acme Inc.", "The firm"]),
+    ("I see.\u200bThen", ["I see.\u200bThen"]),
+    # names, code and addresses are not
+    ("It is 3.5 or 3.A now", ["It is 3.5 or 3.A now"]),
+    ("The U.S.A. or e.g.x or file.txt", ["The U.S.A. or e.g.x or file.txt"]),
+    ("Try joes.pizza or file.TXT", ["Try joes.pizza or file.TXT"]),
+    ("https://x.com/a.Then?B=c!Do this", ["https://x.com/a.Then?B=c!Do this"]),
+    ("Booking.Com and ACME.COM.", ["Booking.Com and ACME.COM."]),
+    ("Dr.Smith, St.Louis and J.Crew", ["Dr.Smith, St.Louis and J.Crew"]),
+    ("Use System.Text.Json or Math.Max(1)", ["Use System.Text.Json or Math.Max(1)"]),
+    ("Mail a.Smith@b.org or you.Your@b.org", ["Mail a.Smith@b.org or you.Your@b.org"]),
+    ("Ph.D. and ASP.NET and Node.js", ["Ph.D. and ASP.NET and Node.js"]),
+    ("No.Five", ["No.Five"]),
+    # abbreviations of the lexicon
+    ("It is 5 min. from now. Bye", ["It is 5 min. from now.", "Bye"]),
+    ("We ship to Bldg. 7 on Rte. 66.", ["We ship to Bldg. 7 on Rte. 66."]),
+    ("It has 500 sq. ft. of space.", ["It has 500 sq. ft. of space."]),
+    ("Add 2 tsp. of it, 8 fl. oz. of milk.", ["Add 2 tsp. of it, 8 fl. oz. of milk."]),
+    ("It holds max. 5 people, incl. staff.", ["It holds max. 5 people, incl. staff."]),
+    ("It is 5 ft. 4 in. tall.", ["It is 5 ft. 4 in. tall."]),
+    ("Go to Apt. A or Bldg. B. It is near.", ["Go to Apt. A or Bldg. B.", "It is near."]),
+    ("A fee of Rs. 500 or Rs. A.", ["A fee of Rs. 500 or Rs. A."]),
+    ("Come in. the end", ["Come in.", "the end"]),
+    ("Wait 5 min. Then come in. Sit", ["Wait 5 min.", "Then come in.", "Sit"]),
     ("你好。世界！你好吗？好", ["你好。", "世界！", "你好吗？", "好"]),
     ("「好。」他说。", ["「好。」", "他说。"]),
     ("你好!世界?好", ["你好!", "世界?", "好"]),
@@ -235,3 +277,63 @@ def test_a_schedule_does_not_hold_back_a_sentence_that_has_ended() -> None:
 def test_a_scheduled_length_below_the_minimum_is_rejected() -> None:
     with pytest.raises(ValueError, match="15"):
         Segmenter(chunk_lengths=(120, 15))
+
+
+KEPT = [
+    (
+        "I moved your visit to January 5, 2027 so that you can come with your family",
+        "January 5, 2027",
+    ),
+    ("We will see you there on Monday, January 5 or on the day after it", "Monday, January 5"),
+    ("It was signed in town on the day of 5 January 2027 by all of them", "5 January 2027"),
+    ("We can meet near San Jose, CA or if you prefer another town then tell me", "San Jose, CA"),
+    ("We can meet in Springfield, Illinois or in a town of yours", "Springfield, Illinois"),
+    ("Please tell me when you would like to meet Dr. Anna Smith about this", "Dr. Anna Smith"),
+    ("Please tell me if you would like to meet Anna Maria Smith about this", "Anna Maria Smith"),
+    (
+        "You can send the parcel to 12 Oak Street, Apt. 4, San Jose, CA 95112 before the end",
+        "12 Oak Street, Apt. 4, San Jose, CA 95112",
+    ),
+    ("The number that you need is (555) 123-4567, ext. 42 at any time", "(555) 123-4567, ext. 42"),
+    ("The number that you need is +44 20 7946 0958 at any time of day", "+44 20 7946 0958"),
+    ("The total that you have to pay is 3 million dollars if you like", "3 million dollars"),
+    ("The total that you have to pay is some $3.5 million if you like", "$3.5 million"),
+    ("The whole way there and back is 5 to 10 km long if you walk it", "5 to 10 km"),
+    ("The call that you asked for begins at 5 p.m. EST if you like it", "5 p.m. EST"),
+    ("The bus that you take to get to them is the No. 5 at the corner", "No. 5"),
+]
+
+
+@pytest.mark.parametrize(("text", "kept"), KEPT, ids=lambda value: value[:24])
+def test_a_cut_is_never_within_an_expression(text: str, kept: str) -> None:
+    for max_chars in range(48, len(text)):
+        assert [one for one in segment(text, max_chars) if kept in one], max_chars
+
+
+def test_a_cut_without_a_clause_is_between_phrases() -> None:
+    text = "the quick brown fox is jumping over the lazy dog that is sleeping on the warm mat"
+    assert segment(text, 60) == [
+        "the quick brown fox is jumping over the lazy dog",
+        "that is sleeping on the warm mat",
+    ]
+    assert segment("we hope that the parcel of the week is in good shape", 32) == [
+        "we hope that the parcel",
+        "of the week is in good shape",
+    ]
+
+
+@pytest.mark.parametrize("word", sorted(ABBREVIATIONS.keys() | TITLES.keys() | STREETS.keys()))
+def test_no_sentence_ends_at_an_abbreviation_of_the_lexicon(word: str) -> None:
+    assert segment(f"It is 5 {word}. and more") == [f"It is 5 {word}. and more"]
+    assert segment(f"It is {word}. 5 and more") == [f"It is {word}. 5 and more"]
+
+
+@pytest.mark.parametrize("word", sorted(NUMBERED))
+def test_no_sentence_ends_between_a_noun_and_its_number(word: str) -> None:
+    assert segment(f"It is at {word}. 5 and more") == [f"It is at {word}. 5 and more"]
+
+
+@pytest.mark.parametrize("unit", sorted(unit for unit in UNITS if unit.isalpha() and len(unit) < 6))
+def test_no_sentence_ends_at_a_unit_before_lower_case(unit: str) -> None:
+    for number in ("5 ", "5", "½ ", "500 sq. "):
+        assert segment(f"It is {number}{unit}. of it") == [f"It is {number}{unit}. of it"]

@@ -2,6 +2,8 @@
 
 from collections.abc import Collection
 
+from csm_trio.text.cutting import between_phrases
+
 _REST_MS = 1500  # silence around the words, and words of one sound
 _LETTER_MS = 150
 _CAPITAL_MS = 350  # it may be spelled out: "USB"
@@ -32,20 +34,21 @@ def split_points(text: str, limit_s: float, word_spaces: Collection[int]) -> lis
     """Return the [start, end) of parts that each last at most `limit_s` in a slow voice.
 
     A slow voice takes 1.5 times as long as an ordinary one. Parts end at the last clause within
-    their second half, else at the last of `word_spaces`, else at the last space, else anywhere;
-    that space belongs to no part. Linear in the length of `text`.
+    their second half, else between the last phrases there, else at the last of `word_spaces`, else
+    at the last space, else anywhere; that space belongs to no part. Linear in the length of `text`.
     """
     limit_ms = limit_s * 1000 / _SLOW_SHARE
     parts: list[tuple[int, int]] = []
     start, at, spent_ms = 0, 0, 0
-    half_way = clause_at = word_at = space_at = 0
+    half_way = clause_at = phrase_at = word_at = space_at = 0
     while at < len(text):
         spent_ms += _max_ms(text[at])
         if spent_ms > limit_ms and at > start:
-            end = clause_at if clause_at > half_way else word_at or space_at or at
+            late = [place for place in (clause_at, phrase_at) if place > half_way]
+            end = late[0] if late else word_at or space_at or at
             parts.append((start, end))
             start = at = end + (text[end] == " ")
-            spent_ms = half_way = clause_at = word_at = space_at = 0
+            spent_ms = half_way = clause_at = phrase_at = word_at = space_at = 0
             continue
         if spent_ms <= limit_ms / 2:
             half_way = at
@@ -54,6 +57,7 @@ def split_points(text: str, limit_s: float, word_spaces: Collection[int]) -> lis
             if at in word_spaces:
                 word_at = at
                 clause_at = at if text[at - 1] in _CLAUSE_ENDS else clause_at
+                phrase_at = at if between_phrases(text, at) else phrase_at
         at += 1
     return [*parts, (start, len(text))]
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 
+from csm_trio.text.cutting import kept_spaces
 from csm_trio.text.duration import split_points
 from csm_trio.text.normalization.normalize import Normalization, normalize
 from csm_trio.text.segment import Segmenter
@@ -69,9 +70,15 @@ class TextFrontend:
         parts: list[SpokenSentence] = [
             text.part(start, end)
             for text in normalized
-            for start, end in split_points(text.text, self._limit_s, text.word_spaces())
+            for start, end in split_points(text.text, self._limit_s, _free_spaces(text))
             if start < end
         ]
         if parts:
             self._silence_left_ms = MAX_BREAK_MS
         return parts
+
+
+def _free_spaces(text: SpokenText) -> set[int]:
+    """Return the positions in the spoken text of written spaces where it may be cut."""
+    kept = kept_spaces(text.written)
+    return {spoken for spoken, written in text.word_spaces().items() if written not in kept}

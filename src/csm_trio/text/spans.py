@@ -48,10 +48,10 @@ class SpokenText:
             positions += [run.spoken_start + step * i for i in range(chars)]
         return [*positions, len(self.text)]
 
-    def word_spaces(self) -> set[int]:
-        """Return the positions in `text` of spaces that were written."""
+    def word_spaces(self) -> dict[int, int]:
+        """Return the positions in `text` of spaces that were written, and theirs in `written`."""
         return {
-            run.spoken_start + i
+            run.spoken_start + i: run.written_start + i
             for run in self.runs
             if _one_to_one(run)
             for i, char in enumerate(self.text[run.spoken_start : run.spoken_end])

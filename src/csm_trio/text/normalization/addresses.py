@@ -6,6 +6,7 @@ A scheme and a final slash are omitted; other marks are named, digits spelled, w
 import re
 from collections.abc import Iterator
 
+from csm_trio.text.normalization.lexicon import FILE_ENDINGS, TOP_LEVELS
 from csm_trio.text.normalization.numbers import by_digit, cardinal
 from csm_trio.text.normalization.rules import Rule, spaced
 from csm_trio.text.spans import Replacement
@@ -25,14 +26,10 @@ _MARKS = {
     "+": "plus",
     "~": "tilde",
 }
-_TOP_LEVELS = (
-    "com|org|net|edu|gov|mil|int|info|biz|name|io|ai|app|dev|co|me|tv|us|uk|ca|au|nz|ie|de|fr|es|it|"
-    "nl|be|ch|at|se|no|dk|fi|pl|pt|cz|gr|ru|ua|tr|il|in|cn|jp|kr|hk|tw|sg|my|ph|th|vn|id|br|mx|ar|"
-    "cl|za|ng|ke|eu|online|shop|store|site|tech|cloud|health|care|live|xyz|page|blog|news|ly|gg|so"
-)
-_FILE_ENDINGS = (
-    "py|js|ts|json|html|css|md|txt|pdf|csv|xml|yaml|yml|toml|zip|exe|png|jpg|jpeg|gif|mp3|mp4|wav|"
-    "doc|docx|xls|xlsx|ppt|pptx|sh|java|rb|go|rs|cpp"
+_ENDINGS = "|".join(
+    sorted(
+        [*TOP_LEVELS, *FILE_ENDINGS, *(name.upper() for name in TOP_LEVELS), "Com", "Org", "Net"]
+    )
 )
 _TRAILING = re.compile(r"[.,;:!?'\")\]}*]+$")
 _PART = re.compile(r"[^\W\d_]+|\d|[^\s]")
@@ -42,12 +39,14 @@ _EMAIL = re.compile(
 )
 _URL = re.compile(r"(?<![\w@])(?:[a-z]{2,10}://|(?=www\.\w))([^\s<>\"'`|\\^{}]+)", re.IGNORECASE)
 _DOMAIN = re.compile(
-    rf"(?<![\w@./-])(?:[A-Za-z0-9][\w-]{{0,62}}+\.){{1,6}}(?:{_TOP_LEVELS}|{_FILE_ENDINGS})"
+    rf"(?<![\w@./-])(?:[A-Za-z0-9][\w-]{{0,62}}+\.){{1,6}}(?:{_ENDINGS})"
     r"(?:(?:/|:\d)[^\s<>\"'`|\\^{}]*+|(?![\w@-]|\.\w))",
 )
 _IP = re.compile(
     r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?::\d{1,5})?(?:/\d{1,2})?(?![\w/]|\.\d)",
 )
+_HOST = re.compile(r"(?<![\w@./-])localhost:\d{2,5}(?:/[^\s<>\"'`|\\^{}]*+)?(?!\w)")
+_PATH = re.compile(r"(?<![^\s(\"'])(?=/\w|~/)~?(?:/[\w.-]{1,63}+){2,9}+/?(?![\w/])")
 _HANDLE = re.compile(r"(?<![\w@.])@(\w{1,50})(?!\w)")
 _HASHTAG = re.compile(r"(?<![\w#&])#(?=\w{0,49}[^\W\d_])(\w{1,100})")
 _CAMEL = re.compile(r"(?<=[^\W\d_A-Z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|_+|(?<=\D)(?=\d)")
@@ -118,6 +117,8 @@ ADDRESSES = (
     Rule(_EMAIL, _email),
     Rule(_URL, _url),
     Rule(_DOMAIN, _domain),
+    Rule(_HOST, _domain),
+    Rule(_PATH, _domain),
     Rule(_IP, _ip),
     Rule(_HANDLE, _handle),
     Rule(_HASHTAG, _hashtag),

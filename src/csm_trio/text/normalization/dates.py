@@ -2,22 +2,26 @@
 
 import re
 
-from csm_trio.text.normalization.lexicon import MONTHS, WEEKDAYS, words
-from csm_trio.text.normalization.numbers import cardinal, ordinal, plural, year
-from csm_trio.text.normalization.rules import Rule, ends_sentence, within
+from csm_trio.text.normalization.calendar_names import (
+    DAY as _DAY,
+)
+from csm_trio.text.normalization.calendar_names import (
+    MONTH as _MONTH,
+)
+from csm_trio.text.normalization.calendar_names import (
+    MONTH_OF,
+)
+from csm_trio.text.normalization.calendar_names import (
+    WEEKDAY as _WEEKDAY,
+)
+from csm_trio.text.normalization.calendar_names import (
+    YEAR as _YEAR,
+)
+from csm_trio.text.normalization.lexicon import MONTHS
+from csm_trio.text.normalization.numbers import by_digit, cardinal, ordinal, year
+from csm_trio.text.normalization.rules import Rule, ends_sentence, tail
 from csm_trio.text.normalization.times import clock
 from csm_trio.text.spans import Replacement
-
-_MONTH_OF = {name[:3]: name for name in MONTHS} | {"Sept": "September"}
-_DAY_OF = {name[:3]: name for name in WEEKDAYS} | {
-    "Tues": "Tuesday",
-    "Thur": "Thursday",
-    "Thurs": "Thursday",
-}
-_MONTH = rf"(?:{'|'.join(MONTHS)}|(?:Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept|Sep|Oct|Nov|Dec)\b\.?)"
-_DAY = r"\d{1,2}(?:st|nd|rd|th)?"
-_WEEKDAY = rf"(?:{'|'.join(WEEKDAYS)}|(?:Mon|Tues|Tue|Wed|Thurs|Thur|Thu|Fri|Sat|Sun)\b\.?)"
-_YEAR = r"(?:1\d|20)\d\d"
 
 _ISO = re.compile(
     r"(?<![\w-])(\d{4})-(\d\d)-(\d\d)"
@@ -36,45 +40,40 @@ _DAY_MONTH = re.compile(
     rf"[ -]({_MONTH})(?:(,?)[ -]({_YEAR}))?(?![\w-]|[.,]\d)"
 )
 _MONTH_YEAR = re.compile(rf"(?<!\w)({_MONTH})(,? )({_YEAR})(?![\w/%:$-]|[.,:]\d)")
-_MONTH_NAME = re.compile(r"(?<!\w)(Jan|Feb|Mar|Apr|Aug|Sept?|Oct|Nov|Dec)\.(?!\w)")
-_DAY_NAME = re.compile(
-    rf"(?<!\w)(?:(Mon|Tues?|Wed|Thu(?:rs?)?|Fri)\.(?!\w)"
-    r"|(Sat|Sun)\.(?= (?:at|from|and|or|to|through) )"
-    rf"|(?<![Tt]he )(Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)\.?(?=,? (?:{_MONTH}|\d)))"
+_DAY_MONTH_NUMBERS = r"\d{1,2}/\d{1,2}"
+_UNIT_AFTER = (
+    r"(?! ?(?:\"|in\b|inch|cups?\b|tsp|tbsp|miles?\b|lbs?\b|oz\b|of\b|full\b|majority|point))"
 )
-_NAMES_RANGE = re.compile(
-    rf"(?<!\w)(?:({_WEEKDAY}) ?- ?({_WEEKDAY})|({_MONTH}) ?- ?({_MONTH}))(?!\w)"
+_BARE_SPAN = re.compile(
+    rf"(?<![\w/.,-])({_DAY_MONTH_NUMBERS})( ?- ?| to | through | thru |"
+    rf" until )({_DAY_MONTH_NUMBERS})(?![\w/%]|[.,-]\d)" + _UNIT_AFTER
 )
-_PREPOSITION = r"\b(?:[Oo]n|[Bb]y|[Uu]ntil|[Bb]efore|[Aa]fter|[Ss]ince|[Ff]rom|[Dd]ue|[Dd]ated"
-_PREPOSITION += rf"|(?:{'|'.join(WEEKDAYS)}),?)"
-_BARE = re.compile(rf"{_PREPOSITION} (\d{{1,2}}/\d{{1,2}})(?![\d/%]|\.\d)")
-_DECADE = re.compile(
-    r"(?<![\w$€£.,-])(?:((?:1\d|20)\d)0s|'(\d)0s"
-    r"|(?<=[Tt]he )(\d)0s|(?<=[Hh]is )(\d)0s|(?<=[Hh]er )(\d)0s|(?<=their )(\d)0s"
-    r"|(?<=the )((?:1\d|20)\d)0's"
-    r"|(\d)0s(?= (?:music|hits|songs?|rock|pop|style|fashion|movies?))"
-    r"|(?<=mid-)(\d)0s|(?<=early )(\d)0s|(?<=late )(\d)0s|(?<=my )(\d)0s|(?<=your )(\d)0s)(?!\w)"
+_BARE = re.compile(
+    r"(?:\b(?:[Oo]n|[Bb]y|[Uu]ntil|[Tt]ill?|[Bb]efore|[Aa]fter|[Ss]ince|[Ff]rom|[Dd]ue|[Dd]ated|[Tt]hru|"
+    r"[Tt]hrough|[Ww]eek of|[Ss]tarting|[Bb]eginning|[Ee]nding|[Bb]etween|[Ee]ffective|[Aa]s of|"
+    r"[Ee]xpir(?:es|ed|ing|ation)|[Ee]xp\.?|[Ss]tarts?|[Ee]nds?|[Bb]egins?|[Oo]pens?|[Cc]loses?|[Ll]aunch(?:es)?|[Aa]rrives|[Aa]rriving|[Ss]hips|"
+    r"[Dd]elivered|[Cc]losed|[Bb]orn|DOB|dob|[Dd]ates?|[Cc]heck-?in|[Cc]heck-?out|[Dd]eparting|"
+    r"[Rr]eturning|[Bb]ooked for|[Ss]cheduled for|[Mm]oved to|[Rr]escheduled to|[Mm]eeting|[Aa]ppt|"
+    rf"[Aa]ppointment|{_WEEKDAY}),?:? )"
+    rf"(?P<dates>{_DAY_MONTH_NUMBERS}(?:(?: ?- ?|,? to |,? and |,? or |, | & |,? through |,? thru )"
+    rf"{_DAY_MONTH_NUMBERS}){{0,6}})(?![\d/%]|\.\d| ?\"|(?: ?- ?| to | and | or )\d{{1,2}}/\d)"
+    + _UNIT_AFTER
 )
-_SHORT_YEAR = re.compile(r"(?<![\w'])'(\d\d)(?![\w'])")
-_YEARS = re.compile(rf"(?<![\w$€£.,/:-])({_YEAR}) ?- ?({_YEAR}|\d\d)(?![\w%/:-]|[.,:]\d)")
-_BARE_YEAR = re.compile(
-    rf"(?<![\w$€£#+,/:-])(?<!\d\.)({_YEAR})(?![\w%°/:+-]|[.,:]\d)(?= ?([\w&$=]*+))"
+_BARE_LIST = re.compile(
+    rf"(?<![\w/.,-])(?P<dates>{_DAY_MONTH_NUMBERS}(?:(?:, and |, | and | or |"
+    rf" & ){_DAY_MONTH_NUMBERS}){{1,6}})"
+    r"(?![\w/%]|[.,-]\d)" + _UNIT_AFTER
 )
-_YEAR_BEFORE = re.compile(
-    r"(?:^|[^\w])(?:in|since|of|from|until|till|by|before|after|during|circa|early|late|mid|year|"
-    r"spring|summer|fall|autumn|winter|to|through|and|between|Q[1-4]|copyright)$",
-    re.IGNORECASE,
+_TIMED = re.compile(
+    rf"(?<![\w/.,-])(?P<dates>{_DAY_MONTH_NUMBERS})(?=,? (?:at|@) ?(?:\d|noon\b|midnight\b))"
 )
-_NO_PLURAL = frozenset(
-    words("""
-    is was has does as its this us yes vs s
-""")
+_EXPIRY = re.compile(
+    r"\b(?:[Ee]xp(?:ir(?:y|es|ed|ing|ation))?\.?|EXP|[Vv]alid (?:thru|through|until|till?|to)|"
+    r"[Gg]ood (?:thru|through))(?: date)?(?: is)?:? (?P<month>0\d|1[0-2]|\d)/(?P<year>\d\d|"
+    r"20\d\d)(?![\d/])"
 )
-_COUNTED = frozenset(
-    words("""
-    people men women children percent hundred thousand million billion dollar square cubic
-""")
-)
+_MONTH_AND_YEAR = re.compile(r"(?<![\w/.,-])(0?[1-9]|1[0-2])/((?:19|20)\d\d)(?![\w/%-]|[.,]\d)")
+_EACH = re.compile(_DAY_MONTH_NUMBERS)
 
 
 def _month(number: int) -> str | None:
@@ -82,7 +81,7 @@ def _month(number: int) -> str | None:
 
 
 def _full_month(written: str) -> str:
-    return _MONTH_OF.get(written.rstrip("."), written)
+    return MONTH_OF.get(written.rstrip("."), written)
 
 
 def _nth(written: str) -> str | None:
@@ -161,73 +160,77 @@ def _month_year(match: re.Match[str]) -> str:
     return f"{_full_month(match[1])}{match[2]}{year(int(match[3]))}"
 
 
-def _name(match: re.Match[str]) -> str:
-    written = next(filter(None, match.groups()))
-    full = _MONTH_OF.get(written) or _DAY_OF[written]
-    stop = match[0].endswith(".") and ends_sentence(match.string, match.end())
-    return f"{full}." if stop else full
+def _slashed_pair(written: str) -> str | None:
+    month, day = map(int, written.split("/"))
+    return _date(month, day) or _date(day, month)
 
 
-def _names_range(match: re.Match[str]) -> str:
-    first, last = [name.rstrip(".") for name in match.groups() if name]
-    names = _DAY_OF | _MONTH_OF
-    stop = match[0].endswith(".") and ends_sentence(match.string, match.end())
-    return f"{names.get(first, first)} to {names.get(last, last)}{'.' if stop else ''}"
+def _bare_span(match: re.Match[str]) -> str | None:
+    dates = [_slashed_pair(match[1]), _slashed_pair(match[3])]
+    joint = match[2] if match[2].strip().isalpha() else " to "
+    return f"{dates[0]}{joint}{dates[1]}" if all(dates) else None
 
 
 def _bare(match: re.Match[str]) -> list[Replacement] | None:
-    month, day = map(int, match[1].split("/"))
-    spoken = _date(month, day) or _date(day, month)
-    return within(match, 1, spoken) if spoken else None
-
-
-def _decade(match: re.Match[str]) -> str:
-    value = 10 * int(next(filter(None, match.groups())))
-    return plural(year(value) if value >= 100 else cardinal(value))
-
-
-def _short_year(match: re.Match[str]) -> str:
-    value = int(match[1])
-    return f"oh {cardinal(value)}" if value < 10 else cardinal(value)
-
-
-def _years(match: re.Match[str]) -> str | None:
-    first, last = int(match[1]), int(match[2])
-    end = last if last > 99 else first // 100 * 100 + last
-    if end <= first:
-        return None
-    return f"{year(first)} to {year(last) if last > 99 else cardinal(last)}"
-
-
-def _bare_year(match: re.Match[str]) -> str | None:
-    """Read a four-digit number as a year unless a counted noun follows."""
-    value, following = int(match[1]), match[2]
-    counts = following in _COUNTED or (
-        following.islower() and following.endswith("s") and following not in _NO_PLURAL
-    )
-    if counts or following[:1] in ("$", "="):
-        return None
-    if not 1900 <= value < 2100:
-        before = match.string[max(0, match.start() - 12) : match.start()].rstrip()
-        if value < 1100 or value % 1000 == 0 or not _YEAR_BEFORE.search(before):
+    start, end = match.span("dates")
+    text = match.string
+    parts: list[Replacement] = [(text[match.start() : start], match.start(), start)]
+    done = start
+    for each in _EACH.finditer(text, start, end):
+        spoken = _slashed_pair(each[0])
+        if spoken is None:
             return None
-    return year(value)
+        between = text[done : each.start()]
+        if between:
+            joined = " to " if "-" in between else between.replace("thru", "through")
+            parts.append((joined, done, each.start()))
+        parts.append((spoken, *each.span()))
+        done = each.end()
+    return [*parts, (text[done : match.end()], done, match.end())]
+
+
+def _bare_list(match: re.Match[str]) -> list[Replacement] | None:
+    """Read a list of which one at least cannot be a fraction of a thing: "12/24 and 1/1"."""
+    days = [int(each[0].partition("/")[2]) for each in _EACH.finditer(match["dates"])]
+    return _bare(match) if max(days) > 16 else None
+
+
+def _expiry(match: re.Match[str]) -> list[Replacement] | None:
+    """Read the month and year on a card; "expires 3/15" is a day unless a card is meant."""
+    month, written = match["month"], match["year"]
+    start = match.start("month")
+    card = (
+        month[0] == "0"
+        or re.search(r"\bcard\b", tail(match.string, match.start(), 40), re.IGNORECASE)
+        or match[0][:3].lower() + match[0][3:4] in ("exp ", "exp.", "exp:")
+    )
+    if len(written) == 4:
+        spoken = f"{MONTHS[int(month) - 1]} {year(int(written))}"
+    elif card and 20 <= int(written) < 50:
+        first = f"zero {by_digit(month[1])}" if month[0] == "0" else cardinal(int(month))
+        spoken = f"{first} {cardinal(int(written))}"
+    else:
+        return None
+    head = re.sub(r"^([Ee])xp\b\.?(?=:? $)", r"\1xpires", match.string[match.start() : start])
+    return [(head, match.start(), start), (spoken, start, match.end())]
+
+
+def _month_and_year(match: re.Match[str]) -> str:
+    return f"{MONTHS[int(match[1]) - 1]} {year(int(match[2]))}"
 
 
 DATES = (
+    Rule(re.compile(r"(?:(?<=/\d{4})|(?<=/\d\d)) ?- ?(?=\d{1,2}/\d{1,2}/\d\d)"), " to "),
     Rule(_ISO, _iso),
     Rule(_YEAR_FIRST, _year_first),
     Rule(_SLASHED, _slashed),
     Rule(_MONTH_DAY, _month_day),
     Rule(_DAY_MONTH, _day_month),
     Rule(_MONTH_YEAR, _month_year),
+    Rule(_EXPIRY, _expiry),
+    Rule(_BARE_SPAN, _bare_span),
     Rule(_BARE, _bare),
-    Rule(_DECADE, _decade),
+    Rule(_BARE_LIST, _bare_list),
+    Rule(_TIMED, _bare),
+    Rule(_MONTH_AND_YEAR, _month_and_year),
 )
-NAMES = (
-    Rule(re.compile(r"\bM-F\b"), "Monday to Friday"),
-    Rule(_NAMES_RANGE, _names_range),
-    Rule(_MONTH_NAME, _name),
-    Rule(_DAY_NAME, _name),
-)
-YEARS = (Rule(_SHORT_YEAR, _short_year), Rule(_YEARS, _years), Rule(_BARE_YEAR, _bare_year))

@@ -7,37 +7,64 @@ import re
 from typing import Literal
 
 from csm_trio.text.normalization.addresses import ADDRESSES
-from csm_trio.text.normalization.amounts import MEASURES, MONEY
-from csm_trio.text.normalization.codes import CODES, IDS
-from csm_trio.text.normalization.dates import DATES, NAMES, YEARS
-from csm_trio.text.normalization.figures import FIGURES, IDIOMS, LAST_FIGURES, POWERS
+from csm_trio.text.normalization.amounts import LENGTHS, MEASURES, MONEY
+from csm_trio.text.normalization.calendar_names import NAMES
+from csm_trio.text.normalization.codes import CODES, HEXADECIMAL
+from csm_trio.text.normalization.dates import DATES
+from csm_trio.text.normalization.figures import (
+    EXPRESSIONS,
+    FIGURES,
+    LAST_FIGURES,
+    POWERS,
+    SIZES,
+    SUBSCRIPTS,
+)
+from csm_trio.text.normalization.fractions import FRACTIONS, IDIOMS, PARTS
+from csm_trio.text.normalization.grouping import GROUPING
+from csm_trio.text.normalization.keypad import KEYS
 from csm_trio.text.normalization.markdown import decode_entities, drop_markup
+from csm_trio.text.normalization.numbered_names import IDS, PLURALS, POWERS_OF_TEN
+from csm_trio.text.normalization.phones import PHONES
 from csm_trio.text.normalization.rules import apply
-from csm_trio.text.normalization.times import TIMES
+from csm_trio.text.normalization.signs import COMPARISONS, SIGNS
+from csm_trio.text.normalization.streets import STREETS_AND_TITLES
+from csm_trio.text.normalization.times import AT_TIMES, TIMES
 from csm_trio.text.normalization.unicode_cleanup import compose, make_plain
-from csm_trio.text.normalization.words import ABBREVIATED, KEYS, ROMANS, SIGNS
+from csm_trio.text.normalization.words import ABBREVIATED, BARE_UNITS, ROMANS
+from csm_trio.text.normalization.years import DECADES, YEARS
 from csm_trio.text.spans import SpokenText, TracedText
 
 Normalization = Literal["auto", "on", "off"]
 
+# Whole expressions come before the rules that would take their digits.
 _WITH_DIGITS = (
+    *SUBSCRIPTS,
     *IDIOMS,
+    *PHONES,
     *CODES,
     *DATES,
     *TIMES,
+    *GROUPING,
+    *POWERS_OF_TEN,
+    *DECADES,
+    *PLURALS,
+    *EXPRESSIONS,
+    *PARTS,
+    *SIZES,
+    *LENGTHS,
     *MONEY,
     *MEASURES,
     *YEARS,
     *POWERS,
+    *FRACTIONS,
     *FIGURES,
     *IDS,
     *LAST_FIGURES,
 )
 
-
 _BLANKS = re.compile(r"\s+")
 _EDGES = re.compile(r"^ +| +$")
-_LOOSE_STOP = re.compile(r" (?=[.,;:!?](?: |$))")  # left where an emoji was removed
+_LOOSE_STOP = re.compile(r"(?<!\\) (?=[.,;:!?](?: |$))")  # left where an emoji was removed
 _EDGE_DASHES = re.compile(r"^(?:- )++|(?<= )-$")
 
 
@@ -76,14 +103,19 @@ _ALL = re.compile(r"(?s)^.+$")
 
 
 def _normalize_to_words(traced: TracedText) -> None:
-    if any(mark in traced.text for mark in ".@#/"):
+    if any(mark in traced.text for mark in ".@#/:"):
+        apply(AT_TIMES, traced)
         apply(ADDRESSES, traced)
     apply(NAMES, traced)
+    apply(STREETS_AND_TITLES, traced)
     apply(ABBREVIATED, traced)
+    apply(HEXADECIMAL, traced)
+    apply(COMPARISONS, traced)
     if any(char.isnumeric() for char in traced.text):
         apply(_WITH_DIGITS, traced)
     apply(ROMANS, traced)
     apply(SIGNS, traced)
+    apply(BARE_UNITS, traced)
 
 
 def _tidy(traced: TracedText) -> None:

@@ -3,17 +3,39 @@
 import re
 
 from csm_trio.text.normalization.numbers import cardinal
-from csm_trio.text.normalization.rules import Rule, ends_sentence
+from csm_trio.text.normalization.rules import Rule, ends_sentence, is_adjective
 
 _HALF = r"(?: ?([AaPp])(?:\.[Mm]\b(\.?)|[Mm]\b))"
 _TIME = r"(\d{1,2})(?:[:.](\d\d))?"
 _STARTS = r"(?<![\w.,:/$€£-])"
 
 _SPAN = re.compile(rf"{_STARTS}{_TIME}{_HALF}? ?- ?{_TIME}{_HALF}(?![\w])")
+_HALF_FIRST = re.compile(
+    rf"{_STARTS}{_TIME}{_HALF} ?(?:-|to|till?|until) ?{_TIME}(?!\d|[\w%$:/]|[.,]\d| ?"
+    rf"(?:[AaPp]\.?[Mm]\b|min|hour|day))"
+)
+_SHORT_HALF = re.compile(rf"{_STARTS}{_TIME} ?([ap]) ?- ?{_TIME} ?([ap])(?!\w)")
+_NOON_SPAN = re.compile(
+    r"(\bnoon|\bmidnight|\bNoon|\bMidnight|(?<=\d)[AaPp][Mm]|(?<= )[AaPp][Mm]|(?<= )[AaPp]\.[Mm]\.)"
+    r" ?- ?(?=noon\b|midnight\b|close\b|\d)"
+)
+_NOON_LAST = re.compile(r"(?<=\d) ?- ?(?=noon\b|midnight\b|close\b)")
+_AT = re.compile(r"(?<![\w@])@ ?(?=\d{1,2}(?::\d\d)?(?: ?[AaPp]\.?[Mm]|[^\w.]|\.?$))")
+_MILITARY = re.compile(
+    r"(?:(?<=[Aa]t )|(?<=[Bb]y )|(?<=[Ff]rom )|(?<=[Tt]o )|(?<!\w)(?=0))([01]\d|2[0-3])([0-5]\d)"
+    r"(?= (?:hours|hrs|Zulu|UTC|GMT)\b)"
+)
 _CLOCK_SPAN = re.compile(rf"{_STARTS}(\d{{1,2}}):(\d\d) ?- ?(\d{{1,2}}):(\d\d)(?![\w:]|\.\d)")
-_HALVED = re.compile(rf"(?<![\w.,:/$€£])(?<!\d-){_TIME}(?::(\d\d))?{_HALF}(?!\w)")
+_CLOCK_LETTER = re.compile(r"(?<![\w.,:/$€£-])(\d{1,2}):(\d\d)([ap])(?!\w)")
+_O_CLOCK = re.compile(r"(?<![\w.,:/$€£-])(\d{1,2}):00(?= o'clock)")
+_HALVED = re.compile(rf"(?<![\w.,:$€£])(?<!\d-)(?<!\d/){_TIME}(?::(\d\d))?{_HALF}(?!\w)")
 _CLOCK = re.compile(r"(?<![\w.,:/$€£-])(\d{1,2}):(\d\d)(?::(\d\d))?(?![\w:]|[.,]\d)")
-_DURATION = re.compile(r"(?<![\w.,])(\d{1,4})h ?(\d{1,2})m(?:in)?(?: ?(\d{1,2})s)?(?!\w)")
+_DURATION = re.compile(
+    r"(?<![\w.,])(\d{1,4}) ?h(?:rs?)? ?(\d{1,2}) ?m(?:ins?)?\b(?: ?(\d{1,2}) ?s(?:ecs?)?\b)?(?!\w)"
+)
+_SHORT_DURATION = re.compile(r"(?<![\w.,])(\d{1,3})h(?:rs?)? ?([0-5]\d)()(?![\w:/-]|[.,]\d)")
+_CLOCK_DURATION = re.compile(r"(?<![\w.,:])(\d{1,3}):([0-5]\d)() ?h(?:rs?)?(?![\w:/-]|[.,]\d)")
+_MINUTES = re.compile(r"(?<![\w.,])()(\d{1,4}) ?m(?:ins?)? ?(\d{1,2}) ?s(?:ecs?)?(?![\w-])")
 _OFFSET = re.compile(r"\b(GMT|UTC) ?([+-])(\d{1,2})(?::?(\d\d))?(?![\w:])")
 
 
@@ -54,6 +76,34 @@ def _without_clock(hour: str, minute: str | None, half: str, other_half: str) ->
     return spoken if half or spoken is None else spoken.removesuffix(f" {other_half}")
 
 
+def _half_first(match: re.Match[str]) -> str | None:
+    first = clock(int(match[1]), int(match[2] or 0), half=_half(match[3]))
+    hour, minute = int(match[5]), int(match[6] or 0)
+    if first is None or not 1 <= hour <= 12 or minute > 59:
+        return None
+    last = clock(hour, minute, half="AM")
+    return f"{first} to {last.removesuffix(' AM')}" if last else None
+
+
+def _short_half(match: re.Match[str]) -> str | None:
+    first = clock(int(match[1]), int(match[2] or 0), half=_half(match[3]))
+    last = clock(int(match[4]), int(match[5] or 0), half=_half(match[6]))
+    return f"{first} to {last}" if first and last else None
+
+
+def _military(match: re.Match[str]) -> str:
+    hour = f"{'oh ' if match[1][0] == '0' else ''}{cardinal(int(match[1]))}"
+    minute = int(match[2])
+    if not minute:
+        return f"{hour} hundred"
+    return f"{hour} {'oh ' if minute < 10 else ''}{cardinal(minute)}"
+
+
+def _noon_span(match: re.Match[str]) -> str:
+    half = match[1].replace(".", "")
+    return f"{half.upper() if len(half) == 2 else half} to "
+
+
 def _clock_span(match: re.Match[str]) -> str | None:
     first = clock(int(match[1]), int(match[2]))
     last = clock(int(match[3]), int(match[4]))
@@ -78,9 +128,10 @@ def _clock(match: re.Match[str]) -> str | None:
 
 
 def _duration(match: re.Match[str]) -> str:
+    describes = is_adjective(match.string, match.start(), match.end())
     parts = zip(match.groups(), ("hour", "minute", "second"), strict=True)
     return " ".join(
-        f"{cardinal(int(count))} {name}{'' if int(count) == 1 else 's'}"
+        f"{cardinal(int(count))} {name}{'' if int(count) == 1 or describes else 's'}"
         for count, name in parts
         if count
     )
@@ -92,11 +143,22 @@ def _offset(match: re.Match[str]) -> str:
     return f"{match[1]} {sign} {cardinal(int(match[3]))}{minutes}"
 
 
+AT_TIMES = (Rule(_AT, "at "),)
 TIMES = (
+    Rule(_MILITARY, _military),
+    Rule(_NOON_SPAN, _noon_span),
+    Rule(_NOON_LAST, " to "),
+    Rule(_SHORT_HALF, _short_half),
+    Rule(_HALF_FIRST, _half_first),
     Rule(_SPAN, _span),
+    Rule(_CLOCK_DURATION, _duration),
     Rule(_CLOCK_SPAN, _clock_span),
+    Rule(_O_CLOCK, lambda match: cardinal(int(match[1]))),
+    Rule(_CLOCK_LETTER, lambda match: clock(int(match[1]), int(match[2]), half=_half(match[3]))),
     Rule(_HALVED, _halved),
     Rule(_CLOCK, _clock),
     Rule(_DURATION, _duration),
+    Rule(_SHORT_DURATION, _duration),
+    Rule(_MINUTES, _duration),
     Rule(_OFFSET, _offset),
 )

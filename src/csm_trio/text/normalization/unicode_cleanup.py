@@ -26,11 +26,18 @@ _PLAIN = {
     "…": "...",
     "\n": "\n",
     "⁄": "/",
+    "№": "No. ",
+    "㎡": "m²",
+    "㎥": "m³",
+    "㎢": "km²",
+    "㎠": "cm²",
+    "″": '"',
+    "ʺ": '"',
     **dict.fromkeys("\u200b\ufe0e\ufe0f", ""),
 }
 # Compatibility forms equivalent in speech to their decomposition; not fractions and superscripts.
 _COMPATIBLE = re.compile(
-    "[\ufb00-\ufb06\uff01-\uff5e\U0001d400-\U0001d7ff\u2460-\u2473№℃℉]",
+    "[\ufb00-\ufb06\uff01-\uff5e\U0001d400-\U0001d7ff\u3371-\u33dfℓ℃℉]",
 )
 _ARROWS = re.compile("[\u2190-\u21ff\u27f0-\u27ff\u2900-\u297f]")
 _SKIN_TONES = re.compile("[\U0001f3fb-\U0001f3ff]")
