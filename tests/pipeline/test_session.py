@@ -121,7 +121,8 @@ async def test_a_client_that_sends_nothing_for_the_timeout_is_ended(
     with pytest.raises(InputTimeout) as caught:
         await call.run(OPENER, text_message("Hello. "))
     assert caught.value.timeout_s == timeout_s
-    assert trio.current_time() - start_s == pytest.approx(timeout_s)
+    # Counted from the end of what the client plays: two frames.
+    assert trio.current_time() - start_s == pytest.approx(timeout_s + 0.16, abs=0.05)
     assert not any(message["isFinal"] for message in call.sent)
 
 
@@ -147,6 +148,36 @@ async def test_every_message_restarts_the_inactivity_timeout(
                 await trio.sleep(15)
                 call.socket.client_send(message)
     assert trio.current_time() - start_s == pytest.approx(4 * 15 + 20)
+
+
+async def test_speech_that_is_made_or_heard_is_not_inactivity(autojump_clock: MockClock) -> None:
+    """Speech whose generation takes over 30 s, for a client that says nothing more."""
+    call = SessionRun(FakeEngine(frame_delay_s=0.3))
+    start_s = trio.current_time()
+    with pytest.raises(InputTimeout):
+        await call.run(OPENER, text_message("FRAMES=130 of speech, now. "))
+    assert joined_audio(call.sent) == expected_audio(call.engine.utterances)
+    frames = len(joined_audio(call.sent)) / 3_840
+    assert frames > 100
+    assert trio.current_time() - start_s > frames * 0.3 + 20
+
+
+async def test_a_client_that_has_not_taken_its_audio_is_not_idle(
+    autojump_clock: MockClock,
+) -> None:
+    call = SessionRun(socket=ScriptedSocket(capacity=0))
+    start_s = trio.current_time()
+    taken = 0
+    with pytest.RaisesGroup(InputTimeout):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(call.run, OPENER, text_message("Hello to you. "))
+            while len(joined_audio(call.sent)) < 6 * 3_840:
+                await trio.sleep(9)
+                await call.socket.client_receive()
+                await wait_all_tasks_blocked()
+                taken += 1
+    assert taken > 2
+    assert trio.current_time() - start_s == pytest.approx(9 * taken + 20, abs=0.6)
 
 
 async def test_after_the_end_of_input_no_inactivity_timeout_applies(
@@ -253,7 +284,7 @@ class TwoVoicesProtocol:
     def __init__(self) -> None:
         self._known: set[str] = set()
 
-    def receive(self, message: str | bytes) -> list[InEvent]:
+    def receive(self, message: str | bytes, now_s: float = 0.0) -> list[InEvent]:
         match json.loads(message):
             case []:
                 return [CloseSession()]

@@ -82,8 +82,10 @@ class Generating:
                         silence = (SILENCE,) * round(duration_ms / 1000 / self._spec.frame_s)
                         for start in range(0, len(silence), MAX_BATCH_FRAMES):
                             await self._deliver(silence[start : start + MAX_BATCH_FRAMES], items)
+                        self._progress.generated += 1
                     case Sentence():
                         await self._generate_sentence(item, items)
+                        self._progress.generated += 1
 
     async def _generate_sentence(
         self, sentence: Sentence, items: trio.MemorySendChannel[StreamItems]

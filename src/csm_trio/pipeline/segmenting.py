@@ -31,6 +31,7 @@ async def segment(
             nonlocal index
             for item in items:
                 progress.timeline.mark("segmented")
+                progress.emitted += 1
                 if isinstance(item, Break):
                     await sentences.send(item)
                     continue

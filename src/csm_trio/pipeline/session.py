@@ -9,6 +9,7 @@ vendor's JSON: a protocol translates.
 
 import contextlib
 import math
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn, Protocol
@@ -27,6 +28,7 @@ from csm_trio.pipeline.context import Synthesizer, first_error
 from csm_trio.pipeline.spec import ContextProgress, ContextSpec
 from csm_trio.protocol.events import (
     AddText,
+    Audio,
     ClearContext,
     CloseContext,
     CloseSession,
@@ -69,8 +71,11 @@ class SocketProtocol(Protocol):
 
     contexts_fail_alone: bool
 
-    def receive(self, message: str | bytes) -> list[InEvent]:
-        """Return what a message means; raise SpeechError where it means nothing valid."""
+    def receive(self, message: str | bytes, now_s: float = 0.0) -> list[InEvent]:
+        """Return what a message means that came at `now_s` on any clock.
+
+        Raises SpeechError where it means nothing valid.
+        """
 
     def send(self, event: OutEvent) -> str:
         """Return the message that tells the client of an event."""
@@ -139,6 +144,9 @@ class Session:
         self._open: dict[str, _Context] = {}
         self._closing: list[_Context] = []
         self._input_ended = False
+        # When the client has played all audio that it was sent.
+        self._plays_until_s = -math.inf
+        self._sending = False
         # When the next context would be due if contexts were opened at the sustained rate.
         self._open_due_s = -math.inf
 
@@ -174,13 +182,21 @@ class Session:
             with to_client:
                 await self._handle(begun, to_client, nursery)
                 while not self._input_ended:
-                    message = await self._next_message(receive)
-                    await self._handle(self._protocol.receive(message), to_client, nursery)
+                    await self._receive(await self._next_message(receive), to_client, nursery)
             while True:
-                await self._handle(self._protocol.receive(await receive()), to_client, nursery)
+                await self._receive(await receive(), to_client, nursery)
         except SpeechError as error:
             self._set_cancel_reason(error)
             raise
+
+    async def _receive(
+        self,
+        message: str | bytes,
+        to_client: trio.MemorySendChannel[OutEvent],
+        nursery: trio.Nursery,
+    ) -> None:
+        events = self._protocol.receive(message, trio.current_time())
+        await self._handle(events, to_client, nursery)
 
     async def _drain(self, to_client: trio.MemorySendChannel[OutEvent]) -> NoReturn:
         """On shutdown, end the session once its contexts are done, or at the drain deadline."""
@@ -201,12 +217,38 @@ class Session:
         raise self._config.abort_error()
 
     async def _next_message(self, receive: Receive) -> str | bytes:
+        """Return the next message; raise InputTimeout where the session is idle for too long.
+
+        It is not idle while it has something to say, or its client audio to play.
+        """
         timeout_s = self._config.inactivity_timeout_s
-        try:
-            with trio.fail_after(timeout_s):
+        deadline_s = trio.current_time() + timeout_s
+        while True:
+            with trio.move_on_at(deadline_s):
                 return await receive()
-        except trio.TooSlowError:
-            raise InputTimeout(timeout_s) from None
+            now_s = trio.current_time()
+            idle_since_s = now_s if self._has_speech else self._plays_until_s
+            deadline_s = max(deadline_s, idle_since_s + timeout_s)
+            if deadline_s <= now_s:
+                raise InputTimeout(timeout_s)
+
+    @property
+    def _has_speech(self) -> bool:
+        """Whether a context generates speech, or holds audio that the client does not take."""
+        if self._sending or self._closing:
+            return True
+        return any(context.progress.speaks for context in self._open.values())
+
+    def _note_audio(self, context_id: str) -> None:
+        """Note until when the client plays the audio of a context."""
+        contexts = [*self._closing_under(context_id)]
+        if context_id in self._open:
+            contexts.append(self._open[context_id])
+        now_s, clock_s = trio.current_time(), time.monotonic()
+        for context in contexts:
+            empty_at_s = context.progress.buffer_empty_at_s
+            if empty_at_s is not None:
+                self._plays_until_s = max(self._plays_until_s, now_s + empty_at_s - clock_s)
 
     def _set_cancel_reason(self, error: SpeechError) -> None:
         """Set the reason under which the contexts that end with the session are counted."""
@@ -346,7 +388,11 @@ class Session:
                 async for event in outbox:
                     if isinstance(event, ContextFailed) and not self._fails_alone(event.error):
                         raise event.error
+                    self._sending = True
                     await send(self._protocol.send(event))
+                    self._sending = False
+                    if isinstance(event, Audio):
+                        self._note_audio(event.context_id)
                     if isinstance(event, ContextFailed):
                         await send(self._protocol.send(ContextDone(event.context_id)))
             finally:

@@ -100,7 +100,8 @@ class ContextSpec:
 class ContextProgress:
     """What changes while one context is synthesized.
 
-    cancel_reason: returns the reason that a cancel is counted under. buffer_empty_at_s: when the
+    cancel_reason: returns the reason that a cancel is counted under. emitted: sentences and breaks
+    of segmenting. generated: of which all frames have gone to encoding. buffer_empty_at_s: when the
     client's playback buffer runs empty, in seconds of the monotonic clock; None before its first
     frame.
     """
@@ -108,9 +109,16 @@ class ContextProgress:
     backlog: Backlog
     cancel_reason: Callable[[], str]
     timeline: Timeline = field(default_factory=Timeline)
+    emitted: int = 0
+    generated: int = 0
     spoken_frames: int = 0
     turns_done: int = 0
     buffer_empty_at_s: float | None = None
+
+    @property
+    def speaks(self) -> bool:
+        """Whether there is text that is not yet generated; buffered text waits for more."""
+        return self.backlog.waiting_chars > 0 or self.emitted > self.generated
 
     @classmethod
     def begin(cls, spec: ContextSpec, cancel_reason: Callable[[], str]) -> "ContextProgress":

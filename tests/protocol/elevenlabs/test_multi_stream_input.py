@@ -17,7 +17,11 @@ from csm_trio.errors import (
     TextTooLong,
     TooManyContexts,
 )
-from csm_trio.protocol.elevenlabs.multi_stream_input import MAX_CONTEXTS, MultiStreamInputProtocol
+from csm_trio.protocol.elevenlabs.multi_stream_input import (
+    MAX_CONTEXTS,
+    NORMAL_END_S,
+    MultiStreamInputProtocol,
+)
 from csm_trio.protocol.elevenlabs.socket_messages_in import CHUNK_LENGTHS
 from csm_trio.protocol.events import (
     AddText,
@@ -83,10 +87,22 @@ TURNS: dict[str, list[tuple[dict[str, object], list[InEvent]]]] = {
         (of_a(text="", flush=True), [Flush("a")]),
         (of_a(close_context=True), [CloseContext("a")]),
     ],
-    "LiveKit, interrupted": [
+    "text flushed and closed at once": [
         (of_a(text=" "), [opened()]),
         (of_a(text="Hello there. ", flush=True), [text("Hello there. "), Flush("a")]),
+        (of_a(close_context=True), [CloseContext("a")]),
         (of_a(close_context=True), [CloseContext("a", discard=True)]),
+    ],
+    "text, flush and close in one": [
+        (
+            of_a(text="Hello. ", flush=True, close_context=True),
+            [opened(), text("Hello. "), Flush("a"), CloseContext("a")],
+        ),
+        (of_a(close_context=True), [CloseContext("a", discard=True)]),
+    ],
+    "text and close in one, not flushed": [
+        (of_a(text="Hello. "), [opened(), text("Hello. ")]),
+        (of_a(text="And", close_context=True), [CloseContext("a", discard=True)]),
     ],
     "the vendor's guide": [
         (of_a(text="Hello there. "), [opened(), text("Hello there. ")]),
@@ -111,6 +127,24 @@ TURNS: dict[str, list[tuple[dict[str, object], list[InEvent]]]] = {
         (of_a(close_context=True), [CloseContext("a")]),
     ],
 }
+
+
+# The flush of a turn, and how long after it the close comes that is still its normal end.
+FLUSHES = [of_a(flush=True), of_a(text="", flush=True), of_a(text="More. ", flush=True)]
+
+
+@pytest.mark.parametrize("flush", FLUSHES)
+@pytest.mark.parametrize(
+    ("after_s", "discard"), [(0.0, False), (NORMAL_END_S, False), (NORMAL_END_S + 0.01, True)]
+)
+def test_a_close_some_time_after_the_flush_is_a_barge_in(
+    flush: dict[str, object], after_s: float, discard: bool
+) -> None:
+    protocol = MultiStreamInputProtocol()
+    for message in (of_a(text="Hello there. "), flush):
+        protocol.receive(json.dumps(message), 100.0)
+    events = protocol.receive(json.dumps(of_a(close_context=True)), 100.0 + after_s)
+    assert events == [CloseContext("a", discard=discard)]
 
 
 @pytest.mark.parametrize("auto_mode", [False, True])

@@ -55,7 +55,7 @@ class DialogueProtocol:
         self._casts: dict[str, _Cast] = {}
         self._ended = False
 
-    def receive(self, message: str | bytes) -> list[InEvent]:
+    def receive(self, message: str | bytes, now_s: float = 0.0) -> list[InEvent]:
         """Return the events of `message`, in order; none after `close_socket`.
 
         Raises `InvalidMessage` if it is no JSON object, `TooManyContexts`, `UnknownVoice`, or

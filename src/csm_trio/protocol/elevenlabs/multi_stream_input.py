@@ -34,16 +34,23 @@ from csm_trio.protocol.voice_settings import VoiceSettings
 MAX_CONTEXTS = 5
 """Contexts open at once on one socket, at most: the vendor's limit. Closing ones do not count."""
 
+NORMAL_END_S = 0.5
+"""Seconds after a flush within which `close_context` is the normal end of a turn. Frameworks send
+both at once (Pipecat, LiveKit, ElevenLabs' guide); a caller who interrupts comes later."""
+
 MAX_CONTEXT_ID_CHARS = 256  # it comes back in every message
 UNNAMED_CONTEXT = ""
 
 
 @dataclass(slots=True)
 class _Context:
-    """A context the client has not closed; `flushed` says whether a flush ended its text."""
+    """A context the client has not closed.
+
+    `flushed_at_s` is when a flush ended its text; None where text without one came after it.
+    """
 
     voice_settings: VoiceSettings
-    flushed: bool = False
+    flushed_at_s: float | None = None
 
 
 class MultiStreamInputProtocol:
@@ -51,8 +58,9 @@ class MultiStreamInputProtocol:
 
     A context opens with the first text that names it (a space will do) and may have its own
     voice settings. A message without `context_id` belongs to the one unnamed context.
-    `close_context` right after a flush without text is the normal end of a turn: the remaining
-    text is synthesized. Any other `close_context` is a barge-in, a second one too.
+    `close_context` at once after a flush, or with one, is the normal end of a turn: all text is
+    synthesized, that which came with the flush too. Any other `close_context` is a barge-in, a
+    second one too.
     """
 
     contexts_fail_alone = True
@@ -63,11 +71,11 @@ class MultiStreamInputProtocol:
         self._contexts: dict[str, _Context] = {}
         self._ended = False
 
-    def receive(self, text: str | bytes) -> list[InEvent]:
+    def receive(self, text: str | bytes, now_s: float = 0.0) -> list[InEvent]:
         """Return the events of message `text`, in order; none after `close_socket`.
 
-        Raises `InvalidMessage` if it is no JSON object, `TooManyContexts`, or `InvalidRequest`
-        naming a field that is wrong.
+        `now_s` is when it came, on any clock. Raises `InvalidMessage` if it is no JSON object,
+        `TooManyContexts`, or `InvalidRequest` naming a field that is wrong.
         """
         if self._ended:
             return []
@@ -77,19 +85,27 @@ class MultiStreamInputProtocol:
             self._ended = True
             return [CloseSession()]
         if message.fields.flag("close_context"):
-            return self._close(context_id, flush=message.flush)
+            return self._close(context_id, message, now_s)
+        return self._text(context_id, message, now_s) or [KeepAlive()]
+
+    def _text(self, context_id: str, message: ClientMessage, now_s: float) -> list[InEvent]:
         context = self._contexts.get(context_id)
         if context is None:
-            return self._open(context_id, message) or [KeepAlive()]
+            return self._open(context_id, message, now_s)
         check_unchanged(context.voice_settings, message.voice_settings)
-        return self._add_text(context_id, context, message, opening=False) or [KeepAlive()]
+        return self._add_text(context_id, context, message, now_s, opening=False)
 
-    def _close(self, context_id: str, *, flush: bool) -> list[InEvent]:
+    def _close(self, context_id: str, message: ClientMessage, now_s: float) -> list[InEvent]:
+        # Text without a flush would be dropped by the close.
+        speaks = message.flush and message.has_words
+        events = self._text(context_id, message, now_s) if speaks else []
         context = self._contexts.pop(context_id, None)
-        normal_end = context is not None and (context.flushed or flush)
-        return [CloseContext(context_id, discard=not normal_end)]
+        flushed_at_s = None if context is None else context.flushed_at_s
+        late = flushed_at_s is None or now_s - flushed_at_s > NORMAL_END_S
+        normal_end = context is not None and (message.flush or not late)
+        return [*events, CloseContext(context_id, discard=not normal_end)]
 
-    def _open(self, context_id: str, message: ClientMessage) -> list[InEvent]:
+    def _open(self, context_id: str, message: ClientMessage, now_s: float) -> list[InEvent]:
         """Open a context, unless the message is a keep-alive or a flush without text."""
         events: list[InEvent] = [] if message.api_key is None else [Authenticate(message.api_key)]
         if not message.known or (not message.text and (message.flush or message.text == "")):
@@ -99,13 +115,21 @@ class MultiStreamInputProtocol:
         context = self._contexts[context_id] = _Context(message.voice_settings)
         lengths = () if self._auto_mode else message.chunk_lengths or CHUNK_LENGTHS
         events.append(OpenContext(context_id, message.settings, lengths))
-        return [*events, *self._add_text(context_id, context, message, opening=True)]
+        return [*events, *self._add_text(context_id, context, message, now_s, opening=True)]
 
     def _add_text(
-        self, context_id: str, context: _Context, message: ClientMessage, *, opening: bool
+        self,
+        context_id: str,
+        context: _Context,
+        message: ClientMessage,
+        now_s: float,
+        *,
+        opening: bool,
     ) -> list[InEvent]:
-        if message.has_words or message.flush:
-            context.flushed = not message.has_words
+        if message.flush:
+            context.flushed_at_s = now_s
+        elif message.has_words:
+            context.flushed_at_s = None
         return message.text_events(context_id, opening=opening, auto_mode=self._auto_mode)
 
     def send(self, event: OutEvent) -> str:

@@ -56,7 +56,7 @@ class StreamInputProtocol:
         self._chunk_lengths: tuple[int, ...] = () if auto_mode else CHUNK_LENGTHS
         self._partial_word: Aligned | None = None
 
-    def receive(self, text: str | bytes) -> list[InEvent]:
+    def receive(self, text: str | bytes, now_s: float = 0.0) -> list[InEvent]:
         """Return the events of message `text`, in order; after the end of input, only a clear.
 
         Raises `InvalidMessage` if it is no JSON object, `InvalidRequest` naming a field that
