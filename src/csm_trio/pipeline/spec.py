@@ -69,7 +69,8 @@ class ContextSpec:
     which the pool counts its slots. chunk_lengths: the segmenter's schedule. dialogue: every
     voice's prompt holds the other voices' segments, and turns end at a flush and where `voice_id`
     changes. aligned: chunks carry alignments. history: the prompt segments that precede the
-    context. on_segment: receives each generated sentence, for the request history.
+    context. never_empty: a context without any speech becomes one frame of silence. on_segment:
+    receives each generated sentence, for the request history.
     """
 
     context_id: str
@@ -83,6 +84,7 @@ class ContextSpec:
     dialogue: bool = False
     aligned: bool = False
     history: tuple[PromptSegment, ...] = ()
+    never_empty: bool = False
     on_segment: Callable[[PromptSegment], None] | None = None
 
     @property

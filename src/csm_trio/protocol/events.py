@@ -32,6 +32,7 @@ class SpeechSettings(Overridable):
     voice_id: str | None = None
     normalization: Literal["auto", "on", "off"] | None = None
     ssml: bool | None = None
+    audio_tags: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
