@@ -103,7 +103,8 @@ class ContextProgress:
     """What changes while one context is synthesized.
 
     cancel_reason: returns the reason that a cancel is counted under. emitted: sentences and breaks
-    of segmenting. generated: of which all frames have gone to encoding. buffer_empty_at_s: when the
+    of segmenting. generated: of which all frames have gone to encoding. begun: sentences of which
+    audio has been sent. buffer_empty_at_s: when the
     client's playback buffer runs empty, in seconds of the monotonic clock; None before its first
     frame.
     """
@@ -113,6 +114,7 @@ class ContextProgress:
     timeline: Timeline = field(default_factory=Timeline)
     emitted: int = 0
     generated: int = 0
+    begun: int = 0
     spoken_frames: int = 0
     turns_done: int = 0
     buffer_empty_at_s: float | None = None
