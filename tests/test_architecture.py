@@ -27,13 +27,22 @@ class Row:
     third_party: set[str] = field(default_factory=set)
 
 
-GROUND = {"errors", "named_files", "config", "telemetry", "timebase", "process_tuning"}
+GROUND = {
+    "errors",
+    "named_files",
+    "socket_writer",
+    "config",
+    "telemetry",
+    "timebase",
+    "process_tuning",
+}
 
 LAYERS = {
     "errors": Row(1),
     "timebase": Row(1),
     "setting_types": Row(1),
     "process_tuning": Row(1),
+    "socket_writer": Row(1, set(), {"trio"}),
     "named_files": Row(1.2, {"errors"}),
     "config": Row(1.5, {"errors", "setting_types", "named_files"}),
     "telemetry": Row(1, set(), {"prometheus_client"}),
