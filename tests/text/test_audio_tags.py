@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from csm_trio.text.audio_tags import MAX_AUDIO_TAG_CHARS
 from csm_trio.text.frontend import TextFrontend
-from csm_trio.text.segment import MAX_AUDIO_TAG_CHARS
 from csm_trio.text.spans import SpokenText
 
 

@@ -4,9 +4,9 @@ The module must not know voices, or where the boundaries between deltas were.
 """
 
 import enum
-import re
 from collections.abc import Sequence
 
+from csm_trio.text.audio_tags import AUDIO_TAG, MAX_AUDIO_TAG_CHARS
 from csm_trio.text.cutting import clause_before, cut_point
 from csm_trio.text.stops import (
     CONTINUING,
@@ -23,12 +23,6 @@ from csm_trio.text.stops import (
     glued_begins_sentence,
     may_be_glued,
 )
-
-MAX_AUDIO_TAG_CHARS = 100
-"""Characters within the brackets of an audio tag, at most; what is longer is text."""
-
-AUDIO_TAG = re.compile(rf"\[[^\[\]\n]{{0,{MAX_AUDIO_TAG_CHARS}}}\](?!\()")
-"""A direction to the speaker, as ElevenLabs' dialogue models have it: `[laughs]`."""
 
 _TRIGGER_CHARS = 50  # ElevenLabs' documented minimum buffer for `try_trigger_generation`
 _TRIGGER_CLAUSE_CHARS = 20

@@ -6,6 +6,7 @@ The module must not know sentence boundaries, tokenizers or voices.
 import re
 from typing import Literal
 
+from csm_trio.text.audio_tags import AUDIO_TAG
 from csm_trio.text.normalization.addresses import ADDRESSES
 from csm_trio.text.normalization.amounts import LENGTHS, MEASURES, MONEY
 from csm_trio.text.normalization.calendar_names import NAMES
@@ -32,7 +33,6 @@ from csm_trio.text.normalization.times import AT_TIMES, TIMES
 from csm_trio.text.normalization.unicode_cleanup import compose, make_plain
 from csm_trio.text.normalization.words import ABBREVIATED, BARE_UNITS, ROMANS
 from csm_trio.text.normalization.years import DECADES, YEARS
-from csm_trio.text.segment import AUDIO_TAG
 from csm_trio.text.spans import SpokenText, TracedText
 
 Normalization = Literal["auto", "on", "off"]
