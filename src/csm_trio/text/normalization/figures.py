@@ -52,6 +52,12 @@ _MASCULINE_NUMBER = re.compile(r"\b[Nn]º ?(?=\d)")
 _SUBSCRIPT = re.compile("[₀₁₂₃₄₅₆₇₈₉]{1,9}")
 
 
+_BETWEEN = re.compile(
+    r"\b([Bb]etween (?!\d{3}-\d{4}\b)[$€£]?\d[\d:.,]{0,12}(?: ?[AaPp]\.?[Mm]\.?)?[%kKM]?)( ?- ?)"
+    r"(?=[$€£]?\d[\d:.,]{0,12}(?![\d/-]))"
+)
+
+
 def _ordinal(match: re.Match[str]) -> str:
     return ordinal(int(match[1].replace(",", "")))
 
@@ -147,3 +153,5 @@ SIZES = (
     Rule(_TIME_SPAN, _time_span),
 )
 EXPRESSIONS = (Rule(_LIST_ITEM, lambda match: f"{match[1]}."), Rule(_SCIENTIFIC, _scientific))
+BETWEEN = (Rule(_BETWEEN, lambda match: [(match[1], *match.span(1)), (" and ", *match.span(2))]),)
+"""Comes before all rules of spans, which say "to"."""

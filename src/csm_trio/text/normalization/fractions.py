@@ -5,6 +5,7 @@ import re
 from csm_trio.text.normalization.lexicon import words
 from csm_trio.text.normalization.numbers import VULGAR, cardinal, fraction, number, quantity
 from csm_trio.text.normalization.rules import Rule, is_label, spaced, tail
+from csm_trio.text.spans import Replacement
 
 _IDIOMS = {
     "24/7": "twenty four seven",
@@ -63,6 +64,15 @@ _FRACTION = re.compile(r"(?<![\w.,/:-])(\d{1,3})/(\d{1,4})(?![\w/]|[.,]\d)")
 _VULGAR = re.compile(rf"(\d{{0,15}})([{VULGAR}])")
 
 
+def _hyphen_mixed(match: re.Match[str]) -> list[Replacement] | None:
+    """Part a mixed number by a space: the rules of measures, which come later, read it so."""
+    above, below = map(int, match[2].split("/"))
+    if not 0 < above < below:
+        return None
+    whole, part = match.span(1), match.span(2)
+    return [(match[1], *whole), (" ", whole[1], part[0]), (match[2], *part)]
+
+
 def _out_of(match: re.Match[str]) -> str | None:
     above, below = float(match[1]), int(match[2])
     if above > below or (below == 5 and "." not in match[1]):
@@ -89,11 +99,6 @@ def _nths(match: re.Match[str]) -> str:
 
 def _fraction_span(match: re.Match[str]) -> str:
     return f"{quantity(match[1])} to {quantity(match[2])}"
-
-
-def _hyphen_mixed(match: re.Match[str]) -> str | None:
-    above, below = map(int, match[2].split("/"))
-    return quantity(f"{match[1]} {match[2]}") if 0 < above < below else None
 
 
 def _pressure(match: re.Match[str]) -> str | None:

@@ -13,6 +13,7 @@ from csm_trio.text.normalization.calendar_names import NAMES
 from csm_trio.text.normalization.codes import CODES, HEXADECIMAL
 from csm_trio.text.normalization.dates import DATES
 from csm_trio.text.normalization.figures import (
+    BETWEEN,
     EXPRESSIONS,
     FIGURES,
     LAST_FIGURES,
@@ -39,6 +40,7 @@ Normalization = Literal["auto", "on", "off"]
 
 # Whole expressions come before the rules that would take their digits.
 _WITH_DIGITS = (
+    *BETWEEN,
     *SUBSCRIPTS,
     *IDIOMS,
     *PHONES,
@@ -62,6 +64,8 @@ _WITH_DIGITS = (
     *IDS,
     *LAST_FIGURES,
 )
+
+_MARKUP_PASSES = 4
 
 _BLANKS = re.compile(r"\s+")
 _EDGES = re.compile(r"^ +| +$")
@@ -94,8 +98,7 @@ def normalize(
     make_plain(traced)
     if mode != "off":
         apply(KEYS, traced)
-    drop_markup(traced)
-    _tidy(traced)
+    _drop_markup(traced, again=mode == "off")
     if not any(char.isalnum() for char in traced.text):
         traced.sub(_ALL, "")
         return traced.finish()
@@ -122,6 +125,16 @@ def _normalize_to_words(traced: TracedText) -> None:
     apply(ROMANS, traced)
     apply(SIGNS, traced)
     apply(BARE_UNITS, traced)
+
+
+def _drop_markup(traced: TracedText, *, again: bool) -> None:
+    """Remove markup; with `again`, also what is markup only once other marks are gone."""
+    for _ in range(_MARKUP_PASSES if again else 1):
+        before = traced.text
+        drop_markup(traced)
+        _tidy(traced)
+        if traced.text == before:
+            break
 
 
 def _tidy(traced: TracedText) -> None:
