@@ -13,7 +13,7 @@ import trio
 from csm_trio.config import Config, ServerConfig
 from csm_trio.engine.utterance import Frame
 from support.browser import Page, open_page
-from support.client_calls import KEY, locked, sine_speech
+from support.client_calls import KEY, locked, sine_speech, until
 from support.fakes import SineRunner
 from support.serving import TEST_SERVER, Server, serving
 
@@ -187,10 +187,12 @@ async def test_text_comes_word_by_word_and_the_figures_are_shown() -> None:
         }
     assert len(runner.opened) == 2
     assert report["ttfaMs"] > 0
-    assert figures["ttfa"] == f"{report['ttfaMs']:.0f} ms"
+    assert abs(int(figures["ttfa"].split()[0]) - report["ttfaMs"]) <= 1
     assert figures["buffer"] == "0.00 s"
     assert float(figures["rtf"]) > 0
-    assert figures["audio"] == f"{len(report['samples']) / 24_000:.2f} s"
+    assert float(figures["audio"].split()[0]) == pytest.approx(
+        len(report["samples"]) / 24_000, abs=0.011
+    )
 
 
 @pytest.mark.parametrize("how", ["button", "key"])
@@ -215,7 +217,8 @@ async def test_an_interruption_shows_what_was_heard_and_when_the_slot_was_free(h
     assert heard
     assert "Alpha bravo charlie delta FRAMES=300 of echo foxtrot golf hotel.".startswith(heard)
     assert 0 < heard_ms < 1000 * audio_s < 24_000
-    assert free == f"The slot was free {free_ms:.0f} ms later."
+    assert free.startswith("The slot was free ")
+    assert abs(int(free.split()[4]) - free_ms) <= 1
     assert free_ms < 5_000
     assert done
 
@@ -254,9 +257,10 @@ async def test_text_and_errors_never_become_markup() -> None:
 
 
 async def test_a_failed_text_is_reported_and_the_next_is_spoken() -> None:
-    async with opened() as (page, _):
+    async with opened() as (page, server):
         await play(page, "REFUSE this.")
         await page.until(f"{text_of('#error')} !== ''")
+        await until(lambda: server.state.admission.open_sessions == 0)
         await play(page, "FRAMES=4 now.")
         assert (await played(page))["report"]["played"] == 4 * 1_920
         assert await page.evaluate(text_of("#error")) == ""
@@ -274,6 +278,25 @@ async def test_it_fits_400_pixels(panel: str) -> None:
             ".map((one) => one.getBoundingClientRect()).filter((box) => box.right > 400).length"
         )
         assert narrow == 0
+
+
+async def test_play_twice_speaks_the_second_alone() -> None:
+    async with opened() as (page, server):
+        await page.fill("#format", "pcm_24000")
+        await page.evaluate(
+            """{
+              for (const frames of [200, 4]) {
+                document.querySelector("#text").value = `FRAMES=${frames} of speech.`;
+                document.querySelector("#play").click();
+              }
+            }"""
+        )
+        assert (await played(page))["report"]["played"] == 4 * 1_920
+        await play(page, "FRAMES=300 of speech.")
+        await page.until(f"parseFloat({text_of('#audio')}) > 1")
+        await play(page, "FRAMES=5 of speech.")
+        assert (await played(page))["report"]["played"] == 5 * 1_920
+        await until(lambda: server.state.admission.open_sessions == 0)
 
 
 async def test_it_works_by_keyboard_alone() -> None:

@@ -1,7 +1,7 @@
 // The page: its form, one speech at a time, and what is shown of it.
 
 import { openPlayer } from "./player.js";
-import { playbackFormat } from "./formats.js";
+import { playbackFormat, sampleRateOf } from "./formats.js";
 import { KeyRefused, Server } from "./server.js";
 import { ServerTab } from "./server_tab.js";
 import { requestBody, snippets } from "./snippets.js";
@@ -22,6 +22,7 @@ const transcript = new Transcript(at("transcript"));
 
 /** The speech that is heard, or was last; null before the first. */
 export let speech = null;
+let plays = 0;
 
 function readRequest() {
   return {
@@ -36,6 +37,10 @@ function readRequest() {
     seed: number("seed") ?? crypto.getRandomValues(new Uint32Array(1))[0],
     wordsPerS: at("speech-form").sending.value === "words" ? number("words-per-s") : null,
   };
+}
+
+function drawWaveform() {
+  waveform.draw(speech ? speech.player.heard : 0);
 }
 
 function show(id, text) {
@@ -56,9 +61,19 @@ async function play() {
   const request = readRequest();
   if (request.text.trim() === "") return;
   show("error", "");
-  // Before any await: browsers let sound begin only within a click or key press.
-  const opening = openPlayer(new Speech(server, null, request).rateHz);
-  const current = new Speech(server, await opening, request);
+  const turn = (plays += 1);
+  try {
+    // Before any await: browsers let sound begin only within a click or key press.
+    const player = await openPlayer(sampleRateOf(playbackFormat(request.format)));
+    if (turn !== plays) return player.stop(); // Play was pressed again
+    await speak(new Speech(server, player, request));
+  } catch (error) {
+    if (turn === plays) show("status", "");
+    showError(error);
+  }
+}
+
+async function speak(current) {
   speech = current;
   begin(current);
   try {
@@ -66,12 +81,10 @@ async function play() {
     await current.finished;
     await current.player.finished;
     if (!current.times.interrupted) show("status", "Played to its end.");
-  } catch (error) {
-    current.player.stop();
-    if (speech === current) show("status", "");
-    showError(error);
+  } finally {
+    current.close();
+    if (speech === current) end(current);
   }
-  if (speech === current) end(current);
 }
 
 function begin(current) {
@@ -104,7 +117,7 @@ function draw(current) {
 function showFigures(current) {
   const { report } = current.player;
   transcript.show(current.words, current.heardMs);
-  waveform.draw(current.player.heard);
+  drawWaveform();
   if (current.ttfaMs !== null) show("ttfa", `${current.ttfaMs.toFixed(0)} ms`);
   if (current.realTimeFactor !== null) show("rtf", current.realTimeFactor.toFixed(2));
   show("buffer", `${(report.buffered / current.rateHz).toFixed(2)} s`);
@@ -182,12 +195,15 @@ function askForKey(message) {
   at("key").focus();
 }
 
+function optionOf({ voice_id: id, name }, chosen) {
+  return new Option(name === id ? id : `${name} (${id})`, id, false, id === chosen);
+}
+
 async function loadVoices() {
   try {
     const voices = await server.voices();
-    at("voice").replaceChildren(
-      ...voices.map(({ voice_id: id, name }) => new Option(name === id ? id : `${name} (${id})`, id)),
-    );
+    const { value } = at("voice");
+    at("voice").replaceChildren(...voices.map((voice) => optionOf(voice, value)));
     at("key-form").hidden = true;
     at("key").value = "";
   } catch (error) {
@@ -229,6 +245,12 @@ function wire() {
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") interrupt();
     if (event.key === "Enter" && event.ctrlKey) at("speech-form").requestSubmit();
+  });
+  new ResizeObserver(drawWaveform).observe(at("waveform"));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawWaveform);
+  // The server may have been given other voices meanwhile.
+  window.addEventListener("focus", () => {
+    if (at("key-form").hidden) loadVoices();
   });
   for (const id of ["speed", "stability"]) {
     at(id).addEventListener("input", () => show(`${id}-value`, Number(at(id).value).toFixed(2)));

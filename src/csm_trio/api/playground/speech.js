@@ -59,6 +59,13 @@ export class Speech {
     if (this.socket && !this.times.final) this.#send({ close_context: true });
   }
 
+  /** End playback and the session, whatever is under way. */
+  close() {
+    clearTimeout(this.timer);
+    if (!this.player.report.done) this.player.stop();
+    this.socket?.close(NORMAL_CLOSE);
+  }
+
   /** Seconds of audio received. */
   get audioS() {
     return this.received / this.rateHz;
@@ -122,7 +129,6 @@ export class Speech {
 
   #receive(message) {
     if (message.error) {
-      this.player.stop();
       this.reject(new Error(message.message));
       return;
     }
@@ -151,7 +157,6 @@ export class Speech {
 
   #closed(code, reason) {
     if (this.times.final) return;
-    this.player.stop();
     this.reject(new Error(reason || `The session ended early (${code}).`));
   }
 }
