@@ -1,6 +1,6 @@
 // Plays samples while they arrive. Both players have `push`, `end`, `stop`, `report` and `finished`.
 
-const START_S = 0.12; // of audio, before playback begins or goes on after a gap
+const START_S = 0.2; // of audio, before playback begins or goes on after a gap
 const REPORT_MS = 30;
 
 /** Open a player of one stream of samples. Must be called within a click or key press. */
