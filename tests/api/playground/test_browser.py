@@ -4,13 +4,15 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import trio
 
-from csm_trio.config import Config, ServerConfig
+from csm_trio.config import Config, ServerConfig, SpeechConfig
 from csm_trio.engine.utterance import Frame
 from support.browser import Page, open_page
 from support.client_calls import KEY, locked, sine_speech, until
@@ -37,12 +39,14 @@ async def opened(
     runner: Callable[[], SineRunner] = PacedRunner,
     server: ServerConfig = TEST_SERVER,
     *,
+    speech: SpeechConfig | None = None,
     before: str = "",
     narrow: bool = False,
 ) -> AsyncIterator[tuple[Page, Server]]:
     """Serve, and open the page; without a key it has loaded its voices."""
     with trio.fail_after(GUARD_S):
-        async with serving(runner, Config(server=server)) as running, open_page() as page:
+        config = Config(server=server, speech=speech or SpeechConfig())
+        async with serving(runner, config) as running, open_page() as page:
             if narrow:
                 await page.send("Emulation.setDeviceMetricsOverride", **NARROW)
             await page.send("Page.addScriptToEvaluateOnNewDocument", source=before)
@@ -195,10 +199,21 @@ async def test_text_comes_word_by_word_and_the_figures_are_shown() -> None:
     )
 
 
-@pytest.mark.parametrize("how", ["button", "key"])
-async def test_an_interruption_shows_what_was_heard_and_when_the_slot_was_free(how: str) -> None:
-    async with opened() as (page, server):
-        await play(page, "Alpha bravo charlie delta FRAMES=370 of echo foxtrot golf hotel.")
+# Its second sentence is still to be written when it is interrupted.
+INTERRUPTED = f"Alpha bravo charlie delta FRAMES=370 of echo. {'Foxtrot golf hotel. ' * 80}"
+
+
+@pytest.mark.parametrize(
+    ("how", "sending", "before"),
+    [("button", "whole", ""), ("key", "words", ""), ("key", "whole", WITHOUT_WORKLETS)],
+    ids=["button", "word by word", "without worklets"],
+)
+async def test_an_interruption_shows_what_was_heard_and_when_the_slot_was_free(
+    how: str, sending: str, before: str
+) -> None:
+    async with opened(before=before) as (page, server):
+        await page.click(f"input[name=sending][value={sending}]")
+        await play(page, INTERRUPTED)
         await page.until("document.querySelector('#transcript .now') !== null")
         await page.until(f"parseFloat({text_of('#audio')}) > 1")
         if how == "button":
@@ -215,13 +230,14 @@ async def test_an_interruption_shows_what_was_heard_and_when_the_slot_was_free(h
         assert server.state.engine.borrowed_slots == 0
     heard_ms, audio_s, free_ms, done = state
     assert heard
-    assert "Alpha bravo charlie delta FRAMES=370 of echo foxtrot golf hotel.".startswith(heard)
-    assert 0 < heard_ms < 1000 * audio_s < 370 * 80
+    assert INTERRUPTED.startswith(heard)
+    assert 0 < heard_ms < 1000 * audio_s
     assert free.startswith("The slot was free ")
     assert abs(int(free.split()[4]) - free_ms) <= 1
     assert done
 
 
+@pytest.mark.usefixtures("each_topology")
 async def test_a_locked_server_asks_for_its_key_and_refuses_a_wrong_one() -> None:
     async with opened(server=locked()) as (page, _):
         await page.until("!document.querySelector('#key-form').hidden")
@@ -242,6 +258,25 @@ async def test_a_locked_server_asks_for_its_key_and_refuses_a_wrong_one() -> Non
         assert await page.evaluate("document.querySelector('#key').value") == ""
         assert all(KEY not in url for url in page.requested)
         assert "$CSM_API_KEY" in await page.evaluate(text_of("#curl-panel"))
+
+
+async def test_a_full_server_is_reported() -> None:
+    full = replace(TEST_SERVER, max_sessions=1, admission_wait_ms=0)
+    async with opened(server=full) as (page, server), server.dial():
+        await play(page, "FRAMES=4 now.")
+        await page.until(f"{text_of('#error')}.includes('full')")
+        assert await page.evaluate(text_of("#status")) == ""
+
+
+async def test_a_voice_name_never_becomes_markup(tmp_path: Path) -> None:
+    name = "</option><img src=x onerror=alert(1)>"
+    (tmp_path / "voices.json").write_text(json.dumps({"evil": {"speaker_id": 0, "name": name}}))
+    speech = SpeechConfig(voices_file=tmp_path / "voices.json")
+    async with opened(speech=speech) as (page, _):
+        options = "[...document.querySelector('#voice').options].map((one) => one.textContent)"
+        assert f"{name} (evil)" in await page.evaluate(options)
+        assert await page.evaluate("document.querySelectorAll('main img').length") == 0
+        assert page.problems == []
 
 
 async def test_text_and_errors_never_become_markup() -> None:

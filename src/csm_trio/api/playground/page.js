@@ -214,12 +214,9 @@ async function loadVoices() {
 function showFormat() {
   const { value } = at("format");
   const heard = playbackFormat(value);
-  show(
-    "format-note",
-    heard === value
-      ? `Heard as ${heard}, exactly as it is sent.`
-      : `Heard as ${heard}; ${value} is in the code below and, if it is MP3, in the download.`,
-  );
+  const uses = value.startsWith("mp3_") ? "The code and the MP3 download use" : "The code uses";
+  const exactly = `Heard as ${heard}, exactly as it is sent.`;
+  show("format-note", heard === value ? exactly : `Heard as ${heard}. ${uses} ${value}.`);
 }
 
 function whenEnabled(id, act) {

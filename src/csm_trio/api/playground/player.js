@@ -6,6 +6,7 @@ const REPORT_MS = 30;
 /** Open a player of one stream of samples. Must be called within a click or key press. */
 export async function openPlayer(rateHz) {
   const context = new AudioContext({ sampleRate: rateHz });
+  context.resume();
   // Over plain http, browsers have worklets at localhost only (W3C Secure Contexts).
   if (!context.audioWorklet) return new ScheduledPlayer(context);
   await context.audioWorklet.addModule(new URL("worklet.js", import.meta.url));
@@ -18,7 +19,6 @@ class Player {
     this.report = { played: 0, buffered: 0, gaps: 0, done: false };
     this.onReport = () => {};
     this.finished = new Promise((resolve) => (this.resolveFinished = resolve));
-    context.resume();
   }
 
   /** Samples that have reached the ear. */
