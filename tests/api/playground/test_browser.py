@@ -21,7 +21,7 @@ from support.serving import TEST_SERVER, Server, serving
 
 GUARD_S = 90.0
 NARROW = {"width": 400, "height": 800, "deviceScaleFactor": 1, "mobile": True}
-SPEECH = "(await import('/playground/page.js')).speech"
+SPEECH = "(await import(document.querySelector('script').src)).speech"
 
 
 class PacedRunner(SineRunner):
@@ -105,7 +105,7 @@ AudioNode.prototype.connect = function (target, ...others) {
 };
 """
 RENDERED = """(async () => {
-  await (await import('/playground/page.js')).speech.player.finished;
+  await (await import(document.querySelector('script').src)).speech.player.finished;
   const samples = new Float32Array(window.analyser.fftSize);
   window.analyser.getFloatTimeDomainData(samples);
   return [...samples].map((one) => one * 32768);

@@ -28,16 +28,33 @@ async def test_the_page_and_all_its_files_are_served_without_a_key(server: Serve
         page = await client.get("/")
         assert page.status_code == 200
         assert page.headers["content-type"] == "text/html; charset=utf-8"
-        assert page.text == (FOLDER / "index.html").read_text(encoding="utf-8")
-        for linked in re.findall(r'(?:href|src)="(playground/[^"]+)"', page.text):
-            assert (await client.get(f"/{linked}")).status_code == 200
-        for script in SCRIPTS:
-            answer = await client.get(f"/playground/{script.name}")
-            assert answer.headers["content-type"].startswith("text/javascript")
-            assert answer.content == script.read_bytes()
+        assert page.headers["cache-control"] == "no-cache"
+        (folder,) = set(re.findall(r'(?:href|src)="(playground/\w+)/', page.text))
+        for path in [*SCRIPTS, *OTHER_FILES[1:]]:
+            answer = await client.get(f"/{folder}/{path.name}")
+            assert answer.status_code == 200
+            assert answer.content == path.read_bytes()
+            assert "immutable" in answer.headers["cache-control"]
+            is_script = answer.headers["content-type"].startswith("text/javascript")
+            assert is_script == (path in SCRIPTS)
 
 
-@pytest.mark.parametrize("path", ["/", "/playground/page.js", "/playground/worklet.js"])
+async def test_a_page_of_another_version_gets_the_files_of_this_one() -> None:
+    async with running_server() as server, http_client(server) as client:
+        answer = await client.get("/playground/0123456789ab/worklet.js")
+    assert answer.content == (FOLDER / "worklet.js").read_bytes()
+    assert answer.headers["cache-control"] == "no-cache"
+
+
+def test_the_version_changes_with_every_file() -> None:
+    versions = {
+        pages.version_of(files)
+        for files in ({}, {"a": b"bc"}, {"ab": b"c"}, {"a": b"b", "c": b""}, {"a": b"b"})
+    }
+    assert len(versions) == 5
+
+
+@pytest.mark.parametrize("path", ["/", "/playground/1/page.js", "/playground/1/worklet.js"])
 async def test_every_file_has_a_strict_policy(path: str) -> None:
     async with running_server() as server, http_client(server) as client:
         headers = (await client.get(path)).headers
@@ -55,16 +72,16 @@ async def test_every_file_has_a_strict_policy(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["pages.py", "__init__.py", "..%2Fapp.py", "%2e%2e/app.py", "nothing.js"]
+    "name", ["index.html", "pages.py", "__init__.py", "..%2Fapp.py", "%2e%2e/app.py", "nothing.js"]
 )
 async def test_no_other_file_is_served(name: str) -> None:
     async with running_server() as server, http_client(server) as client:
-        answer = await client.get(f"/playground/{name}")
+        answer = await client.get(f"/playground/1/{name}")
     assert answer.status_code == 404
     detail_of(answer)
 
 
-@pytest.mark.parametrize("path", ["/", "/playground/page.js", "/playground/style.css"])
+@pytest.mark.parametrize("path", ["/", "/playground/1/page.js", "/playground/1/style.css"])
 async def test_without_the_playground_there_is_no_page(path: str) -> None:
     off = replace(TEST_SERVER, playground=False)
     async with running_server(off) as server, http_client(server) as client:

@@ -1,6 +1,6 @@
 // The server's public API as the page uses it. The key stays in this object, in memory alone.
 
-const ROOT = new URL("..", import.meta.url);
+const ROOT = new URL("../..", import.meta.url); // of /playground/<version>/server.js
 
 /** The server wants a key, or another one. */
 export class KeyRefused extends Error {}
