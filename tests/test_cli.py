@@ -13,6 +13,7 @@ import trio
 from csm_trio.audio.wav import read_wav
 from csm_trio.cli import main
 from csm_trio.config import SETTINGS, Config
+from csm_trio.setting_types import SWITCH
 from support.client_calls import sine_speech
 from support.fakes import SineRunner
 from support.serving import TEST_SERVER, serving
@@ -71,10 +72,10 @@ def test_help_says_unit_and_default_of_every_setting(
 ) -> None:
     shown = " ".join(help_of(capsys, command).split())
     for setting in SETTINGS:
-        unset = setting.default is None or setting.flag == "--cpu"
-        default = setting.unset if unset else setting.default
+        is_switch = setting.value_type is SWITCH
+        default = setting.unset if is_switch or setting.default is None else setting.default
         head, _, tail = shown.partition(f" {setting.help} (unit: ")
-        assert head.split()[-2 if setting.flag != "--cpu" else -1] == setting.flag
+        assert head.split()[-1 if is_switch else -2] == setting.flag
         assert tail.startswith(f"{setting.unit}; default: {default})")
     assert "--config FILE TOML file of settings (unit: path; default: unset)" in shown
 

@@ -15,6 +15,7 @@ from csm_trio.config import (
     load_config,
 )
 from csm_trio.errors import StartupError
+from csm_trio.setting_types import SWITCH
 
 
 def parser() -> argparse.ArgumentParser:
@@ -67,7 +68,9 @@ EXAMPLES = [
     ),
     ("--workers", "2", "server", "workers", 2),
     ("--log-level", "DEBUG", "config", "log_level", "debug"),
+    ("--no-playground", "true", "server", "playground", False),
 ]
+SWITCHES = {setting.flag for setting in SETTINGS if setting.value_type is SWITCH}
 
 
 def read(config: Config, section: str, field: str) -> object:
@@ -94,7 +97,8 @@ def test_a_setting_is_read_from_flag_environment_and_file(
     for key in (flag[2:], flag[2:].replace("-", "_")):
         toml.write_text(f'{key} = "{text}"')
         assert read(load("--config", str(toml)), section, field) == value
-    assert read(load(flag, text), section, field) == value
+    argv = (flag,) if flag in SWITCHES else (flag, text)
+    assert read(load(*argv), section, field) == value
     assert read(load(**{variable(flag): text}), section, field) == value
 
 
@@ -147,6 +151,11 @@ def test_cpu_is_short_for_device_cpu() -> None:
     assert load(CSM_CPU="1").engine.device == "cpu"
     assert load(CSM_CPU="false").engine.device == "auto"
     assert load("--cpu", "--device", "cpu").engine.device == "cpu"
+
+
+def test_a_switch_that_is_off_changes_nothing(toml: Path) -> None:
+    toml.write_text("no-playground = false")
+    assert load(CSM_CONFIG=str(toml)) == load(CSM_NO_PLAYGROUND="0") == Config()
 
 
 def test_cpu_and_device_follow_the_order_of_sources() -> None:

@@ -20,7 +20,7 @@ class ServerConfig:
     """The listening socket, the API key and admission control.
 
     `max_sessions` None is the number of slots; `workers` None is 0 on a CPU, and on CUDA a number
-    that fits the slots and cores.
+    that fits the slots and cores. `playground` is whether `GET /` serves the page.
     """
 
     host: str = "0.0.0.0"
@@ -30,6 +30,7 @@ class ServerConfig:
     workers: int | None = None
     drain_s: float = 30.0
     admission_wait_ms: int = 500
+    playground: bool = True
     max_body_bytes: int = 1 << 20
     max_message_bytes: int = 1 << 18
     # TCP_USER_TIMEOUT of Linux: time for which sent bytes may stay unacknowledged.
@@ -110,7 +111,8 @@ _SECTIONS: dict[str, Callable[[], object]] = {
 class Setting:
     """One setting: its field of `Config`, the type of its value and its text in `--help`.
 
-    `unset` describes a default of None; a `secret` value is never shown.
+    `unset` describes a default of None; a `secret` value is never shown. `switched_to` is what a
+    switch that is on sets its field to.
     """
 
     flag: str
@@ -121,6 +123,7 @@ class Setting:
     help: str
     unset: str = "unset"
     secret: bool = False
+    switched_to: object = True
 
     @property
     def key(self) -> str:
@@ -173,7 +176,14 @@ SETTINGS: tuple[Setting, ...] = (
         "--admission-wait-ms", "server", "admission_wait_ms", whole(0, 60_000), "ms",
         "time for which a request may wait for a session on a full server before it is refused",
     ),
-    Setting("--cpu", "engine", "device", SWITCH, "true or false", "same as --device cpu", "false"),
+    Setting(
+        "--no-playground", "server", "playground", SWITCH, "true or false",
+        "do not serve the playground, the page at /", "false", switched_to=False,
+    ),
+    Setting(
+        "--cpu", "engine", "device", SWITCH, "true or false", "same as --device cpu", "false",
+        switched_to="cpu",
+    ),
     Setting(
         "--device", "engine", "device", _DEVICE, "device name",
         "cpu, mps, cuda or cuda:N; auto takes CUDA, then MPS, then CPU",
@@ -366,7 +376,7 @@ def _collect(source: Iterable[tuple[str, Setting, object]]) -> _Values:
         if setting.value_type is SWITCH:
             if value is False:
                 continue
-            value = "cpu"  # --cpu is the only switch
+            value = setting.switched_to
         target = (setting.section, setting.field)
         if target in values and values[target] != value:
             raise StartupError(

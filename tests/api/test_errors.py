@@ -127,7 +127,8 @@ async def test_a_missing_text_has_the_vendors_error(body: dict[str, Any]) -> Non
     ("method", "path", "status"),
     [
         ("POST", "/v1/nowhere", 404),
-        ("GET", "/", 404),
+        ("GET", "/nowhere", 404),
+        ("GET", "/playground/1/nothing.js", 404),
         ("POST", "/v1/text-to-speech/", 404),
         ("GET", SPEECH, 405),
         ("PUT", f"{SPEECH}/stream", 405),

@@ -17,6 +17,7 @@ from csm_trio.api.elevenlabs.speech import elevenlabs_blueprint, elevenlabs_erro
 from csm_trio.api.elevenlabs.websockets import websockets_blueprint
 from csm_trio.api.openai import is_openai_request, openai_blueprint
 from csm_trio.api.ops import ops_blueprint
+from csm_trio.api.playground.pages import playground_blueprint
 from csm_trio.api.responses import add_standard_headers, error_response
 from csm_trio.api.state import ServerState
 from csm_trio.errors import SpeechError
@@ -47,6 +48,8 @@ def create_app(state: ServerState) -> SpeechApp:
     app.register_blueprint(openai_blueprint(state))
     app.register_blueprint(dialogue_blueprint(state))
     app.register_blueprint(websockets_blueprint(state))
+    if state.server.playground:
+        app.register_blueprint(playground_blueprint())
 
     @app.before_request
     async def begin_request() -> None:
