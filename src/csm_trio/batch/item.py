@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -67,7 +68,7 @@ class Item:
         if self.window_s <= 0:
             return SPEED[1]
         # Rounded up, without the noise of the division.
-        needed = -(-round(self.speed * natural_s / self.window_s * 1e4) // 100) / 100
+        needed = math.ceil(round(100 * self.speed * natural_s / self.window_s, 6)) / 100
         return min(SPEED[1], needed)
 
 
