@@ -1,4 +1,4 @@
-"""One file of many: pauses, times of subtitles, chapters, every format, and the same bytes again."""
+"""One file of many: pauses, times of subtitles, chapters, every format, the same bytes again."""
 
 from pathlib import Path
 
