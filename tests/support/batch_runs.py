@@ -3,11 +3,13 @@
 import argparse
 import io
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -52,15 +54,31 @@ def batch_command(source: Path, out: Path, *flags: str) -> list[str]:
     return [sys.executable, "-m", "csm_trio", "batch", str(source), "--out", str(out), *flags]
 
 
-async def run_batch_process(source: Path, out: Path, *flags: str) -> BatchResult:
-    """Run a batch in a process of its own, to its end."""
-    ended = await trio.run_process(
-        batch_command(source, out, *flags),
-        env={**os.environ, **PATHS},
-        capture_stderr=True,
-        check=False,
-    )
-    return BatchResult(ended.returncode, ended.stderr.decode().splitlines())
+async def run_batch_process(
+    source: Path, out: Path, *flags: str, stdin: bytes = b"", stop_after_files: int | None = None
+) -> BatchResult:
+    """Run a batch in a process of its own to its end, or stop it by SIGINT after some files."""
+
+    async def stop(process: trio.Process, n_files: int) -> None:
+        await trio.to_thread.run_sync(_wait_for, lambda: recorded(out) >= n_files)
+        process.send_signal(signal.SIGINT)
+
+    async with trio.open_nursery() as nursery:
+        run = partial(
+            trio.run_process,
+            batch_command(source, out, *flags),
+            env={**os.environ, **PATHS},
+            stdin=stdin,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+        process: trio.Process = await nursery.start(run)
+        if stop_after_files is not None:
+            nursery.start_soon(stop, process, stop_after_files)
+        assert process.stderr is not None
+        shown = b"".join([chunk async for chunk in process.stderr])
+    assert process.returncode is not None
+    return BatchResult(process.returncode, shown.decode().splitlines())
 
 
 async def kill_batch_process(source: Path, out: Path, *flags: str, after_files: int) -> int:
