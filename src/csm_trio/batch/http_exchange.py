@@ -72,22 +72,26 @@ async def _connect(host: str, port: int | None, *, secure: bool) -> _Wire:
     try:
         with trio.fail_after(_CONNECT_TIMEOUT_S):
             stream = await trio.open_tcp_stream(host, port or (443 if secure else 80))
-            if not secure:
-                return stream
-            secured = trio.SSLStream(
-                stream,
-                ssl.create_default_context(),
-                server_hostname=host,
-                https_compatible=True,
-            )
-            await secured.do_handshake()
-            return secured
+            return await _secured(stream, host) if secure else stream
     except OSError as error:
         raise ServerUnreachable(error.strerror or str(error)) from None
     except trio.BrokenResourceError as error:
         raise ServerUnreachable(str(error.__cause__ or "TLS failed")) from None
     except trio.TooSlowError:
         raise ServerUnreachable(f"no connection within {_CONNECT_TIMEOUT_S:g} seconds") from None
+
+
+async def _secured(stream: trio.SocketStream, host: str) -> _Wire:
+    context = ssl.create_default_context()
+    secured = trio.SSLStream(stream, context, server_hostname=host, https_compatible=True)
+    done = False
+    try:
+        await secured.do_handshake()
+        done = True
+        return secured
+    finally:
+        if not done:
+            await trio.aclose_forcefully(stream)
 
 
 async def _converse(stream: _Wire, request: h11.Request, body: bytes) -> HttpAnswer:

@@ -36,8 +36,8 @@ async def synthesize(item: Item, server: Server, api_key: str | None) -> SpokenI
     # Loudness is a matter of samples: the file's own encoding comes after it.
     audio_format = item.audio_format if item.loudness_lufs is None else _SAMPLES
     speed = item.speed
-    audio = await _request(item, server, api_key, audio_format, speed)
     try:
+        audio = await _request(item, server, api_key, audio_format, speed)
         natural_s = await trio.to_thread.run_sync(duration_s, audio, audio_format)
         if (faster := item.speed_for(natural_s)) != speed:
             speed = faster
