@@ -34,7 +34,7 @@ def test_the_line_has_items_pace_and_time_left() -> None:
 
 async def shown_on(stream: io.StringIO, seconds: float) -> str:
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(partial(show_progress, tally(), stream))
+        nursery.start_soon(partial(show_progress, tally(), lambda: "no answer", stream))
         await trio.sleep(seconds)
         nursery.cancel_scope.cancel()
     return stream.getvalue()
@@ -53,6 +53,7 @@ async def test_elsewhere_there_is_a_plain_line_every_five_seconds(
     lines = (await shown_on(io.StringIO(), 16)).splitlines()
     assert len(lines) == 3
     assert all(line.startswith("2/10 items | ") for line in lines)
+    assert all(line.endswith(" | no answer") for line in lines)
 
 
 @pytest.mark.parametrize(("seconds", "shown"), [(9.6, "0:10"), (61, "1:01"), (3_661, "1:01:01")])

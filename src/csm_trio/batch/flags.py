@@ -81,7 +81,8 @@ def add_batch_flags(parser: argparse.ArgumentParser, environ: Mapping[str, str])
     add(
         "--input-format",
         choices=INPUT_KINDS,
-        help="what the input is (unit: none; default: by its ending, else text)",
+        metavar="KIND",
+        help=f"one of {', '.join(INPUT_KINDS)} (unit: none; default: by its ending, else text)",
     )
     add(
         "--voice",

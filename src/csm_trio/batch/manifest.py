@@ -91,7 +91,8 @@ class OutputFolder:
         """Return the entries of the items that are finished, by file name.
 
         Audio is known by its hash: where its item now has another file name, it is copied to it,
-        and a kill in the middle of that loses none. Files of no item are left alone.
+        and a kill in the middle of that loses none. Files of no item are left alone. Raises OSError
+        where the disk does not take the copies.
         """
         hashes = self._hash_files(items)
         of_request: dict[tuple[str, str], list[Entry]] = {}

@@ -10,8 +10,8 @@ DEFAULT_TEMPLATE = "{index:05}"
 
 _MAX_NAME_BYTES = 200
 _MAX_SLUG_CHARS = 40
-# Separators, control characters, and what other systems refuse in names.
-_UNSAFE = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]+')
+# Separators, control characters, half characters, and what other systems refuse in names.
+_UNSAFE = re.compile(r'[\x00-\x1f\x7f\ud800-\udfff/\\:*?"<>|]+')
 
 
 def file_name(template: str, values: Mapping[str, object], audio_format: AudioFormat) -> str:
@@ -35,7 +35,7 @@ def checked_name(name: str, audio_format: AudioFormat) -> str:
     stem = name.removesuffix(suffix)
     if not stem.strip(". ") or name.startswith("."):
         raise BadInput(f"{name!r} is no file name")
-    if len(name.encode("utf-8", "replace")) > _MAX_NAME_BYTES:
+    if len(name.encode("utf-8")) > _MAX_NAME_BYTES:
         raise BadInput(f"the file name {name[:30]!r}… is longer than {_MAX_NAME_BYTES} bytes")
     return name
 

@@ -1,5 +1,6 @@
 """How far a batch is: counts, and one changing line on a terminal or a plain line now and then."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -46,17 +47,21 @@ class Tally:
         return f"[{'#' * filled}{'-' * (_BAR_CHARS - filled)}] {self.line(now_s)}"
 
 
-async def show_progress(tally: Tally, stderr: TextIO) -> None:
-    """Show the tally until cancelled; a terminal's line is cleared then."""
+async def show_progress(tally: Tally, problem: Callable[[], str], stderr: TextIO) -> None:
+    """Show the tally, and the problem where there is one; a terminal's line is cleared at the end.
+
+    Runs until cancelled.
+    """
     on_terminal = stderr.isatty()
     try:
         while True:
             await trio.sleep(_TERMINAL_PERIOD_S if on_terminal else _PLAIN_PERIOD_S)
             now_s = trio.current_time()
+            note = f" | {found}" if (found := problem()) else ""
             if on_terminal:
-                print(f"\r{tally.bar(now_s)}\x1b[K", end="", file=stderr, flush=True)
+                print(f"\r{tally.bar(now_s)}{note}\x1b[K", end="", file=stderr, flush=True)
             else:
-                print(tally.line(now_s), file=stderr, flush=True)
+                print(f"{tally.line(now_s)}{note}", file=stderr, flush=True)
     finally:
         if on_terminal:
             print("\r\x1b[K", end="", file=stderr, flush=True)

@@ -9,9 +9,10 @@ from csm_trio.batch.progress import Tally
 
 EXIT_ALL, EXIT_SOME_FAILED, EXIT_NOTHING = 0, 1, 2
 
-# By less, a limiter would have to work for what is not heard.
+# Less is not heard.
 _QUIETER_LU = 0.5
-_TOO_LONG_S = 0.01
+# The silence that codecs add.
+_TOO_LONG_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,9 +85,15 @@ class BatchRun:
         self._disk = trio.CapacityLimiter(1)
 
     async def run(self) -> int:
-        """Synthesize what is missing, join, report; return the exit status."""
+        """Synthesize what is missing, join, report; return the exit status.
+
+        Raises `BadInput` where finished files cannot be read or moved.
+        """
         begun_s = trio.current_time()
-        self._entries = await trio.to_thread.run_sync(self._folder.keep, self._items)
+        try:
+            self._entries = await trio.to_thread.run_sync(self._folder.keep, self._items)
+        except OSError as error:
+            raise BadInput(f"Cannot write to {self._options.out}: {error.strerror}.") from None
         todo = [item for item in self._items if item.file not in self._entries]
         chars = sum(len(item.text) for item in todo)
         self._tally = Tally(len(self._items), len(self._entries), chars, begun_s)
@@ -119,7 +125,7 @@ class BatchRun:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._stop_on_signal, nursery.cancel_scope)
                 nursery.start_soon(self._pool.watch)
-                nursery.start_soon(show_progress, self._tally, self._stderr)
+                nursery.start_soon(show_progress, self._tally, self._pool.problem, self._stderr)
                 async with trio.open_nursery() as attempts:
                     for item in todo:
                         server = await self._server_for(item)

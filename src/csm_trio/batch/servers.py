@@ -155,13 +155,17 @@ class ServerPool:
         self._changed.set()
         self._changed = trio.Event()
 
+    def problem(self) -> str:
+        """Return why no server can be used; empty where one can."""
+        if any(server.alive for server in self.servers):
+            return ""
+        return "; ".join(f"{server.base_url}: {server.problem}" for server in self.servers)
+
     def _check_patience(self, now_s: float) -> None:
-        lasting = [server for server in self.servers if not server.refused]
-        problem = "; ".join(f"{server.base_url}: {server.problem}" for server in self.servers)
-        if not lasting:
-            raise NoServer(problem)
+        if all(server.refused for server in self.servers):
+            raise NoServer(self.problem())
         if now_s >= self._last_alive_s + self._patience_s:
-            raise NoServer(f"no server for {self._patience_s:g} s: {problem}")
+            raise NoServer(f"no server for {self._patience_s:g} s: {self.problem()}")
 
     async def _watch_one(self, server: Server) -> None:
         failures, answered_s = 0, trio.current_time()
