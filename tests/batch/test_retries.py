@@ -2,6 +2,7 @@
 
 import json
 import re
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trustme
 
 from csm_trio.audio.wav import wav_header
 from csm_trio.batch import run
@@ -49,9 +51,9 @@ class RawServer:
         """Answer one request; the client goes where it likes."""
         with suppress(trio.BrokenResourceError):
             async with stream:
-                await self._answer(stream)
+                await self.answer(stream)
 
-    async def _answer(self, stream: trio.SocketStream) -> None:
+    async def answer(self, stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]) -> None:
         request = await stream.receive_some()
         if request.startswith(b"GET"):
             await stream.send_all(self.metrics)
@@ -190,6 +192,38 @@ async def test_an_answer_that_never_comes_is_lost() -> None:
         with pytest.raises(AnswerLost, match=r"no answer within 0\.05 seconds"):
             await exchange(url, "GET", "/", timeout_s=0.05)
         nursery.cancel_scope.cancel()
+
+
+async def test_a_server_behind_tls_is_used_and_its_certificate_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = trustme.CA()
+    server_side = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(server_side)
+    raw, (source, out) = RawServer(GOOD), one_line(tmp_path)
+
+    async def serve(stream: trio.SSLStream[trio.SocketStream]) -> None:
+        with suppress(trio.BrokenResourceError):
+            async with stream:
+                await raw.answer(stream)
+
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            (listener,) = await nursery.start(
+                partial(trio.serve_ssl_over_tcp, serve, 0, server_side, host="127.0.0.1")
+            )
+            port = listener.transport_listener.socket.getsockname()[1]
+            flags = ["--url", f"https://localhost:{port}", "--patience-s", "0.5"]
+            refused = await run_batch_here(source, out, *flags)
+            trusting = ssl.create_default_context()
+            authority.configure_trust(trusting)
+            monkeypatch.setattr(ssl, "create_default_context", lambda: trusting)
+            done = await run_batch_here(source, out, *flags)
+            nursery.cancel_scope.cancel()
+    assert refused.status == 2
+    assert "certificate verify failed" in refused.lines[1]
+    assert done.status == 0
+    assert audio_files(out) == {"00001.wav": AUDIO}
 
 
 async def test_tls_with_a_server_that_has_none_is_unreachable() -> None:
