@@ -27,22 +27,32 @@ class Row:
     third_party: set[str] = field(default_factory=set)
 
 
-GROUND = {"errors", "config", "telemetry", "timebase", "process_tuning"}
+GROUND = {
+    "errors",
+    "named_files",
+    "socket_writer",
+    "config",
+    "telemetry",
+    "timebase",
+    "process_tuning",
+}
 
 LAYERS = {
     "errors": Row(1),
     "timebase": Row(1),
     "setting_types": Row(1),
     "process_tuning": Row(1),
-    "config": Row(1.5, {"errors", "setting_types"}),
+    "socket_writer": Row(1, set(), {"trio"}),
+    "named_files": Row(1.2, {"errors"}),
+    "config": Row(1.5, {"errors", "setting_types", "named_files"}),
     "telemetry": Row(1, set(), {"prometheus_client"}),
     "text": Row(1.5, {"errors", "timebase"}),
     "audio": Row(2, {"errors", "timebase"}, {"numpy", "soxr", "lameenc", "av"}),
     "alignment": Row(2, {"text", "timebase"}, {"numpy"}),
-    "voices": Row(2.5, {"errors", "audio", "timebase"}, {"numpy"}),
+    "voices": Row(2.5, {"errors", "audio", "named_files", "timebase"}, {"numpy"}),
     "model": Row(
         2,
-        {"errors", "timebase"},
+        {"errors", "named_files", "timebase"},
         {"torch", "triton", "numpy", "safetensors", "gguf", "tokenizers", "transformers"}
         | {"huggingface_hub"},
     ),

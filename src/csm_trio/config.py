@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from csm_trio.errors import StartupError
+from csm_trio.named_files import read_file
 from csm_trio.setting_types import SWITCH, ValueType, choice, pattern, read_path, seconds, whole
 
 
@@ -263,6 +264,7 @@ SETTINGS: tuple[Setting, ...] = (
 _BY_KEY = {setting.key: setting for setting in SETTINGS}
 # Kubernetes sets CSM_TRIO_PORT and the like for a Service named csm-trio.
 _SERVICE_LINKS = "CSM_TRIO_"
+_MAX_FILE_BYTES = 1 << 20
 _CONFIG_FLAG, _CONFIG_VARIABLE = "--config", "CSM_CONFIG"
 
 # (section, field) -> value
@@ -337,11 +339,11 @@ def _from_environ(environ: Mapping[str, str]) -> _Values:
 
 
 def _from_file(path: Path) -> _Values:
+    data = read_file(path, max_bytes=_MAX_FILE_BYTES, name=f"The settings file {path}")
     try:
-        with path.open("rb") as file:
-            table = tomllib.load(file)
-    except OSError as error:
-        raise StartupError(f"The settings file {path} cannot be read: {error.strerror}.") from None
+        table = tomllib.loads(data.decode())
+    except RecursionError:
+        raise StartupError(f"The settings file {path} is nested too deeply.") from None
     except ValueError as error:
         raise StartupError(f"The settings file {path} is not valid TOML: {error}.") from None
     found: dict[str, tuple[str, Setting, object]] = {}

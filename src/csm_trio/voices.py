@@ -18,6 +18,7 @@ from csm_trio.audio.pcm import to_float
 from csm_trio.audio.resample import Resampler
 from csm_trio.audio.wav import UnreadableWav, read_wav
 from csm_trio.errors import StartupError, UnknownVoice
+from csm_trio.named_files import read_file
 from csm_trio.timebase import SAMPLE_RATE_HZ
 
 MAX_SPEAKER_ID = 2**32 - 1
@@ -32,7 +33,10 @@ _DEFAULT_VOICES = {
 _ENTRY_KEYS = ("speaker_id", "name", "description", "clips", "aliases")
 _CLIP_KEYS = ("file", "text")
 
+_MAX_FILE_BYTES = 16 << 20
 _MAX_CLIP_S = 60
+_MAX_CLIP_BYTES = 64 << 20
+"""A minute of 16-bit stereo at 192 kHz takes 46 MB."""
 _NUMERIC_ID = re.compile(r"[0-9]{1,10}")
 
 
@@ -89,12 +93,10 @@ class VoiceCatalog:
         """
         if path is None:
             return cls(Voice(voice_id, voice_id, n) for voice_id, n in _DEFAULT_VOICES.items())
+        name = f"The voices file {path}"
+        data = read_file(path, max_bytes=_MAX_FILE_BYTES, name=name)
         try:
-            entries = json.loads(path.read_bytes(), object_pairs_hook=_refuse_duplicates)
-        except OSError as error:
-            raise StartupError(
-                f"The voices file {path} cannot be read: {error.strerror}."
-            ) from None
+            entries = json.loads(data, object_pairs_hook=_refuse_duplicates)
         except RecursionError:
             raise StartupError(f"The voices file {path} is nested too deeply.") from None
         except ValueError as error:
@@ -188,12 +190,11 @@ def _read_clips(folder: Path, voice_id: str, entries: object) -> tuple[VoiceClip
         file, text = entry["file"], entry["text"]
         if not isinstance(file, str) or not isinstance(text, str) or not text.strip():
             raise _BadEntry(f"the file and text of a clip of voice {voice_id!r} must be strings")
+        name = f"the clip {file} of voice {voice_id!r}"
         try:
-            pcm, rate_hz = read_wav((folder / file).read_bytes())
-        except OSError as error:
-            raise _BadEntry(
-                f"the clip {file} of voice {voice_id!r} cannot be read: {error.strerror}"
-            ) from None
+            pcm, rate_hz = read_wav(read_file(folder / file, max_bytes=_MAX_CLIP_BYTES, name=name))
+        except StartupError as error:
+            raise _BadEntry(str(error).removesuffix(".")) from None
         except UnreadableWav as error:
             raise _BadEntry(f"the clip {file} of voice {voice_id!r}: {error}") from None
         if not 0 < len(pcm) <= _MAX_CLIP_S * rate_hz:

@@ -21,10 +21,24 @@ from csm_trio.telemetry import Metrics
 
 logger = logging.getLogger(__name__)
 
-ACCEPT_PAUSE_S = 0.1
+_ACCEPT_PAUSE_S = 0.1
 """Seconds between two attempts to accept where the system has no descriptor or memory left."""
-EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 """Errors of an accept that pass when descriptors or memory are free again."""
+
+
+async def accept_next(
+    listener: trio.abc.Listener[trio.SocketStream], note_exhausted: Callable[[], None]
+) -> trio.SocketStream:
+    """Return the next connection; wait and try again where descriptors or memory are used up."""
+    while True:
+        try:
+            return await listener.accept()
+        except OSError as error:
+            if error.errno not in _EXHAUSTED:
+                raise
+        note_exhausted()
+        await trio.sleep(_ACCEPT_PAUSE_S)
 
 
 class Connections:
@@ -83,17 +97,13 @@ class Connections:
     async def _accept(
         self, listener: trio.abc.Listener[trio.SocketStream], connections: trio.Nursery
     ) -> None:
+        def note_exhausted() -> None:
+            # Connections inside keep the descriptors that they have.
+            self._metrics.accept_errors.inc()
+            self._end_oldest_idle()
+
         while True:
-            try:
-                stream = await listener.accept()
-            except OSError as error:
-                if error.errno not in EXHAUSTED:
-                    raise
-                # Connections inside keep the descriptors that they have.
-                self._metrics.accept_errors.inc()
-                self._end_oldest_idle()
-                await trio.sleep(ACCEPT_PAUSE_S)
-                continue
+            stream = await accept_next(listener, note_exhausted)
             has_space = self._open < self._limit or self._end_oldest_idle()
             connections.start_soon(self._serve_one, stream, has_space)
 

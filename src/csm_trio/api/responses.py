@@ -90,6 +90,7 @@ async def start_request(
         max_audio_len_ms=state.speech.rest_max_audio_len_ms,
         aligned=aligned,
         history=history,
+        never_empty=True,
         on_segment=partial(shared.record_segment, recorded) if parsed.kept else None,
     )
     text = [AddText(spec.context_id, parsed.text)]

@@ -48,6 +48,7 @@ class ServerState:
         dialogue: bool = False,
         aligned: bool = False,
         history: tuple[PromptSegment, ...] = (),
+        never_empty: bool = False,
         on_segment: Callable[[PromptSegment], None] | None = None,
     ) -> ContextSpec:
         """Return the complete spec of a context; `ContextSpec` describes its fields.
@@ -67,5 +68,6 @@ class ServerState:
             dialogue=dialogue,
             aligned=aligned,
             history=history,
+            never_empty=never_empty,
             on_segment=on_segment,
         )

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from csm_trio.config import EngineConfig
@@ -25,7 +26,7 @@ from csm_trio.engine.step_eager import AlignmentHead
 from csm_trio.engine.triton_cache import KernelCache
 from csm_trio.engine.utterance import PromptSegment, Sampling, Utterance
 from csm_trio.errors import StartupError
-from csm_trio.model.checkpoint.load_weights import load_weights
+from csm_trio.model.checkpoint.load_weights import check_names, load_weights
 from csm_trio.model.checkpoint.locate import CheckpointFiles, locate_checkpoint
 from csm_trio.model.checkpoint.random_weights import random_weights
 from csm_trio.model.checkpoint.read_config import csm_1b_config, read_config
@@ -63,8 +64,15 @@ class LoadedModel:
 
 
 def load_runner(config: EngineConfig, voices: VoiceCatalog | None = None) -> TorchRunner:
-    """Load the model that the settings name, encode its voices' clips, and warm it up."""
-    loaded = load_model(config)
+    """Load the model that the settings name, encode its voices' clips, and warm it up.
+
+    Raises StartupError for what is missing, wrong or not permitted.
+    """
+    try:
+        loaded = load_model(config)
+    except OSError as error:
+        named = f"{error.filename}: " if error.filename else ""
+        raise StartupError(f"The model cannot be loaded: {named}{error.strerror}.") from error
     clips = {} if voices is None else _encode_clips(loaded, voices)
     if loaded.embedded:
         logger.info(
@@ -83,7 +91,10 @@ def load_model(config: EngineConfig) -> LoadedModel:
     """Load the model that the settings name, or fill one with random weights."""
     placement = choose_placement(config)
     files = locate_checkpoint(
-        weights_path=config.weights_path, model_id=config.model_id, model_file=config.model_file
+        weights_path=config.weights_path,
+        model_id=config.model_id,
+        model_file=config.model_file,
+        check_local=partial(_check_local, has_fallback=config.model_id is not None),
     )
     sizes, name = _sizes(config, files)
     set_cpu_threads(placement, sizes)
@@ -95,6 +106,18 @@ def load_model(config: EngineConfig) -> LoadedModel:
     embedded = files.embedded and not noise
     folder = None if noise or files.config is None else files.config.parent
     return LoadedModel(name, sizes, model, codec, tokenizer, placement, embedded, folder, files)
+
+
+def _check_local(
+    name: str, weights: Sequence[Path], config: Path | None, *, has_fallback: bool
+) -> None:
+    """Judge local files before the Hub is asked for others; raise StartupError.
+
+    Without a configuration beside them the sizes are those of the `--model-id` repository, if one
+    is named, and CSM-1B's otherwise.
+    """
+    if config is not None or not has_fallback:
+        check_names(name, weights, read_config(config, None))
 
 
 def _encode_clips(

@@ -4,7 +4,6 @@ In: a tokenizer file, prompt segments, the text to generate. Out: token ids and 
 arrays. It must not know torch, nor how a row is embedded.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +15,9 @@ import tokenizers
 
 from csm_trio.engine.utterance import PromptSegment
 from csm_trio.errors import StartupError, TextTooLong
+from csm_trio.named_files import read_file, read_json
 
+_MAX_TOKENIZER_BYTES = 256 << 20
 BOS_TOKEN = "<|begin_of_text|>"
 EOS_TOKEN = "<|end_of_text|>"
 """The tokens around every text (SesameAILabs/csm, generator.py: Llama 3.2's)."""
@@ -43,10 +44,9 @@ class TextTokenizer:
         Raises `StartupError` if it cannot be read, if it has no BOS or EOS, or if it has more
         tokens than the model has text embeddings.
         """
+        data = read_file(path, max_bytes=_MAX_TOKENIZER_BYTES)
         try:
-            tokenizer = tokenizers.Tokenizer.from_buffer(path.read_bytes())
-        except OSError as error:
-            raise StartupError(f"{path} cannot be read: {error.strerror}.") from error
+            tokenizer = tokenizers.Tokenizer.from_buffer(data)
         except ValueError as error:
             raise StartupError(f"{path} is no tokenizer: {error}.") from error
         size = tokenizer.get_vocab_size(with_added_tokens=True)
@@ -168,12 +168,9 @@ def _audio_rows(codes: npt.NDArray[np.integer[Any]], codebooks: int) -> Prompt:
 
 
 def _named_tokens(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         return {}
-    except (OSError, ValueError) as error:
-        raise StartupError(f"{path} cannot be read as JSON: {error}.") from error
+    content = read_json(path, max_bytes=_MAX_TOKENIZER_BYTES)
     return content if isinstance(content, dict) else {}
 
 

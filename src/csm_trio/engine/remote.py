@@ -21,6 +21,7 @@ from csm_trio.engine.wire import (
     encode_admit,
     encode_id,
 )
+from csm_trio.socket_writer import SocketWriter
 from csm_trio.telemetry import Metrics
 
 _READ_BYTES = 1 << 20
@@ -58,13 +59,12 @@ class _RemoteLink:
         self._pings: dict[int, Callable[[], None]] = {}
         self._acknowledged: dict[int, int] = {}
         self._frames_taken = trio.Event()
-        self._outgoing = bytearray()
-        self._has_outgoing = trio.Event()
+        self._writer = SocketWriter(self._stream)
 
     async def run(self, engine: Engine) -> None:
         """Exchange messages until the engine process closes; then stop `engine`."""
         async with self._stream, trio.open_nursery() as nursery:
-            nursery.start_soon(self._write)
+            nursery.start_soon(self._writer.run)
             nursery.start_soon(self._acknowledge_together)
             reader = MessageReader()
             try:
@@ -139,18 +139,7 @@ class _RemoteLink:
             stream.close()
 
     def _send(self, message: bytes) -> None:
-        self._outgoing += message
-        self._has_outgoing.set()
-
-    async def _write(self) -> None:
-        while True:
-            await self._has_outgoing.wait()
-            self._has_outgoing = trio.Event()
-            data, self._outgoing = self._outgoing, bytearray()
-            try:
-                await self._stream.send_all(data)
-            except trio.BrokenResourceError:
-                return  # `run` reads the end
+        self._writer.put(message)
 
     async def _acknowledge_together(self) -> None:
         while True:

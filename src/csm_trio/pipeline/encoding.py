@@ -154,6 +154,7 @@ class Encoding:
                 self._metrics.ttfa_s.observe(first_audio_s or 0.0)
             elif gap_s is not None:
                 self._metrics.chunk_gap_s.observe(gap_s)
+            progress.begun += sum(isinstance(item, SentenceBegin) for item in chunk)
             if isinstance(chunk[-1], TurnEnd):
                 progress.turns_done += 1
                 await outbox.send(TurnDone(spec.context_id))

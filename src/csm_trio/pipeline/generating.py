@@ -42,7 +42,8 @@ from csm_trio.timebase import FRAME_MS, FRAME_SAMPLES
 logger = logging.getLogger(__name__)
 
 SILENCE = Frame(np.zeros(FRAME_SAMPLES, dtype=np.int16), np.zeros(0, dtype=np.int16))
-"""The frame that a `<break>` is made of; it takes no slot and enters no prompt history."""
+"""The frame that a `<break>` is made of, and the speech of a text without any; it takes no slot and
+enters no prompt history."""
 
 
 class Generating:
@@ -61,6 +62,7 @@ class Generating:
         self._engine = engine
         self._metrics = metrics
         self._stall_timeout_s = config.stall_timeout_s
+        self._has_delivered = False
         self._history = PromptHistory(config.history_sentences, before=spec.history)
 
     async def run(
@@ -86,6 +88,8 @@ class Generating:
                     case Sentence():
                         await self._generate_sentence(item, items)
                         self._progress.generated += 1
+            if self._spec.never_empty and not self._has_delivered:
+                await self._deliver((SILENCE,), items)
 
     async def _generate_sentence(
         self, sentence: Sentence, items: trio.MemorySendChannel[StreamItems]
@@ -126,6 +130,7 @@ class Generating:
         spec, progress = self._spec, self._progress
         frames = frames_of(made)
         if frames:
+            self._has_delivered = True
             progress.timeline.mark("first_frame")
         try:
             items.send_nowait(made)

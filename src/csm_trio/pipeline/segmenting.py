@@ -75,14 +75,16 @@ def _frontend(settings: SpeechSettings, spec: ContextSpec) -> TextFrontend:
     return TextFrontend(
         normalization=settings.normalization or "auto",
         ssml=settings.ssml or False,
+        audio_tags=settings.audio_tags or spec.dialogue,
         chunk_lengths=spec.chunk_lengths,
         limit_s=cap_s if in_parts else math.inf,
     )
 
 
 def _same_frontend(one: SpeechSettings, other: SpeechSettings) -> bool:
-    return (one.normalization, one.ssml, one.max_audio_len_ms) == (
+    return (one.normalization, one.ssml, one.audio_tags, one.max_audio_len_ms) == (
         other.normalization,
         other.ssml,
+        other.audio_tags,
         other.max_audio_len_ms,
     )

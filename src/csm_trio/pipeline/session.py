@@ -114,6 +114,16 @@ class _Context:
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     ended: trio.Event = field(default_factory=trio.Event)
     final_events: tuple[OutEvent, ...] = ()
+    emitted_before_flush: int = 0
+
+    def note_flush(self) -> None:
+        """Note that a flush has come, whose text is not yet segmented."""
+        self.emitted_before_flush = self.progress.emitted
+
+    @property
+    def flush_is_heard(self) -> bool:
+        """Whether audio of the text of the last flush has been sent."""
+        return self.progress.begun > self.emitted_before_flush
 
     @property
     def context_id(self) -> str:
@@ -284,11 +294,14 @@ class Session:
             case AddText(text=text):
                 self._metrics.characters.inc(len(text))
                 self._forward(event, len(text))
-            case Flush():
+            case Flush(context_id=context_id):
+                if context_id in self._open:
+                    self._open[context_id].note_flush()
                 self._forward(event, 0)
-            case CloseContext(context_id=context_id, discard=discard):
+            case CloseContext(context_id=context_id):
+                discards = self._discards(event)
                 self._close(context_id)
-                if discard:
+                if discards:
                     for context in self._closing_under(context_id):
                         context.cancel("closed", ContextDone(context_id))
             case ClearContext(context_id=context_id):
@@ -299,6 +312,11 @@ class Session:
                 self._input_ended = True
             case _:
                 pass
+
+    def _discards(self, close: CloseContext) -> bool:
+        context = self._open.get(close.context_id)
+        heard = close.unless_heard and context is not None and context.flush_is_heard
+        return close.discard or heard
 
     def _admit(self, opened: OpenContext) -> tuple[_Context, _Deltas]:
         if len(self._closing) >= MAX_CLOSING_CONTEXTS:

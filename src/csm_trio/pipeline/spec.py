@@ -69,7 +69,8 @@ class ContextSpec:
     which the pool counts its slots. chunk_lengths: the segmenter's schedule. dialogue: every
     voice's prompt holds the other voices' segments, and turns end at a flush and where `voice_id`
     changes. aligned: chunks carry alignments. history: the prompt segments that precede the
-    context. on_segment: receives each generated sentence, for the request history.
+    context. never_empty: a context without any speech becomes one frame of silence. on_segment:
+    receives each generated sentence, for the request history.
     """
 
     context_id: str
@@ -83,6 +84,7 @@ class ContextSpec:
     dialogue: bool = False
     aligned: bool = False
     history: tuple[PromptSegment, ...] = ()
+    never_empty: bool = False
     on_segment: Callable[[PromptSegment], None] | None = None
 
     @property
@@ -101,7 +103,8 @@ class ContextProgress:
     """What changes while one context is synthesized.
 
     cancel_reason: returns the reason that a cancel is counted under. emitted: sentences and breaks
-    of segmenting. generated: of which all frames have gone to encoding. buffer_empty_at_s: when the
+    of segmenting. generated: of which all frames have gone to encoding. begun: sentences of which
+    audio has been sent. buffer_empty_at_s: when the
     client's playback buffer runs empty, in seconds of the monotonic clock; None before its first
     frame.
     """
@@ -111,6 +114,7 @@ class ContextProgress:
     timeline: Timeline = field(default_factory=Timeline)
     emitted: int = 0
     generated: int = 0
+    begun: int = 0
     spoken_frames: int = 0
     turns_done: int = 0
     buffer_empty_at_s: float | None = None

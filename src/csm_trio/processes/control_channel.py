@@ -15,6 +15,7 @@ from typing import Any
 import trio
 
 from csm_trio.errors import ServerLeaving, SpeechError
+from csm_trio.socket_writer import SocketWriter
 
 _LENGTH = struct.Struct("<I")
 _READ_BYTES = 1 << 16
@@ -62,15 +63,14 @@ class ControlChannel:
         self._notices = notices
         self._ids = itertools.count()
         self._pending: dict[int, _Pending] = {}
-        self._outgoing = bytearray()
-        self._has_outgoing = trio.Event()
+        self._writer = SocketWriter(self._stream)
         self._lost = False
 
     async def run(self) -> None:
         """Serve the channel until the other end closes; calls that still wait then fail."""
         try:
             async with self._stream, trio.open_nursery() as nursery:
-                nursery.start_soon(self._write)
+                nursery.start_soon(self._writer.run)
                 with contextlib.suppress(trio.BrokenResourceError):
                     await self._read(nursery)
                 nursery.cancel_scope.cancel()
@@ -138,18 +138,7 @@ class ControlChannel:
         self._send(reply)
 
     def _send(self, message: _Request | _Reply) -> None:
-        self._outgoing += framed(message)
-        self._has_outgoing.set()
-
-    async def _write(self) -> None:
-        while True:
-            await self._has_outgoing.wait()
-            self._has_outgoing = trio.Event()
-            data, self._outgoing = self._outgoing, bytearray()
-            try:
-                await self._stream.send_all(data)
-            except trio.BrokenResourceError:
-                return  # `run` reads the end
+        self._writer.put(framed(message))
 
 
 def framed(message: object) -> bytes:

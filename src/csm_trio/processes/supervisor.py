@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import trio
 
 from csm_trio.api.admission import LocalSessions
-from csm_trio.api.connections import ACCEPT_PAUSE_S, EXHAUSTED
+from csm_trio.api.connections import accept_next
 from csm_trio.api.shared_state import LocalSharedState
 from csm_trio.config import Config
 from csm_trio.errors import ProcessFailed, ServerLeaving, StartupError
@@ -352,14 +352,7 @@ class Supervisor:
     async def accept(self, listener: trio.SocketListener) -> NoReturn:
         """Accept connections and hand each to the least busy worker."""
         while True:
-            try:
-                stream = await listener.accept()
-            except OSError as error:
-                if error.errno not in EXHAUSTED:
-                    raise
-                self.metrics.accept_errors.inc()
-                await trio.sleep(ACCEPT_PAUSE_S)
-                continue
+            stream = await accept_next(listener, self.metrics.accept_errors.inc)
             with stream.socket as connection:
                 await self._hand_over(connection.fileno())
 

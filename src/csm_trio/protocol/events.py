@@ -32,6 +32,7 @@ class SpeechSettings(Overridable):
     voice_id: str | None = None
     normalization: Literal["auto", "on", "off"] | None = None
     ssml: bool | None = None
+    audio_tags: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +70,14 @@ class Flush:
 
 @dataclass(frozen=True, slots=True)
 class CloseContext:
-    """No more text will come. With `discard`, cancel; else synthesize the remaining text."""
+    """No more text will come. With `discard`, cancel; else synthesize the remaining text.
+
+    With `unless_heard`, cancel where audio of the text before the last flush has been sent.
+    """
 
     context_id: str
     discard: bool = False
+    unless_heard: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,8 @@ class TextFrontend:
     """Read tags, segment sentences and normalize them while the text arrives.
 
     A pause ends a sentence. Pauses without text between them together last at most `MAX_BREAK_MS`,
-    since silence needs no slot and would be unlimited. `chunk_lengths` are the `Segmenter`'s. A
+    since silence needs no slot and would be unlimited. With `audio_tags`, text in square brackets
+    is not spoken. `chunk_lengths` are the `Segmenter`'s. A
     sentence that a slow voice cannot speak in `limit_s` is split into parts. `feed` and `finish`
     raise `InvalidRequest` for invalid SSML, see `TagReader`.
     """
@@ -28,13 +29,15 @@ class TextFrontend:
         *,
         normalization: Normalization = "auto",
         ssml: bool = False,
+        audio_tags: bool = False,
         chunk_lengths: Sequence[int] = (),
         limit_s: float = math.inf,
     ) -> None:
         self._normalization = normalization
         self._limit_s = limit_s
         self._tags = TagReader(ssml=ssml)
-        self._segmenter = Segmenter(chunk_lengths=chunk_lengths)
+        self._audio_tags = audio_tags
+        self._segmenter = Segmenter(chunk_lengths=chunk_lengths, audio_tags=audio_tags)
         self._silence_left_ms = MAX_BREAK_MS
 
     def feed(self, delta: str) -> list[SpokenSentence]:
@@ -66,7 +69,10 @@ class TextFrontend:
         return found
 
     def _normalize_all(self, sentences: Iterable[str]) -> list[SpokenSentence]:
-        normalized = [normalize(sentence, self._normalization) for sentence in sentences]
+        normalized = [
+            normalize(sentence, self._normalization, audio_tags=self._audio_tags)
+            for sentence in sentences
+        ]
         parts: list[SpokenSentence] = [
             text.part(start, end)
             for text in normalized

@@ -6,6 +6,7 @@ The module must not know voices, or where the boundaries between deltas were.
 import enum
 from collections.abc import Sequence
 
+from csm_trio.text.audio_tags import AUDIO_TAG, MAX_AUDIO_TAG_CHARS
 from csm_trio.text.cutting import clause_before, cut_point
 from csm_trio.text.stops import (
     CONTINUING,
@@ -54,17 +55,27 @@ class Segmenter:
     is returned alone only when the stream ends or more than `max_chars` of it wait, and `normalize`
     then makes it "".
 
+    With `audio_tags`, text in square brackets is a direction: it counts as no letter, and ends
+    no sentence.
+
     Memory is bounded by `max_chars`, and each character is examined a bounded number of times.
     Raises `ValueError` for a length below 16.
     """
 
-    def __init__(self, max_chars: int = 280, *, chunk_lengths: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        max_chars: int = 280,
+        *,
+        chunk_lengths: Sequence[int] = (),
+        audio_tags: bool = False,
+    ) -> None:
         lengths = list(chunk_lengths) or [max_chars]
         if min(lengths) < _MIN_MAX_CHARS:
             raise ValueError(f"max_chars must be at least {_MIN_MAX_CHARS}, not {min(lengths)}")
         self._max_chars, *self._next_lengths = lengths
         self._ready: list[str] = []
         self._started = False
+        self._audio_tags = audio_tags
         self._begin()
 
     def _begin(self) -> None:
@@ -75,6 +86,7 @@ class Segmenter:
         self._cut_at = 0  # end of the sentence, if that stop ends it
         self._next_word = ""
         self._speakable = False
+        self._tag_chars: int | None = None  # within the audio tag that is open, if one is
 
     @property
     def pending_chars(self) -> int:
@@ -118,6 +130,8 @@ class Segmenter:
         if not self._held and char.isspace():
             return
         self._held.append(char)
+        if self._audio_tags and self._in_audio_tag(char):
+            return
         if char.isalnum():
             self._speakable = True
         if char in NEWLINES:
@@ -131,6 +145,20 @@ class Segmenter:
             self._cut_at = len(self._held)
         if len(self._held) > self._max_chars:
             self._cut_long()
+
+    def _in_audio_tag(self, char: str) -> bool:
+        """Return whether a character is within an audio tag; one that does not close is text."""
+        if self._tag_chars is None:
+            self._tag_chars = 0 if char == "[" else None
+            return False
+        self._tag_chars += 1
+        if char in NEWLINES or self._tag_chars > MAX_AUDIO_TAG_CHARS:
+            self._tag_chars, self._speakable = None, True
+        elif char == "]":
+            self._tag_chars = None
+        else:
+            return True
+        return False
 
     def _end_line(self, newline: str) -> None:
         if self._phase in (_Phase.WORD, _Phase.GLUED) and self._settle(newline):
@@ -247,4 +275,8 @@ class Segmenter:
             self._advance(char)
 
     def _cut_long(self) -> None:
-        self._cut(cut_point("".join(self._held), self._max_chars))
+        held = "".join(self._held)
+        if self._audio_tags:
+            # A part of a tag would be spoken.
+            held = AUDIO_TAG.sub(lambda tag: "x" * len(tag[0]), held)
+        self._cut(cut_point(held, self._max_chars))

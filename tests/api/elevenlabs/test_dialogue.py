@@ -125,8 +125,8 @@ async def test_a_turn_ends_at_a_change_of_voice_or_at_a_flush(
             await send(ws, {"context_id": "a", "inputs": [last]}, {"close_socket": True})
             received, _ = await receive_all(ws)
     texts = [one.text for one in runner.opened]
-    assert texts == [*(text for _, text in SPOKEN[:3]), "Fine.Shall we go", "Let us.Go?", "Go."]
-    turns = [runner.opened[begin:end] for begin, end in pairwise([0, 1, 3, 4, 5, 6])]
+    assert texts == [*(text for _, text in SPOKEN[:3]), "Fine.", "Shall we go", "Let us.Go?", "Go."]
+    turns = [runner.opened[begin:end] for begin, end in pairwise([0, 1, 3, 5, 6, 7])]
     assert by_turns(received) == [*(sine_speech(turn, "pcm_24000") for turn in turns), b""]
     named = {"context_id": "a"} if endpoint == MULTI else {}
     assert received[-2:] == [{**TURN_DONE, **named}, {"is_final": True, **named}]

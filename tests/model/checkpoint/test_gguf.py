@@ -95,10 +95,38 @@ def test_names_are_listed_without_reading(tmp_path: Path) -> None:
 
 
 def test_an_unknown_type_is_one_sentence(tmp_path: Path) -> None:
-    data = gguf.quants.quantize(np.ones((1, 32), np.float32), GGMLQuantizationType.Q5_0)
-    path = _write(tmp_path / "x.gguf", data, GGMLQuantizationType.Q5_0)
-    with pytest.raises(StartupError, match=r"x\.weight of .* has the type Q5_0; these are"):
-        list(open_gguf(path))
+    data = np.ones((1, 32), np.int8)
+    path = _write(tmp_path / "x.gguf", data, GGMLQuantizationType.I8)
+    for read in (gguf_names, lambda path: list(open_gguf(path))):
+        with pytest.raises(StartupError, match=r"x\.weight of .* has the type I8, which"):
+            read(path)
+
+
+QUANTIZED = [
+    "Q4_0",
+    "Q4_1",
+    "Q5_0",
+    "Q5_1",
+    "Q8_0",
+    "Q2_K",
+    "Q3_K",
+    "Q4_K",
+    "Q5_K",
+    "Q6_K",
+    "IQ4_NL",
+]
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_every_block_type_equals_gguf_s_own_dequantization(name: str, tmp_path: Path) -> None:
+    kind = GGMLQuantizationType[name]
+    _, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+    # Small bytes: as f16 scales they are finite.
+    blocks = np.random.default_rng(1).integers(0, 60, (3, 2 * block_bytes)).astype(np.uint8)
+    tensor = _read(_write(tmp_path / "x.gguf", blocks, kind))
+    assert tensor.dtype == torch.float32
+    theirs = gguf.quants.dequantize(blocks, kind).astype(np.float32)
+    assert torch.equal(tensor, torch.from_numpy(theirs))
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,7 @@ async def _start_stream(
         max_audio_len_ms=state.speech.rest_max_audio_len_ms,
         dialogue=True,
         aligned=aligned,
+        never_empty=True,
     )
     deltas: list[AddText | Flush] = []
     for turn in parsed.inputs:

@@ -7,7 +7,7 @@ rotate-half RoPE rows, on a device, in a dtype. It must not know where the files
 import logging
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -77,6 +77,20 @@ def load_weights(
     elapsed_s = time.perf_counter() - started_s
     _logger.info("Loaded %s: %.4g M values in %.1f s.", files.name, parameters / 1e6, elapsed_s)
     return weights
+
+
+def check_names(checkpoint: str, weights: Sequence[Path], config: CSMConfig) -> None:
+    """Raise `StartupError` where files lack a tensor of the language model, by its name alone."""
+    found = {
+        target.name
+        for path in weights
+        for name in tensor_names(path)
+        if (target := canonical_name(name)) is not None
+    }
+    expected = expected_shapes(config)
+    missing = [name for name in expected if name not in found and not name.startswith(CODEC_PREFIX)]
+    if missing:
+        raise StartupError(f"{checkpoint} lacks {_shown(missing)}.")
 
 
 def kept_as(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -15,7 +15,6 @@ looked up in this order:
 """
 
 import importlib.resources
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -25,11 +24,13 @@ from csm_trio.errors import StartupError
 from csm_trio.model.checkpoint import hub
 from csm_trio.model.checkpoint.tensor_files import tensor_names
 from csm_trio.model.checkpoint.tensor_names import CODEC_PREFIX
+from csm_trio.named_files import read_json
 
 CSM_1B = "sesame/csm-1b"
 MIMI = "kyutai/mimi"
 
 _INDEX_SUFFIX = ".safetensors.index.json"
+_MAX_INDEX_BYTES = 64 << 20
 _SINGLE_FILE = "model.safetensors"
 _SUFFIXES = (".safetensors", ".gguf")
 _CODEC_FOLDER = "codec"
@@ -67,15 +68,26 @@ class _Source:
         return _existing(self.folder / name)
 
 
+CheckLocal = Callable[[str, tuple[Path, ...], Path | None], None]
+"""Judges a checkpoint by its name, its weights and the configuration beside them, if any."""
+
+
 def locate_checkpoint(
-    *, weights_path: Path | None, model_id: str | None, model_file: str | None
+    *,
+    weights_path: Path | None,
+    model_id: str | None,
+    model_file: str | None,
+    check_local: CheckLocal = lambda name, weights, config: None,
 ) -> CheckpointFiles:
     """Find, and where needed download, the files of the checkpoint to serve.
 
+    `check_local` is called for a local checkpoint before anything is looked for on the Hub.
     Raises `StartupError` with one sentence if a file is missing or cannot be fetched.
     """
     if weights_path is not None:
-        return _locate_local(weights_path, model_id=model_id, model_file=model_file)
+        source, weights = _local_weights(weights_path, model_file)
+        check_local(source.name, weights, source.find("config.json"))
+        return _assemble(source, weights, fallback_id=model_id)
     if model_id is not None:
         source = _repository(model_id)
         return _assemble(source, _weights_in(source, model_file), fallback_id=None)
@@ -85,14 +97,14 @@ def locate_checkpoint(
     return _assemble(source, _weights_in(source, None), fallback_id=None)
 
 
-def _locate_local(path: Path, *, model_id: str | None, model_file: str | None) -> CheckpointFiles:
+def _local_weights(path: Path, model_file: str | None) -> tuple[_Source, tuple[Path, ...]]:
     if path.is_dir():
         source = _local_source(path, name=str(path))
-        return _assemble(source, _weights_in(source, model_file), fallback_id=model_id)
+        return source, _weights_in(source, model_file)
     if not path.is_file():
         raise StartupError(f"--weights-path: {path} does not exist.")
     source = _local_source(path.parent, name=str(path))
-    return _assemble(source, _weights_in(source, path.name), fallback_id=model_id)
+    return source, _weights_in(source, path.name)
 
 
 def _assemble(
@@ -165,12 +177,7 @@ def _shards(source: _Source, index: Path, *, prefix: str = "") -> tuple[Path, ..
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    try:
-        content = json.loads(index.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise StartupError(f"{index} cannot be read: {error.strerror}.") from error
-    except ValueError as error:
-        raise StartupError(f"{index} is not valid JSON: {error}.") from error
+    content = read_json(index, max_bytes=_MAX_INDEX_BYTES)
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(weight_map, dict) or not all(
         isinstance(shard, str) for shard in weight_map.values()

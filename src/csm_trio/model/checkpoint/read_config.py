@@ -4,7 +4,6 @@ In: the JSON in transformers' or Sesame's own naming, or neither file. Out: froz
 sampling parameters. It must not know where the files came from, nor any tensor.
 """
 
-import json
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import replace
@@ -21,7 +20,10 @@ from csm_trio.model.config import (
     SamplingDefaults,
     SamplingParams,
 )
+from csm_trio.named_files import read_json
 from csm_trio.timebase import FRAME_RATE_HZ, FRAME_SAMPLES, SAMPLE_RATE_HZ
+
+_MAX_CONFIG_BYTES = 16 << 20
 
 GREEDY = SamplingParams(temperature=0.0, top_k=1)
 
@@ -142,12 +144,7 @@ def _kyutai_mimi_config() -> MimiConfig:
 
 
 def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise StartupError(f"{path} cannot be read: {error.strerror}.") from error
-    except ValueError as error:
-        raise StartupError(f"{path} is not valid JSON: {error}.") from error
+    content = read_json(path, max_bytes=_MAX_CONFIG_BYTES)
     if not isinstance(content, dict):
         raise StartupError(f"{path} holds no JSON object.")
     return content

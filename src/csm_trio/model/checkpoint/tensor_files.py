@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from csm_trio.errors import StartupError
+from csm_trio.named_files import refuse_lfs_pointer
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,7 @@ def tensor_names(path: Path) -> list[str]:
 
 def _open_safetensors(path: Path) -> Iterator[StoredTensor]:
     try:
+        refuse_lfs_pointer(path)
         opened = safe_open(path, framework="pt", device="cpu")
     except OSError as error:
         raise StartupError(f"{path} cannot be read: {error.strerror or error}.") from error

@@ -47,10 +47,12 @@ class _Context:
     """A context the client has not closed.
 
     `flushed_at_s` is when a flush ended its text; None where text without one came after it.
+    `flushed_with_text` says whether that flush came with words.
     """
 
     voice_settings: VoiceSettings
     flushed_at_s: float | None = None
+    flushed_with_text: bool = False
 
 
 class MultiStreamInputProtocol:
@@ -59,8 +61,9 @@ class MultiStreamInputProtocol:
     A context opens with the first text that names it (a space will do) and may have its own
     voice settings. A message without `context_id` belongs to the one unnamed context.
     `close_context` at once after a flush, or with one, is the normal end of a turn: all text is
-    synthesized, that which came with the flush too. Any other `close_context` is a barge-in, a
-    second one too.
+    synthesized, that which came with the flush too. Any other `close_context` is a barge-in: a
+    later one, a second one, and one after a flush with text that is being heard already (LiveKit
+    flushes every sentence).
     """
 
     contexts_fail_alone = True
@@ -100,10 +103,15 @@ class MultiStreamInputProtocol:
         speaks = message.flush and message.has_words
         events = self._text(context_id, message, now_s) if speaks else []
         context = self._contexts.pop(context_id, None)
-        flushed_at_s = None if context is None else context.flushed_at_s
-        late = flushed_at_s is None or now_s - flushed_at_s > NORMAL_END_S
-        normal_end = context is not None and (message.flush or not late)
-        return [*events, CloseContext(context_id, discard=not normal_end)]
+        if context is None:
+            close = CloseContext(context_id, discard=True)
+        elif message.flush:
+            close = CloseContext(context_id)
+        elif context.flushed_at_s is None or now_s - context.flushed_at_s > NORMAL_END_S:
+            close = CloseContext(context_id, discard=True)
+        else:
+            close = CloseContext(context_id, unless_heard=context.flushed_with_text)
+        return [*events, close]
 
     def _open(self, context_id: str, message: ClientMessage, now_s: float) -> list[InEvent]:
         """Open a context, unless the message is a keep-alive or a flush without text."""
@@ -127,7 +135,7 @@ class MultiStreamInputProtocol:
         opening: bool,
     ) -> list[InEvent]:
         if message.flush:
-            context.flushed_at_s = now_s
+            context.flushed_at_s, context.flushed_with_text = now_s, message.has_words
         elif message.has_words:
             context.flushed_at_s = None
         return message.text_events(context_id, opening=opening, auto_mode=self._auto_mode)

@@ -12,7 +12,8 @@ DEFAULT_SOCKET_FORMAT = "pcm_24000"
 DEFAULT_INACTIVITY_TIMEOUT_S = 20
 MAX_INACTIVITY_TIMEOUT_S = 180
 
-_DIALOGUE_MODELS = ("eleven_v3", "eleven_v4")
+DIALOGUE_MODELS = ("eleven_v3", "eleven_v4")
+"""Beginnings of the names of models whose text may hold audio tags."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,5 +51,5 @@ def parse_socket_query(query: Mapping[str, str], *, dialogue: bool = False) -> S
 
 
 def _refuse_dialogue_model(model_id: str) -> None:
-    if model_id.startswith(_DIALOGUE_MODELS):
+    if model_id.startswith(DIALOGUE_MODELS):
         raise UnsupportedModel(model_id)

@@ -6,6 +6,7 @@ Knows nothing of HTTP beyond these two, and not which voices exist.
 from collections.abc import Mapping
 
 from csm_trio.audio.formats import AudioFormat
+from csm_trio.protocol.elevenlabs.socket_query import DIALOGUE_MODELS
 from csm_trio.protocol.events import SpeechSettings
 from csm_trio.protocol.fields import JsonFields, QueryFields, check_language, read_settings
 from csm_trio.protocol.rest import SpeechRequest, parse_body, read_text
@@ -26,13 +27,17 @@ def parse_speech_request(
     text = read_text(fields, "text", max_chars)
     _check_unused(fields)
     check_language(fields)
-    from_query = SpeechSettings(ssml=QueryFields(query).flag("enable_ssml_parsing"))
+    model_id = fields.text("model_id")
+    preset = SpeechSettings(
+        ssml=QueryFields(query).flag("enable_ssml_parsing"),
+        audio_tags=(model_id or "").startswith(DIALOGUE_MODELS) or None,
+    )
     return SpeechRequest(
         voice_id=voice_id,
         text=text,
         audio_format=AudioFormat.parse(query.get("output_format", DEFAULT_REST_FORMAT)),
-        settings=from_query.overridden_by(read_settings(fields)),
-        model_id=fields.text("model_id"),
+        settings=preset.overridden_by(read_settings(fields)),
+        model_id=model_id,
         previous_text=fields.text("previous_text"),
         previous_request_ids=fields.strings("previous_request_ids", MAX_REQUEST_IDS),
         kept=QueryFields(query).flag("enable_logging") is not False,

@@ -9,9 +9,10 @@ from csm_trio.text.spans import Replacement
 
 _KEYS = {"*": "star", "#": "pound"}
 
-# "*72#", "*67", "*#06#", "4#": at least one key and one digit, in a token of its own.
+# "*72#", "*67", "*#06#", "4#": at least one key and one digit, in a token of its own, and no
+# emphasis ("*2 of 3*").
 _SEQUENCE = re.compile(
-    r"(?<![\w*#.])(?=[\d*#]{0,20}\d)(?:\*#?\d{1,8}(?:\*\d{1,8}){0,3}#?|\d{1,8}#)(?![\w*#])"
+    r"(?<![\w*#.])(?!\*[^*\n]{0,200}[^\s*]\*(?![\w*#]))(?=[\d*#]{0,20}\d)(?:\*#?\d{1,8}(?:\*\d{1,8}){0,3}#?|\d{1,8}#)(?![\w*#])"
 )
 _DIALED = re.compile(
     r"\b(?:[Pp]ress|[Dd]ial|[Hh]it|[Tt]ouch|[Ee]nter|[Tt]ype|[Uu]se|[Cc]ode)(?:ing|ed)?(?: the)? "

@@ -6,6 +6,7 @@ The module must not know sentence boundaries, tokenizers or voices.
 import re
 from typing import Literal
 
+from csm_trio.text.audio_tags import AUDIO_TAG
 from csm_trio.text.normalization.addresses import ADDRESSES
 from csm_trio.text.normalization.amounts import LENGTHS, MEASURES, MONEY
 from csm_trio.text.normalization.calendar_names import NAMES
@@ -68,7 +69,9 @@ _LOOSE_STOP = re.compile(r"(?<!\\) (?=[.,;:!?](?: |$))")  # left where an emoji 
 _EDGE_DASHES = re.compile(r"^(?:- )++|(?<= )-$")
 
 
-def normalize(sentence: str, mode: Normalization = "auto") -> SpokenText:
+def normalize(
+    sentence: str, mode: Normalization = "auto", *, audio_tags: bool = False
+) -> SpokenText:
     """Return the spoken form of a sentence, with the written characters that each part stands for.
 
     In every mode, quotes, dashes, ellipses and spaces become plain ASCII. Control and zero-width
@@ -78,12 +81,15 @@ def normalize(sentence: str, mode: Normalization = "auto") -> SpokenText:
     text is "" if it has no letter and no digit.
 
     Unless `mode` is "off", figures, signs and abbreviations become American English words and no
-    digit is left; "auto" and "on" are the same. Words stay as they are, also in capitals: no
+    digit is left; "auto" and "on" are the same. With `audio_tags`, text in square brackets is a
+    direction ("[laughs]") and not spoken. Words stay as they are, also in capitals: no
     transliteration, no correction of case or spelling.
 
     Raises nothing for any text. Linear in its length.
     """
     traced = TracedText(sentence)
+    if audio_tags:
+        traced.sub(AUDIO_TAG, " ")
     decode_entities(traced)
     make_plain(traced)
     if mode != "off":
