@@ -30,6 +30,11 @@ BAD = [
     (["bad.csv"], "bad.csv: line 2: seed must be a whole number from 0 to 4294967295."),
     (["good.txt", "--speed", "3"], "--speed must be a number from 0.7 to 1.2."),
     (["good.txt", "--name", "{part}"], "good.txt: line 1: the file name has {part}, but only "),
+    (["good.txt", "--join", "x/a.wav"], "Cannot write x/a.wav: there is no folder x."),
+    (
+        ["good.txt", "--join", "out/00001.wav"],
+        "Cannot write out/00001.wav: it is the file of an item.",
+    ),
     (["good.txt", "--out", "good.txt"], "Cannot write to good.txt: File exists."),
 ]
 

@@ -15,7 +15,7 @@ from csm_trio.batch.loudness import loudness_lufs
 from csm_trio.batch.manifest import MANIFEST_NAME
 from csm_trio.config import Config
 from support.batch_runs import audio_files, batch_options, recorded, run_batch_here
-from support.client_calls import KEY, locked, running_server, until
+from support.client_calls import KEY, SPEECH, http_client, locked, running_server, until
 from support.fakes import SineRunner, StepGate
 from support.serving import TEST_SERVER, Server, serving
 
@@ -155,6 +155,31 @@ async def test_items_have_their_own_format_and_loudness(tmp_path: Path) -> None:
     mu_law = replace(options.defaults.audio_format, codec="ulaw", sample_rate_hz=8_000)
     samples, rate_hz = decode(files["00002.ulaw"], mu_law)
     assert loudness_lufs(samples, rate_hz) == pytest.approx(-16, abs=0.7)
+
+
+FORMATS_AND_ENDINGS = [
+    ("pcm_16000", "pcm"),
+    ("wav_44100", "wav"),
+    ("alaw_8000", "alaw"),
+    ("mp3_22050_32", "mp3"),
+    ("opus_48000_64", "opus"),
+    ("m4a_aac_44100_128", "m4a"),
+]
+
+
+async def test_files_are_what_the_server_sends_in_every_codec(tmp_path: Path) -> None:
+    rows = "\n".join(f"Hello there FRAMES=25.,{name}" for name, _ in FORMATS_AND_ENDINGS)
+    source, out = write(tmp_path, f"text,format\n{rows}", "in.csv"), tmp_path / "out"
+    async with running_server() as server:
+        result = await run_batch_here(source, out, "--url", server.url())
+        assert result.status == 0
+        async with http_client(server) as client:
+            for index, (name, ending) in enumerate(FORMATS_AND_ENDINGS, start=1):
+                path = f"{SPEECH}?output_format={name}"
+                sent = await client.post(path, json={"text": "Hello there FRAMES=25."})
+                assert (out / f"{index:05}.{ending}").read_bytes() == sent.content
+    entries = [json.loads(line) for line in (out / MANIFEST_NAME).read_text().splitlines()]
+    assert all(1.99 <= entry["audio_s"] <= 2.12 for entry in entries)
 
 
 SRT = """1

@@ -45,7 +45,20 @@ def run_batch(options: BatchOptions, stderr: TextIO | None = None) -> int:
     except BadInput as error:
         raise BadInput(f"{options.source}: {error}.") from None
     with OutputFolder(options.out) as folder:
+        _check_join_path(options, items)
         return trio.run(BatchRun(options, items, folder, stderr).run)
+
+
+def _check_join_path(options: BatchOptions, items: Sequence[Item]) -> None:
+    """Raise `BadInput` where the joined file could not be written hours later."""
+    path = options.join_path
+    if path is None:
+        return
+    if not path.parent.is_dir():
+        raise BadInput(f"Cannot write {path}: there is no folder {path.parent}.")
+    in_folder = path.parent.resolve() == options.out.resolve()
+    if in_folder and path.name.casefold() in {item.file.casefold() for item in items}:
+        raise BadInput(f"Cannot write {path}: it is the file of an item.")
 
 
 def _read_source(source: str) -> bytes:
