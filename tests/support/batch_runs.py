@@ -3,6 +3,7 @@
 import argparse
 import io
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -82,13 +83,18 @@ async def run_batch_process(
 
 
 async def kill_batch_process(source: Path, out: Path, *flags: str, after_files: int) -> int:
-    """Run a batch and kill it by SIGKILL once that many files are recorded; return how many are."""
+    """Run a batch and kill it by SIGKILL soon after so many files are recorded.
+
+    Return how many files are recorded then.
+    """
     process = await trio.lowlevel.open_process(
         batch_command(source, out, *flags), env={**os.environ, **PATHS}, stderr=subprocess.DEVNULL
     )
     await trio.to_thread.run_sync(
         _wait_for, lambda: process.poll() is not None or recorded(out) >= after_files
     )
+    # Otherwise every kill would come just after a line of the manifest.
+    await trio.sleep(random.uniform(0.0, 0.2))
     process.kill()
     await process.wait()
     return recorded(out)
