@@ -75,6 +75,11 @@ LAYERS = {
         5, {"errors", "audio", "protocol", "timebase", "client_flags"}, {"trio", "trio_websocket"}
     ),
     "say": Row(6, {"errors", "audio", "client", "client_flags", "protocol"}, {"trio"}),
+    "batch": Row(
+        6,
+        {"errors", "audio", "client_flags", "protocol", "timebase"},
+        {"trio", "h11", "numpy", "av"},
+    ),
     "bench": Row(
         6,
         GROUND | {"audio", "client", "client_flags", "engine", "model"},
@@ -89,7 +94,8 @@ LAYERS = {
     ),
     "cli": Row(
         7,
-        GROUND | {"server", "processes", "client_flags", "say", "bench", "engine", "voices"},
+        GROUND
+        | {"server", "processes", "client_flags", "say", "batch", "bench", "engine", "voices"},
         {"trio"},
     ),
     "__main__": Row(8, {"cli"}),

@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, help_text, add_flags in (
         ("serve", "serve speech", _add_serve_flags),
         ("say", "synthesize a text through a server", _add_say_flags),
+        ("batch", "synthesize many texts into files through servers", _add_batch_flags),
         ("bench", "load a server with paced calls, or time the engine alone", _add_bench_flags),
         ("voices", "list the voice ids that serve would know", _add_voices_flags),
     ):
@@ -130,6 +131,19 @@ def _say_command(options: argparse.Namespace) -> int:
     from csm_trio.say import read_say_options, say
 
     return trio.run(say, read_say_options(options))
+
+
+def _add_batch_flags(parser: argparse.ArgumentParser) -> None:
+    from csm_trio.batch.flags import add_batch_flags
+
+    add_batch_flags(parser, os.environ)
+    parser.set_defaults(run=_batch_command)
+
+
+def _batch_command(options: argparse.Namespace) -> int:
+    from csm_trio.batch.command import run_command
+
+    return run_command(options)
 
 
 def _add_bench_flags(parser: argparse.ArgumentParser) -> None:

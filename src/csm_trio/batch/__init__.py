@@ -1,0 +1,1 @@
+"""`csm-trio batch`: synthesize many texts into files by one or more servers' public API."""
