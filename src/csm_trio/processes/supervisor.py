@@ -216,7 +216,7 @@ class Supervisor:
     # --- the children ---
 
     async def watch_engine(self) -> NoReturn:
-        """Raise ProcessFailed when the engine process ends, after its clients have been told."""
+        """Raise ProcessFailed when the engine process ends, after its clients have got an error."""
         end = await self._engine.child.wait()
         logger.error("the engine process %s", end)
         await trio.sleep(FAILURE_GRACE_S)
