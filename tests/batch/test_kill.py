@@ -1,6 +1,6 @@
 """Batches killed by SIGKILL, beside live calls, with a server that restarts: nothing is lost.
 
-Real processes on the loopback; 60 lines here, 500 by `pytest -m soak`.
+Real processes on the loopback; 36 lines here, 500 by `pytest -m soak`.
 """
 
 import base64
@@ -182,15 +182,15 @@ def kill_server(server: ServerProcess) -> None:
     server.process.wait()
 
 
-async def test_60_lines_killed_three_times_beside_live_calls(tmp_path: Path) -> None:
+async def test_36_lines_killed_three_times_beside_live_calls(tmp_path: Path) -> None:
     with trio.fail_after(GUARD_S):
         # A bound that a machine busy with other tests keeps, too; the soak has C100's.
-        await beside_live_calls(tmp_path, 60, worst_underrun_s=0.5)
+        await beside_live_calls(tmp_path, 36, worst_underrun_s=0.5)
 
 
-async def test_60_lines_killed_three_times_and_a_server_restarted(tmp_path: Path) -> None:
+async def test_36_lines_killed_three_times_and_a_server_restarted(tmp_path: Path) -> None:
     with trio.fail_after(GUARD_S):
-        await with_a_server_that_restarts(tmp_path, 60)
+        await with_a_server_that_restarts(tmp_path, 36)
 
 
 @pytest.mark.soak
