@@ -1,4 +1,4 @@
-"""The flags and exit codes that `say` and `bench` share: server URL, voice and API key.
+"""The flags and exit codes that clients share: server URL, voice and API key.
 
 Knows no socket and no command.
 """
@@ -30,12 +30,22 @@ def add_server_flags(add: Callable[..., Any], environ: Mapping[str, str]) -> Non
         default=DEFAULT_URL,
         help=f"server, ws:, wss:, http: or https: (unit: URL; default: {DEFAULT_URL})",
     )
+    add_voice_flag(add)
+    add_key_flag(add, environ)
+
+
+def add_voice_flag(add: Callable[..., Any]) -> None:
+    """Add `--voice`."""
     add(
         "--voice",
         default=DEFAULT_VOICE,
         metavar="ID",
         help=f"voice (unit: voice id; default: {DEFAULT_VOICE})",
     )
+
+
+def add_key_flag(add: Callable[..., Any], environ: Mapping[str, str]) -> None:
+    """Add `--api-key`; `CSM_API_KEY` of `environ` is its default."""
     add(
         "--api-key",
         type=header_value,

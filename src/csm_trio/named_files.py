@@ -1,6 +1,7 @@
 """Read files that a setting names: bounded in size, with one sentence for what is wrong."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from csm_trio.errors import StartupError
@@ -26,11 +27,20 @@ def read_file(path: Path, *, max_bytes: int, name: str | None = None) -> bytes:
     return data
 
 
-def read_json(path: Path, *, max_bytes: int, name: str | None = None) -> object:
-    """Return the value of a JSON file; raise StartupError as `read_file`, and for no valid JSON."""
+def read_json(
+    path: Path,
+    *,
+    max_bytes: int,
+    name: str | None = None,
+    read_object: Callable[[list[tuple[str, object]]], object] | None = None,
+) -> object:
+    """Return the value of a JSON file; `read_object` makes an object's value of its members.
+
+    Raises StartupError as `read_file`, and for no valid JSON (a ValueError of `read_object`, too).
+    """
     shown, data = name or str(path), read_file(path, max_bytes=max_bytes, name=name)
     try:
-        value: object = json.loads(data)
+        value: object = json.loads(data, object_pairs_hook=read_object)
     except RecursionError:
         raise StartupError(f"{shown} is nested too deeply.") from None
     except ValueError as error:

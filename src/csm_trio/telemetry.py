@@ -258,12 +258,10 @@ class _JsonFormatter(_LineFormatter):
             "time": self.formatTime(record),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "process": self._process,
+            **({"process": self._process} if self._process else {}),
             "session": getattr(record, "session", "-"),
             "message": record.getMessage(),
         }
-        if not self._process:
-            del event["process"]
         if record.exc_info:
             event["exception"] = self.formatException(record.exc_info)
         return self._redacted(json.dumps(event))

@@ -4,7 +4,6 @@ A voice is a speaker id of the model, optionally with clips that become its prom
 module must not know the model.
 """
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +17,7 @@ from csm_trio.audio.pcm import to_float
 from csm_trio.audio.resample import Resampler
 from csm_trio.audio.wav import UnreadableWav, read_wav
 from csm_trio.errors import StartupError, UnknownVoice
-from csm_trio.named_files import read_file
+from csm_trio.named_files import read_file, read_json
 from csm_trio.timebase import SAMPLE_RATE_HZ
 
 MAX_SPEAKER_ID = 2**32 - 1
@@ -94,13 +93,9 @@ class VoiceCatalog:
         if path is None:
             return cls(Voice(voice_id, voice_id, n) for voice_id, n in _DEFAULT_VOICES.items())
         name = f"The voices file {path}"
-        data = read_file(path, max_bytes=_MAX_FILE_BYTES, name=name)
-        try:
-            entries = json.loads(data, object_pairs_hook=_refuse_duplicates)
-        except RecursionError:
-            raise StartupError(f"The voices file {path} is nested too deeply.") from None
-        except ValueError as error:
-            raise StartupError(f"The voices file {path} is not valid JSON: {error}.") from None
+        entries = read_json(
+            path, max_bytes=_MAX_FILE_BYTES, name=name, read_object=_refuse_duplicates
+        )
         if not isinstance(entries, dict):
             raise StartupError(f"The voices file {path} must hold a JSON object of voices by id.")
         try:

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 
 from csm_trio.bench.load.point import parse_metrics
+from support.processes import child_processes, command_line
 
 _LISTENING = re.compile(r"listening on http://[^:]+:(\d+)")
 _START_S = 60.0
@@ -49,26 +50,16 @@ class ServerProcess:
 
     def children(self, role: str) -> list[int]:
         """Return the ids of the child processes of a role: `engine` or `worker` (Linux)."""
-        # Of every thread: Trio starts processes from a thread of its own.
-        tasks = Path(f"/proc/{self.process.pid}/task").glob("*/children")
-        listed = " ".join(task.read_text() for task in tasks)
-        return [int(pid) for pid in listed.split() if f"\0{role}\0" in _command_line(int(pid))]
+        return [pid for pid in child_processes(self.process.pid) if role in command_line(pid)]
 
     def _status(self, name: str) -> str:
         status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="utf-8")
         return next(line for line in status.splitlines() if line.startswith(name)).split()[1]
 
 
-def _command_line(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text()
-    except OSError:  # it has ended
-        return ""
-
-
 def has_ended(pid: int) -> bool:
     """Return whether a process has ended (Linux)."""
-    return not _command_line(pid)
+    return command_line(pid) in ([], [""])
 
 
 @contextmanager

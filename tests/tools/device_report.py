@@ -29,6 +29,7 @@ from typing import Any
 from urllib.error import URLError
 
 from csm_trio.bench.load.command import provenance
+from support.processes import child_processes
 
 ROOT = Path(__file__).parents[2]
 _PROGRAM = (sys.executable, "-m", "csm_trio")
@@ -404,11 +405,7 @@ def serve_knows(flag: str) -> bool:
 
 def process_tree(pid: int) -> list[int]:
     """Return a process and all below it (Linux); elsewhere the process alone."""
-    below: list[int] = []
-    for listed in Path(f"/proc/{pid}/task").glob("*/children"):
-        with suppress(FileNotFoundError, ProcessLookupError):
-            for child in listed.read_text(encoding="utf-8").split():
-                below += process_tree(int(child))
+    below = [each for child in child_processes(pid) for each in process_tree(child)]
     return [pid, *sorted(below)]
 
 

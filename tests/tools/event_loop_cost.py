@@ -29,6 +29,8 @@ from typing import Any
 
 import numpy as np
 
+from support.processes import child_processes, command_line
+
 SAMPLES = 1_920
 CODEBOOKS = 32
 ROWS_TOGETHER = 16
@@ -146,11 +148,7 @@ def cpu_s(pid: int) -> dict[str, float]:
 
     With workers the parts are its processes; else event loop and device thread of the one.
     """
-    children = [
-        int(child)
-        for listed in Path(f"/proc/{pid}/task").glob("*/children")
-        for child in listed.read_text().split()
-    ]
+    children = child_processes(pid)
     if not children:
         times = {"event loop": 0.0, "device thread": 0.0}
         for task in Path(f"/proc/{pid}/task").iterdir():
@@ -161,7 +159,7 @@ def cpu_s(pid: int) -> dict[str, float]:
         return times
     times = {"supervisor": process_cpu_s(pid), "engine": 0.0, "workers": 0.0}
     for child in children:
-        role = Path(f"/proc/{child}/cmdline").read_text().split("\0")[3]
+        role = command_line(child)[3]
         times["workers" if role == "worker" else role] += process_cpu_s(child)
     return times
 

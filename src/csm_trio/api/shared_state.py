@@ -11,10 +11,9 @@ from csm_trio.api.auth import SingleUseTokens
 from csm_trio.config import SpeechConfig
 from csm_trio.engine.utterance import PromptSegment
 from csm_trio.pipeline.request_history import RecordedRequest, RequestHistory
+from csm_trio.protocol.fields import NO_VOICE_SETTINGS
 from csm_trio.protocol.voice_settings import VoiceSettings
 from csm_trio.telemetry import Metrics
-
-_NO_EDITS = VoiceSettings()
 
 
 class SharedState(Protocol):
@@ -70,7 +69,7 @@ class LocalSharedState:
         return self._tokens.redeem(token)
 
     def voice_edits(self, voice_id: str) -> VoiceSettings:
-        return self._edits.get(voice_id, _NO_EDITS)
+        return self._edits.get(voice_id, NO_VOICE_SETTINGS)
 
     async def edit_voice(self, voice_id: str, changes: VoiceSettings) -> None:
         self._edits[voice_id] = self.voice_edits(voice_id).overridden_by(changes)

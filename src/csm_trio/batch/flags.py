@@ -17,7 +17,7 @@ from csm_trio.batch.items import (
 )
 from csm_trio.batch.join import JOIN_SUFFIXES
 from csm_trio.batch.names import DEFAULT_TEMPLATE
-from csm_trio.client_flags import DEFAULT_URL, DEFAULT_VOICE, base_url, header_value
+from csm_trio.client_flags import DEFAULT_URL, add_key_flag, add_voice_flag, base_url
 from csm_trio.errors import InvalidRequest
 from csm_trio.protocol.fields import SPEED, QueryFields
 
@@ -71,25 +71,14 @@ def add_batch_flags(parser: argparse.ArgumentParser, environ: Mapping[str, str])
         help="server, ws:, wss:, http: or https:; several times for several servers "
         f"(unit: URL; default: {DEFAULT_URL})",
     )
-    add(
-        "--api-key",
-        type=header_value,
-        default=environ.get("CSM_API_KEY") or None,
-        metavar="KEY",
-        help="API key sent to the servers (unit: text; default: $CSM_API_KEY, else none)",
-    )
+    add_key_flag(add, environ)
     add(
         "--input-format",
         choices=INPUT_KINDS,
         metavar="KIND",
         help=f"one of {', '.join(INPUT_KINDS)} (unit: none; default: by its ending, else text)",
     )
-    add(
-        "--voice",
-        default=DEFAULT_VOICE,
-        metavar="ID",
-        help=f"voice (unit: voice id; default: {DEFAULT_VOICE})",
-    )
+    add_voice_flag(add)
     add(
         "--format",
         choices=FORMATS,

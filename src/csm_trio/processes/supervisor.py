@@ -152,26 +152,21 @@ class _Engine:
 @asynccontextmanager
 async def _started_engine(child: Child) -> AsyncIterator[_Engine]:
     """Wait until the engine process is warm; raise StartupError where it cannot start."""
-    slots, failures = trio.open_memory_channel[int | str](1)
-
-    async def ready(count: int) -> None:
-        await slots.send(count)
-
-    async def failed(message: str) -> None:
-        await slots.send(message)
-
-    control = ControlChannel(child.control.dup(), {"ready": ready, "failed": failed}, {})
+    report, reports = trio.open_memory_channel[int | str](1)
+    # Its number of slots, or the sentence that says why it cannot start.
+    calls: dict[str, Call] = {"ready": report.send, "failed": report.send}
+    control = ControlChannel(child.control.dup(), calls, {})
     async with trio.open_nursery() as nursery:
         nursery.start_soon(control.run)
-        with slots, failures:
-            outcome = await _first_of(failures, child)
+        with report, reports:
+            outcome = await _first_of(reports, child)
         if isinstance(outcome, str):
             raise StartupError(outcome)
         yield _Engine(child, control, outcome)
         nursery.cancel_scope.cancel()
 
 
-async def _first_of(outcomes: trio.MemoryReceiveChannel[int | str], child: Child) -> int | str:
+async def _first_of(reports: trio.MemoryReceiveChannel[int | str], child: Child) -> int | str:
     """Return what a child reports, or else how it ended."""
     outcome: int | str = ""
     async with trio.open_nursery() as nursery:
@@ -182,7 +177,7 @@ async def _first_of(outcomes: trio.MemoryReceiveChannel[int | str], child: Child
             nursery.cancel_scope.cancel()
 
         nursery.start_soon(watch)
-        outcome = await outcomes.receive()
+        outcome = await reports.receive()
         nursery.cancel_scope.cancel()
     return outcome
 

@@ -6,9 +6,8 @@ from collections.abc import Collection, Hashable, Mapping
 from csm_trio.engine.utterance import PromptSegment
 from csm_trio.pipeline.request_history import RecordedRequest
 from csm_trio.processes.control_channel import ControlChannel
+from csm_trio.protocol.fields import NO_VOICE_SETTINGS
 from csm_trio.protocol.voice_settings import VoiceSettings
-
-_NO_EDITS = VoiceSettings()
 
 
 class SupervisedSessions:
@@ -51,7 +50,7 @@ class SupervisedState:
         return bool(await self._control.call("redeem_token", token))
 
     def voice_edits(self, voice_id: str) -> VoiceSettings:
-        return self._edits.get(voice_id, _NO_EDITS)
+        return self._edits.get(voice_id, NO_VOICE_SETTINGS)
 
     def set_voice_edits(self, voice_id: str, edits: VoiceSettings) -> None:
         """Store edits that the supervisor has sent."""

@@ -21,7 +21,7 @@ class Player {
     this.finished = new Promise((resolve) => (this.resolveFinished = resolve));
   }
 
-  /** Samples that have reached the ear. */
+  /** Samples that have been played, the output latency deducted. */
   get heard() {
     const late = (this.context.outputLatency || 0) * this.context.sampleRate;
     return this.report.done && this.complete
