@@ -49,7 +49,7 @@ LAYERS = {
     "text": Row(1.5, {"errors", "timebase"}),
     "audio": Row(2, {"errors", "timebase"}, {"numpy", "soxr", "lameenc", "av"}),
     "alignment": Row(2, {"text", "timebase"}, {"numpy"}),
-    "voices": Row(2.5, {"errors", "audio", "named_files", "timebase"}, {"numpy"}),
+    "voices": Row(2.5, {"errors", "named_files"}, {"numpy"}),
     "model": Row(
         2,
         {"errors", "named_files", "timebase"},
@@ -58,16 +58,17 @@ LAYERS = {
     ),
     "protocol": Row(3, {"errors", "audio", "voices", "alignment", "timebase"}),
     "engine": Row(
-        3, GROUND | {"model", "voices"}, {"torch", "triton", "trio", "numpy", "tokenizers"}
+        3, GROUND | {"model", "audio"}, {"torch", "triton", "trio", "numpy", "tokenizers"}
     ),
     "pipeline": Row(
         4,
         GROUND | {"engine", "protocol", "text", "audio", "alignment", "voices"},
         {"trio", "numpy"},
     ),
+    "voice_store": Row(4, GROUND | {"audio", "engine", "protocol", "voices"}, {"trio", "numpy"}),
     "api": Row(
         5,
-        GROUND | {"pipeline", "engine", "protocol", "audio", "alignment", "voices"},
+        GROUND | {"pipeline", "voice_store", "engine", "protocol", "audio", "alignment", "voices"},
         {"trio", "quart", "quart_trio", "hypercorn", "h11", "wsproto", "werkzeug"},
     ),
     "client_flags": Row(4.5),
@@ -85,11 +86,13 @@ LAYERS = {
         GROUND | {"audio", "client", "client_flags", "engine", "model"},
         {"trio", "trio_websocket", "torch", "transformers", "numpy"},
     ),
-    "server": Row(6, GROUND | {"api", "pipeline", "engine", "voices"}, {"trio"}),
+    "server": Row(6, GROUND | {"api", "pipeline", "voice_store", "engine"}, {"trio"}),
     "metrics_snapshot": Row(1, set(), {"prometheus_client"}),
     "processes": Row(
         6.5,
-        GROUND | {"server", "api", "engine", "pipeline", "protocol", "voices", "metrics_snapshot"},
+        GROUND
+        | {"server", "api", "engine", "pipeline", "voice_store", "protocol", "voices"}
+        | {"metrics_snapshot"},
         {"trio"},
     ),
     "cli": Row(
@@ -104,6 +107,7 @@ LAYERS = {
 # What the layers above see of the engine: requests, results and the service, nothing of torch.
 ENGINE_SEEN_BY = {
     "pipeline": {"service", "utterance"},
+    "voice_store": {"clip_codes"},
     "api": {"service", "utterance"},
     "server": {"in_process", "service", "scheduler"},
     "processes": {"host", "remote", "scheduler", "triton_cache", "utterance"},

@@ -45,6 +45,8 @@ EXAMPLES = [
     ("--model-id", "sesame/csm-1b", "engine", "model_id", "sesame/csm-1b"),
     ("--weights-path", "/models/q8.gguf", "engine", "weights_path", Path("/models/q8.gguf")),
     ("--voices-file", "voices.json", "speech", "voices_file", Path("voices.json")),
+    ("--data-dir", "data", "speech", "data_dir", Path("data")),
+    ("--max-voices", "5", "speech", "max_voices", 5),
     ("--rest-max-audio-len-ms", "80", "speech", "rest_max_audio_len_ms", 80),
     ("--ws-max-audio-len-ms", "600000", "speech", "ws_max_audio_len_ms", 600_000),
     ("--buffer-size", "4", "speech", "buffer_size", 4),
@@ -86,7 +88,7 @@ def test_nothing_set_is_the_defaults() -> None:
 
 
 def test_the_examples_cover_every_setting() -> None:
-    covered = {flag for flag, *_ in EXAMPLES} | {"--cpu", "--model-file"}
+    covered = {flag for flag, *_ in EXAMPLES} | {"--cpu", "--model-file", "--allow-voice-upload"}
     assert covered == {setting.flag for setting in SETTINGS}
 
 
@@ -100,6 +102,12 @@ def test_a_setting_is_read_from_flag_environment_and_file(
     argv = (flag,) if flag in SWITCHES else (flag, text)
     assert read(load(*argv), section, field) == value
     assert read(load(**{variable(flag): text}), section, field) == value
+
+
+def test_voices_are_uploaded_into_a_data_directory_only(tmp_path: Path) -> None:
+    with pytest.raises(StartupError, match="--allow-voice-upload needs --data-dir"):
+        load("--allow-voice-upload")
+    assert load("--allow-voice-upload", "--data-dir", str(tmp_path)).speech.voice_upload
 
 
 def test_flag_over_environment_over_file_over_default(toml: Path) -> None:

@@ -64,10 +64,16 @@ class EngineConfig:
 class SpeechConfig:
     """Voices, text, history and limits of the generated speech; a frame is 80 ms.
 
+    `data_dir` keeps added voices; with `voice_upload` clients may add, change and delete them, up
+    to `max_voices`.
+
     `kept_*` bound the request history: past requests that a later request may name.
     """
 
     voices_file: Path | None = None
+    data_dir: Path | None = None
+    voice_upload: bool = False
+    max_voices: int = 1000
     rest_max_audio_len_ms: int = 10_000
     ws_max_audio_len_ms: int = 30_000
     buffer_size: int = 1
@@ -226,6 +232,18 @@ SETTINGS: tuple[Setting, ...] = (
         "unset, the voices default and speaker_0 to speaker_3",
     ),
     Setting(
+        "--data-dir", "speech", "data_dir", _PATH, "path",
+        "directory of added voices and of edited voice settings", "unset, none are kept",
+    ),
+    Setting(
+        "--allow-voice-upload", "speech", "voice_upload", SWITCH, "true or false",
+        "let clients add, change and delete voices; needs --data-dir", "false",
+    ),
+    Setting(
+        "--max-voices", "speech", "max_voices", whole(1, 100_000), "voices",
+        "added voices that are kept at most",
+    ),
+    Setting(
         "--rest-max-audio-len-ms", "speech", "rest_max_audio_len_ms", _AUDIO_LEN, "ms",
         "max audio of one generation over HTTP, unless the request sets it",
     ),
@@ -325,6 +343,8 @@ def load_config(flags: Mapping[str, object], environ: Mapping[str, str]) -> Conf
         config.engine.model_id is not None or config.engine.weights_path is not None
     ):
         raise StartupError("--random-weights replaces a model: omit --model-id and --weights-path.")
+    if config.speech.voice_upload and config.speech.data_dir is None:
+        raise StartupError("--allow-voice-upload needs --data-dir, where voices are kept.")
     return config
 
 

@@ -75,6 +75,20 @@ class UnknownVoice(InvalidRequest):
         self.voice_id = voice_id
 
 
+class UnknownSample(InvalidRequest):
+    """A voice has no sample of this id."""
+
+    def __init__(self, sample_id: str) -> None:
+        super().__init__(f"A sample with id '{sample_id}' was not found.", param="sample_id")
+
+
+class CrossSiteRequest(SpeechError):
+    """A page of another site asks for a change, of a server that knows its clients by no key."""
+
+    def __init__(self) -> None:
+        super().__init__("Pages of other sites may change nothing on a server without a key.")
+
+
 class UnknownFormat(InvalidRequest):
     """No output format has this name."""
 
@@ -119,6 +133,20 @@ class UnknownModel(InvalidRequest):
 
     def __init__(self, model_id: str) -> None:
         super().__init__(f"The model '{model_id}' does not exist.", param="model")
+
+
+class TooManyVoices(SpeechError):
+    """The server keeps as many added voices as it may."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"This server keeps at most {limit} added voices (--max-voices).")
+
+
+class NotStored(SpeechError):
+    """A change of a voice cannot be written to the data directory."""
+
+    def __init__(self, reason: str | None) -> None:
+        super().__init__(f"The voice cannot be stored: {reason}.")
 
 
 class NotOffered(SpeechError):

@@ -48,6 +48,24 @@ def read_json(
     return value
 
 
+def check_file(path: Path, *, max_bytes: int, name: str | None = None) -> None:
+    """Check a file that another process is to read: a regular, readable one that is not too long.
+
+    Raises StartupError as `read_file`.
+    """
+    shown = name or str(path)
+    try:
+        n_bytes = path.stat().st_size
+        if not path.is_file():
+            raise StartupError(f"{shown} is no regular file.")
+        with path.open("rb") as file:
+            _refuse_pointer(file.read(len(_LFS_POINTER)), shown)
+    except OSError as error:
+        raise StartupError(f"{shown} cannot be read: {error.strerror}.") from None
+    if not 0 < n_bytes <= max_bytes:
+        raise StartupError(f"{shown} must have 1 byte to {max_bytes >> 20} MiB.")
+
+
 def refuse_lfs_pointer(path: Path) -> None:
     """Raise StartupError where a file of any size is a Git LFS pointer; OSError as `open` does."""
     with path.open("rb") as file:

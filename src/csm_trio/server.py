@@ -28,7 +28,8 @@ from csm_trio.errors import EngineFailed, ServerLeaving, StartupError
 from csm_trio.pipeline.context import Synthesizer
 from csm_trio.process_tuning import raise_descriptor_limit
 from csm_trio.telemetry import Metrics, observed_gc
-from csm_trio.voices import VoiceCatalog
+from csm_trio.voice_store.encoder_process import EncodeVoices, encode_voices
+from csm_trio.voice_store.store import VoiceStore
 
 logger = logging.getLogger(__name__)
 
@@ -55,23 +56,26 @@ class Serving:
 
 async def serve(
     config: Config,
-    make_runner: Callable[[VoiceCatalog], Runner],
+    make_runner: Callable[[], Runner],
     *,
+    encode: EncodeVoices = encode_voices,
     limits: ConnectionLimits | None = None,
     task_status: trio.TaskStatus["Serving"] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Assemble the server and serve until a signal; the engine outlives its sessions.
 
-    `make_runner` runs on the device thread. Reports a `Serving` once the port is open. Raises
-    `StartupError` where the port cannot be bound or the runner cannot be made.
+    `make_runner` runs on the device thread; `encode` encodes the clips of voices. Reports a
+    `Serving` once the port is open. Raises `StartupError` where the port cannot be bound or the
+    runner cannot be made.
     """
     metrics = Metrics()
-    voices = VoiceCatalog.load(config.speech.voices_file)
+    store = VoiceStore(config, encode)
     # Bound before the model loads, so that a port in use is an error at once, not minutes later;
     # listening begins only when the engine is warm.
     with bound_socket(config.server) as bound, observed_gc(metrics):
+        await store.load()
         async with open_engine(
-            partial(make_runner, voices),
+            make_runner,
             metrics,
             targets=buffer_targets(config.engine),
             failure_grace_s=FAILURE_GRACE_S,
@@ -80,21 +84,23 @@ async def serve(
             state = ServerState(
                 engine=engine,
                 synthesizer=Synthesizer(engine, config.speech, metrics),
-                voices=voices,
                 admission=Admission(sessions),
                 metrics=metrics,
                 server=config.server,
                 speech=config.speech,
-                shared=LocalSharedState(config.speech, metrics),
+                shared=LocalSharedState(config.speech, metrics, store),
             )
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
                 listener = listen(bound)
                 log_listening(bound, engine.slots, sessions.limit)
                 async with trio.open_nursery() as nursery:
-                    await nursery.start(
-                        partial(serve_clients, state, listener, signals, limits=limits)
-                    )
-                    task_status.started(Serving(bound.getsockname()[1], state))
+                    nursery.start_soon(store.run)
+                    async with trio.open_nursery() as serving:
+                        await serving.start(
+                            partial(serve_clients, state, listener, signals, limits=limits)
+                        )
+                        task_status.started(Serving(bound.getsockname()[1], state))
+                    nursery.cancel_scope.cancel()
 
 
 async def serve_clients(
@@ -111,11 +117,13 @@ async def serve_clients(
     The first begins the drain, the second ends it. `on_close` is called when a connection has
     ended.
     """
+    app = create_app(state)
     connections = Connections(
-        create_app(state),
+        app,
         limits or _connection_limits(state.server),
         state.metrics,
         error_body=connection_error_body,
+        body_limit=app.body_limit,
         limit=_max_connections(),
         on_close=on_close,
     )
@@ -191,9 +199,7 @@ def _max_connections() -> int:
 
 
 def _connection_limits(config: ServerConfig) -> ConnectionLimits:
-    return ConnectionLimits(
-        max_body_bytes=config.max_body_bytes, max_message_bytes=config.max_message_bytes
-    )
+    return ConnectionLimits(max_message_bytes=config.max_message_bytes)
 
 
 async def _drain_at_request(

@@ -1,24 +1,21 @@
 """Voice catalog: read the voices file, look up voices by id or alias.
 
 A voice is a speaker id of the model, optionally with clips that become its prompt segments. The
-module must not know the model.
+module must not know the model, nor what is in a clip.
 """
 
+import hashlib
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from csm_trio.audio.pcm import to_float
-from csm_trio.audio.resample import Resampler
-from csm_trio.audio.wav import UnreadableWav, read_wav
 from csm_trio.errors import StartupError, UnknownVoice
-from csm_trio.named_files import read_file, read_json
-from csm_trio.timebase import SAMPLE_RATE_HZ
+from csm_trio.named_files import check_file, read_json
 
 MAX_SPEAKER_ID = 2**32 - 1
 
@@ -29,29 +26,40 @@ _DEFAULT_VOICES = {
     "speaker_2": 2,
     "speaker_3": 3,
 }
-_ENTRY_KEYS = ("speaker_id", "name", "description", "clips", "aliases")
+_ENTRY_KEYS = ("speaker_id", "name", "description", "clips", "aliases", "labels")
 _CLIP_KEYS = ("file", "text")
 
 _MAX_FILE_BYTES = 16 << 20
-_MAX_CLIP_S = 60
-_MAX_CLIP_BYTES = 64 << 20
+MAX_CLIP_BYTES = 64 << 20
 """A minute of 16-bit stereo at 192 kHz takes 46 MB."""
+MAX_CLIPS = 25
+"""Clips of one voice."""
 _NUMERIC_ID = re.compile(r"[0-9]{1,10}")
 
 
 @dataclass(frozen=True, slots=True)
 class VoiceClip:
-    """Recorded speech of a voice: `text` word for word, `pcm` float32 [samples] at 24 kHz."""
+    """A reference clip: recorded speech of a voice and its transcript `text`, word for word.
 
+    sample_id: its id within the voice. file: its audio; `prepared` where that is a clip as
+    `audio.reference_clip` makes it. file_name: the name that it was uploaded under. codes: int16
+    [frames, codebooks], once it is encoded.
+    """
+
+    sample_id: str
     text: str
-    pcm: NDArray[np.float32] = field(compare=False, repr=False)
+    file: Path
+    prepared: bool = False
+    file_name: str = ""
+    codes: NDArray[np.int16] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Voice:
     """A voice by its id in the API (`voice_id`) and in the model (`speaker_id`).
 
-    `clips` are recordings for the model to imitate.
+    `clips` are recordings for the model to imitate. `added_at_unix` is the time at which it was
+    added to the data directory; None for a voice of the voices file.
     """
 
     voice_id: str
@@ -61,6 +69,27 @@ class Voice:
     description: str | None = None
     clips: tuple[VoiceClip, ...] = ()
     aliases: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    added_at_unix: int | None = None
+
+    @property
+    def added(self) -> bool:
+        """Whether it is in the data directory, and so can be edited and deleted."""
+        return self.added_at_unix is not None
+
+    @property
+    def clips_key(self) -> str:
+        """A name for its speaker and encoded clips: equal keys mean equal prompt segments."""
+        digest = hashlib.sha256(str(self.speaker_id).encode())
+        for clip in self.clips:
+            assert clip.codes is not None
+            digest.update(f"\0{clip.text}\0{clip.codes.shape}".encode())
+            digest.update(clip.codes.tobytes())
+        return digest.hexdigest()
+
+    def clip(self, sample_id: str) -> VoiceClip | None:
+        """Return the clip of this id; None where there is none."""
+        return next((clip for clip in self.clips if clip.sample_id == sample_id), None)
 
 
 class VoiceCatalog:
@@ -77,18 +106,14 @@ class VoiceCatalog:
                 if self._named.setdefault(alias, voice) is not voice:
                     raise _BadEntry(f"the alias {alias!r} of voice {voice.voice_id!r} is taken")
 
-    def without_clips(self) -> "VoiceCatalog":
-        """Return the same voices for a process that does not generate speech."""
-        return VoiceCatalog(replace(voice, clips=()) for voice in self.all())
-
     @classmethod
     def load(cls, path: Path | None) -> "VoiceCatalog":
         """Read `{id: speaker}` or `{id: {"speaker_id": …, "name"?, "description"?, …}}`.
 
-        `clips` is a list of `{"file": …, "text": …}`: 16-bit WAV files, their paths relative to
-        the voices file, and their transcripts. `aliases` is a list of further ids. The file
-        replaces the voices known without one (`None`). Raises `StartupError` naming the file, and
-        the invalid voice.
+        `clips` is a list of `{"file": …, "text": …}`: audio files, their paths relative to the
+        voices file, and their transcripts. `aliases` is a list of further ids, `labels` an object
+        of strings. The file replaces the voices known without one (`None`). Raises `StartupError`
+        naming the file, and the invalid voice.
         """
         if path is None:
             return cls(Voice(voice_id, voice_id, n) for voice_id, n in _DEFAULT_VOICES.items())
@@ -112,6 +137,10 @@ class VoiceCatalog:
         if _NUMERIC_ID.fullmatch(voice_id) and int(voice_id) <= MAX_SPEAKER_ID:
             return Voice(voice_id, voice_id, int(voice_id))
         raise UnknownVoice(voice_id)
+
+    def find(self, voice_id: str) -> Voice | None:
+        """Return the listed voice of this id or alias; None where there is none."""
+        return self._named.get(voice_id)
 
     def get_or_nth(self, voice_id: str, names: Sequence[str]) -> Voice:
         """Return the voice of this id, or the listed voice at the id's index in `names`.
@@ -160,7 +189,20 @@ def _read_voice(folder: Path, voice_id: str, entry: object) -> Voice:
     clips = _read_clips(folder, voice_id, entry.get("clips", []))
     category = "cloned" if clips else "premade"
     aliases = _read_aliases(voice_id, entry.get("aliases", []))
-    return Voice(voice_id, name, speaker_id, category, description, clips, aliases)
+    labels = read_labels(entry.get("labels"))
+    if labels is None:
+        raise _BadEntry(f"the labels of voice {voice_id!r} must be an object of strings")
+    return Voice(voice_id, name, speaker_id, category, description, clips, aliases, labels)
+
+
+def read_labels(value: object) -> dict[str, str] | None:
+    """Return the labels that `value` holds; None for anything but strings by name, or null."""
+    if value is None:
+        return {}
+    strings = isinstance(value, dict) and all(
+        isinstance(name, str) and isinstance(text, str) for name, text in value.items()
+    )
+    return dict(value) if isinstance(value, dict) and strings else None
 
 
 def _read_aliases(voice_id: str, entries: object) -> tuple[str, ...]:
@@ -178,32 +220,22 @@ def _fits_a_path(voice_id: str) -> bool:
 def _read_clips(folder: Path, voice_id: str, entries: object) -> tuple[VoiceClip, ...]:
     if not isinstance(entries, list):
         raise _BadEntry(f"the clips of voice {voice_id!r} must be a list")
+    if len(entries) > MAX_CLIPS:
+        raise _BadEntry(f"voice {voice_id!r} has more than {MAX_CLIPS} clips")
     clips = []
-    for entry in entries:
+    for index, entry in enumerate(entries):
         if not isinstance(entry, dict) or set(entry) != set(_CLIP_KEYS):
             raise _BadEntry(f"each clip of voice {voice_id!r} needs a file and a text, no more")
         file, text = entry["file"], entry["text"]
         if not isinstance(file, str) or not isinstance(text, str) or not text.strip():
             raise _BadEntry(f"the file and text of a clip of voice {voice_id!r} must be strings")
-        name = f"the clip {file} of voice {voice_id!r}"
         try:
-            pcm, rate_hz = read_wav(read_file(folder / file, max_bytes=_MAX_CLIP_BYTES, name=name))
+            name = f"the clip {file} of voice {voice_id!r}"
+            check_file(folder / file, max_bytes=MAX_CLIP_BYTES, name=name)
         except StartupError as error:
             raise _BadEntry(str(error).removesuffix(".")) from None
-        except UnreadableWav as error:
-            raise _BadEntry(f"the clip {file} of voice {voice_id!r}: {error}") from None
-        if not 0 < len(pcm) <= _MAX_CLIP_S * rate_hz:
-            raise _BadEntry(
-                f"the clip {file} of voice {voice_id!r} must last up to {_MAX_CLIP_S} seconds"
-            )
-        clips.append(VoiceClip(text.strip(), _as_model_input(pcm, rate_hz)))
+        clips.append(VoiceClip(f"clip{index}", text.strip(), folder / file))
     return tuple(clips)
-
-
-def _as_model_input(pcm: NDArray[np.int16], rate_hz: int) -> NDArray[np.float32]:
-    resampler = Resampler(rate_hz, SAMPLE_RATE_HZ)
-    whole = np.concatenate((resampler.feed(pcm), resampler.finish()))
-    return to_float(whole)
 
 
 def _refuse_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -1,15 +1,17 @@
 """HTTP/1.1 on the server's own connection: malformed requests, deadlines and limits."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import trio
 
 from csm_trio import server as server_module
 from csm_trio.api.connection_limits import ConnectionLimits
+from csm_trio.config import Config
 from support.client_calls import GUARD_S, http_client, until
 from support.fakes import SineRunner
-from support.serving import serving
+from support.serving import TEST_SERVER, serving
 from tools.hang_ups import SPEECH, head
 
 
@@ -103,10 +105,10 @@ async def test_a_head_request_has_no_body_and_a_client_may_wait_for_100_continue
 
 async def test_a_body_over_the_limit_is_not_stored() -> None:
     """The client sends it in chunks, without a length, for as long as it can."""
-    limits = ConnectionLimits(max_body_bytes=100_000)
+    config = Config(server=replace(TEST_SERVER, max_body_bytes=100_000))
     part = b"4000\r\n" + b"a" * 0x4000 + b"\r\n"
     with trio.fail_after(GUARD_S):
-        async with serving(SineRunner, limits=limits) as server:
+        async with serving(SineRunner, config) as server:
             stream = await trio.open_tcp_stream("127.0.0.1", server.port)
             async with stream:
                 await stream.send_all(head("POST", SPEECH, "transfer-encoding: chunked"))

@@ -102,7 +102,8 @@ def test_the_log_names_model_device_precision_and_memory(
         r"loading the embedded voice onto cpu in float32",
         r"Loaded the embedded voice: [\d.]+ M values in \d+\.\d s\.",
         r"using the embedded demonstration voice; .*",
-        r"memory on cpu: [\d.]+ MiB of weights \+ \(2 slots \+ 1\) x [\d.]+ MiB = .*",
+        r"memory on cpu: [\d.]+ MiB of weights \+ \(2 slots \+ 1\) x [\d.]+ MiB "
+        r"\+ [\d.]+ MiB of prefix cache at most = .*",
         r"making 2 slots and warming them up",
         r"alignment head: layer \d+, head \d+, share 0\.\d\d \(\d+\.\d s\)",
         r"warm after \d+\.\d s",

@@ -144,9 +144,15 @@ def test_the_plan_is_logged(
     with caplog.at_level(logging.INFO, logger=memory.__name__):
         planned(2, 4)
     assert caplog.messages == [
-        "memory on cpu: 50.0 MiB of weights + (2 slots + 1) x 10.0 MiB = 80.0 MiB; "
-        "at most 7 slots would fit"
+        "memory on cpu: 50.0 MiB of weights + (2 slots + 1) x 10.0 MiB + 0.0 MiB of prefix "
+        "cache at most = 80.0 MiB; at most 7 slots would fit"
     ]
+
+
+def test_the_prefix_cache_counts_in_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    free(monkeypatch, 100 * MIB)
+    assert memory.fitting_slots(10 * MIB, CPU) == 7
+    assert memory.fitting_slots(10 * MIB, CPU, prefixes=25 * MIB) == 5
 
 
 def test_weights_that_do_not_fit_fail_before_they_are_read(

@@ -140,7 +140,7 @@ def test_slots_equal_those_of_the_eager_prefill(loaded: LoadedModel, continued: 
     sizes = {0: (300, 0), 1: (33, 0), 2: (1, 0), 3: (96, 0)}
     if continued:  # slot 4 takes two chunks; beside the first, slot 5 is padded beyond its end
         sizes |= {4: (700, 50), 5: (31, 990)}
-    prefill = GraphedPrefill(loaded.model, graphed, continued=continued)
+    prefill = GraphedPrefill(loaded.model, graphed)
     prefill.capture()
     made, expected = (
         [
@@ -158,7 +158,7 @@ def test_slots_equal_those_of_the_eager_prefill(loaded: LoadedModel, continued: 
 
 def test_a_reused_slot_equals_a_fresh_one(loaded: LoadedModel) -> None:
     graphed, eager = make_slots(loaded), make_slots(loaded)
-    prefill = GraphedPrefill(loaded.model, graphed, continued=True)
+    prefill = GraphedPrefill(loaded.model, graphed)
     prefill.capture()
     prefill_all(prefill, [pending(graphed, 1, 900), pending(graphed, 2, 400, prefix=100)])
     graphed.codec.contexts.fill_(1)

@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 
 from csm_trio.config import EngineConfig
-from csm_trio.engine.load import load_model, load_runner, warm_runner
+from csm_trio.engine.load import load_runner
 from csm_trio.engine.prompt import TextTokenizer, build_prompt
 from csm_trio.engine.runner import TorchRunner
 from csm_trio.engine.slots import resolve_sampling
-from csm_trio.engine.utterance import Frame, PromptSegment, Sampling, Utterance
-from csm_trio.errors import SpeechError, StartupError, TextTooLong
+from csm_trio.engine.utterance import Frame, PromptSegment, Sampling, Utterance, VoicePrefix
+from csm_trio.errors import InvalidRequest, SpeechError, StartupError, TextTooLong
 from csm_trio.model.config import SamplingDefaults, SamplingParams
 from support.tiny_csm import CODEBOOKS, load_reference, write_tiny_checkpoint
 
@@ -150,38 +150,78 @@ def test_a_slot_closed_during_prefill_takes_the_next_utterance(runner: TorchRunn
     np.testing.assert_array_equal(codes_of(generate_alone(runner, utterance(TEXTS[0]), 8)), alone)
 
 
-def with_clips(checkpoint: Path, clips: Sequence[PromptSegment]) -> TorchRunner:
-    loaded = load_model(EngineConfig(weights_path=checkpoint, device="cpu"))
-    return warm_runner(loaded, 2, {"vera": clips})
+def prefix_of(*segments: PromptSegment, key: str = "vera") -> VoicePrefix:
+    return VoicePrefix(key, segments)
 
 
-def test_a_voices_clips_equal_prompt_segments_before_the_history(
-    checkpoint: Path, runner: TorchRunner
-) -> None:
+def test_a_voices_clips_equal_prompt_segments_before_the_history(runner: TorchRunner) -> None:
     clip = PromptSegment(0, "A clip.", codes_of(generate_alone(runner, utterance("A clip."), 20)))
     past = PromptSegment(0, "Then.", codes_of(generate_alone(runner, utterance("Then."), 5)))
     with_clip = codes_of(generate_alone(runner, utterance(TEXTS[0], history=(clip, past)), 20))
     without_clip = codes_of(generate_alone(runner, utterance(TEXTS[0], history=(past,)), 20))
-    cloned = with_clips(checkpoint, [clip])
-    for slot in (0, 1):
-        subject = Utterance(TEXTS[0], 0, 64, GREEDY, (past,), voice_id="vera")
-        made = codes_of(generate_alone(cloned, subject, 20, slot=slot))
+    subject = Utterance(TEXTS[0], 0, 64, GREEDY, (past,), prefix=prefix_of(clip))
+    for slot in (0, 1, 0):  # the first one fills the prefix cache
+        made = codes_of(generate_alone(runner, subject, 20, slot=slot))
         np.testing.assert_array_equal(made, with_clip)
     assert (with_clip != without_clip).any()
-    plain = codes_of(generate_alone(cloned, utterance(TEXTS[0], history=(past,)), 20))
+    plain = codes_of(generate_alone(runner, utterance(TEXTS[0], history=(past,)), 20))
     np.testing.assert_array_equal(plain, without_clip)
 
 
-def test_clips_leave_positions_for_speech_and_count_in_max_frames(checkpoint: Path) -> None:
-    codes = np.ones((100, CODEBOOKS), np.int16)
-    runner = with_clips(checkpoint, [PromptSegment(0, "Clip.", codes)])
+def test_clips_leave_positions_for_speech_and_count_in_max_frames(runner: TorchRunner) -> None:
+    clip = PromptSegment(0, "Clip.", np.ones((100, CODEBOOKS), np.int16))
     # 256 positions: 111 of the clip (BOS [0]Clip. EOS, frames, end), 6 of BOS [0]A EOS.
-    (max_frames,) = runner.open([(0, Utterance("A", 0, 10_000, GREEDY, voice_id="vera"))])
-    assert max_frames == 256 - (10 + 101) - 6 + 1
-    runner.prefill_all()
-    assert all(runner.step([0])[0] is not None for _ in range(max_frames))
-    with pytest.raises(StartupError, match=r"'vera'.* may take 128"):
-        with_clips(checkpoint, [PromptSegment(0, "Clip.", np.ones((120, CODEBOOKS), np.int16))])
+    for _ in range(2):
+        subject = Utterance("A", 0, 10_000, GREEDY, prefix=prefix_of(clip))
+        (max_frames,) = runner.open([(0, subject)])
+        assert max_frames == 256 - (10 + 101) - 6 + 1
+        runner.prefill_all()
+        assert all(runner.step([0])[0] is not None for _ in range(max_frames))
+        runner.close(0)
+
+
+def test_clips_that_leave_too_few_positions_fail_their_utterance_alone(
+    runner: TorchRunner,
+) -> None:
+    clip = PromptSegment(0, "Clip.", np.ones((120, CODEBOOKS), np.int16))
+    subject = Utterance("A", 0, 10, GREEDY, prefix=prefix_of(clip))
+    error, frames = runner.open([(0, subject), (1, utterance("A"))])
+    assert isinstance(error, InvalidRequest)
+    assert "may take 128" in error.message
+    assert frames == 64
+
+
+def test_the_clips_of_a_new_voice_are_prefilled_a_chunk_between_two_steps(
+    runner: TorchRunner,
+) -> None:
+    alone = codes_of(generate_alone(runner, utterance(TEXTS[0]), 12))
+    clip = PromptSegment(0, "Clip.", np.ones((110, CODEBOOKS), np.int16))
+    new = Utterance(TEXTS[1], 0, 64, GREEDY, prefix=prefix_of(clip))
+    open_slot(runner, 0, utterance(TEXTS[0]))
+    made = [runner.step([0])[0]]
+    runner.open([(1, new)])
+    chunks = 0
+    begun: list[int] = []
+    while not begun:
+        begun = runner.prefill()
+        chunks += 1
+        made.append(runner.step([0])[0])
+    assert begun == [1]
+    assert chunks == 3  # 121 positions of the clip in chunks of 64, then the text
+    while len(made) < 12:
+        made.append(runner.step([0])[0])
+    np.testing.assert_array_equal(codes_of([frame for frame in made if frame]), alone)
+
+
+def test_a_slot_closed_while_its_clips_are_prefilled_takes_the_next_utterance(
+    runner: TorchRunner,
+) -> None:
+    alone = codes_of(generate_alone(runner, utterance(TEXTS[0]), 8))
+    clip = PromptSegment(0, "Clip.", np.ones((110, CODEBOOKS), np.int16))
+    runner.open([(0, Utterance("A", 0, 12, GREEDY, prefix=prefix_of(clip)))])
+    assert runner.prefill() == []
+    runner.close(0)
+    np.testing.assert_array_equal(codes_of(generate_alone(runner, utterance(TEXTS[0]), 8)), alone)
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, Sampling(temperature=0.9, top_k=20, seed=7)])

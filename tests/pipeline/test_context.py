@@ -16,7 +16,7 @@ from csm_trio.audio.encoders import make_encoder
 from csm_trio.audio.formats import AudioFormat
 from csm_trio.config import SpeechConfig
 from csm_trio.engine.service import Engine
-from csm_trio.engine.utterance import MAX_BATCH_FRAMES, PromptSegment, Utterance
+from csm_trio.engine.utterance import MAX_BATCH_FRAMES, PromptSegment, Utterance, VoicePrefix
 from csm_trio.errors import ClientStalled, EngineFailed, InvalidRequest, TextTooLong
 from csm_trio.pipeline.context import Synthesizer
 from csm_trio.pipeline.spec import Backlog, ContextProgress, ContextSpec
@@ -501,14 +501,15 @@ async def test_another_speaker_is_not_in_the_prompt() -> None:
 
 
 async def test_a_sentence_has_the_voice_it_names_or_that_of_its_context() -> None:
-    call = ContextRun(FakeEngine())
+    spec = replace(make_spec(), prefix_of=lambda voice_id: VoicePrefix(voice_id, ()))
+    call = ContextRun(FakeEngine(), spec)
     await call.run(
         ONE,
         AddText("a", TWO, SpeechSettings(speaker_id=1)),
         AddText("a", THREE, SpeechSettings(speaker_id=7, voice_id="bob")),
     )
-    utterance = [(one.speaker_id, one.voice_id) for one in call.engine.utterances]
-    assert utterance == [(0, "vera"), (1, None), (7, "bob")]
+    utterance = [(one.speaker_id, one.prefix) for one in call.engine.utterances]
+    assert utterance == [(0, VoicePrefix("vera", ())), (1, None), (7, VoicePrefix("bob", ()))]
 
 
 async def test_a_break_is_silence_of_its_length_and_holds_no_slot() -> None:

@@ -72,9 +72,7 @@ class ChildTasks:
                     control.close()
 
     async def _run_engine(self, setup: EngineSetup, sockets: EngineSockets) -> None:
-        await run_engine_process(
-            setup, sockets, lambda voices: self._make_runner(), self.engine_metrics
-        )
+        await run_engine_process(setup, sockets, self._make_runner, self.engine_metrics)
 
     async def _run_worker(self, setup: WorkerSetup, sockets: WorkerSockets) -> None:
         async with trio.open_nursery() as nursery:

@@ -22,6 +22,7 @@ from csm_trio.config import Config, ServerConfig
 from csm_trio.engine.scheduler import Runner
 from csm_trio.processes.supervisor import supervise
 from csm_trio.server import serve
+from csm_trio.voice_store.encoder_process import EncodeVoices, encode_voices
 from support.child_tasks import ChildTasks
 
 
@@ -99,16 +100,17 @@ async def serving(
     config: Config | None = None,
     *,
     limits: ConnectionLimits | None = None,
+    encode: EncodeVoices = encode_voices,
 ) -> AsyncIterator[Server]:
     """Serve on a free port of the loopback until the block is left."""
     given = config or Config()
     config = given if given.server != ServerConfig() else replace(given, server=TEST_SERVER)
     async with trio.open_nursery() as nursery:
         if topology.workers:
-            yield await _start_with_a_worker(nursery, make_runner, config, limits)
+            yield await _start_with_a_worker(nursery, make_runner, config, limits, encode)
         else:
             started = await nursery.start(
-                partial(serve, config, lambda voices: make_runner(), limits=limits)
+                partial(serve, config, make_runner, limits=limits, encode=encode)
             )
             registries = (started.state.metrics.registry,)
             yield Server(started.port, started.state, nursery, registries)
@@ -120,10 +122,11 @@ async def _start_with_a_worker(
     make_runner: Callable[[], Runner],
     config: Config,
     limits: ConnectionLimits | None,
+    encode: EncodeVoices,
 ) -> Server:
     children = ChildTasks(make_runner, limits)
     config = replace(config, server=replace(config.server, workers=1))
-    started = await nursery.start(partial(supervise, config, spawn=children.spawn))
+    started = await nursery.start(partial(supervise, config, spawn=children.spawn, encode=encode))
     (state,) = children.states
     metrics = (started.supervisor.metrics, children.engine_metrics, state.metrics)
     return Server(started.port, state, nursery, tuple(one.registry for one in metrics))

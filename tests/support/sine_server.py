@@ -13,7 +13,6 @@ from csm_trio import cli
 from csm_trio.config import EngineConfig
 from csm_trio.engine.utterance import Frame
 from csm_trio.processes import supervisor
-from csm_trio.voices import VoiceCatalog
 from support.fakes import SineRunner
 
 STEP_S = 0.02
@@ -27,7 +26,7 @@ class PacedSineRunner(SineRunner):
         return super().step(slots)
 
 
-def make_runner(config: EngineConfig, voices: VoiceCatalog) -> SineRunner:
+def make_runner(config: EngineConfig) -> SineRunner:
     """Return a runner with as many slots as the settings say, after `LOAD_S` of the environment."""
     time.sleep(float(os.environ.get("LOAD_S", "0")))
     return PacedSineRunner(config.pool_size or 4)

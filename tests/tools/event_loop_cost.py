@@ -102,7 +102,7 @@ def serve_paced(options: argparse.Namespace) -> None:
     from csm_trio import cli, process_tuning
     from csm_trio.engine import load
 
-    load.load_runner = load_paced  # type: ignore[assignment]
+    load.load_runner = load_paced
     if options.workers:
         from csm_trio.processes import supervisor
 

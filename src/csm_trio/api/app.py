@@ -3,7 +3,10 @@
 import json
 import logging
 import secrets
+from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
+from typing import Any
 
 from quart import Response, request
 from quart_trio import QuartTrio
@@ -14,12 +17,14 @@ from csm_trio.api.auth import check_request
 from csm_trio.api.elevenlabs.catalog import catalog_blueprint
 from csm_trio.api.elevenlabs.dialogue import dialogue_blueprint
 from csm_trio.api.elevenlabs.speech import elevenlabs_blueprint, elevenlabs_error_response
+from csm_trio.api.elevenlabs.voice_changes import voice_changes_blueprint
 from csm_trio.api.elevenlabs.websockets import websockets_blueprint
 from csm_trio.api.openai import is_openai_request, openai_blueprint
 from csm_trio.api.ops import ops_blueprint
 from csm_trio.api.playground.pages import playground_blueprint
 from csm_trio.api.responses import add_standard_headers, error_response
 from csm_trio.api.state import ServerState
+from csm_trio.api.upload import MAX_UPLOAD_BYTES, FormRequest, takes_uploads
 from csm_trio.errors import SpeechError
 from csm_trio.protocol.elevenlabs.errors import http_error_body
 from csm_trio.protocol.openai import error_body, openai_error
@@ -36,15 +41,21 @@ class SpeechApp(QuartTrio):
     """Quart on Trio, with request nurseries that speech lives in."""
 
     asgi_http_class = SpeechConnection
+    request_class = FormRequest
+
+    def __init__(self, *args: Any, body_limit: Callable[[str], int], **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.body_limit = body_limit
 
 
 def create_app(state: ServerState) -> SpeechApp:
     """Return the ASGI application of one server."""
-    app = SpeechApp("csm_trio", static_folder=None)
+    app = SpeechApp("csm_trio", static_folder=None, body_limit=partial(_body_limit, state))
     app.config["MAX_CONTENT_LENGTH"] = state.server.max_body_bytes
     app.register_blueprint(ops_blueprint(state))
     app.register_blueprint(elevenlabs_blueprint(state))
     app.register_blueprint(catalog_blueprint(state))
+    app.register_blueprint(voice_changes_blueprint(state))
     app.register_blueprint(openai_blueprint(state))
     app.register_blueprint(dialogue_blueprint(state))
     app.register_blueprint(websockets_blueprint(state))
@@ -93,6 +104,13 @@ def create_app(state: ServerState) -> SpeechApp:
         return body, status, headers
 
     return app
+
+
+def _body_limit(state: ServerState, path: str) -> int:
+    """Return the most bytes that the body of a request to this path may have."""
+    if state.speech.voice_upload and takes_uploads(path):
+        return MAX_UPLOAD_BYTES
+    return state.server.max_body_bytes
 
 
 def connection_error_body(status: int) -> bytes:

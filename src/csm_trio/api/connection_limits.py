@@ -9,17 +9,15 @@ class ConnectionLimits:
 
     head_timeout_s: from the first byte of a request to the end of its head. keep_alive_s: between
     two requests. close_timeout_s: for the last bytes of a connection that ends. max_head_bytes:
-    request line and headers. max_body_bytes: body bytes passed to the application; more are
-    discarded. max_message_bytes: one WebSocket message. max_unread_bytes: bytes of later requests
-    that are stored while one is served. events_per_s and bytes_per_s: sustained input after a
-    burst of burst_events and burst_bytes; beyond it, reading pauses.
+    request line and headers. max_message_bytes: one WebSocket message. max_unread_bytes: bytes of
+    later requests that are stored while one is served. events_per_s and bytes_per_s: sustained
+    input after a burst of burst_events and burst_bytes; beyond it, reading pauses.
     """
 
     head_timeout_s: float = 10.0
     keep_alive_s: float = 75.0
     close_timeout_s: float = 1.0
     max_head_bytes: int = 16 << 10
-    max_body_bytes: int = 1 << 20
     max_message_bytes: int = 1 << 18
     max_unread_bytes: int = 64 << 10
     events_per_s: float = 600.0

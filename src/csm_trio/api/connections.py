@@ -51,6 +51,7 @@ class Connections:
         metrics: Metrics,
         *,
         error_body: Callable[[int], bytes],
+        body_limit: Callable[[str], int],
         limit: int,
         on_close: Callable[[], None] = lambda: None,
     ) -> None:
@@ -65,6 +66,7 @@ class Connections:
         self._context = ConnectionContext(
             app,
             error_body,
+            body_limit,
             self._while_idle,
             self._stopping,
             lambda code: metrics.socket_closes.labels(code).inc(),

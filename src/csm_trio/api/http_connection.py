@@ -39,7 +39,8 @@ _HOST = re.compile(
 class ConnectionContext:
     """What all connections of one server share.
 
-    error_body: the JSON of an error of HTTP itself, from its status. idle: registers a scope that
+    error_body: the JSON of an error of HTTP itself, from its status. body_limit: the most bytes of
+    a body that are passed on, by the request's path. idle: registers a scope that
     may be cancelled at any time, because its connection waits for a request. stopping: set when
     connections end with the request that they serve. count_close: counts the end of a WebSocket,
     by its close code.
@@ -47,6 +48,7 @@ class ConnectionContext:
 
     app: ASGIFramework
     error_body: Callable[[int], bytes]
+    body_limit: Callable[[str], int]
     idle: Callable[[trio.CancelScope], AbstractContextManager[None]]
     stopping: trio.Event
     count_close: Callable[[str], None]
@@ -122,20 +124,20 @@ class HttpConnection:
         body, events = trio.open_memory_channel[ASGIReceiveEvent](math.inf)
         with body, events:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._read_body, body)
+                nursery.start_soon(self._read_body, body, self._context.body_limit(_path(request)))
                 writer = AnswerWriter(self._h11, request.method, self._context.stopping.is_set)
                 answer = _Answer(self._client, writer)
                 with answer.scope:
                     await self._context.app(self._scope(request), events.receive, answer.send)
                 nursery.cancel_scope.cancel()
 
-    async def _read_body(self, body: trio.MemorySendChannel[ASGIReceiveEvent]) -> None:
+    async def _read_body(self, body: trio.MemorySendChannel[ASGIReceiveEvent], limit: int) -> None:
         """Pass the body on, then read on to notice a hang-up; raise ClientGone when it comes.
 
         Bytes over the limit are discarded. One byte more than the limit is passed on, by which the
         application sees that the body is too long.
         """
-        limits, left = self._client.limits, self._client.limits.max_body_bytes + 1
+        limits, left = self._client.limits, limit + 1
         while True:
             event = self._next_event()
             if isinstance(event, h11.Data):
@@ -182,7 +184,7 @@ class HttpConnection:
             "asgi": {"spec_version": "2.3", "version": "3.0"},
             "method": request.method.decode("ascii"),
             "scheme": "http",
-            "path": unquote(path.decode("ascii")),
+            "path": _path(request),
             "raw_path": path,
             "query_string": query,
             "root_path": "",
@@ -221,6 +223,10 @@ class _Answer:
             if last:
                 limits = self._client.limits
                 self.scope.deadline = trio.current_time() + limits.close_timeout_s
+
+
+def _path(request: h11.Request) -> str:
+    return unquote(request.target.partition(b"?")[0].decode("ascii"))
 
 
 def _check(request: h11.Request) -> None:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import cast
+from urllib.parse import urlsplit
 
 from quart import Response, g, request
 from werkzeug.exceptions import UnsupportedMediaType
@@ -16,7 +17,7 @@ from csm_trio.api.speech_body import speech_response
 from csm_trio.api.speech_stream import SpeechStream
 from csm_trio.api.state import ServerState
 from csm_trio.engine.utterance import PromptSegment
-from csm_trio.errors import SpeechError
+from csm_trio.errors import CrossSiteRequest, SpeechError
 from csm_trio.pipeline.request_history import RecordedRequest
 from csm_trio.pipeline.spec import ContextSpec
 from csm_trio.protocol.elevenlabs.timestamps import timestamp_style
@@ -145,6 +146,18 @@ def error_response(state: ServerState, error: SpeechError, rendered: RestError) 
         headers={**rendered.headers, "x-trace-id": session_id.get()},
         content_type="application/json",
     )
+
+
+def check_same_site(*, has_key: bool) -> None:
+    """Check a change that a page may ask for without asking first (a form); a key is proof enough.
+
+    Raises CrossSiteRequest where the browser names another site as the origin (RFC 6454, 7).
+    """
+    origin = request.headers.get("origin")
+    if has_key or origin is None:
+        return
+    if urlsplit(origin).netloc != request.host:
+        raise CrossSiteRequest
 
 
 def _is_edit() -> bool:

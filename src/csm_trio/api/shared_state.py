@@ -1,4 +1,4 @@
-"""What is one over all worker processes of a server: tokens, edited voices, history, metrics.
+"""What is one over all worker processes of a server: tokens, voices, history, metrics.
 
 `LocalSharedState` holds it, in a server of one process or in the supervisor; workers have
 `processes.worker_state`, which asks the supervisor.
@@ -11,9 +11,13 @@ from csm_trio.api.auth import SingleUseTokens
 from csm_trio.config import SpeechConfig
 from csm_trio.engine.utterance import PromptSegment
 from csm_trio.pipeline.request_history import RecordedRequest, RequestHistory
+from csm_trio.pipeline.voice_prefix import VoicePrefixes
 from csm_trio.protocol.fields import NO_VOICE_SETTINGS
 from csm_trio.protocol.voice_settings import VoiceSettings
 from csm_trio.telemetry import Metrics
+from csm_trio.voice_store.changes import AddedVoice, NewVoice, VoiceChange
+from csm_trio.voice_store.store import VoiceStore
+from csm_trio.voices import VoiceCatalog
 
 
 class SharedState(Protocol):
@@ -25,11 +29,28 @@ class SharedState(Protocol):
     async def redeem_token(self, token: str) -> bool:
         """Return whether a single-use token is valid, and invalidate it."""
 
+    @property
+    def voices(self) -> VoiceCatalog:
+        """The voices as they are now."""
+
+    @property
+    def prefixes(self) -> VoicePrefixes:
+        """The prefixes of these voices."""
+
     def voice_edits(self, voice_id: str) -> VoiceSettings:
-        """Return the edited settings of a voice; they last until the server ends."""
+        """Return the edited settings of a voice."""
 
     async def edit_voice(self, voice_id: str, changes: VoiceSettings) -> None:
         """Edit the settings of a voice; return when every worker has them."""
+
+    async def add_voice(self, new: NewVoice) -> AddedVoice:
+        """Add a voice; raises as `VoiceStore.add`."""
+
+    async def change_voice(self, voice_id: str, change: VoiceChange) -> None:
+        """Change an added voice; raises as `VoiceStore.change`."""
+
+    async def remove_voice(self, voice_id: str) -> None:
+        """Remove an added voice; raises as `VoiceStore.remove`."""
 
     def record_segment(self, request: RecordedRequest, segment: PromptSegment) -> None:
         """Add a segment of a request to the request history."""
@@ -51,16 +72,31 @@ class SharedState(Protocol):
 class LocalSharedState:
     """The state itself."""
 
-    def __init__(self, config: SpeechConfig, metrics: Metrics) -> None:
+    def __init__(self, config: SpeechConfig, metrics: Metrics, store: VoiceStore) -> None:
         self._metrics = metrics
+        self._store = store
         self._tokens = SingleUseTokens()
         self._history = RequestHistory(config)
-        self._edits: dict[str, VoiceSettings] = {}
+        self._prefixes = VoicePrefixes(store.catalog)
 
     @property
-    def all_voice_edits(self) -> dict[str, VoiceSettings]:
-        """The edited settings by voice id."""
-        return dict(self._edits)
+    def voices(self) -> VoiceCatalog:
+        return self._store.catalog
+
+    @property
+    def prefixes(self) -> VoicePrefixes:
+        if self._prefixes.catalog is not self._store.catalog:
+            self._prefixes = VoicePrefixes(self._store.catalog)
+        return self._prefixes
+
+    async def add_voice(self, new: NewVoice) -> AddedVoice:
+        return await self._store.add(new)
+
+    async def change_voice(self, voice_id: str, change: VoiceChange) -> None:
+        await self._store.change(voice_id, change)
+
+    async def remove_voice(self, voice_id: str) -> None:
+        await self._store.remove(voice_id)
 
     async def issue_token(self) -> str:
         return self._tokens.issue()
@@ -69,10 +105,10 @@ class LocalSharedState:
         return self._tokens.redeem(token)
 
     def voice_edits(self, voice_id: str) -> VoiceSettings:
-        return self._edits.get(voice_id, NO_VOICE_SETTINGS)
+        return self._store.settings.get(voice_id, NO_VOICE_SETTINGS)
 
     async def edit_voice(self, voice_id: str, changes: VoiceSettings) -> None:
-        self._edits[voice_id] = self.voice_edits(voice_id).overridden_by(changes)
+        await self._store.edit_settings(voice_id, changes)
 
     def record_segment(self, request: RecordedRequest, segment: PromptSegment) -> None:
         self._history.record(request, segment)

@@ -24,13 +24,17 @@ class ServerState:
 
     engine: Engine
     synthesizer: Synthesizer
-    voices: VoiceCatalog
     admission: Admission
     metrics: Metrics
     server: ServerConfig
     speech: SpeechConfig
     shared: SharedState
     unauthenticated: UnauthenticatedSockets = field(default_factory=UnauthenticatedSockets)
+
+    @property
+    def voices(self) -> VoiceCatalog:
+        """The voices as they are now; a request that needs several lookups keeps one catalog."""
+        return self.shared.voices
 
     def settings_of(self, voice: Voice) -> VoiceSettings:
         """Return the settings of a voice: the defaults, with its edits."""
@@ -70,4 +74,5 @@ class ServerState:
             history=history,
             never_empty=never_empty,
             on_segment=on_segment,
+            prefix_of=self.shared.prefixes.of,
         )

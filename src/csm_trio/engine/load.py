@@ -1,11 +1,11 @@
-"""Load a model from settings to a warm runner: placement, weights, voice clips, slots, warm-up.
+"""Load a model from settings to a warm runner: placement, weights, slots, warm-up.
 
 Runs on the device thread, as all torch does. Raises StartupError where a model cannot be loaded.
 """
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,11 +20,12 @@ from csm_trio.engine.memory import (
     weight_bytes,
 )
 from csm_trio.engine.placement import Placement, choose_placement, set_cpu_threads
+from csm_trio.engine.prefix_cache import prefix_cache_bytes
 from csm_trio.engine.prompt import TextTokenizer
 from csm_trio.engine.runner import TorchRunner
 from csm_trio.engine.step_eager import AlignmentHead
 from csm_trio.engine.triton_cache import KernelCache
-from csm_trio.engine.utterance import PromptSegment, Sampling, Utterance
+from csm_trio.engine.utterance import Sampling, Utterance
 from csm_trio.errors import StartupError
 from csm_trio.model.checkpoint.load_weights import check_names, load_weights
 from csm_trio.model.checkpoint.locate import CheckpointFiles, locate_checkpoint
@@ -33,10 +34,8 @@ from csm_trio.model.checkpoint.read_config import csm_1b_config, read_config
 from csm_trio.model.config import CSMConfig
 from csm_trio.model.csm import CSM
 from csm_trio.model.mimi.decoder import MimiDecoder
-from csm_trio.model.mimi.encoder import ClipEncoder
 from csm_trio.model.progress import Progress
 from csm_trio.process_tuning import freeze_heap
-from csm_trio.voices import VoiceCatalog
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +62,8 @@ class LoadedModel:
     files: CheckpointFiles
 
 
-def load_runner(config: EngineConfig, voices: VoiceCatalog | None = None) -> TorchRunner:
-    """Load the model that the settings name, encode its voices' clips, and warm it up.
+def load_runner(config: EngineConfig) -> TorchRunner:
+    """Load the model that the settings name, and warm it up.
 
     Raises StartupError for what is missing, wrong or not permitted.
     """
@@ -73,13 +72,12 @@ def load_runner(config: EngineConfig, voices: VoiceCatalog | None = None) -> Tor
     except OSError as error:
         named = f"{error.filename}: " if error.filename else ""
         raise StartupError(f"The model cannot be loaded: {named}{error.strerror}.") from error
-    clips = {} if voices is None else _encode_clips(loaded, voices)
     if loaded.embedded:
         logger.info(
             "using the embedded demonstration voice; for CSM-1B: "
             "csm-trio serve --model-id sesame/csm-1b"
         )
-    runner = warm_runner(loaded, config.pool_size, clips)
+    runner = warm_runner(loaded, config.pool_size)
     logger.info(
         "%s on %s in %s: %d slots",
         loaded.name, loaded.placement.device, dtype_name(loaded.placement.weights), runner.slots,
@@ -90,13 +88,8 @@ def load_runner(config: EngineConfig, voices: VoiceCatalog | None = None) -> Tor
 def load_model(config: EngineConfig) -> LoadedModel:
     """Load the model that the settings name, or fill one with random weights."""
     placement = choose_placement(config)
-    files = locate_checkpoint(
-        weights_path=config.weights_path,
-        model_id=config.model_id,
-        model_file=config.model_file,
-        check_local=partial(_check_local, has_fallback=config.model_id is not None),
-    )
-    sizes, name = _sizes(config, files)
+    files = checkpoint_files(config)
+    sizes, name = model_sizes(config, files)
     set_cpu_threads(placement, sizes)
     check_weights_fit(name, sizes, placement)
     logger.info("loading %s onto %s in %s", name, placement.device, dtype_name(placement.weights))
@@ -106,6 +99,16 @@ def load_model(config: EngineConfig) -> LoadedModel:
     embedded = files.embedded and not noise
     folder = None if noise or files.config is None else files.config.parent
     return LoadedModel(name, sizes, model, codec, tokenizer, placement, embedded, folder, files)
+
+
+def checkpoint_files(config: EngineConfig) -> CheckpointFiles:
+    """Return the files of the model that the settings name; they may be downloaded first."""
+    return locate_checkpoint(
+        weights_path=config.weights_path,
+        model_id=config.model_id,
+        model_file=config.model_file,
+        check_local=partial(_check_local, has_fallback=config.model_id is not None),
+    )
 
 
 def _check_local(
@@ -120,35 +123,7 @@ def _check_local(
         check_names(name, weights, read_config(config, None))
 
 
-def _encode_clips(
-    loaded: LoadedModel, voices: VoiceCatalog
-) -> dict[str, tuple[PromptSegment, ...]]:
-    """Encode the clips of voices into prompt segments, by voice id."""
-    with_clips = [voice for voice in voices.all() if voice.clips]
-    if not with_clips:
-        return {}
-    started_s = time.perf_counter()
-    encoder = ClipEncoder(loaded.files)
-    codebooks = loaded.config.codebooks
-    segments = {
-        voice.voice_id: tuple(
-            PromptSegment(
-                voice.speaker_id, clip.text, encoder.encode(clip.pcm, codebooks=codebooks)
-            )
-            for clip in voice.clips
-        )
-        for voice in with_clips
-    }
-    took_s = time.perf_counter() - started_s
-    logger.info("clips of %d voices encoded, %.1f s", len(segments), took_s)
-    return segments
-
-
-def warm_runner(
-    loaded: LoadedModel,
-    pool_size: int | None,
-    clips: Mapping[str, Sequence[PromptSegment]] | None = None,
-) -> TorchRunner:
+def warm_runner(loaded: LoadedModel, pool_size: int | None) -> TorchRunner:
     """Make a runner with `pool_size` slots, by default as many as fit, and make first frames."""
     slots = plan_slots(
         pool_size,
@@ -156,6 +131,7 @@ def warm_runner(
         weights=weight_bytes(loaded.model, loaded.codec),
         per_slot=slot_bytes(loaded.config, loaded.codec, loaded.placement.dtype),
         device=loaded.placement.device,
+        prefixes=prefix_cache_bytes(loaded.config, loaded.placement.dtype.itemsize),
     )
     logger.info("making %d slots and warming them up", slots)
     started_s = time.perf_counter()
@@ -167,7 +143,6 @@ def warm_runner(
         loaded.tokenizer,
         slots=slots,
         placement=loaded.placement,
-        clips=clips,
         head=_alignment_head(loaded),
     )
     _warm_up(runner)
@@ -186,7 +161,7 @@ def _alignment_head(loaded: LoadedModel) -> AlignmentHead | None:
     return find_alignment_head(loaded.model, loaded.codec, loaded.tokenizer, loaded.placement.dtype)
 
 
-def _sizes(config: EngineConfig, files: CheckpointFiles) -> tuple[CSMConfig, str]:
+def model_sizes(config: EngineConfig, files: CheckpointFiles) -> tuple[CSMConfig, str]:
     """Return the model's sizes, with the KV cache bounded by the settings, and its name."""
     if config.random_weights is not None:
         sizes, name = csm_1b_config(), f"{config.random_weights} noise"

@@ -79,14 +79,20 @@ def check_weights_fit(name: str, config: CSMConfig, placement: Placement) -> Non
 
 
 def plan_slots(
-    pool_size: int | None, default: int, *, weights: int, per_slot: int, device: torch.device
+    pool_size: int | None,
+    default: int,
+    *,
+    weights: int,
+    per_slot: int,
+    device: torch.device,
+    prefixes: int = 0,
 ) -> int:
     """Return how many slots to make: `pool_size`, else `default` or fewer, as many as fit.
 
-    weights, per_slot: bytes; the weights are on the device already. Raises StartupError if
-    `pool_size`, or a single slot, does not fit.
+    weights, per_slot, prefixes (the prefix cache): bytes; the weights are on the device already.
+    Raises StartupError if `pool_size`, or a single slot, does not fit.
     """
-    fitting = fitting_slots(per_slot, device)
+    fitting = fitting_slots(per_slot, device, prefixes=prefixes)
     if fitting is not None and fitting < 1:
         raise StartupError(
             f"{device} has no memory left for a single slot of {format_bytes(per_slot)}."
@@ -98,19 +104,22 @@ def plan_slots(
         )
     slots = pool_size or (default if fitting is None else min(fitting, default))
     _logger.info(
-        "memory on %s: %s of weights + (%d slots + 1) x %s = %s%s",
-        device, format_bytes(weights), slots, format_bytes(per_slot),
-        format_bytes(weights + (slots + 1) * per_slot),
+        "memory on %s: %s of weights + (%d slots + 1) x %s + %s of prefix cache at most = %s%s",
+        device, format_bytes(weights), slots, format_bytes(per_slot), format_bytes(prefixes),
+        format_bytes(weights + (slots + 1) * per_slot + prefixes),
         "" if fitting is None else f"; at most {fitting} slots would fit",
     )  # fmt: skip
     return slots
 
 
-def fitting_slots(per_slot: int, device: torch.device) -> int | None:
-    """Return how many slots of so many bytes fit on a device; None if its memory is unknown."""
+def fitting_slots(per_slot: int, device: torch.device, *, prefixes: int = 0) -> int | None:
+    """Return how many slots fit on a device; None if its memory is unknown.
+
+    per_slot: bytes of one; prefixes: bytes of the prefix cache.
+    """
     free = available_bytes(device)
     # The dummy slot comes on top of the pool's.
-    return None if free is None else int(free * _SLOTS_FRACTION) // per_slot - 1
+    return None if free is None else (int(free * _SLOTS_FRACTION) - prefixes) // per_slot - 1
 
 
 def dtype_name(dtype: torch.dtype) -> str:

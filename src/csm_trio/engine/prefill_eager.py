@@ -26,7 +26,7 @@ class Prefill(Protocol):
     def advance(self, waiting: Sequence[PendingPrefill]) -> Sequence[PendingPrefill]:
         """Compute one chunk of the first of `waiting`, and of others that fit beside it.
 
-        Return those whose prompt is complete now; their rows have begun.
+        Return those that are complete now; the rows that they begin have begun.
         """
 
 
@@ -45,7 +45,8 @@ class EagerPrefill:
     def advance(self, waiting: Sequence[PendingPrefill]) -> Sequence[PendingPrefill]:
         """Compute one chunk of the first of `waiting`; return it if its prompt is complete now."""
         pending = waiting[0]
-        last = pending.prompt.positions - 1
+        # A row's last position is its first step's to write.
+        last = pending.prompt.positions - pending.begins_row
         end = min(pending.done + self._chunk, last)
         if end > pending.done:
             fill_rows(
@@ -55,7 +56,8 @@ class EagerPrefill:
             pending.done = end
         if pending.done < last:
             return ()
-        self._slots.open([pending.opening], self._embedded(pending.prompt, last, last + 1))
+        if pending.begins_row:
+            self._slots.open([pending.opening], self._embedded(pending.prompt, last, last + 1))
         return (pending,)
 
     def _embedded(self, prompt: Prompt, start: int, end: int) -> Tensor:

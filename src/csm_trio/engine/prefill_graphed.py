@@ -35,12 +35,10 @@ _MASKED = -1
 class GraphedPrefill:
     """The prefill as one graph per shape; a graph also writes the state of a slot that opens."""
 
-    def __init__(self, model: CSM, slots: Slots, *, continued: bool) -> None:
+    def __init__(self, model: CSM, slots: Slots) -> None:
         self._model, self._slots = model, slots
         self._max_positions = model.config.backbone.max_positions
-        self._shapes = shapes(self._max_positions)
-        if continued:
-            self._shapes += shapes(self._max_positions, continued=True)
+        self._shapes = shapes(self._max_positions) + shapes(self._max_positions, continued=True)
         self._width = model.config.codebooks + 1
         self._device = slots.state.inputs.device
         max_tokens = max(shape.cost for shape in self._shapes) * self._width
@@ -78,7 +76,7 @@ class GraphedPrefill:
         prefilled = [
             one.pending for one in chunks if one.pending.done == one.pending.prompt.positions
         ]
-        self._slots.note_open([pending.opening for pending in prefilled])
+        self._slots.note_open([pending.opening for pending in prefilled if pending.begins_row])
         return prefilled
 
     def _stage(self, chunks: Sequence[PrefillChunk], shape: Shape) -> None:

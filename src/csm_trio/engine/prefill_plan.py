@@ -25,13 +25,15 @@ class PendingPrefill:
     """A slot whose prompt is incomplete, behind `prefix` positions copied from the prefix cache.
 
     `done` counts the rows of the prompt that are computed. The first step takes the last row as
-    its input and writes its keys (again), so that every step is the same.
+    its input and writes its keys (again), so that every step is the same. A prompt that does not
+    begin its row is a prefix, behind which the rest of the row's prompt comes later.
     """
 
     opening: Opening
     prompt: Prompt
     prefix: int = 0
     done: int = 0
+    begins_row: bool = True
 
     @property
     def start(self) -> int:

@@ -5,20 +5,19 @@ uses it. It must not know the order of rows (the scheduler's) or their readers (
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-import torch
-
 from csm_trio.engine.placement import Placement
-from csm_trio.engine.prefill_eager import EagerPrefill, Prefill, embed_rows, fill_rows
+from csm_trio.engine.prefill_eager import EagerPrefill, Prefill
 from csm_trio.engine.prefill_plan import PendingPrefill
-from csm_trio.engine.prompt import TextTokenizer, build_context, build_prompt
+from csm_trio.engine.prefix_cache import PrefixCache, max_prefix_positions, prefix_cache_bytes
+from csm_trio.engine.prompt import Prompt, TextTokenizer, build_context, build_prompt
 from csm_trio.engine.slots import Opening, Slots, resolve_sampling
 from csm_trio.engine.step_eager import AlignmentHead, EagerStep
-from csm_trio.engine.utterance import Frame, PromptSegment, Utterance
-from csm_trio.errors import SpeechError, StartupError
-from csm_trio.model.attention import Prefix
+from csm_trio.engine.utterance import Frame, Utterance, VoicePrefix
+from csm_trio.errors import InvalidRequest, SpeechError
 from csm_trio.model.config import CSMConfig
 from csm_trio.model.csm import CSM
 from csm_trio.model.mimi.decoder import MimiDecoder
@@ -33,6 +32,15 @@ class FrameStep(Protocol):
         """Make one frame for each open slot; None at its end of speech."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """An incomplete prompt; or a prefix, its `key`, and the prompt that comes `behind` it."""
+
+    pending: PendingPrefill
+    key: str = ""
+    behind: PendingPrefill | None = None
+
+
 class TorchRunner:
     """One copy of the weights, and `slots` rows that each have their own position."""
 
@@ -45,38 +53,17 @@ class TorchRunner:
         *,
         slots: int,
         placement: Placement,
-        clips: Mapping[str, Sequence[PromptSegment]] | None = None,
         head: AlignmentHead | None = None,
     ) -> None:
-        """Make the slots' tensors, the prefix cache of voices with `clips` (by voice id), the step.
-
-        Raises StartupError naming the voice whose clips leave too few positions for speech.
-        """
+        """Make the slots' tensors, prefill and step; the prefix cache is empty."""
         self._config = config
         self._model = model
         self._tokenizer = tokenizer
         self._device = placement.device
         self._slots = Slots(config, slots, codec, device=placement.device, dtype=placement.dtype)
-        self._prefixes: dict[str | None, Prefix] = {
-            voice_id: self._compute_prefix(voice_id, segments)
-            for voice_id, segments in (clips or {}).items()
-        }
-        self._waiting: dict[int, PendingPrefill] = {}
+        self._prefixes = PrefixCache(prefix_cache_bytes(config, placement.dtype.itemsize))
+        self._waiting: dict[int, _Waiting] = {}
         self._prefill, self._step = self._make_steps(codec, head)
-
-    @torch.inference_mode()
-    def _compute_prefix(self, voice_id: str, segments: Sequence[PromptSegment]) -> Prefix:
-        """Compute the KV cache of a voice's clips, with which each of its prompts begins."""
-        prompt = build_context(self._tokenizer, segments, codebooks=self._config.codebooks)
-        max_positions = self._config.backbone.max_positions // 2
-        if prompt.positions > max_positions:
-            raise StartupError(
-                f"voice {voice_id!r}: its clips and their texts take {prompt.positions} positions "
-                f"of the model's memory, and may take {max_positions}: shorten them."
-            )
-        embedded = embed_rows(self._model, prompt, 0, prompt.positions, self._device)
-        fill_rows(self._model, self._slots, self._slots.dummy, 0, embedded)
-        return self._slots.kv.copy_out(self._slots.dummy, prompt.positions)
 
     def _make_steps(
         self, codec: MimiDecoder, head: AlignmentHead | None
@@ -88,7 +75,7 @@ class TorchRunner:
         from csm_trio.engine.prefill_graphed import GraphedPrefill
         from csm_trio.engine.step_graphed import GraphedStep
 
-        prefill = GraphedPrefill(self._model, self._slots, continued=bool(self._prefixes))
+        prefill = GraphedPrefill(self._model, self._slots)
         prefill.capture()
         step = GraphedStep(self._config, self._model, codec, self._slots)
         step.capture()
@@ -120,9 +107,15 @@ class TorchRunner:
             self._waiting[slot] = pending
         return outcomes
 
-    def _plan_slot(self, slot: int, utterance: Utterance) -> tuple[PendingPrefill, int]:
-        prefix = self._prefixes.get(utterance.voice_id)
-        prefix_positions = 0 if prefix is None else prefix.positions
+    def _plan_slot(self, slot: int, utterance: Utterance) -> tuple["_Waiting", int]:
+        prefix, prefix_prompt, prefix_positions = None, None, 0
+        if utterance.prefix is not None:
+            prefix = self._prefixes.get(utterance.prefix.key)
+            if prefix is None:
+                prefix_prompt = self._prefix_prompt(utterance.prefix)
+                prefix_positions = prefix_prompt.positions
+            else:
+                prefix_positions = prefix.positions
         positions = self._config.backbone.max_positions - prefix_positions
         reserved = min(utterance.max_frames, positions // 2)
         prompt = build_prompt(
@@ -145,13 +138,38 @@ class TorchRunner:
             self._slots.kv.copy_in(slot, prefix)
         # The first frame's step writes the prompt's last position.
         max_frames = min(utterance.max_frames, positions - prompt.positions + 1)
-        return PendingPrefill(opening, prompt, prefix_positions), max_frames
+        pending = PendingPrefill(opening, prompt, prefix_positions)
+        if utterance.prefix is None or prefix_prompt is None:
+            return _Waiting(pending), max_frames
+        # Computed on its own, so that its keys are those that later prompts copy, to the bit.
+        first = PendingPrefill(opening, prefix_prompt, begins_row=False)
+        return _Waiting(first, utterance.prefix.key, behind=pending), max_frames
+
+    def _prefix_prompt(self, prefix: VoicePrefix) -> Prompt:
+        prompt = build_context(self._tokenizer, prefix.segments, codebooks=self._config.codebooks)
+        limit = max_prefix_positions(self._config)
+        if prompt.positions > limit:
+            raise InvalidRequest(
+                f"The clips of this voice and their texts take {prompt.positions} positions of "
+                f"the model's memory, and may take {limit}.",
+                param="voice_id",
+            )
+        return prompt
 
     def prefill(self) -> list[int]:
-        prefilled = self._prefill.advance(list(self._waiting.values()))
+        prefilled = self._prefill.advance([waiting.pending for waiting in self._waiting.values()])
+        begun = []
         for pending in prefilled:
-            del self._waiting[pending.opening.slot]
-        return [pending.opening.slot for pending in prefilled]
+            slot = pending.opening.slot
+            waiting = self._waiting[slot]
+            if waiting.behind is None:
+                del self._waiting[slot]
+                begun.append(slot)
+            else:
+                prefix = self._slots.kv.copy_out(slot, pending.prompt.positions)
+                self._prefixes.put(waiting.key, prefix)
+                self._waiting[slot] = _Waiting(waiting.behind)
+        return begun
 
     def prefill_all(self) -> None:
         """Compute all waiting prompts, while no row runs."""

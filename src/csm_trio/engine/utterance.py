@@ -1,6 +1,6 @@
 """The engine's input and output: utterances in, frames out. Plain values; no torch, no Trio."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -40,11 +40,22 @@ class PromptSegment:
 
 
 @dataclass(frozen=True, slots=True)
+class VoicePrefix:
+    """The prompt segments of a voice's clips, with which each of its prompts begins.
+
+    `key` is their name in the prefix cache: equal keys mean equal segments.
+    """
+
+    key: str
+    segments: tuple[PromptSegment, ...] = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Utterance:
     """One sentence to generate, in one voice, with the prompt segments that come before it.
 
-    `history` has the context's last utterances, oldest first. `voice_id` names the voice whose
-    clips (its prefix cache) come before them, if it has any.
+    `history` has the context's last utterances, oldest first; the voice's `prefix` comes before
+    them, where it has clips.
 
     `plays_at_s` is when its first frame is due on the monotonic clock, where earlier audio of
     its context is still playing; `frame_s` is how long each frame plays (its tempo may be
@@ -58,7 +69,7 @@ class Utterance:
     history: tuple[PromptSegment, ...] = ()
     plays_at_s: float | None = None
     batch: bool = False
-    voice_id: str | None = None
+    prefix: VoicePrefix | None = None
     frame_s: float = FRAME_S
 
 

@@ -34,6 +34,11 @@ class Prefix:
     def positions(self) -> int:
         return self.keys.shape[2]
 
+    @property
+    def n_bytes(self) -> int:
+        """The memory that it takes."""
+        return self.keys.nbytes + self.values.nbytes
+
 
 @dataclass(frozen=True, slots=True)
 class Span:

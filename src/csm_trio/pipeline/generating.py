@@ -156,6 +156,7 @@ class Generating:
         speaker_id = spec.voice.speaker_id if settings.speaker_id is None else settings.speaker_id
         # The prefix cache of another speaker's clip would read as that speaker's segment.
         own_voice = spec.voice.voice_id if speaker_id == spec.voice.speaker_id else None
+        voice_id = settings.voice_id or own_voice
         limit_ms = settings.max_audio_len_ms or spec.max_audio_len_ms
         longest_ms = min(limit_ms, round(1000 * longest_speech_s(sentence.text)))
         # Sentences of one seeded request must not share their noise, yet each is reproducible.
@@ -176,9 +177,10 @@ class Generating:
             plays_at_s=self._progress.buffer_empty_at_s,
             frame_s=spec.frame_s,
             batch=settings.batch or False,
-            voice_id=settings.voice_id or own_voice,
+            prefix=None if voice_id is None else spec.prefix_of(voice_id),
         )
 
 
 def _sentence_begin(sentence: Sentence, utterance: Utterance) -> SentenceBegin:
-    return SentenceBegin(sentence.spoken, f"{utterance.voice_id} {utterance.speaker_id}")
+    key = "" if utterance.prefix is None else utterance.prefix.key
+    return SentenceBegin(sentence.spoken, f"{key} {utterance.speaker_id}")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from csm_trio.audio.formats import AudioFormat
-from csm_trio.engine.utterance import PromptSegment
+from csm_trio.engine.utterance import PromptSegment, VoicePrefix
 from csm_trio.errors import TextTooLong
 from csm_trio.pipeline.stream_items import TurnEnd
 from csm_trio.protocol.events import SpeechSettings
@@ -70,7 +70,8 @@ class ContextSpec:
     voice's prompt holds the other voices' segments, and turns end at a flush and where `voice_id`
     changes. aligned: chunks carry alignments. history: the prompt segments that precede the
     context. never_empty: a context without any speech becomes one frame of silence. on_segment:
-    receives each generated sentence, for the request history.
+    receives each generated sentence, for the request history. prefix_of: returns the prefix of a
+    voice by its id, None where it has no clips.
     """
 
     context_id: str
@@ -86,6 +87,7 @@ class ContextSpec:
     history: tuple[PromptSegment, ...] = ()
     never_empty: bool = False
     on_segment: Callable[[PromptSegment], None] | None = None
+    prefix_of: Callable[[str], VoicePrefix | None] = lambda voice_id: None
 
     @property
     def speed(self) -> float:

@@ -4,7 +4,6 @@ import socket
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from typing import NoReturn
 
 import trio
@@ -18,7 +17,6 @@ from csm_trio.processes.handover import HandedOver
 from csm_trio.processes.setup import EngineSetup
 from csm_trio.server import buffer_targets
 from csm_trio.telemetry import Metrics, observed_gc
-from csm_trio.voices import VoiceCatalog
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +30,7 @@ class EngineSockets:
 async def run_engine_process(
     setup: EngineSetup,
     sockets: EngineSockets,
-    make_runner: Callable[[VoiceCatalog], Runner],
+    make_runner: Callable[[], Runner],
     metrics: Metrics | None = None,
     *,
     supervisor_lost: Callable[[], None] = lambda: None,
@@ -55,7 +53,7 @@ async def run_engine_process(
             nursery.start_soon(_run_control, control, nursery.cancel_scope, supervisor_lost)
             try:
                 async with open_engine_host(
-                    partial(make_runner, setup.voices),
+                    make_runner,
                     metrics,
                     targets=buffer_targets(setup.config.engine),
                 ) as host:

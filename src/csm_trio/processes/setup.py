@@ -12,13 +12,12 @@ Role = Literal["engine", "worker"]
 
 @dataclass(frozen=True, slots=True)
 class EngineSetup:
-    """The engine process: `runner_factory` is `module:function`, called with settings and voices.
+    """The engine process: `runner_factory` is `module:function`, called with the settings.
 
     It is called on the device thread and returns the Runner.
     """
 
     config: Config
-    voices: VoiceCatalog
     runner_factory: str
     name: str = "engine"
 
@@ -27,7 +26,7 @@ class EngineSetup:
 class WorkerSetup:
     """A worker: its name in the log, the slots of the engine, the sessions of the server.
 
-    `voices` have no clips. `voice_edits` are the voices' settings edited so far.
+    `voice_edits` are the voices' settings edited so far.
     """
 
     config: Config

@@ -37,7 +37,8 @@ from csm_trio.server import (
     log_listening,
 )
 from csm_trio.telemetry import Metrics
-from csm_trio.voices import VoiceCatalog
+from csm_trio.voice_store.encoder_process import EncodeVoices, encode_voices
+from csm_trio.voice_store.store import VoiceStore
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +100,7 @@ async def supervise(
     *,
     runner_factory: str = RUNNER_FACTORY,
     spawn: Spawn = spawn_process,
+    encode: EncodeVoices = encode_voices,
     task_status: trio.TaskStatus[Supervising] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Start all processes and serve until a signal.
@@ -106,16 +108,18 @@ async def supervise(
     Raises `StartupError` where the port cannot be bound or a child cannot start, and
     `ProcessFailed` where the engine process ends.
     """
-    voices = VoiceCatalog.load(config.speech.voices_file)
+    store = VoiceStore(config, encode)
     with bound_socket(config.server) as bound:
-        engine_setup = EngineSetup(config, voices, runner_factory)
+        await store.load()
+        engine_setup = EngineSetup(config, runner_factory)
         async with (
             spawn("engine", engine_setup, None) as child,
             _started_engine(child) as engine,
             trio.open_nursery() as nursery,
         ):
-            supervisor = Supervisor(config, voices, engine, spawn)
+            supervisor = Supervisor(config, store, engine, spawn)
             nursery.start_soon(supervisor.watch_engine)
+            nursery.start_soon(store.run, supervisor.distribute_voices)
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
                 async with trio.open_nursery() as serving:
                     for index in range(supervisor.n_workers):
@@ -190,16 +194,16 @@ async def _stop_at_signal(signals: AsyncIterator[int], supervisor: "Supervisor")
 class Supervisor:
     """The workers of one server, and the state that they share."""
 
-    def __init__(self, config: Config, voices: VoiceCatalog, engine: _Engine, spawn: Spawn) -> None:
+    def __init__(self, config: Config, store: VoiceStore, engine: _Engine, spawn: Spawn) -> None:
         self.metrics = Metrics()
         self.n_workers = worker_count(config.server.workers, engine.slots)
         self.sessions: LocalSessions = local_sessions(config.server, engine.slots, self.metrics)
         self.all_stopped = trio.Event()
         self._config = config
-        self._voices = voices.without_clips()
+        self._store = store
         self._engine = engine
         self._spawn = spawn
-        self._shared = LocalSharedState(config.speech, self.metrics)
+        self._shared = LocalSharedState(config.speech, self.metrics, store)
         self._workers: dict[str, _Worker] = {}
         self._n_kept = 0
         # Set again each time that a worker becomes ready.
@@ -260,11 +264,11 @@ class Supervisor:
                 raise ProcessFailed("The engine process takes no worker.")
             setup = WorkerSetup(
                 self._config,
-                self._voices,
+                self._store.catalog,
                 name,
                 self._engine.slots,
                 self.sessions.limit,
-                self._shared.all_voice_edits,
+                dict(self._store.settings),
             )
             async with self._spawn("worker", setup, to_worker) as child:
                 # The last copy here must go: the engine process releases a worker's slots when
@@ -287,6 +291,9 @@ class Supervisor:
             "segments_of": self._shared.segments_of,
             "segments_before": self._shared.segments_before,
             "edit_voice": self._edit_voice,
+            "add_voice": self._shared.add_voice,
+            "change_voice": self._shared.change_voice,
+            "remove_voice": self._shared.remove_voice,
             "render_metrics": self.render_metrics,
             "admit": partial(self._admit, worker),
         }
@@ -394,12 +401,16 @@ class Supervisor:
     # --- what all workers share ---
 
     async def _edit_voice(self, voice_id: str, changes: VoiceSettings) -> None:
-        await self._shared.edit_voice(voice_id, changes)
-        edits = self._shared.voice_edits(voice_id)
+        await self._store.edit_settings(voice_id, changes)
+        await self.distribute_voices()
+
+    async def distribute_voices(self) -> None:
+        """Send every worker the voices as they are now; return when they have them."""
+        catalog, edits = self._store.catalog, dict(self._store.settings)
         with trio.move_on_after(_ANSWER_S):
             async with trio.open_nursery() as nursery:
                 for worker in self._workers.values():
-                    nursery.start_soon(self._ask, worker, "set_edits", voice_id, edits)
+                    nursery.start_soon(self._ask, worker, "set_voices", catalog, edits)
 
     async def render_metrics(self) -> bytes:
         """Return the metrics of all processes, added up, in Prometheus' text format."""

@@ -5,7 +5,7 @@ Its engine is at the other end of a socket. It ends with the supervisor, whose c
 
 import contextlib
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +26,7 @@ from csm_trio.processes.worker_state import SupervisedSessions, SupervisedState
 from csm_trio.protocol.voice_settings import VoiceSettings
 from csm_trio.server import serve_clients
 from csm_trio.telemetry import Metrics, observed_gc
+from csm_trio.voices import VoiceCatalog
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +60,10 @@ async def run_worker(
         commands = _Commands(metrics, request_stop)
         control = ControlChannel(
             sockets.control,
-            {"ping": commands.ping, "collect": commands.collect, "set_edits": commands.set_edits},
+            {"ping": commands.ping, "collect": commands.collect, "set_voices": commands.set_voices},
             {"stop": commands.stop},
         )
-        commands.shared = SupervisedState(control, setup.voice_edits)
+        commands.shared = SupervisedState(control, setup.voices, setup.voice_edits)
         async with (
             trio.open_nursery() as nursery,
             open_remote_engine(sockets.engine, setup.slots, metrics) as engine,
@@ -71,7 +72,6 @@ async def run_worker(
             state = ServerState(
                 engine=engine,
                 synthesizer=Synthesizer(engine, setup.config.speech, metrics),
-                voices=setup.voices,
                 admission=admission,
                 metrics=metrics,
                 server=setup.config.server,
@@ -120,9 +120,9 @@ class _Commands:
         await trio.lowlevel.checkpoint()
         return take_snapshot(self._metrics.registry)
 
-    async def set_edits(self, voice_id: str, edits: VoiceSettings) -> None:
-        """Store the edited settings of a voice."""
-        self.shared.set_voice_edits(voice_id, edits)
+    async def set_voices(self, catalog: VoiceCatalog, edits: Mapping[str, VoiceSettings]) -> None:
+        """Replace the voices and their edited settings."""
+        self.shared.set_voices(catalog, edits)
         await trio.lowlevel.checkpoint()
 
     def stop(self) -> None:

@@ -5,9 +5,12 @@ from collections.abc import Collection, Hashable, Mapping
 
 from csm_trio.engine.utterance import PromptSegment
 from csm_trio.pipeline.request_history import RecordedRequest
+from csm_trio.pipeline.voice_prefix import VoicePrefixes
 from csm_trio.processes.control_channel import ControlChannel
 from csm_trio.protocol.fields import NO_VOICE_SETTINGS
 from csm_trio.protocol.voice_settings import VoiceSettings
+from csm_trio.voice_store.changes import AddedVoice, NewVoice, VoiceChange
+from csm_trio.voices import VoiceCatalog
 
 
 class SupervisedSessions:
@@ -37,11 +40,18 @@ class SupervisedSessions:
 
 
 class SupervisedState:
-    """Shared state that the supervisor holds; edited voices are copied to every worker."""
+    """Shared state that the supervisor holds; voices are copied to every worker."""
 
-    def __init__(self, control: ControlChannel, edits: Mapping[str, VoiceSettings]) -> None:
+    def __init__(
+        self, control: ControlChannel, voices: VoiceCatalog, edits: Mapping[str, VoiceSettings]
+    ) -> None:
         self._control = control
-        self._edits = dict(edits)
+        self.set_voices(voices, edits)
+
+    def set_voices(self, voices: VoiceCatalog, edits: Mapping[str, VoiceSettings]) -> None:
+        """Store what the supervisor has sent."""
+        self.voices, self._edits = voices, edits
+        self.prefixes = VoicePrefixes(voices)
 
     async def issue_token(self) -> str:
         return str(await self._control.call("issue_token"))
@@ -52,12 +62,18 @@ class SupervisedState:
     def voice_edits(self, voice_id: str) -> VoiceSettings:
         return self._edits.get(voice_id, NO_VOICE_SETTINGS)
 
-    def set_voice_edits(self, voice_id: str, edits: VoiceSettings) -> None:
-        """Store edits that the supervisor has sent."""
-        self._edits[voice_id] = edits
-
     async def edit_voice(self, voice_id: str, changes: VoiceSettings) -> None:
         await self._control.call("edit_voice", voice_id, changes)
+
+    async def add_voice(self, new: NewVoice) -> AddedVoice:
+        added: AddedVoice = await self._control.call("add_voice", new)
+        return added
+
+    async def change_voice(self, voice_id: str, change: VoiceChange) -> None:
+        await self._control.call("change_voice", voice_id, change)
+
+    async def remove_voice(self, voice_id: str) -> None:
+        await self._control.call("remove_voice", voice_id)
 
     def record_segment(self, request: RecordedRequest, segment: PromptSegment) -> None:
         self._control.notify("record_segment", request, segment)

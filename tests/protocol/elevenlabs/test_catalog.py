@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from csm_trio.errors import InvalidRequest
 from csm_trio.protocol.elevenlabs.catalog import (
+    VoiceAccount,
     models_body,
     parse_voices_query,
     subscription_body,
@@ -129,7 +130,8 @@ def test_the_models_include_every_clients_default() -> None:
 
 
 def test_the_account_has_every_field_that_the_vendor_requires() -> None:
-    account = subscription_body(5)
+    voices = VoiceAccount(used=5, limit=9, may_add=True)
+    account = subscription_body(voices)
     required = (
         *("tier", "character_count", "character_limit", "max_credit_limit_extension"),
         *("can_extend_character_limit", "allowed_to_extend_character_limit", "voice_slots_used"),
@@ -141,7 +143,7 @@ def test_the_account_has_every_field_that_the_vendor_requires() -> None:
     )
     assert account.keys() >= set(required)
     assert not [name for name in required if account[name] is None]
-    user = user_body(5)
+    user = user_body(voices)
     embedded = user["subscription"]
     assert isinstance(embedded, dict)
     assert {**account, **embedded} == account

@@ -10,7 +10,7 @@ from csm_trio.api.state import ServerState
 from csm_trio.errors import InvalidRequest, NotOffered
 from csm_trio.protocol import openai
 from csm_trio.protocol.elevenlabs import catalog as listing
-from csm_trio.protocol.elevenlabs.catalog import JsonObject
+from csm_trio.protocol.elevenlabs.catalog import JsonObject, VoiceAccount
 from csm_trio.protocol.fields import read_voice_settings
 from csm_trio.protocol.rest import parse_body
 from csm_trio.protocol.voice_settings import DEFAULT_VOICE_SETTINGS
@@ -48,17 +48,6 @@ def _add_voices(blueprint: Blueprint, state: ServerState) -> None:
         """Show one voice."""
         return body(state.voices.get(voice_id))
 
-    @blueprint.post("/v1/voices/add")
-    @blueprint.post("/v1/voices/pvc")
-    async def add_voice() -> JsonObject:
-        raise _voices_come_from_a_file()
-
-    @blueprint.post(f"{_VOICE}/edit")
-    @blueprint.delete(_VOICE)
-    async def change_voice(voice_id: str) -> JsonObject:
-        state.voices.get(voice_id)
-        raise _voices_come_from_a_file()
-
 
 def _add_voice_settings(blueprint: Blueprint, state: ServerState) -> None:
     @blueprint.get("/v1/voices/settings/default")
@@ -73,13 +62,24 @@ def _add_voice_settings(blueprint: Blueprint, state: ServerState) -> None:
 
     @blueprint.post(f"{_VOICE}/settings/edit")
     async def edit_settings(voice_id: str) -> JsonObject:
-        """Edit the defaults of a voice, for every later request, until the server ends."""
+        """Edit the defaults of a voice, for every later request."""
         changes = read_voice_settings(parse_body(await read_json_body()))
         voice = state.voices.get(voice_id)
         if voice not in state.voices.all():
             raise NotOffered("Only a listed voice can be given settings.")
         await state.shared.edit_voice(voice.voice_id, changes)
         return {"status": "ok"}
+
+
+def _account(state: ServerState) -> VoiceAccount:
+    voices = state.voices.all()
+    listed = sum(not voice.added for voice in voices)
+    upload = state.speech.voice_upload
+    return VoiceAccount(
+        used=len(voices),
+        limit=listed + state.speech.max_voices if upload else len(voices),
+        may_add=upload,
+    )
 
 
 def _add_account(blueprint: Blueprint, state: ServerState) -> None:
@@ -93,12 +93,12 @@ def _add_account(blueprint: Blueprint, state: ServerState) -> None:
     @blueprint.get("/v1/user")
     async def user() -> JsonObject:
         """Show an account without limits."""
-        return listing.user_body(len(state.voices.all()))
+        return listing.user_body(_account(state))
 
     @blueprint.get("/v1/user/subscription")
     async def subscription() -> JsonObject:
         """Show the subscription of that account."""
-        return listing.subscription_body(len(state.voices.all()))
+        return listing.subscription_body(_account(state))
 
     @blueprint.get("/v1/history")
     async def history() -> JsonObject:
@@ -115,10 +115,3 @@ def _add_account(blueprint: Blueprint, state: ServerState) -> None:
                 location="path",
             )
         return {"token": await state.shared.issue_token()}
-
-
-def _voices_come_from_a_file() -> NotOffered:
-    return NotOffered(
-        "This server takes its voices from its voices file (--voices-file); "
-        "they cannot be added, edited or deleted here."
-    )

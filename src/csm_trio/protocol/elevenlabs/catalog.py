@@ -6,13 +6,14 @@ Values without meaning on a self-hosted server are those of an account without l
 
 import base64
 import binascii
+import mimetypes
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from csm_trio.errors import InvalidRequest
 from csm_trio.protocol.fields import QueryFields
 from csm_trio.protocol.voice_settings import VoiceSettings
-from csm_trio.voices import Voice
+from csm_trio.voices import Voice, VoiceClip
 
 JsonObject = dict[str, object]
 
@@ -81,8 +82,8 @@ def voice_body(voice: Voice, settings: VoiceSettings) -> JsonObject:
         "name": voice.name,
         "category": voice.category,
         "description": voice.description,
-        "labels": {"language": "en"},
-        "samples": None,
+        "labels": {"language": "en", **voice.labels},
+        "samples": [_sample_body(clip) for clip in voice.clips] or None,
         "preview_url": None,
         "available_for_tiers": [],
         "settings": asdict(settings),
@@ -92,11 +93,27 @@ def voice_body(voice: Voice, settings: VoiceSettings) -> JsonObject:
         "safety_control": None,
         "voice_verification": None,
         "permission_on_resource": None,
-        "is_owner": False,
+        "is_owner": voice.added,
         "is_legacy": False,
         "is_mixed": False,
-        "created_at_unix": None,
+        "created_at_unix": voice.added_at_unix,
     }
+
+
+def _sample_body(clip: VoiceClip) -> JsonObject:
+    return {
+        "sample_id": clip.sample_id,
+        "file_name": clip.file_name or clip.file.name,
+        "mime_type": sample_type(clip),
+        "size_bytes": None,
+        "hash": None,
+        "transcript": clip.text,
+    }
+
+
+def sample_type(clip: VoiceClip) -> str:
+    """Return the media type of a clip's file, by its name."""
+    return mimetypes.guess_type(clip.file.name)[0] or "application/octet-stream"
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +212,16 @@ def _read_page_token(token: str | None) -> int:
         ) from None
 
 
-def subscription_body(voices: int) -> JsonObject:
+@dataclass(frozen=True, slots=True)
+class VoiceAccount:
+    """How many voices there are and may be, and whether clients may add some."""
+
+    used: int
+    limit: int
+    may_add: bool
+
+
+def subscription_body(voices: VoiceAccount) -> JsonObject:
     """Return `GET /v1/user/subscription`: an account without quotas."""
     return {
         **_account(voices),
@@ -204,7 +230,7 @@ def subscription_body(voices: int) -> JsonObject:
     }
 
 
-def user_body(voices: int) -> JsonObject:
+def user_body(voices: VoiceAccount) -> JsonObject:
     """Return `GET /v1/user`."""
     return {
         "user_id": "local",
@@ -221,7 +247,7 @@ def user_body(voices: int) -> JsonObject:
     }
 
 
-def _account(voices: int) -> JsonObject:
+def _account(voices: VoiceAccount) -> JsonObject:
     return {
         "tier": "self_hosted",
         "status": "active",
@@ -232,15 +258,15 @@ def _account(voices: int) -> JsonObject:
         "can_extend_character_limit": False,
         "allowed_to_extend_character_limit": False,
         "next_character_count_reset_unix": None,
-        "voice_slots_used": voices,
+        "voice_slots_used": voices.used,
         "professional_voice_slots_used": 0,
         "professional_voice_slots_used_in_workspace": 0,
-        "voice_limit": voices,
+        "voice_limit": voices.limit,
         "max_voice_add_edits": 0,
         "voice_add_edit_counter": 0,
         "professional_voice_limit": 0,
         "can_extend_voice_limit": False,
-        "can_use_instant_voice_cloning": False,
+        "can_use_instant_voice_cloning": voices.may_add,
         "can_use_professional_voice_cloning": False,
         "currency": None,
         "current_overage": {"amount": "0", "currency": "usd"},

@@ -11,6 +11,7 @@ from typing import TypeVar
 from csm_trio.errors import (
     BinaryMessage,
     ClientStalled,
+    CrossSiteRequest,
     EngineBusy,
     EngineFailed,
     InputTimeout,
@@ -22,9 +23,11 @@ from csm_trio.errors import (
     TextTooLong,
     TooManyContexts,
     TooManyRequests,
+    TooManyVoices,
     Unauthorized,
     UnknownFormat,
     UnknownModel,
+    UnknownSample,
     UnknownVoice,
     UnsupportedModel,
 )
@@ -121,6 +124,8 @@ _REST_ERRORS: dict[type[SpeechError], _RestKind] = {
     UnknownFormat: _RestKind(
         403, "validation_error", "invalid_output_format", "invalid_output_format"
     ),
+    UnknownSample: _RestKind(404, "not_found", "sample_not_found", "sample_not_found"),
+    CrossSiteRequest: _RestKind(403, "authorization_error", "forbidden", "forbidden"),
     UnknownModel: _RestKind(404, "not_found", "model_not_found", "model_not_found"),
     UnsupportedModel: _RestKind(400, "validation_error", "unsupported_model", "unsupported_model"),
     TextTooLong: _RestKind(
@@ -130,6 +135,7 @@ _REST_ERRORS: dict[type[SpeechError], _RestKind] = {
     NotOffered: _RestKind(
         403, "authorization_error", "feature_not_available", "feature_not_available"
     ),
+    TooManyVoices: _RestKind(400, "validation_error", "voice_limit_reached", "voice_limit_reached"),
     EngineBusy: _RestKind(503, "service_unavailable", "system_busy", "system_busy"),
     ServerLeaving: _RestKind(503, "service_unavailable", "system_busy", "system_busy"),
     TooManyRequests: _RestKind(

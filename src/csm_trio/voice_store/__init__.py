@@ -1,0 +1,1 @@
+"""Voices that are added while the server runs: their directory, their clips, and who holds them."""
