@@ -1,6 +1,6 @@
 """Encoded audio back to samples: what joining, loudness and durations need.
 
-Knows every format of the API, nothing of items.
+The module knows every format of the API.
 """
 
 import io
