@@ -47,7 +47,7 @@ LAYERS = {
     "config": Row(1.5, {"errors", "setting_types", "named_files"}),
     "telemetry": Row(1, set(), {"prometheus_client"}),
     "text": Row(1.5, {"errors", "timebase"}),
-    "audio": Row(2, {"errors", "timebase"}, {"numpy", "soxr", "lameenc", "av"}),
+    "audio": Row(2, {"errors", "timebase", "text"}, {"numpy", "soxr", "lameenc", "av"}),
     "alignment": Row(2, {"text", "timebase"}, {"numpy"}),
     "voices": Row(2.5, {"errors", "named_files"}, {"numpy"}),
     "model": Row(

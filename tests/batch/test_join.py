@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from csm_trio.audio.decode import decode, duration_s
 from csm_trio.audio.encoders import make_encoder
 from csm_trio.audio.formats import FORMATS, AudioFormat
 from csm_trio.audio.wav import read_wav
-from csm_trio.batch.decode import decode, duration_s
 from csm_trio.batch.item import BadInput
 from csm_trio.batch.join import Part, join
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import trio
 
+from csm_trio.audio.decode import decode
+from csm_trio.audio.loudness import loudness_lufs
 from csm_trio.audio.wav import read_wav
-from csm_trio.batch.decode import decode
 from csm_trio.batch.item import BadInput
-from csm_trio.batch.loudness import loudness_lufs
 from csm_trio.batch.manifest import MANIFEST_NAME
 from csm_trio.config import Config
 from support.batch_runs import audio_files, batch_options, recorded, run_batch_here

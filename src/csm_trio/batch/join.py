@@ -15,11 +15,11 @@ import numpy as np
 from av.audio.stream import AudioStream
 from numpy.typing import NDArray
 
+from csm_trio.audio.decode import decode
 from csm_trio.audio.formats import AudioFormat
 from csm_trio.audio.pcm import to_float, to_int16
 from csm_trio.audio.resample import Resampler
 from csm_trio.audio.wav import wav_header
-from csm_trio.batch.decode import decode
 from csm_trio.batch.item import BadInput
 from csm_trio.batch.manifest import replace_durably
 from csm_trio.timebase import SAMPLE_RATE_HZ

@@ -9,12 +9,12 @@ from functools import partial
 import numpy as np
 import trio
 
+from csm_trio.audio.decode import decode, duration_s
 from csm_trio.audio.encoders import make_encoder
 from csm_trio.audio.formats import AudioFormat
+from csm_trio.audio.loudness import normalize_loudness
 from csm_trio.audio.wav import with_true_lengths
-from csm_trio.batch.decode import decode, duration_s
 from csm_trio.batch.item import Item, sha256
-from csm_trio.batch.loudness import normalize_loudness
 from csm_trio.batch.manifest import Entry
 from csm_trio.batch.servers import Server
 from csm_trio.batch.speech_exchange import AttemptFailed, Speech, request_speech

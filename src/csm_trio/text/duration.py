@@ -1,4 +1,4 @@
-"""Maximum duration of speech of a text; the module must not know voices, models or frames."""
+"""Durations of speech of a text; the module must not know voices, models or frames."""
 
 from collections.abc import Collection
 
@@ -12,6 +12,9 @@ _DIGIT_MS = 800  # "777,777" is spoken as 62 letters, 10 per digit
 _SYMBOL_MS = 600  # "$" is "dollars"
 _PAUSE_MS = 400
 _SILENT_MS = 50
+
+_FASTEST_MS = 33  # per character of an alphabet, spaces included: 30 a second
+_FASTEST_IDEOGRAPH_MS = 80
 
 _SLOW_SHARE = 0.75
 """Fraction of `longest_speech_s` that a voice 1.5 times as slow as an ordinary one needs."""
@@ -28,6 +31,24 @@ def longest_speech_s(text: str) -> float:
     (SesameAILabs/csm#122). Text appended never lowers it. Linear in the length of `text`.
     """
     return (_REST_MS + sum(map(_max_ms, text))) / 1000
+
+
+def ordinary_speech_s(text: str) -> float:
+    """Return the seconds that an ordinary voice needs for a spoken text, no rest around it."""
+    return sum(map(_max_ms, text)) / 2000
+
+
+def plausible_speech_s(text: str) -> tuple[float, float]:
+    """Return the seconds that the fastest and the slowest speech of a spoken text takes.
+
+    An alphabet's characters, spaces included, are spoken at about 30 to 4 a second; ideographs
+    and syllables at 12 to 1. Pauses of half a second belong to it, longer ones do not.
+    """
+    fastest_ms = sum(
+        _FASTEST_IDEOGRAPH_MS if char.isalpha() and char >= "\u2e80" else _FASTEST_MS
+        for char in text
+    )
+    return fastest_ms / 1000, 4 * ordinary_speech_s(text)
 
 
 def split_points(text: str, limit_s: float, word_spaces: Collection[int]) -> list[tuple[int, int]]:

@@ -1,14 +1,13 @@
 """Encoded audio back to samples: what joining, loudness and durations need.
 
-Knows every format of the API, nothing of items.
+The module knows every format of the API.
 """
-
-import io
 
 import av
 import numpy as np
 from numpy.typing import NDArray
 
+from csm_trio.audio.container import open_container
 from csm_trio.audio.formats import AudioFormat
 from csm_trio.audio.g711 import decode_alaw, decode_ulaw
 from csm_trio.audio.wav import read_wav
@@ -44,7 +43,7 @@ def duration_s(audio: bytes, audio_format: AudioFormat) -> float:
 def _decode_container(audio: bytes) -> tuple[NDArray[np.int16], int]:
     chunks = [np.zeros(0, dtype=np.int16)]
     try:
-        with av.open(io.BytesIO(audio), "r") as container:
+        with open_container(audio) as container:
             rate_hz = container.streams.audio[0].rate
             resampler = av.AudioResampler(format="s16", layout="mono", rate=rate_hz)
             for frame in container.decode(audio=0):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from csm_trio.batch.loudness import loudness_lufs, normalize_loudness, true_peak
+from csm_trio.audio.loudness import loudness_lufs, normalize_loudness, true_peak
 
 
 def sine(peak_dbfs: float, seconds: float, rate_hz: int, hz: float = 997.0) -> NDArray[np.int16]:

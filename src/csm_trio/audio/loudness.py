@@ -1,7 +1,7 @@
 """Loudness by EBU R128: measure speech and bring it to a target without clipping.
 
 ITU-R BS.1770-5 for one channel; EBU Tech 3341 names its scale LUFS. The module must not know
-formats or items.
+formats.
 """
 
 import numpy as np
