@@ -30,6 +30,7 @@ class Row:
 GROUND = {
     "errors",
     "named_files",
+    "watched_files",
     "socket_writer",
     "config",
     "telemetry",
@@ -43,6 +44,7 @@ LAYERS = {
     "setting_types": Row(1),
     "process_tuning": Row(1),
     "socket_writer": Row(1, set(), {"trio"}),
+    "watched_files": Row(1, set(), {"trio"}),
     "named_files": Row(1.2, {"errors"}),
     "config": Row(1.5, {"errors", "setting_types", "named_files"}),
     "telemetry": Row(1, set(), {"prometheus_client"}),

@@ -7,7 +7,7 @@ worker processes, `processes` assembles the same parts.
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import NoReturn
@@ -30,6 +30,7 @@ from csm_trio.process_tuning import raise_descriptor_limit
 from csm_trio.telemetry import Metrics, observed_gc
 from csm_trio.voice_store.encoder_process import EncodeVoices, encode_voices
 from csm_trio.voice_store.store import VoiceStore
+from csm_trio.watched_files import ReloadRequests, watch_files
 
 logger = logging.getLogger(__name__)
 
@@ -94,13 +95,26 @@ async def serve(
                 listener = listen(bound)
                 log_listening(bound, engine.slots, sessions.limit)
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(store.run)
+                    await start_reading_voices(nursery, store)
                     async with trio.open_nursery() as serving:
                         await serving.start(
                             partial(serve_clients, state, listener, signals, limits=limits)
                         )
                         task_status.started(Serving(bound.getsockname()[1], state))
                     nursery.cancel_scope.cancel()
+
+
+async def start_reading_voices(
+    nursery: trio.Nursery,
+    store: VoiceStore,
+    on_change: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
+) -> None:
+    """Have the voices read again on SIGHUP and when their files change, then call `on_change`."""
+    reloads = ReloadRequests()
+    await nursery.start(reloads.run)
+    nursery.start_soon(store.run, on_change)
+    if store.has_files:
+        nursery.start_soon(watch_files, store.paths, store.read_again, reloads)
 
 
 async def serve_clients(

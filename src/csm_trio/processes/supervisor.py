@@ -35,6 +35,7 @@ from csm_trio.server import (
     listen,
     local_sessions,
     log_listening,
+    start_reading_voices,
 )
 from csm_trio.telemetry import Metrics
 from csm_trio.voice_store.encoder_process import EncodeVoices, encode_voices
@@ -119,7 +120,7 @@ async def supervise(
         ):
             supervisor = Supervisor(config, store, engine, spawn)
             nursery.start_soon(supervisor.watch_engine)
-            nursery.start_soon(store.run, supervisor.distribute_voices)
+            await start_reading_voices(nursery, store, supervisor.distribute_voices)
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
                 async with trio.open_nursery() as serving:
                     for index in range(supervisor.n_workers):

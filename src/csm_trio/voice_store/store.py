@@ -134,6 +134,11 @@ class VoiceStore:
         """The edited settings by voice id."""
         return self._settings
 
+    @property
+    def has_files(self) -> bool:
+        """Whether there are files that may change."""
+        return self._speech.voices_file is not None or self._directory is not None
+
     def paths(self) -> list[Path]:
         """Return the files by whose change the voices have changed; blocks."""
         file = self._speech.voices_file
