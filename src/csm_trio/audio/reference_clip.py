@@ -15,7 +15,7 @@ from csm_trio.audio.loudness import normalize_loudness
 from csm_trio.audio.mixdown import mix_to_mono
 from csm_trio.audio.pcm import to_int16
 from csm_trio.audio.speech_activity import HOP_S, SpeechActivity
-from csm_trio.text.transcript import Transcript
+from csm_trio.text.transcript import BadTranscript, Transcript
 from csm_trio.timebase import SAMPLE_RATE_HZ
 
 MIN_CLIP_S, MAX_CLIP_S = 2.0, 30.0
@@ -70,7 +70,7 @@ def prepare_clip(data: bytes, text: str) -> PreparedClip:
     try:
         transcript = Transcript.parse(text)
         file = decode_file(data, sample_rate_hz=SAMPLE_RATE_HZ, max_s=MAX_FILE_S)
-    except (UnreadableAudio, ValueError) as error:
+    except (BadTranscript, UnreadableAudio) as error:
         raise UnusableClip(str(error)) from None
     clip = _Recording.of_file(file).trimmed()
     clip.check_speech()
@@ -99,10 +99,17 @@ class _Recording:
 
     @classmethod
     def of_file(cls, file: DecodedFile) -> "_Recording":
-        magnitudes = np.abs(file.channels).max(axis=1, initial=0.0)
+        magnitudes = np.zeros(len(file.channels), dtype=np.float32)
+        for channel in file.channels.T:
+            np.maximum(magnitudes, np.abs(channel), out=magnitudes)
         peak = float(magnitudes.max(initial=0.0))
         if peak < _QUIETEST_PEAK:
             raise UnusableClip(f"The clip is silent: {_seconds(len(magnitudes))} without speech.")
+        if len(magnitudes) < MIN_CLIP_S * SAMPLE_RATE_HZ:
+            raise UnusableClip(
+                f"The clip is {_seconds(len(magnitudes))} long; {MIN_CLIP_S:g} to {MAX_CLIP_S:g} s "
+                "are needed."
+            )
         # A file whose full scale is not 1 is not clipped where it passes 1.
         full_scale = (magnitudes >= _FULL_SCALE) & (peak <= _LARGEST_CLIPPED_PEAK)
         mono = mix_to_mono(file.channels / np.float32(peak), SAMPLE_RATE_HZ)
