@@ -142,7 +142,7 @@ def clone(client: ElevenLabs) -> dict[str, object]:
     return {
         "voice": [voice.name, voice.category, voice.description, (voice.labels or {})["accent"]],
         "sample": sample[:4].decode(),
-        "seconds": sum(map(len, speech)) / 48_000,
+        "speech": text(speech),
         "renamed": renamed,
         "gone": refusal(lambda: client.voices.get(added.voice_id))[0],
     }

@@ -128,7 +128,7 @@ async function clone(client) {
   return {
     voice: [voice.name, voice.category, voice.description, voice.labels.accent],
     sample: Buffer.from(sample, "base64").subarray(0, 4).toString(),
-    seconds: Buffer.from(speech, "base64").length / 48000,
+    speech,
     renamed,
     gone: (await refusal(() => client.voices.get(voiceId)))[0],
   };

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from clients.conftest import HERE, KEY, Program, Served
+from support.spectrum import spectral_distance
 
 pytestmark = pytest.mark.clients
 
@@ -42,9 +43,9 @@ def results(sdk: str, server: Served, run: Program, request: pytest.FixtureReque
     return results
 
 
-def speak(server: Served, **query: str) -> bytes:
+def speak(server: Served, voice: str = "default", **query: str) -> bytes:
     answer = httpx.post(
-        f"{server.url}/v1/text-to-speech/default",
+        f"{server.url}/v1/text-to-speech/{voice}",
         params=query,
         json={"text": TEXT, "seed": 7},
         headers={"xi-api-key": KEY},
@@ -105,13 +106,25 @@ def test_the_lists_are_read(results: Results) -> None:
     )
 
 
-def test_a_voice_is_cloned_used_renamed_and_deleted(results: Results, sdk: str) -> None:
+def test_a_voice_is_cloned_used_renamed_and_deleted(
+    results: Results, sdk: str, server: Served
+) -> None:
+    """The clip is of speaker 2, and so its speech is nearer to that speaker's than to another's."""
     if sdk == "python-2.3.0":
         pytest.skip("its calls are those of the current one, but for the type of labels")
     clone = results["clone"]
     assert clone["voice"] == ["Clone", "cloned", "Of speaker 2.", "none"]
     assert clone["sample"] == "RIFF"
-    assert 0.5 < clone["seconds"] < 6.0
+    speech = np.frombuffer(base64.b64decode(clone["speech"]), "<i2")
+    assert 0.5 < len(speech) / 24_000 < 6.0
+    distances = [
+        spectral_distance(speech, np.frombuffer(spoken, "<i2"))
+        for spoken in (
+            speak(server, voice=f"speaker_{speaker_id}", output_format="pcm_24000")
+            for speaker_id in (0, 1, 2, 3)
+        )
+    ]
+    assert int(np.argmin(distances)) == 2, distances
     assert (clone["renamed"], clone["gone"]) == ("Renamed", 404)
 
 
