@@ -100,7 +100,8 @@ LAYERS = {
     "cli": Row(
         7,
         GROUND
-        | {"server", "processes", "client_flags", "say", "batch", "bench", "engine", "voices"},
+        | {"server", "processes", "client_flags", "say", "batch", "bench", "engine"}
+        | {"voice_store"},
         {"trio"},
     ),
     "__main__": Row(8, {"cli"}),
