@@ -131,13 +131,15 @@ class _Recording:
 
         The levels are measured again after each trim, until there is nothing more to trim.
         """
-        n_frames = len(self.activity.energies)
-        first, last = self.activity.span
-        start = first - _MARGIN_FRAMES if first > _LONGEST_MARGIN_FRAMES else 0
-        end = last + _MARGIN_FRAMES if n_frames - last > _LONGEST_MARGIN_FRAMES else n_frames
-        if first == last or (start, end) == (0, n_frames):
-            return self
-        return self.part(start, end).trimmed()
+        recording = self
+        while True:
+            n_frames = len(recording.activity.energies)
+            first, last = recording.activity.span
+            start = first - _MARGIN_FRAMES if first > _LONGEST_MARGIN_FRAMES else 0
+            end = last + _MARGIN_FRAMES if n_frames - last > _LONGEST_MARGIN_FRAMES else n_frames
+            if first == last or (start, end) == (0, n_frames):
+                return recording
+            recording = recording.part(start, end)
 
     def check_speech(self) -> None:
         """Raise `UnusableClip` where there is too little that can be speech."""
