@@ -107,6 +107,7 @@ def test_samples_that_are_no_numbers_are_refused(value: float) -> None:
     ("sound", "message"),
     [
         (silence(3.0), "silent: 3.0 s"),
+        (silence(3.0) + 0.5, "silent: 3.0 s"),
         (silence(0.0), "no audio"),
         (noise(6.0, 0.1), "6.0 s of sound at one level"),
         (0.3 * np.sin(np.arange(144_000) * 0.1), "6.0 s of sound at one level"),
@@ -116,7 +117,10 @@ def test_samples_that_are_no_numbers_are_refused(value: float) -> None:
         (np.concatenate([speech(0.2), silence(5.0), speech(0.2)]), "of speech"),
         (np.tile(speech(1.0), 121), "longer than 120 seconds"),
     ],
-    ids=["silence", "nothing", "noise", "tone", "noise-silence", "short", "padded", "rare", "long"],
+    ids=[
+        *("silence", "offset", "nothing", "noise", "tone", "noise-silence"),
+        *("short", "padded", "rare", "long"),
+    ],
 )
 def test_what_is_no_clip_is_refused_with_its_duration(sound: Sound, message: str) -> None:
     assert message in refusal(wav_of(sound))

@@ -42,7 +42,7 @@ _INTEGER_SCALES = {"uint8": 1 / 2**7, "int16": 1 / 2**15, "int32": 1 / 2**31}
 # A QuickTime header compressed by zlib: FFmpeg would expand it to up to 4 GiB.
 _COMPRESSED_HEADER = re.compile(rb"cmov.{4}dcom", re.DOTALL)
 _MAX_MAGNITUDE = 1e9  # of a sample; its square and its resampled values stay finite
-_MAX_PACKETS = 200_000  # two minutes of the shortest Opus frames, 2.5 ms, are 48,000
+_MAX_PACKETS = 60_000  # two minutes of the shortest Opus frames, 2.5 ms, are 48,000
 _MAX_BAD_PACKETS = 100
 
 

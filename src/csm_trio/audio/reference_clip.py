@@ -103,16 +103,20 @@ class _Recording:
         for channel in file.channels.T:
             np.maximum(magnitudes, np.abs(channel), out=magnitudes)
         peak = float(magnitudes.max(initial=0.0))
+        duration_s = len(magnitudes) / SAMPLE_RATE_HZ
+        silent = UnusableClip(f"The clip is silent: {duration_s:.1f} s without speech.")
         if peak < _QUIETEST_PEAK:
-            raise UnusableClip(f"The clip is silent: {_seconds(len(magnitudes))} without speech.")
-        if len(magnitudes) < MIN_CLIP_S * SAMPLE_RATE_HZ:
+            raise silent
+        if duration_s < MIN_CLIP_S:
             raise UnusableClip(
-                f"The clip is {_seconds(len(magnitudes))} long; {MIN_CLIP_S:g} to {MAX_CLIP_S:g} s "
-                "are needed."
+                f"The clip is {duration_s:.1f} s long; {MIN_CLIP_S:g} to {MAX_CLIP_S:g} s are "
+                "needed."
             )
         # A file whose full scale is not 1 is not clipped where it passes 1.
         full_scale = (magnitudes >= _FULL_SCALE) & (peak <= _LARGEST_CLIPPED_PEAK)
         mono = mix_to_mono(file.channels / np.float32(peak), SAMPLE_RATE_HZ)
+        if float(np.abs(mono).max()) * peak < _QUIETEST_PEAK:  # a constant offset alone
+            raise silent
         return cls(mono, full_scale, SpeechActivity.measure(mono, SAMPLE_RATE_HZ))
 
     @property
@@ -131,13 +135,15 @@ class _Recording:
 
         The levels are measured again after each trim, until there is nothing more to trim.
         """
-        n_frames = len(self.activity.energies)
-        first, last = self.activity.span
-        start = first - _MARGIN_FRAMES if first > _LONGEST_MARGIN_FRAMES else 0
-        end = last + _MARGIN_FRAMES if n_frames - last > _LONGEST_MARGIN_FRAMES else n_frames
-        if first == last or (start, end) == (0, n_frames):
-            return self
-        return self.part(start, end).trimmed()
+        recording = self
+        while True:
+            n_frames = len(recording.activity.energies)
+            first, last = recording.activity.span
+            start = first - _MARGIN_FRAMES if first > _LONGEST_MARGIN_FRAMES else 0
+            end = last + _MARGIN_FRAMES if n_frames - last > _LONGEST_MARGIN_FRAMES else n_frames
+            if first == last or (start, end) == (0, n_frames):
+                return recording
+            recording = recording.part(start, end)
 
     def check_speech(self) -> None:
         """Raise `UnusableClip` where there is too little that can be speech."""
@@ -221,7 +227,3 @@ def _source_warnings(file: DecodedFile) -> list[str]:
             f"The file's sample rate is only {file.source_hz} Hz; the voice will sound muffled."
         )
     return found
-
-
-def _seconds(n_samples: int) -> str:
-    return f"{n_samples / SAMPLE_RATE_HZ:.1f} s"
