@@ -2,7 +2,8 @@
 
 from typing import Any, ClassVar, Literal
 
-from csm_trio.protocol.fields import NO_SETTINGS, SPEECH_FIELDS, JsonFields, read_settings
+from csm_trio.protocol.fields import JsonFields
+from csm_trio.protocol.speech_fields import NO_SETTINGS, SPEECH_FIELDS, read_settings
 
 
 class RecordingFields(JsonFields):

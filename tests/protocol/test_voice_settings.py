@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from csm_trio.errors import InvalidRequest
-from csm_trio.protocol.fields import JsonFields, read_voice_settings
+from csm_trio.protocol.fields import JsonFields
+from csm_trio.protocol.speech_fields import read_voice_settings
 from csm_trio.protocol.voice_settings import (
     DEFAULT_VOICE_SETTINGS,
     VoiceSettings,

@@ -12,7 +12,7 @@ from csm_trio.config import SpeechConfig
 from csm_trio.engine.utterance import PromptSegment
 from csm_trio.pipeline.request_history import RecordedRequest, RequestHistory
 from csm_trio.pipeline.voice_prefix import VoicePrefixes
-from csm_trio.protocol.fields import NO_VOICE_SETTINGS
+from csm_trio.protocol.speech_fields import NO_VOICE_SETTINGS
 from csm_trio.protocol.voice_settings import VoiceSettings
 from csm_trio.telemetry import Metrics
 from csm_trio.voice_store.changes import AddedVoice, NewVoice, VoiceChange

@@ -19,7 +19,8 @@ from csm_trio.batch.join import JOIN_SUFFIXES
 from csm_trio.batch.names import DEFAULT_TEMPLATE
 from csm_trio.client_flags import DEFAULT_URL, add_key_flag, add_voice_flag, base_url
 from csm_trio.errors import InvalidRequest
-from csm_trio.protocol.fields import SPEED, QueryFields
+from csm_trio.protocol.fields import QueryFields
+from csm_trio.protocol.speech_fields import SPEED
 
 STANDARD_INPUT = "-"
 DEFAULT_FORMAT = "wav_24000"
@@ -116,7 +117,7 @@ def read_batch_options(flags: argparse.Namespace) -> BatchOptions:
 
 
 def _options(flags: argparse.Namespace, values: QueryFields) -> BatchOptions:
-    speed = values.number("speed", *SPEED)
+    speed = SPEED.read(values)
     pause_s = values.number("pause_s", 0.0, MAX_PAUSE_S)
     retries = values.integer("retries", 0, _MAX_RETRIES)
     patience_s = values.number("patience_s", 0.0, _MAX_PATIENCE_S)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from csm_trio.audio.formats import AudioFormat
-from csm_trio.protocol.fields import SPEED
+from csm_trio.protocol.speech_fields import SPEED_RANGE
 
 
 class BadInput(Exception):
@@ -66,10 +66,10 @@ class Item:
         if self.window_s is None or natural_s <= self.window_s:
             return self.speed
         if self.window_s <= 0:
-            return SPEED[1]
+            return SPEED_RANGE[1]
         # Rounded up, without the noise of the division.
         needed = math.ceil(round(100 * self.speed * natural_s / self.window_s, 6)) / 100
-        return min(SPEED[1], needed)
+        return min(SPEED_RANGE[1], needed)
 
 
 def sha256(data: bytes) -> str:

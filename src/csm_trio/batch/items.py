@@ -15,17 +15,14 @@ from csm_trio.batch.item import BadInput, Item, sha256
 from csm_trio.batch.names import DEFAULT_TEMPLATE, checked_name, file_name, slug
 from csm_trio.batch.subtitles import read_subtitles
 from csm_trio.errors import InvalidRequest
-from csm_trio.protocol.fields import (
-    AUDIO_LEN_MS,
-    MAX_SEED,
-    MAX_SPEAKER_ID,
-    MAX_TEMPERATURE,
-    MAX_TOP_K,
+from csm_trio.protocol.fields import Fields, JsonFields, QueryFields, parse_object
+from csm_trio.protocol.speech_fields import (
+    MAX_AUDIO_LEN_MS,
+    SEED,
+    SPEAKER_ID,
     SPEED,
-    Fields,
-    JsonFields,
-    QueryFields,
-    parse_object,
+    TEMPERATURE,
+    TOP_K,
 )
 
 InputKind = Literal["text", "csv", "jsonl", "srt"]
@@ -38,12 +35,7 @@ _KIND_OF_SUFFIX: dict[str, InputKind] = {
     ".ndjson": "jsonl",
     ".srt": "srt",
 }
-_WHOLE_BOUNDS = {
-    "speaker_id": (0, MAX_SPEAKER_ID),
-    "top_k": (1, MAX_TOP_K),
-    "seed": (0, MAX_SEED),
-    "max_audio_len_ms": AUDIO_LEN_MS,
-}
+_SETTINGS = (SPEAKER_ID, TEMPERATURE, TOP_K, SEED, MAX_AUDIO_LEN_MS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +150,7 @@ def _checked_item(entry: _Entry, index: int, defaults: ItemDefaults) -> Item:
     values |= {"seed": settings.get("seed", ""), "slug": slug(text)}
     name = fields.text("name")
     template = defaults.name_template
-    speed = fields.number("speed", *SPEED)
+    speed = SPEED.read(fields)
     return Item(
         index=index,
         line=entry.line,
@@ -180,10 +172,7 @@ def _checked_item(entry: _Entry, index: int, defaults: ItemDefaults) -> Item:
 
 def read_settings(fields: Fields) -> dict[str, float]:
     """Return the speech settings among the fields."""
-    settings: dict[str, float | None] = {
-        name: fields.integer(name, *bounds) for name, bounds in _WHOLE_BOUNDS.items()
-    }
-    settings["temperature"] = fields.number("temperature", 0.0, MAX_TEMPERATURE)
+    settings: dict[str, float | None] = {one.name: one.read(fields) for one in _SETTINGS}
     return {name: value for name, value in settings.items() if value is not None}
 
 

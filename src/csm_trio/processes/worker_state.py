@@ -7,7 +7,7 @@ from csm_trio.engine.utterance import PromptSegment
 from csm_trio.pipeline.request_history import RecordedRequest
 from csm_trio.pipeline.voice_prefix import VoicePrefixes
 from csm_trio.processes.control_channel import ControlChannel
-from csm_trio.protocol.fields import NO_VOICE_SETTINGS
+from csm_trio.protocol.speech_fields import NO_VOICE_SETTINGS
 from csm_trio.protocol.voice_settings import VoiceSettings
 from csm_trio.voice_store.changes import AddedVoice, NewVoice, VoiceChange
 from csm_trio.voices import VoiceCatalog

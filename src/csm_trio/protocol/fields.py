@@ -1,44 +1,24 @@
 """JSON and query fields in, checked values out; `InvalidRequest` names the field that is wrong.
 
-Knows the bounds of every speech setting, but neither message rules nor endpoints.
+Knows the types of JSON and of a query's text, and no field.
 """
 
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, cast
+from typing import ClassVar, Literal, Protocol
 
 from csm_trio.errors import InvalidRequest
-from csm_trio.protocol.events import SpeechSettings
-from csm_trio.protocol.voice_settings import VoiceSettings
-
-MAX_SPEAKER_ID = 2**32 - 1
-MAX_SEED = 2**32 - 1
-MAX_TOP_K = 2**31
-MAX_TEMPERATURE = 2.0
-AUDIO_LEN_MS = (80, 600_000)
-BUFFER_SIZE_FRAMES = (1, 250)
-SPEED = (0.7, 1.2)
 
 # The vendor's guides write `xi_api_key`, its schema `xi-api-key` (asyncapi.yml).
-_KEY_FIELDS = ("xi-api-key", "xi_api_key")
+KEY_FIELDS = ("xi-api-key", "xi_api_key")
 
 # No text needs as many, and parsing what stays below takes less than 2 ms.
 _MAX_CONTAINERS = 4096
 _MAX_COLONS = 8192
 _MAX_COMMAS = 24_576
 
-SPEECH_FIELDS = frozenset(
-    {"speaker_id", "temperature", "top_k", "seed", "max_audio_len_ms", "buffer_size", "priority"}
-    | {"apply_text_normalization", "enable_ssml_parsing", "voice_settings"}
-)
-"""Every field that `read_settings` reads."""
-
-NO_SETTINGS = SpeechSettings()
-NO_VOICE_SETTINGS = VoiceSettings()
-
-_ENGLISH = re.compile(r"(?:en|eng)(?:[-_][a-z0-9]{2,8}){0,3}", re.IGNORECASE)
 _INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
 _DECIMAL = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
 # No sensible number is longer; the cap bounds the backtracking of the patterns above.
@@ -188,7 +168,7 @@ class QueryFields:
             return None
         flag = _FLAGS.get(value.lower())
         if flag is None:
-            raise InvalidRequest(f"{name} must be true or false.", param=name, location="query")
+            raise self._wrong(name, "true or false")
         return flag
 
     def integer(self, name: str, low: int, high: int) -> int | None:
@@ -198,9 +178,7 @@ class QueryFields:
             return None
         if _INTEGER.fullmatch(value) and low <= int(value) <= high:
             return int(value)
-        raise InvalidRequest(
-            f"{name} must be a whole number from {low} to {high}.", param=name, location="query"
-        )
+        raise self._wrong(name, f"a whole number from {low} to {high}")
 
     def number(self, name: str, low: float, high: float) -> float | None:
         """Return a decimal number within [low, high]."""
@@ -210,83 +188,22 @@ class QueryFields:
         decimal = len(value) <= _MAX_NUMBER_CHARS and _DECIMAL.fullmatch(value)
         if decimal and low <= float(value) <= high:
             return float(value)
-        raise InvalidRequest(
-            f"{name} must be a number from {low:g} to {high:g}.", param=name, location="query"
-        )
+        raise self._wrong(name, f"a number from {low:g} to {high:g}")
+
+    def _wrong(self, name: str, expected: str) -> InvalidRequest:
+        return InvalidRequest(f"{name} must be {expected}.", param=name, location=self.location)
 
 
-def read_settings(fields: Fields) -> SpeechSettings:
-    """Return the speech settings among `fields`, including those in `voice_settings`.
+class FormFields(QueryFields):
+    """The texts of a form, in the body of a request."""
 
-    Without any it is `NO_SETTINGS` itself: most messages of a socket hold text alone.
-    """
-    if SPEECH_FIELDS.isdisjoint(fields.values):
-        return NO_SETTINGS
-    settings = SpeechSettings(
-        speaker_id=fields.integer("speaker_id", 0, MAX_SPEAKER_ID),
-        temperature=fields.number("temperature", 0.0, MAX_TEMPERATURE),
-        top_k=fields.integer("top_k", 1, MAX_TOP_K),
-        seed=fields.integer("seed", 0, MAX_SEED),
-        max_audio_len_ms=fields.integer("max_audio_len_ms", *AUDIO_LEN_MS),
-        buffer_size=fields.integer("buffer_size", *BUFFER_SIZE_FRAMES),
-        batch=_is_batch(fields.text("priority")),
-        normalization=_read_normalization(fields),
-        ssml=fields.flag("enable_ssml_parsing"),
-    )
-    if not isinstance(fields, JsonFields):
-        return settings  # a query has no objects
-    return read_voice_settings(fields.members("voice_settings")).speech().overridden_by(settings)
-
-
-def read_voice_settings(fields: JsonFields) -> VoiceSettings:
-    """Return the settings among the members of `voice_settings`; unknown ones are ignored.
-
-    Raises `InvalidRequest` naming the member (`voice_settings.stability`) that is wrong.
-    """
-    if not fields.values:
-        return NO_VOICE_SETTINGS
-    return VoiceSettings(
-        stability=fields.number("stability", 0.0, 1.0),
-        similarity_boost=fields.number("similarity_boost", 0.0, 1.0),
-        style=fields.number("style", 0.0, 1.0),
-        use_speaker_boost=fields.flag("use_speaker_boost"),
-        speed=fields.number("speed", *SPEED),
-    )
-
-
-def _read_normalization(fields: Fields) -> Literal["auto", "on", "off"] | None:
-    name = "apply_text_normalization"
-    value = fields.text(name)
-    if value not in (None, "auto", "on", "off"):
-        raise InvalidRequest(
-            f"{name} must be auto, on or off.", param=name, location=fields.location
-        )
-    return cast(Literal["auto", "on", "off"] | None, value)
-
-
-def check_language(fields: Fields) -> None:
-    """Raise `InvalidRequest` for a `language_code` that is not English, CSM's only language.
-
-    `en`, `eng` and their regions ("en-US", "en_GB") are English, in any case; absent is allowed.
-    """
-    value = fields.text("language_code")
-    if value and not _ENGLISH.fullmatch(value):
-        raise InvalidRequest(
-            f"language_code '{value[:20]}' is not supported: this voice speaks English (en).",
-            param="language_code",
-            location=fields.location,
-        )
-
-
-def _is_batch(priority: str | None) -> bool | None:
-    if priority not in (None, "live", "batch"):
-        raise InvalidRequest("priority must be live or batch.", param="priority")
-    return None if priority is None else priority == "batch"
+    __slots__ = ()
+    location: ClassVar[Literal["body", "query"]] = "body"
 
 
 def read_api_key(fields: Fields) -> str | None:
     """Return the API key among `fields`; an empty one counts as absent."""
-    for name in _KEY_FIELDS:
+    for name in KEY_FIELDS:
         key = fields.text(name)
         if key:
             return key

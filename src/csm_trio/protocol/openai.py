@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from csm_trio.audio.formats import AudioFormat
+from csm_trio.audio.formats import OPENAI_FORMATS, AudioFormat
 from csm_trio.errors import (
     EngineBusy,
     InvalidRequest,
@@ -21,15 +21,16 @@ from csm_trio.errors import (
     UnknownModel,
     UnknownVoice,
 )
+from csm_trio.protocol.described import Described, Field, Number, Text
 from csm_trio.protocol.events import Audio, SpeechSettings
-from csm_trio.protocol.fields import JsonFields, read_settings
-from csm_trio.protocol.rest import RestError, SpeechRequest, parse_body, read_text
+from csm_trio.protocol.fields import JsonFields
+from csm_trio.protocol.rest import RestError, SpeechRequest, parse_body, read_text, speech_text
+from csm_trio.protocol.speech_fields import SETTINGS, read_settings
 from csm_trio.voices import Voice
 
 JsonObject = dict[str, object]
 
 MAX_INPUT_CHARS = 4096
-SPEED = (0.25, 4.0)
 VOICE_NAMES = (
     *("alloy", "ash", "ballad", "coral", "echo", "fable", "onyx"),
     *("nova", "sage", "shimmer", "verse", "marin", "cedar"),
@@ -41,6 +42,32 @@ _CREATED = 1_741_824_000
 """Unix time of CSM's release, for the required `created` of a model object."""
 
 DEFAULT_FORMAT = "mp3"
+
+MODEL = Text("model", "Any name: it selects the one model that is loaded.", required=True)
+VOICE = Described(
+    "voice", "A voice id or one of OpenAI's names, or an object with it as `id`.",
+    {"anyOf": [
+        {"type": "string"},
+        {"type": "object", "properties": {"id": {"type": "string"}}, "required": ["id"]},
+    ]},
+    required=True,
+)  # fmt: skip
+INSTRUCTIONS = Text("instructions", "Checked; no effect.")
+RESPONSE_FORMAT = Text(
+    "response_format", "Codec of the audio.", OPENAI_FORMATS, default=DEFAULT_FORMAT
+)
+STREAM_FORMAT = Text(
+    "stream_format", "Bytes of audio, or server-sent events.", ("audio", "sse"), default="audio"
+)
+SPEED = Number("speed", "Tempo without a change of pitch.", 0.25, 4.0, 1.0)
+
+
+def openai_body(max_chars: int) -> tuple[Field, ...]:
+    """Return the fields of the body of `POST /v1/audio/speech`."""
+    text = speech_text("input", min(max_chars, MAX_INPUT_CHARS))
+    return (
+        text, MODEL, VOICE, INSTRUCTIONS, RESPONSE_FORMAT, STREAM_FORMAT, SPEED, *SETTINGS,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,20 +86,16 @@ def parse_openai_request(body: bytes, *, max_chars: int) -> OpenAIRequest:
     """
     fields = parse_body(body)
     text = read_text(fields, "input", min(max_chars, MAX_INPUT_CHARS))
-    model_id = fields.text("model")
+    model_id = MODEL.read(fields)
     if not model_id:
         raise MissingField("model")
-    fields.text("instructions")
-    stream_format = fields.text("stream_format")
-    if stream_format not in (None, "audio", "sse"):
-        raise InvalidRequest("stream_format must be audio or sse.", param="stream_format")
+    INSTRUCTIONS.read(fields)
+    stream_format = STREAM_FORMAT.read(fields)
     speech = SpeechRequest(
         voice_id=_read_voice(fields),
         text=text,
         audio_format=AudioFormat.parse_openai(fields.text("response_format") or DEFAULT_FORMAT),
-        settings=read_settings(fields).overridden_by(
-            SpeechSettings(speed=fields.number("speed", *SPEED))
-        ),
+        settings=read_settings(fields).overridden_by(SpeechSettings(speed=SPEED.read(fields))),
         model_id=model_id,
         kept=False,
     )

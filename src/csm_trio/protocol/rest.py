@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from csm_trio.audio.formats import AudioFormat
 from csm_trio.errors import InvalidRequest, MissingField, TextTooLong
+from csm_trio.protocol.described import Described
 from csm_trio.protocol.events import SpeechSettings
 from csm_trio.protocol.fields import JsonFields, parse_object
 
@@ -44,6 +45,16 @@ def parse_body(body: bytes) -> JsonFields:
         return JsonFields(parse_object(body.decode("utf-8-sig")))
     except ValueError:
         raise InvalidRequest("The body must be a JSON object in UTF-8.", param="body") from None
+
+
+def speech_text(name: str, max_chars: int) -> Described:
+    """Describe the text to synthesize, which `read_text` reads."""
+    return Described(
+        name,
+        "The text to synthesize.",
+        {"type": "string", "minLength": 1, "maxLength": max_chars, "pattern": r"\S"},
+        required=True,
+    )
 
 
 def read_text(fields: JsonFields, name: str, max_chars: int) -> str:

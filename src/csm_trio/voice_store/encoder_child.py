@@ -37,6 +37,8 @@ PREPARE_ONLY = "--prepare-only"
 _NICENESS = 19
 _MAX_CPU_S = 1800
 """CPU time after which the kernel ends this process."""
+_MAX_DATA_BYTES = 6 << 30
+"""Memory that it may have: a container's tables can ask FFmpeg for any amount."""
 _NO_CODES = np.zeros((0, 0), dtype=np.int16)
 
 _Encode = Callable[[VoiceSource, Sequence[PreparedClip]], tuple[int, list[NDArray[np.int16]]]]
@@ -46,6 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     """Serve one request; return the exit status."""
     os.nice(_NICENESS)
     resource.setrlimit(resource.RLIMIT_CPU, (_MAX_CPU_S, _MAX_CPU_S))
+    resource.setrlimit(resource.RLIMIT_DATA, (_MAX_DATA_BYTES, _MAX_DATA_BYTES))
     request: EncodingRequest = pickle.load(sys.stdin.buffer)
     # What libraries print must not end up among the outcomes.
     answers, sys.stdout = sys.stdout, sys.stderr

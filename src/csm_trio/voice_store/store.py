@@ -25,7 +25,8 @@ from csm_trio.errors import (
     TooManyVoices,
     UnknownVoice,
 )
-from csm_trio.protocol.fields import NO_VOICE_SETTINGS, JsonFields, read_voice_settings
+from csm_trio.protocol.fields import JsonFields
+from csm_trio.protocol.speech_fields import NO_VOICE_SETTINGS, read_voice_settings
 from csm_trio.protocol.voice_settings import VoiceSettings
 from csm_trio.voice_store.adding import (
     clip_sources,

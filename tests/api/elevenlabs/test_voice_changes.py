@@ -175,8 +175,8 @@ def many_files(count: int) -> list[tuple[str, tuple[str, bytes, str]]]:
     [
         ({"transcript": "x"}, 1, 422, '"name"'),
         ({"name": "  ", "transcript": "x"}, 1, 422, '"name"'),
-        ({**FORM, "name": "x" * 101}, 1, 422, "at most 100"),
-        ({**FORM, "description": "x" * 1001}, 1, 422, "at most 1000"),
+        ({**FORM, "name": "x" * 101}, 1, 422, "more than 100 "),
+        ({**FORM, "description": "x" * 1001}, 1, 422, "more than 1000 "),
         ({"name": "Vera"}, 1, 422, "'transcript' once for each file"),
         ({"name": "Vera", "transcript": " "}, 1, 422, "1 files and 0 transcripts"),
         (FORM, 2, 422, "2 files and 1 transcripts"),

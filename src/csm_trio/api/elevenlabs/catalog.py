@@ -11,8 +11,8 @@ from csm_trio.errors import InvalidRequest, NotOffered
 from csm_trio.protocol import openai
 from csm_trio.protocol.elevenlabs import catalog as listing
 from csm_trio.protocol.elevenlabs.catalog import JsonObject, VoiceAccount
-from csm_trio.protocol.fields import read_voice_settings
 from csm_trio.protocol.rest import parse_body
+from csm_trio.protocol.speech_fields import read_voice_settings
 from csm_trio.protocol.voice_settings import DEFAULT_VOICE_SETTINGS
 from csm_trio.voices import Voice
 

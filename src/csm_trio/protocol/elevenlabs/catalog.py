@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from csm_trio.errors import InvalidRequest
+from csm_trio.protocol.described import Field, Integer, Text
 from csm_trio.protocol.fields import QueryFields
 from csm_trio.protocol.voice_settings import VoiceSettings
 from csm_trio.voices import Voice, VoiceClip
@@ -149,25 +150,41 @@ class VoicesQuery:
         )
 
 
+SEARCH = Text("search", "Part of an id, name, description or category, in any case.")
+SORT = Text("sort", "Order; by default that of creation.", _SORTS)
+SORT_DIRECTION = Text("sort_direction", "Ascending or descending.", _DIRECTIONS)
+CATEGORY = Text("category", "Only voices of this category.")
+VOICE_TYPE = Text("voice_type", "Which voices.", tuple(_VOICE_TYPES))
+COLLECTION_ID = Text("collection_id", "A collection; this server has none.")
+PAGE_SIZE = Integer("page_size", "Voices in one answer.", 1, MAX_PAGE_SIZE, DEFAULT_PAGE_SIZE)
+NEXT_PAGE_TOKEN = Text("next_page_token", "The token of the answer before.")
+VOICE_IDS = Text("voice_ids", "Only these voices: ids with commas between, or repeated.")
+VOICES_QUERY: tuple[Field, ...] = (
+    SEARCH, SORT, SORT_DIRECTION, CATEGORY, VOICE_TYPE, COLLECTION_ID, PAGE_SIZE, NEXT_PAGE_TOKEN,
+    VOICE_IDS,
+)  # fmt: skip
+
+
 def parse_voices_query(query: Mapping[str, str], voice_ids: Sequence[str]) -> VoicesQuery:
     """Parse the query of `GET /v2/voices`; `voice_ids` are all values of that parameter.
 
     Raises `InvalidRequest` naming the parameter that is wrong; unknown ones are ignored.
     """
-    fields = QueryFields(query)
-    premade, own = _VOICE_TYPES[_one_of(query, "voice_type", tuple(_VOICE_TYPES)) or "saved"]
-    if query.get("collection_id"):
+    # An empty value counts as absent.
+    fields = QueryFields({name: value for name, value in query.items() if value})
+    premade, own = _VOICE_TYPES[VOICE_TYPE.read(fields) or "saved"]
+    if COLLECTION_ID.read(fields):
         premade = own = False  # this server has no collections
     return VoicesQuery(
-        search=query.get("search", "").strip(),
-        by_name=_one_of(query, "sort", _SORTS) == "name",
-        descending=_one_of(query, "sort_direction", _DIRECTIONS) == "desc",
-        category=query.get("category") or None,
+        search=(SEARCH.read(fields) or "").strip(),
+        by_name=SORT.read(fields) == "name",
+        descending=SORT_DIRECTION.read(fields) == "desc",
+        category=CATEGORY.read(fields),
         premade=premade,
         own=own,
         voice_ids=tuple(one for ids in voice_ids for one in ids.split(",") if one),
-        page_size=fields.integer("page_size", 1, MAX_PAGE_SIZE) or DEFAULT_PAGE_SIZE,
-        begin=_read_page_token(query.get("next_page_token")),
+        page_size=PAGE_SIZE.read(fields) or DEFAULT_PAGE_SIZE,
+        begin=_read_page_token(NEXT_PAGE_TOKEN.read(fields)),
     )
 
 
@@ -181,15 +198,6 @@ def voices_page(query: VoicesQuery, found: Sequence[JsonObject]) -> JsonObject:
         "total_count": len(found),
         "next_page_token": _page_token(end) if more else None,
     }
-
-
-def _one_of(query: Mapping[str, str], name: str, known: Sequence[str]) -> str | None:
-    value = query.get(name)
-    if not value or value in known:
-        return value or None
-    raise InvalidRequest(
-        f"{name} must be one of: {', '.join(known)}.", param=name, location="query"
-    )
 
 
 def _page_token(begin: int) -> str:

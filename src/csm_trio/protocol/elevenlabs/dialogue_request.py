@@ -5,16 +5,24 @@ from dataclasses import dataclass, field
 
 from csm_trio.audio.formats import AudioFormat
 from csm_trio.errors import InvalidRequest, MissingField, TextTooLong
+from csm_trio.protocol.described import Field, Members, Objects, Text
 from csm_trio.protocol.elevenlabs.dialogue_socket import MAX_INPUTS, MAX_VOICES
-from csm_trio.protocol.elevenlabs.speech_request import DEFAULT_REST_FORMAT
+from csm_trio.protocol.elevenlabs.speech_request import (
+    DEFAULT_REST_FORMAT,
+    MODEL_ID,
+    rest_format,
+)
 from csm_trio.protocol.events import SpeechSettings
-from csm_trio.protocol.fields import (
-    JsonFields,
+from csm_trio.protocol.fields import JsonFields
+from csm_trio.protocol.rest import parse_body, read_text, speech_text
+from csm_trio.protocol.speech_fields import (
+    LANGUAGE_CODE,
+    SETTINGS,
+    VOICE_SETTINGS_FIELDS,
     check_language,
     read_settings,
     read_voice_settings,
 )
-from csm_trio.protocol.rest import parse_body, read_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +52,26 @@ class DialogueRequest:
         return [one.voice_id for one in self.inputs]
 
 
+VOICE_ID = Text("voice_id", "The id of a voice.", required=True)
+DIALOGUE_SETTINGS = Members("settings", "As `voice_settings`.", VOICE_SETTINGS_FIELDS)
+
+
+def dialogue_inputs(max_chars: int) -> Objects:
+    """Describe the turns of a dialogue."""
+    return Objects(
+        "inputs", f"Turns in order, of at most {MAX_VOICES} voices.",
+        (speech_text("text", max_chars), VOICE_ID), 1, MAX_INPUTS, required=True,
+    )  # fmt: skip
+
+
+def dialogue_body(max_chars: int) -> tuple[Field, ...]:
+    """Return the fields of a dialogue's body."""
+    return dialogue_inputs(max_chars), DIALOGUE_SETTINGS, MODEL_ID, LANGUAGE_CODE, *SETTINGS
+
+
+DIALOGUE_QUERY: tuple[Field, ...] = (rest_format(DEFAULT_REST_FORMAT),)
+
+
 def parse_dialogue_request(
     body: bytes, query: Mapping[str, str], *, max_chars: int
 ) -> DialogueRequest:
@@ -54,10 +82,11 @@ def parse_dialogue_request(
     """
     fields = parse_body(body)
     check_language(fields)
-    inputs = tuple(_read_input(one, max_chars) for one in _input_fields(fields))
+    MODEL_ID.read(fields)
+    inputs = tuple(_read_input(one, max_chars) for one in _input_fields(fields, max_chars))
     if len({one.voice_id for one in inputs}) > MAX_VOICES:
         raise InvalidRequest(f"inputs must have at most {MAX_VOICES} voices.", param="inputs")
-    voice_settings = read_voice_settings(fields.members("settings"))
+    voice_settings = read_voice_settings(DIALOGUE_SETTINGS.read(fields))
     request = DialogueRequest(
         inputs=inputs,
         audio_format=AudioFormat.parse(query.get("output_format", DEFAULT_REST_FORMAT)),
@@ -68,15 +97,15 @@ def parse_dialogue_request(
     return request
 
 
-def _input_fields(fields: JsonFields) -> list[JsonFields]:
-    inputs = fields.objects("inputs", at_least=1, at_most=MAX_INPUTS)
+def _input_fields(fields: JsonFields, max_chars: int) -> list[JsonFields]:
+    inputs = dialogue_inputs(max_chars).read(fields)
     if inputs is None:
         raise MissingField("inputs")
     return [JsonFields(one, f"inputs.{index}") for index, one in enumerate(inputs)]
 
 
 def _read_input(fields: JsonFields, max_chars: int) -> DialogueInput:
-    voice_id = fields.text("voice_id")
+    voice_id = VOICE_ID.read(fields)
     if voice_id is None:
         raise MissingField(fields.path("voice_id"))
     return DialogueInput(voice_id, read_text(fields, "text", max_chars))

@@ -6,9 +6,20 @@ Sans I/O, like `stream_input`. Knows a voice as a speaker id; the endpoint suppl
 from collections.abc import Callable, Mapping
 
 from csm_trio.errors import InvalidRequest, TooManyContexts
+from csm_trio.protocol.described import Described, Field, Flag, Objects, Text
 from csm_trio.protocol.elevenlabs.errors import socket_error
-from csm_trio.protocol.elevenlabs.multi_stream_input import MAX_CONTEXTS, read_context_id
-from csm_trio.protocol.elevenlabs.socket_messages_in import read_message_fields
+from csm_trio.protocol.elevenlabs.multi_stream_input import (
+    CLOSE_CONTEXT,
+    CLOSE_SOCKET,
+    CONTEXT_IDS,
+    MAX_CONTEXTS,
+    read_context_id,
+)
+from csm_trio.protocol.elevenlabs.socket_messages_in import (
+    FLUSH,
+    KEY_MESSAGE_FIELDS,
+    read_message_fields,
+)
 from csm_trio.protocol.elevenlabs.socket_messages_out import (
     Message,
     dialogue_message,
@@ -28,12 +39,30 @@ from csm_trio.protocol.events import (
     OutEvent,
     SpeechSettings,
 )
-from csm_trio.protocol.fields import JsonFields, read_api_key, read_settings
+from csm_trio.protocol.fields import JsonFields, read_api_key
+from csm_trio.protocol.speech_fields import SETTINGS, read_settings
 
 MAX_VOICES = 10
 """Voices in one dialogue, at most: the vendor's limit."""
 
 MAX_INPUTS = 1_000
+
+VOICES = Described(
+    "voices", "Ids of all voices; in the first message (of a context) only.",
+    {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": MAX_VOICES},
+)  # fmt: skip
+INPUT_VOICE = Text("voice_id", "One of the voices; it may be left out where there is one.")
+INPUT_TEXT = Text("text", "Text of that voice, as it is written.")
+NEW_TURN = Flag("new_turn", "Ends the turn before it.", False)
+INPUTS = Objects("inputs", "Text of voices.", (INPUT_VOICE, INPUT_TEXT, NEW_TURN), 0, MAX_INPUTS)
+KEEP_ALIVE = Flag("keep_alive", "Keeps the socket open.", False)
+SINGLE_USE_TOKEN = Text("single_use_token", "A token in place of the API key.")
+DIALOGUE_MESSAGE: tuple[Field, ...] = (
+    VOICES, INPUTS, FLUSH, CLOSE_SOCKET, KEEP_ALIVE, *SETTINGS, *KEY_MESSAGE_FIELDS,
+    SINGLE_USE_TOKEN,
+)  # fmt: skip
+"""The fields of a message of a dialogue's `stream-input`."""
+MULTI_DIALOGUE_MESSAGE: tuple[Field, ...] = (*DIALOGUE_MESSAGE, *CONTEXT_IDS, CLOSE_CONTEXT)
 
 # Speaker ids of one context's voices, by voice id.
 _Cast = Mapping[str, int]
@@ -65,23 +94,23 @@ class DialogueProtocol:
             return []
         fields = read_message_fields(message)
         context_id = read_context_id(fields) if self._named_contexts else SINGLE_CONTEXT
-        if fields.flag("close_socket"):
+        if CLOSE_SOCKET.read(fields):
             self._ended = True
             return [CloseSession()]
         if context_id is None:
             raise InvalidRequest("context_id must be given in every message.", param="context_id")
-        closes = self._named_contexts and fields.flag("close_context")
-        objects = fields.objects("inputs", at_most=MAX_INPUTS) or []
+        closes = self._named_contexts and CLOSE_CONTEXT.read(fields)
+        objects = INPUTS.read(fields) or []
         inputs = [JsonFields(one) for one in objects]
         events = self._registration(context_id, fields, needed=bool(inputs))
         events += self._inputs(context_id, inputs)
         known = context_id in self._casts
-        if known and fields.flag("flush"):
+        if known and FLUSH.read(fields):
             events.append(Flush(context_id))
         if closes:
             self._casts.pop(context_id, None)
             events.append(CloseContext(context_id, discard=not known))
-        fields.flag("keep_alive")
+        KEEP_ALIVE.read(fields)
         return events or [KeepAlive()]
 
     def _registration(self, context_id: str, fields: JsonFields, *, needed: bool) -> list[InEvent]:
@@ -91,7 +120,7 @@ class DialogueProtocol:
             if voices is not None:
                 raise InvalidRequest("voices can only be set in the first message.", param="voices")
             return []
-        key = read_api_key(fields) or fields.text("single_use_token")
+        key = read_api_key(fields) or SINGLE_USE_TOKEN.read(fields)
         events: list[InEvent] = [Authenticate(key)] if key else []
         if voices is None and not needed:
             return events
@@ -106,7 +135,7 @@ class DialogueProtocol:
         events: list[InEvent] = []
         for one in inputs:
             cast = self._casts[context_id]
-            voice_id = one.text("voice_id")
+            voice_id = INPUT_VOICE.read(one)
             if voice_id is None and len(cast) == 1:
                 (voice_id,) = cast
             if voice_id is None or voice_id not in cast:
@@ -114,9 +143,9 @@ class DialogueProtocol:
                     "voice_id must be one of the voices set in the first message.",
                     param="voice_id",
                 )
-            if one.flag("new_turn"):
+            if NEW_TURN.read(one):
                 events.append(Flush(context_id))
-            text = one.text("text")
+            text = INPUT_TEXT.read(one)
             if text:
                 voice = SpeechSettings(speaker_id=cast[voice_id], voice_id=voice_id)
                 events.append(AddText(context_id, text, voice))

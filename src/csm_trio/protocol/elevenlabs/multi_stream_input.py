@@ -5,10 +5,12 @@ Sans I/O, like `stream_input`; here empty text is a keep-alive and ends nothing.
 
 from dataclasses import dataclass
 
-from csm_trio.errors import InvalidRequest, TooManyContexts
+from csm_trio.errors import TooManyContexts
+from csm_trio.protocol.described import Field, Flag, Text
 from csm_trio.protocol.elevenlabs.errors import socket_error
 from csm_trio.protocol.elevenlabs.socket_messages_in import (
     CHUNK_LENGTHS,
+    SPEECH_MESSAGE,
     ClientMessage,
     check_unchanged,
     read_client_message,
@@ -40,6 +42,18 @@ both at once (Pipecat, LiveKit, ElevenLabs' guide); a caller who interrupts come
 
 MAX_CONTEXT_ID_CHARS = 256  # it comes back in every message
 UNNAMED_CONTEXT = ""
+
+# The SDKs know both spellings.
+CONTEXT_IDS = tuple(
+    Text(name, "The context that the message is about.", max_chars=MAX_CONTEXT_ID_CHARS)
+    for name in ("context_id", "contextId")
+)
+CLOSE_CONTEXT = Flag("close_context", "End the context; without a flush it is cancelled.", False)
+CLOSE_SOCKET = Flag("close_socket", "End every context, then the socket.", False)
+MULTI_SPEECH_MESSAGE: tuple[Field, ...] = (
+    *SPEECH_MESSAGE, *CONTEXT_IDS, CLOSE_CONTEXT, CLOSE_SOCKET,
+)  # fmt: skip
+"""The fields of a message of `multi-stream-input`."""
 
 
 @dataclass(slots=True)
@@ -84,10 +98,10 @@ class MultiStreamInputProtocol:
             return []
         message = read_client_message(text)
         context_id = read_context_id(message.fields) or UNNAMED_CONTEXT
-        if message.fields.flag("close_socket"):
+        if CLOSE_SOCKET.read(message.fields):
             self._ended = True
             return [CloseSession()]
-        if message.fields.flag("close_context"):
+        if CLOSE_CONTEXT.read(message.fields):
             return self._close(context_id, message, now_s)
         return self._text(context_id, message, now_s) or [KeepAlive()]
 
@@ -150,13 +164,6 @@ class MultiStreamInputProtocol:
 
 
 def read_context_id(fields: JsonFields) -> str | None:
-    """Return the context id of a message; the SDKs know both spellings."""
-    for name in ("context_id", "contextId"):
-        context_id = fields.text(name)
-        if context_id is not None and len(context_id) > MAX_CONTEXT_ID_CHARS:
-            raise InvalidRequest(
-                f"{name} must be at most {MAX_CONTEXT_ID_CHARS} characters long.", param=name
-            )
-        if context_id is not None:
-            return context_id
-    return None
+    """Return the context id of a message."""
+    ids = (field.read(fields) for field in CONTEXT_IDS)
+    return next((context_id for context_id in ids if context_id is not None), None)

@@ -6,13 +6,15 @@ Must not know which message opens or ends a context: that depends on the socket.
 from dataclasses import dataclass
 
 from csm_trio.errors import BinaryMessage, InvalidMessage, InvalidRequest
+from csm_trio.protocol.described import Described, Field, Flag, Members, Text
 from csm_trio.protocol.events import AddText, Flush, InEvent, SpeechSettings
-from csm_trio.protocol.fields import (
+from csm_trio.protocol.fields import KEY_FIELDS, JsonFields, parse_object, read_api_key
+from csm_trio.protocol.speech_fields import (
     NO_SETTINGS,
     NO_VOICE_SETTINGS,
-    JsonFields,
-    parse_object,
-    read_api_key,
+    SETTINGS,
+    SPEECH_FIELDS,
+    VOICE_SETTINGS,
     read_settings,
     read_voice_settings,
 )
@@ -27,11 +29,35 @@ _MAX_SCHEDULE_ITEMS = 100
 
 # The first is documented for the first message, the second for later ones.
 _GENERATION_FIELDS = ("generation_config", "generator_config")
-_FIELDS = frozenset(
-    {"text", "flush", "try_trigger_generation", "voice_settings", *_GENERATION_FIELDS}
-    | {"xi-api-key", "xi_api_key", "authorization"}
-)
 _SCHEDULE = "chunk_length_schedule"
+
+TEXT = Text("text", "Text as it is written; it may end anywhere. An empty one ends the input.")
+FLUSH = Flag("flush", "Synthesize all text now.", False)
+TRY_TRIGGER = Flag("try_trigger_generation", "Synthesize what can stand alone.", False)
+_SCHEDULE_FIELD = Described(
+    _SCHEDULE, "Characters that may wait for the end of a sentence, by sentence.",
+    {
+        "type": "array",
+        "items": {
+            "type": "number", "minimum": _CHUNK_LENGTH_RANGE[0], "maximum": _CHUNK_LENGTH_RANGE[1],
+        },
+        "maxItems": _MAX_SCHEDULE_ITEMS,
+    },
+)  # fmt: skip
+GENERATION_CONFIGS = tuple(
+    Members(name, "When text is synthesized before its sentence ends.", (_SCHEDULE_FIELD,))
+    for name in _GENERATION_FIELDS
+)
+KEY_MESSAGE_FIELDS = tuple(
+    Text(name, "The API key, where the upgrade had none.")
+    for name in (*KEY_FIELDS, "authorization")
+)
+SPEECH_MESSAGE: tuple[Field, ...] = (
+    TEXT, FLUSH, TRY_TRIGGER, *SETTINGS, *GENERATION_CONFIGS, *KEY_MESSAGE_FIELDS,
+)  # fmt: skip
+"""The fields of a message of every text-to-speech socket."""
+
+_FIELDS = frozenset(field.name for field in SPEECH_MESSAGE) - SPEECH_FIELDS | {VOICE_SETTINGS.name}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +121,11 @@ def read_client_message(message: str | bytes) -> ClientMessage:
     given = {name for name, value in fields.values.items() if value is not None}
     return ClientMessage(
         fields=fields,
-        text=fields.text("text"),
-        flush=fields.flag("flush") or False,
-        try_trigger=fields.flag("try_trigger_generation") or False,
+        text=TEXT.read(fields),
+        flush=FLUSH.read(fields) or False,
+        try_trigger=TRY_TRIGGER.read(fields) or False,
         settings=settings,
-        voice_settings=read_voice_settings(fields.members("voice_settings")),
+        voice_settings=read_voice_settings(VOICE_SETTINGS.read(fields)),
         chunk_lengths=_chunk_lengths(fields),
         api_key=read_api_key(fields),
         known=not _FIELDS.isdisjoint(given) or settings != NO_SETTINGS,
@@ -118,7 +144,7 @@ def check_unchanged(first: VoiceSettings, later: VoiceSettings) -> None:
 
 def _chunk_lengths(fields: JsonFields) -> tuple[int, ...] | None:
     """Return the first schedule in the message; null and an empty one count as absent."""
-    for config in [fields.members(name) for name in _GENERATION_FIELDS if name in fields.values]:
+    for config in [one.read(fields) for one in GENERATION_CONFIGS if one.name in fields.values]:
         schedule = config.values.get(_SCHEDULE)
         if schedule:
             return _read_schedule(schedule, config.path(_SCHEDULE))

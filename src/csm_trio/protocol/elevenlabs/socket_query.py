@@ -3,14 +3,36 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from csm_trio.audio.formats import AudioFormat
+from csm_trio.audio.formats import FORMATS, AudioFormat
 from csm_trio.errors import UnsupportedModel
+from csm_trio.protocol.described import Field, Flag, Integer, Text
 from csm_trio.protocol.events import SpeechSettings
-from csm_trio.protocol.fields import QueryFields, check_language, read_settings
+from csm_trio.protocol.fields import QueryFields
+from csm_trio.protocol.speech_fields import (
+    LANGUAGE_CODE,
+    SCALAR_SETTINGS,
+    check_language,
+    read_settings,
+)
 
 DEFAULT_SOCKET_FORMAT = "pcm_24000"
 DEFAULT_INACTIVITY_TIMEOUT_S = 20
 MAX_INACTIVITY_TIMEOUT_S = 180
+
+INACTIVITY_TIMEOUT = Integer(
+    "inactivity_timeout", "Seconds without input after which the socket is closed.", 1,
+    MAX_INACTIVITY_TIMEOUT_S, DEFAULT_INACTIVITY_TIMEOUT_S,
+)  # fmt: skip
+AUTO_MODE = Flag("auto_mode", "Each message's text is synthesized at once.", False)
+SYNC_ALIGNMENT = Flag("sync_alignment", "Alignments count from the start of the context.", False)
+SOCKET_FORMAT = Text(
+    "output_format", "Codec, sample rate, and bit rate.", FORMATS, default=DEFAULT_SOCKET_FORMAT
+)
+SOCKET_MODEL_ID = Text("model_id", "Any name but that of a dialogue model.")
+DIALOGUE_SOCKET_QUERY: tuple[Field, ...] = (SOCKET_FORMAT, LANGUAGE_CODE, *SCALAR_SETTINGS)
+SOCKET_QUERY: tuple[Field, ...] = (
+    SOCKET_MODEL_ID, *DIALOGUE_SOCKET_QUERY, INACTIVITY_TIMEOUT, AUTO_MODE, SYNC_ALIGNMENT,
+)  # fmt: skip
 
 DIALOGUE_MODELS = ("eleven_v3", "eleven_v4")
 """Beginnings of the names of models whose text may hold audio tags."""
@@ -40,13 +62,13 @@ def parse_socket_query(query: Mapping[str, str], *, dialogue: bool = False) -> S
         _refuse_dialogue_model(query.get("model_id", ""))
     # Parameters of the other sockets are ignored on a dialogue socket, like unknown ones.
     speech_fields = QueryFields({}) if dialogue else fields
-    timeout_s = speech_fields.integer("inactivity_timeout", 1, MAX_INACTIVITY_TIMEOUT_S)
+    timeout_s = INACTIVITY_TIMEOUT.read(speech_fields)
     return SocketQuery(
         audio_format=AudioFormat.parse(query.get("output_format", DEFAULT_SOCKET_FORMAT)),
         settings=read_settings(fields),
         inactivity_timeout_s=DEFAULT_INACTIVITY_TIMEOUT_S if timeout_s is None else timeout_s,
-        auto_mode=speech_fields.flag("auto_mode") or False,
-        sync_alignment=speech_fields.flag("sync_alignment") or False,
+        auto_mode=AUTO_MODE.read(speech_fields) or False,
+        sync_alignment=SYNC_ALIGNMENT.read(speech_fields) or False,
     )
 
 

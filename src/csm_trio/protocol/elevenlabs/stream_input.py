@@ -8,9 +8,11 @@ from dataclasses import replace
 
 from csm_trio.alignment.alignment import Aligned, whole_words
 from csm_trio.errors import InvalidRequest
+from csm_trio.protocol.described import Field, Flag
 from csm_trio.protocol.elevenlabs.errors import socket_error
 from csm_trio.protocol.elevenlabs.socket_messages_in import (
     CHUNK_LENGTHS,
+    SPEECH_MESSAGE,
     ClientMessage,
     check_unchanged,
     read_client_message,
@@ -34,6 +36,10 @@ from csm_trio.protocol.voice_settings import VoiceSettings
 
 # The one context of this socket has no name on the wire.
 SINGLE_CONTEXT = ""
+
+CLEAR = Flag("clear", "Cancel the speech; text of the same message comes after.", False)
+STREAM_INPUT_MESSAGE: tuple[Field, ...] = (*SPEECH_MESSAGE, CLEAR)
+"""The fields of a message of `stream-input`."""
 
 
 class StreamInputProtocol:
@@ -65,7 +71,7 @@ class StreamInputProtocol:
         if self._ended:
             return [ClearContext(SINGLE_CONTEXT)] if _is_clear(text) else []
         message = read_client_message(text)
-        clear = message.fields.flag("clear") or False
+        clear = CLEAR.read(message.fields) or False
         if not message.known and not clear:
             return [KeepAlive()]
         if self._opened:
@@ -117,6 +123,6 @@ class StreamInputProtocol:
 
 def _is_clear(text: str | bytes) -> bool:
     try:
-        return read_message_fields(text).flag("clear") or False
+        return CLEAR.read(read_message_fields(text)) or False
     except InvalidRequest:
         return False

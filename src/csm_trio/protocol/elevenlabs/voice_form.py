@@ -8,7 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from csm_trio.errors import InvalidRequest, MissingField
-from csm_trio.protocol.fields import MAX_SPEAKER_ID, QueryFields, parse_object
+from csm_trio.protocol.described import Described, Field, Integer, Text
+from csm_trio.protocol.fields import FormFields, parse_object
+from csm_trio.protocol.speech_fields import MAX_SPEAKER_ID
+from csm_trio.voices import MAX_CLIPS
 
 MAX_NAME_CHARS = 100
 MAX_DESCRIPTION_CHARS = 1000
@@ -16,6 +19,32 @@ MAX_LABELS = 50
 MAX_LABEL_CHARS = 200
 TRANSCRIPT_LABEL = "transcript"
 """Label that gives the transcript of a single file, for clients that can send no further field."""
+
+
+NAME = Text("name", "The voice's name.", max_chars=MAX_NAME_CHARS)
+DESCRIPTION = Text("description", "Shown in the lists.", max_chars=MAX_DESCRIPTION_CHARS)
+SPEAKER_ID = Integer(
+    "speaker_id", "Speaker of the model; else the one that suits the files.", 0, MAX_SPEAKER_ID
+)
+VOICE_FORM: tuple[Field, ...] = (
+    NAME,
+    Described(
+        "files", "Reference clips: 2 to 30 s of speech each.",
+        {"type": "array", "items": {"type": "string", "format": "binary"}, "maxItems": MAX_CLIPS},
+    ),
+    Described(
+        "transcript", "What is spoken in each of the files, word for word, in their order.",
+        {"type": "array", "items": {"type": "string"}, "maxItems": MAX_CLIPS},
+    ),
+    DESCRIPTION,
+    Text(
+        "labels", "The text of a JSON object of strings, `null`, or empty. Its member "
+        f"`{TRANSCRIPT_LABEL}` does as the transcript of a single file.",
+    ),
+    SPEAKER_ID,
+    Text("remove_background_noise", "Ignored."),
+)  # fmt: skip
+"""The fields of a form that adds or edits a voice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,21 +65,21 @@ def parse_voice_form(
 
     Raises MissingField, or InvalidRequest naming the field that is wrong.
     """
-    single = {name: texts[-1] for name, texts in values.items() if texts}
-    name = _bounded(single, "name", MAX_NAME_CHARS)
+    # An empty text counts as absent.
+    last = {name: texts[-1].strip() for name, texts in values.items() if texts}
+    fields = FormFields({name: text for name, text in last.items() if text})
+    name = NAME.read(fields)
     if name is None and name_required:
         raise MissingField("name")
-    labels = _read_labels(single.get("labels"))
+    labels = _read_labels(fields.text("labels"))
     transcripts = [text.strip() for text in values.get("transcript", ())]
     if labels is not None and TRANSCRIPT_LABEL in labels:
         label = labels.pop(TRANSCRIPT_LABEL).strip()
         transcripts = transcripts or [label]
-    speaker_id = QueryFields({k: v for k, v in single.items() if v}).integer(
-        "speaker_id", 0, MAX_SPEAKER_ID
-    )
+    speaker_id = SPEAKER_ID.read(fields)
     _check_transcripts(transcripts, files)
     return VoiceForm(
-        name, _bounded(single, "description", MAX_DESCRIPTION_CHARS), labels,
+        name, DESCRIPTION.read(fields), labels,
         tuple(transcripts) if files else (), speaker_id,
     )  # fmt: skip
 
@@ -66,14 +95,6 @@ def _check_transcripts(transcripts: Sequence[str], files: int) -> None:
             f"{sum(map(bool, transcripts))} transcripts.",
             param="transcript",
         )
-
-
-def _bounded(single: Mapping[str, str], name: str, max_chars: int) -> str | None:
-    """Return a text; an empty one counts as absent."""
-    text = single.get(name, "").strip()
-    if len(text) > max_chars:
-        raise InvalidRequest(f"{name} must have at most {max_chars} characters.", param=name)
-    return text or None
 
 
 def _read_labels(text: str | None) -> dict[str, str] | None:
