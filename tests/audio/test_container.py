@@ -188,10 +188,14 @@ def test_a_compressed_quicktime_header_is_refused() -> None:
     assert "compressed header" in refusal(data)
 
 
-@pytest.mark.parametrize("n_channels", [9, 64])
+@pytest.mark.parametrize("n_channels", [7, 64])
 def test_too_many_channels_are_refused(n_channels: int) -> None:
     samples = np.repeat(SPEECH[:, None].astype(np.float32), n_channels, axis=1)
     assert "channels" in refusal(float_wav(samples))
+
+
+def test_eight_planar_channels_are_refused_and_do_no_harm() -> None:
+    assert "channels" in refusal(file_of("adts", "aac", SPEECH, rate_hz=48_000, layout="7.1"))
 
 
 def test_of_several_streams_one_is_decoded() -> None:

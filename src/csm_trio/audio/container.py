@@ -17,7 +17,8 @@ from av.container import InputContainer
 from numpy.typing import NDArray
 
 MIN_RATE_HZ, MAX_RATE_HZ = 4_000, 384_000
-MAX_CHANNELS = 8
+# PyAV reads past the end of FFmpeg's 8 plane pointers where a planar frame has 8 channels.
+MAX_CHANNELS = 6
 
 # FFmpeg's names. Every other demuxer is refused, above all those that open files or addresses
 # named in their input: hls, dash, concat, sdp, image2 and their like.
