@@ -47,7 +47,8 @@ LAYERS = {
     "watched_files": Row(1, set(), {"trio"}),
     "named_files": Row(1.2, {"errors"}),
     "config": Row(1.5, {"errors", "setting_types", "named_files"}),
-    "telemetry": Row(1, set(), {"prometheus_client"}),
+    "log_format": Row(0.5),
+    "telemetry": Row(1, {"log_format"}, {"prometheus_client"}),
     "text": Row(1.5, {"errors", "timebase"}),
     "audio": Row(2, {"errors", "timebase", "text"}, {"numpy", "soxr", "lameenc", "av"}),
     "alignment": Row(2, {"text", "timebase"}, {"numpy"}),
@@ -94,13 +95,14 @@ LAYERS = {
         6.5,
         GROUND
         | {"server", "api", "engine", "pipeline", "voice_store", "protocol", "voices"}
-        | {"metrics_snapshot"},
+        | {"metrics_snapshot", "log_format"},
         {"trio"},
     ),
     "cli": Row(
         7,
         GROUND
-        | {"server", "processes", "client_flags", "say", "batch", "bench", "engine", "voices"},
+        | {"server", "processes", "client_flags", "say", "batch", "bench", "engine", "voices"}
+        | {"log_format"},
         {"trio"},
     ),
     "__main__": Row(8, {"cli"}),
