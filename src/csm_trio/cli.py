@@ -83,6 +83,7 @@ def _serve_command(options: argparse.Namespace) -> int:
     from csm_trio.processes.supervisor import supervise
     from csm_trio.processes.worker_count import serves_in_one_process
     from csm_trio.telemetry import configure_logging
+    from csm_trio.tracing.setup import check_tracer
 
     config = load_config(vars(options), os.environ)
     key = config.server.api_key
@@ -99,6 +100,7 @@ def _serve_command(options: argparse.Namespace) -> int:
         )
     failure: BaseException | None = None
     try:
+        check_tracer(config)
         with tuned_process():
             if serves_in_one_process(config):
                 _serve_in_one_process(config)
