@@ -102,8 +102,8 @@ LAYERS = {
     "cli": Row(
         7,
         GROUND
-        | {"server", "processes", "client_flags", "say", "batch", "bench", "engine", "voices"}
-        | {"log_format", "tracing"},
+        | {"server", "processes", "client_flags", "say", "batch", "bench", "engine"}
+        | {"voice_store", "log_format", "tracing"},
         {"trio"},
     ),
     "__main__": Row(8, {"cli"}),

@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         ("say", "synthesize a text through a server", _add_say_flags),
         ("batch", "synthesize many texts into files through servers", _add_batch_flags),
         ("bench", "load a server with paced calls, or time the engine alone", _add_bench_flags),
-        ("voices", "list the voice ids that serve would know", _add_voices_flags),
+        ("voices", "list, check, add and remove voices", _add_voices_flags),
     ):
         commands.add_parser(name, help=help_text, add_flags=add_flags)
     return parser
@@ -195,17 +195,27 @@ def _bench_engine(options: argparse.Namespace) -> int:
 
 
 def _add_voices_flags(parser: argparse.ArgumentParser) -> None:
-    from csm_trio.config import add_flags
+    from csm_trio.voice_store.command import add_voices_flags
 
-    add_flags(parser)
+    actions = add_voices_flags(parser, os.environ)
+    actions.add_parser("say", help="hear a voice of a server", add_flags=_add_voices_say_flags)
     parser.set_defaults(run=_voices_command)
 
 
-def _voices_command(options: argparse.Namespace) -> int:
-    from csm_trio.config import load_config
-    from csm_trio.voices import VoiceCatalog
+def _add_voices_say_flags(parser: argparse.ArgumentParser) -> None:
+    from csm_trio.say import add_say_flags
 
-    config = load_config(vars(options), os.environ)
-    for voice in VoiceCatalog.load(config.speech.voices_file).all():
-        print(f"{voice.voice_id}\tspeaker {voice.speaker_id}\t{voice.name}")
-    return 0
+    parser.add_argument("voice_id", metavar="VOICE", help="the voice's id")
+    add_say_flags(parser, os.environ)
+    parser.set_defaults(run=_voices_say_command)
+
+
+def _voices_say_command(options: argparse.Namespace) -> int:
+    options.voice = options.voice_id
+    return _say_command(options)
+
+
+def _voices_command(options: argparse.Namespace) -> int:
+    from csm_trio.voice_store.command import run_command
+
+    return run_command(options)

@@ -323,8 +323,10 @@ def add_flags(
     )
     for setting in settings:
         if setting.value_type is SWITCH:
+            # The parser's own default (None) says whether an absent flag is noted.
+            default = getattr(parser, "argument_default", None)
             parser.add_argument(
-                setting.flag, action="store_true", default=None, help=setting.help_line
+                setting.flag, action="store_true", default=default, help=setting.help_line
             )
         else:
             metavar = setting.flag.rpartition("-")[2].upper()

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -173,11 +174,7 @@ def _read_voice(folder: Path, voice_id: str, entry: object) -> Voice:
                 f"voice {voice_id!r} has an unknown key {key!r}; known are {', '.join(_ENTRY_KEYS)}"
             )
     speaker_id = entry.get("speaker_id")
-    if (
-        not isinstance(speaker_id, int)
-        or isinstance(speaker_id, bool)
-        or not 0 <= speaker_id <= MAX_SPEAKER_ID
-    ):
+    if not is_speaker_id(speaker_id):
         raise _BadEntry(
             f"voice {voice_id!r} needs a speaker_id, a whole number from 0 to {MAX_SPEAKER_ID}"
         )
@@ -193,6 +190,11 @@ def _read_voice(folder: Path, voice_id: str, entry: object) -> Voice:
     if labels is None:
         raise _BadEntry(f"the labels of voice {voice_id!r} must be an object of strings")
     return Voice(voice_id, name, speaker_id, category, description, clips, aliases, labels)
+
+
+def is_speaker_id(value: object) -> TypeGuard[int]:
+    """Return whether a value of JSON is a speaker id."""
+    return type(value) is int and 0 <= value <= MAX_SPEAKER_ID
 
 
 def read_labels(value: object) -> dict[str, str] | None:

@@ -92,7 +92,8 @@ def serving(folder: Path, *flags: str) -> Iterator[Served]:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serving(tmp_path_factory.mktemp("server")) as served:
+    folder = tmp_path_factory.mktemp("server")
+    with serving(folder, "--data-dir", str(folder / "data"), "--allow-voice-upload") as served:
         yield served
 
 

@@ -123,6 +123,31 @@ def lists(client: ElevenLabs) -> dict[str, object]:
     }
 
 
+def clone(client: ElevenLabs) -> dict[str, object]:
+    """Add a voice, speak in it, rename it, delete it."""
+    spoken = "Please call me back tomorrow morning, when the office is open again."
+    speak = client.text_to_speech
+    clip = b"".join(speak.convert("speaker_2", text=spoken, seed=7))
+    added = client.voices.ivc.create(
+        name="Clone", files=[io.BytesIO(clip)], description="Of speaker 2.",
+        labels={"transcript": spoken, "accent": "none"},
+    )  # fmt: skip
+    voice = client.voices.get(added.voice_id)
+    samples = voice.samples or []
+    sample = b"".join(client.voices.samples.audio.get(added.voice_id, samples[0].sample_id or ""))
+    speech = list(speak.convert(added.voice_id, text=TEXT, output_format="pcm_24000"))
+    client.voices.update(added.voice_id, name="Renamed")
+    renamed = client.voices.get(added.voice_id).name
+    client.voices.delete(added.voice_id)
+    return {
+        "voice": [voice.name, voice.category, voice.description, (voice.labels or {})["accent"]],
+        "sample": sample[:4].decode(),
+        "speech": text(speech),
+        "renamed": renamed,
+        "gone": refusal(lambda: client.voices.get(added.voice_id))[0],
+    }
+
+
 def errors(client: ElevenLabs, stranger: ElevenLabs) -> dict[str, object]:
     speak = client.text_to_speech
     loud = VoiceSettings(stability=3)
@@ -134,7 +159,7 @@ def errors(client: ElevenLabs, stranger: ElevenLabs) -> dict[str, object]:
         "format": refusal(lambda: list(speak.convert("default", text="a", output_format="mp3_1"))),
         "field": refusal(lambda: list(speak.convert("default", text="a", voice_settings=loud))),
         "length": refusal(lambda: list(speak.convert("default", text="a" * 10_001))),
-        "clone": refusal(
+        "transcript": refusal(
             lambda: client.voices.ivc.create(name="x", files=[io.BytesIO(bytes(300_000))])
         ),
         "delete": refusal(lambda: client.voices.delete("default")),
@@ -173,6 +198,7 @@ def main(base_url: str, api_key: str) -> dict[str, object]:
         "errors": errors(client, connect(base_url, "wrong")),
     }
     if not OLD:
+        results["clone"] = clone(client)
         results["dialogue"] = dialogue(client)
         results["token"] = client.tokens.single_use.create("tts_websocket").token
     if base_url.startswith("https"):

@@ -109,6 +109,31 @@ async function lists(client) {
   };
 }
 
+async function clone(client) {
+  const spoken = "Please call me back tomorrow morning, when the office is open again.";
+  const speak = client.textToSpeech;
+  const clip = Buffer.from(await drained(await speak.convert("speaker_2", { text: spoken, seed: 7 })), "base64");
+  const { voiceId } = await client.voices.ivc.create({
+    name: "Clone",
+    files: [new Blob([clip])],
+    description: "Of speaker 2.",
+    labels: { transcript: spoken, accent: "none" },
+  });
+  const voice = await client.voices.get(voiceId);
+  const sample = await drained(await client.voices.samples.audio.get(voiceId, voice.samples[0].sampleId));
+  const speech = await drained(await speak.convert(voiceId, { text, outputFormat: "pcm_24000" }));
+  await client.voices.update(voiceId, { name: "Renamed" });
+  const renamed = (await client.voices.get(voiceId)).name;
+  await client.voices.delete(voiceId);
+  return {
+    voice: [voice.name, voice.category, voice.description, voice.labels.accent],
+    sample: Buffer.from(sample, "base64").subarray(0, 4).toString(),
+    speech,
+    renamed,
+    gone: (await refusal(() => client.voices.get(voiceId)))[0],
+  };
+}
+
 async function errors(client, stranger) {
   const speak = client.textToSpeech;
   return {
@@ -117,7 +142,7 @@ async function errors(client, stranger) {
     voice: await refusal(() => speak.convert("nobody", { text: "a" })),
     field: await refusal(() => speak.convert("default", { text: "a", voiceSettings: { stability: 3 } })),
     length: await refusal(() => speak.convert("default", { text: "a".repeat(10001) })),
-    clone: await refusal(() =>
+    transcript: await refusal(() =>
       client.voices.ivc.create({ name: "x", files: [new Blob([new Uint8Array(300000)])] }),
     ),
     delete: await refusal(() => client.voices.delete("default")),
@@ -148,6 +173,7 @@ const stranger = new ElevenLabsClient({ baseUrl, apiKey: "wrong" });
 console.log(
   JSON.stringify({
     speech: await speech(client),
+    clone: await clone(client),
     dialogue: await dialogue(client),
     lists: await lists(client),
     errors: await errors(client, stranger),

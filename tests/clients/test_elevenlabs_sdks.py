@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from clients.conftest import HERE, KEY, Program, Served
+from support.spectrum import spectral_distance
 
 pytestmark = pytest.mark.clients
 
@@ -42,9 +43,9 @@ def results(sdk: str, server: Served, run: Program, request: pytest.FixtureReque
     return results
 
 
-def speak(server: Served, **query: str) -> bytes:
+def speak(server: Served, voice: str = "default", **query: str) -> bytes:
     answer = httpx.post(
-        f"{server.url}/v1/text-to-speech/default",
+        f"{server.url}/v1/text-to-speech/{voice}",
         params=query,
         json={"text": TEXT, "seed": 7},
         headers={"xi-api-key": KEY},
@@ -105,6 +106,28 @@ def test_the_lists_are_read(results: Results) -> None:
     )
 
 
+def test_a_voice_is_cloned_used_renamed_and_deleted(
+    results: Results, sdk: str, server: Served
+) -> None:
+    """The clip is of speaker 2, and so its speech is nearer to that speaker's than to another's."""
+    if sdk == "python-2.3.0":
+        pytest.skip("its calls are those of the current one, but for the type of labels")
+    clone = results["clone"]
+    assert clone["voice"] == ["Clone", "cloned", "Of speaker 2.", "none"]
+    assert clone["sample"] == "RIFF"
+    speech = np.frombuffer(base64.b64decode(clone["speech"]), "<i2")
+    assert 0.5 < len(speech) / 24_000 < 6.0
+    distances = [
+        spectral_distance(speech, np.frombuffer(spoken, "<i2"))
+        for spoken in (
+            speak(server, voice=f"speaker_{speaker_id}", output_format="pcm_24000")
+            for speaker_id in (0, 1, 2, 3)
+        )
+    ]
+    assert int(np.argmin(distances)) == 2, distances
+    assert (clone["renamed"], clone["gone"]) == ("Renamed", 404)
+
+
 def test_a_single_use_token_is_issued(results: Results, sdk: str) -> None:
     if sdk == "python-2.3.0":
         assert "token" not in results, "that SDK knows no tokens yet"
@@ -118,16 +141,16 @@ STATUSES = {
     "voice": (404, "voice_not_found"),
     "format": (403, "invalid_output_format"),
     "length": (413, "max_character_limit_exceeded"),
-    "clone": (403, "feature_not_available"),
     "delete": (403, "feature_not_available"),
 }
 
 
 def test_the_sdks_error_carries_the_vendors_body(results: Results, sdk: str) -> None:
     errors = results["errors"]
-    status, body = errors.pop("field")
-    assert status == 422
-    assert body["detail"][0]["loc"] == ["body", "voice_settings", "stability"]
+    for case, field in (("field", ["voice_settings", "stability"]), ("transcript", ["transcript"])):
+        status, body = errors.pop(case)
+        assert status == 422
+        assert body["detail"][0]["loc"] == ["body", *field]
     expected = dict(STATUSES)
     if sdk == "javascript":
         del expected["format"]  # it checks the format by itself

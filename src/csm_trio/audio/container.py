@@ -4,6 +4,7 @@ The module must not know formats of the API, speech or transcripts.
 """
 
 import io
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -38,8 +39,10 @@ _CONTAINER_OPTIONS = {
     "protocol_whitelist": "none",
 }
 _INTEGER_SCALES = {"uint8": 1 / 2**7, "int16": 1 / 2**15, "int32": 1 / 2**31}
+# A QuickTime header compressed by zlib: FFmpeg would expand it to up to 4 GiB.
+_COMPRESSED_HEADER = re.compile(rb"cmov.{4}dcom", re.DOTALL)
 _MAX_MAGNITUDE = 1e9  # of a sample; its square and its resampled values stay finite
-_MAX_PACKETS = 200_000  # two minutes of the shortest Opus frames, 2.5 ms, are 48,000
+_MAX_PACKETS = 60_000  # two minutes of the shortest Opus frames, 2.5 ms, are 48,000
 _MAX_BAD_PACKETS = 100
 
 
@@ -79,17 +82,16 @@ def decode_file(data: bytes, *, sample_rate_hz: int, max_s: float) -> DecodedFil
     What can be decoded of a damaged file counts. Memory is bounded by `max_s` and `MAX_CHANNELS`.
     Raises `UnreadableAudio` for what is no audio file, or lasts longer than `max_s`.
     """
+    if _COMPRESSED_HEADER.search(data):
+        raise UnreadableAudio("The file has a compressed header, which is not supported.")
     try:
         with open_container(data) as container:
             stream = container.streams.best("audio")
             if not isinstance(stream, AudioStream):
                 raise UnreadableAudio("The file has no audio stream.")
             return _Decoder(container, stream, sample_rate_hz, max_s).decode()
-    except (av.FFmpegError, MemoryError) as error:
-        reason = getattr(error, "strerror", None) or "out of memory"
-        raise UnreadableAudio(
-            f"The file is not an audio file that can be decoded ({reason})."
-        ) from None
+    except (av.FFmpegError, MemoryError):
+        raise UnreadableAudio("The file is not an audio file, or it is damaged.") from None
 
 
 def _refuse_other_files(url: str, flags: int, options: Mapping[str, str]) -> None:
@@ -107,6 +109,8 @@ class _Decoder:
         self._target_hz = sample_rate_hz
         self._bad_packets = 0
         codec = stream.codec_context
+        if codec is None:  # PyAV knows no decoder
+            raise UnreadableAudio("The codec of the file's audio is not supported.")
         if codec.name not in _CODECS:
             raise UnreadableAudio(f"The codec {codec.name} is not supported.")
         # Before the first frame, since a decoder allocates by these.

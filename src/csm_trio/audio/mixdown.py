@@ -40,12 +40,12 @@ def mix_to_mono(channels: NDArray[np.float32], sample_rate_hz: int) -> NDArray[n
     cancel each other, as with an inverted phase, it is the loudest alone.
     """
     clean = np.stack(
-        [high_pass(channel, sample_rate_hz, _CORNER_HZ, order=4) for channel in channels.T]
+        [high_pass(channel, sample_rate_hz, _CORNER_HZ, order=8) for channel in channels.T]
     )
-    energies = np.mean(clean.astype(np.float64) ** 2, axis=1)
+    energies = np.array([np.dot(channel, channel) for channel in clean])
     loudest = int(energies.argmax())
     mean: NDArray[np.float32] = clean[energies >= _QUIETEST_ENERGY * energies[loudest]].mean(axis=0)
-    if np.mean(mean.astype(np.float64) ** 2) < _CANCELLED_ENERGY * energies[loudest]:
+    if np.dot(mean, mean) < _CANCELLED_ENERGY * energies[loudest]:
         loudest_channel: NDArray[np.float32] = clean[loudest]
         return loudest_channel
     return mean

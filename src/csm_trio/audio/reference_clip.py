@@ -15,7 +15,7 @@ from csm_trio.audio.loudness import normalize_loudness
 from csm_trio.audio.mixdown import mix_to_mono
 from csm_trio.audio.pcm import to_int16
 from csm_trio.audio.speech_activity import HOP_S, SpeechActivity
-from csm_trio.text.transcript import Transcript
+from csm_trio.text.transcript import BadTranscript, Transcript
 from csm_trio.timebase import SAMPLE_RATE_HZ
 
 MIN_CLIP_S, MAX_CLIP_S = 2.0, 30.0
@@ -70,7 +70,7 @@ def prepare_clip(data: bytes, text: str) -> PreparedClip:
     try:
         transcript = Transcript.parse(text)
         file = decode_file(data, sample_rate_hz=SAMPLE_RATE_HZ, max_s=MAX_FILE_S)
-    except (UnreadableAudio, ValueError) as error:
+    except (BadTranscript, UnreadableAudio) as error:
         raise UnusableClip(str(error)) from None
     clip = _Recording.of_file(file).trimmed()
     clip.check_speech()
@@ -99,13 +99,24 @@ class _Recording:
 
     @classmethod
     def of_file(cls, file: DecodedFile) -> "_Recording":
-        magnitudes = np.abs(file.channels).max(axis=1, initial=0.0)
+        magnitudes = np.zeros(len(file.channels), dtype=np.float32)
+        for channel in file.channels.T:
+            np.maximum(magnitudes, np.abs(channel), out=magnitudes)
         peak = float(magnitudes.max(initial=0.0))
+        duration_s = len(magnitudes) / SAMPLE_RATE_HZ
+        silent = UnusableClip(f"The clip is silent: {duration_s:.1f} s without speech.")
         if peak < _QUIETEST_PEAK:
-            raise UnusableClip(f"The clip is silent: {_seconds(len(magnitudes))} without speech.")
+            raise silent
+        if duration_s < MIN_CLIP_S:
+            raise UnusableClip(
+                f"The clip is {duration_s:.1f} s long; {MIN_CLIP_S:g} to {MAX_CLIP_S:g} s are "
+                "needed."
+            )
         # A file whose full scale is not 1 is not clipped where it passes 1.
         full_scale = (magnitudes >= _FULL_SCALE) & (peak <= _LARGEST_CLIPPED_PEAK)
         mono = mix_to_mono(file.channels / np.float32(peak), SAMPLE_RATE_HZ)
+        if float(np.abs(mono).max()) * peak < _QUIETEST_PEAK:  # a constant offset alone
+            raise silent
         return cls(mono, full_scale, SpeechActivity.measure(mono, SAMPLE_RATE_HZ))
 
     @property
@@ -124,13 +135,15 @@ class _Recording:
 
         The levels are measured again after each trim, until there is nothing more to trim.
         """
-        n_frames = len(self.activity.energies)
-        first, last = self.activity.span
-        start = first - _MARGIN_FRAMES if first > _LONGEST_MARGIN_FRAMES else 0
-        end = last + _MARGIN_FRAMES if n_frames - last > _LONGEST_MARGIN_FRAMES else n_frames
-        if first == last or (start, end) == (0, n_frames):
-            return self
-        return self.part(start, end).trimmed()
+        recording = self
+        while True:
+            n_frames = len(recording.activity.energies)
+            first, last = recording.activity.span
+            start = first - _MARGIN_FRAMES if first > _LONGEST_MARGIN_FRAMES else 0
+            end = last + _MARGIN_FRAMES if n_frames - last > _LONGEST_MARGIN_FRAMES else n_frames
+            if first == last or (start, end) == (0, n_frames):
+                return recording
+            recording = recording.part(start, end)
 
     def check_speech(self) -> None:
         """Raise `UnusableClip` where there is too little that can be speech."""
@@ -214,7 +227,3 @@ def _source_warnings(file: DecodedFile) -> list[str]:
             f"The file's sample rate is only {file.source_hz} Hz; the voice will sound muffled."
         )
     return found
-
-
-def _seconds(n_samples: int) -> str:
-    return f"{n_samples / SAMPLE_RATE_HZ:.1f} s"

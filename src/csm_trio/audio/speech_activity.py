@@ -21,10 +21,11 @@ _SMOOTHING_FRAMES = 3
 _UNCOUNTED_LOUDEST_FRAMES = 8  # a click is shorter; it must not set the level of the speech
 _GATE = 0.1  # of the mean energy, as in BS.1770-5: what is more than 10 dB lower is no speech
 _DIGITAL_SILENCE = 1e-7  # of the loudest energy
+_MOST_BELOW_SPEECH_OF_SOUND_DB = 70.0
 _FLOOR_PERCENTILE = 5.0
 _OVER_FLOOR_DB = 8.0
 _MOST_BELOW_SPEECH_DB, _LEAST_BELOW_SPEECH_DB = 35.0, 12.0
-_SHORTEST_SPEECH_FRAMES = 4
+_SHORTEST_SPEECH_FRAMES = 6
 _STEADY_FRAMES = 5  # 50 ms, shorter than a syllable
 _STEADY_PERCENTILES = (5.0, 95.0)
 
@@ -74,10 +75,15 @@ class SpeechActivity:
 
     @cached_property
     def floor_db(self) -> float:
-        """Level of the background, relative to full scale."""
+        """Level of the background, relative to full scale.
+
+        Digital silence around a recording is none of its background.
+        """
         levels = self._smoothed_db
-        sounding = levels[levels > self.speech_db - 70]
-        return float(np.percentile(sounding, _FLOOR_PERCENTILE)) if sounding.size else _db(0.0)
+        sounding = np.flatnonzero(levels > self.speech_db - _MOST_BELOW_SPEECH_OF_SOUND_DB)
+        if not sounding.size:
+            return _db(0.0)
+        return float(np.percentile(levels[sounding[0] : sounding[-1] + 1], _FLOOR_PERCENTILE))
 
     @cached_property
     def active(self) -> NDArray[np.bool_]:

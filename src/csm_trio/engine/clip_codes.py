@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from csm_trio.audio.pcm import to_float
+from csm_trio.audio.reference_clip import UnusableClip
 from csm_trio.config import EngineConfig
 from csm_trio.engine.load import checkpoint_files, load_model, model_sizes
 from csm_trio.engine.memory import checkpoint_bytes
@@ -32,10 +33,6 @@ _MAX_JUDGING_BYTES = 1 << 30
 """Largest model that is loaded a second time to choose a speaker id."""
 _OFFSETS = (0, FRAME_SAMPLES // 4, FRAME_SAMPLES // 2)
 """Samples that are left out before a clip is encoded: its codes depend on where frames begin."""
-
-
-class PromptTooLong(ValueError):
-    """The clips of a voice take too many positions; the message is one sentence."""
 
 
 class ClipCodes:
@@ -60,7 +57,7 @@ class ClipCodes:
     ) -> tuple[int, list[NDArray[np.int16]]]:
         """Return a voice's speaker id, chosen among `speaker_ids`, and the codes of its clips.
 
-        clips: texts and samples [n]. Raises PromptTooLong where they leave too few positions for
+        clips: texts and samples [n]. Raises UnusableClip where they leave too few positions for
         speech.
         """
         codes = [self.encode(pcm) for _, pcm in clips]
@@ -75,7 +72,7 @@ class ClipCodes:
         prompt = build_context(self._tokenizer, segments, codebooks=self._sizes.codebooks)
         limit = max_prefix_positions(self._sizes)
         if prompt.positions > limit:
-            raise PromptTooLong(
+            raise UnusableClip(
                 f"The clips and their texts take {prompt.positions} positions of the model's "
                 f"memory, and may take {limit}: shorten them."
             )

@@ -17,6 +17,10 @@ MAX_TRANSCRIPT_CHARS = 2_000
 _NO_TEXT = ("Cc", "Cs")  # control characters, lone surrogates
 
 
+class BadTranscript(ValueError):
+    """The text is no transcript; the message is the reason in one sentence."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sentence:
     """A sentence of a transcript that ends before the character `end` of its text.
@@ -42,9 +46,9 @@ class Transcript:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read a transcript; raises `ValueError` with a sentence for one without words."""
+        """Read a transcript; raises `BadTranscript` for one without words, or too long."""
         if len(text) > MAX_TRANSCRIPT_CHARS:
-            raise ValueError(
+            raise BadTranscript(
                 f"The transcript has {len(text)} characters; at most {MAX_TRANSCRIPT_CHARS} "
                 "are possible."
             )
@@ -59,6 +63,6 @@ class Transcript:
             spoken.append(normalize(written).text)
             sentences.append(Sentence(end, ordinary_speech_s(spoken[-1])))
         if not any(spoken):
-            raise ValueError("The transcript has no words.")
+            raise BadTranscript("The transcript has no words.")
         fastest_s, slowest_s = plausible_speech_s(" ".join(spoken))
         return cls(text, tuple(sentences), fastest_s, slowest_s)

@@ -28,7 +28,7 @@ from csm_trio.audio.wav import wav_header
 from csm_trio.errors import StartupError
 from csm_trio.named_files import read_json
 from csm_trio.timebase import SAMPLE_RATE_HZ
-from csm_trio.voices import MAX_SPEAKER_ID, Voice, VoiceClip, read_labels
+from csm_trio.voices import Voice, VoiceClip, is_speaker_id, read_labels
 
 _MAX_JSON_BYTES = 1 << 20
 _UNFINISHED = "."
@@ -188,8 +188,7 @@ def _read_voice(folder: Path) -> Voice:
     labels, clips = read_labels(value.get("labels")), value.get("clips")
     if not (
         isinstance(name, str)
-        and isinstance(speaker_id, int)
-        and 0 <= speaker_id <= MAX_SPEAKER_ID
+        and is_speaker_id(speaker_id)
         and isinstance(description, str | None)
         and isinstance(added_at, int)
         and labels is not None

@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from csm_trio.config import EngineConfig
+from csm_trio.voices import Voice
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,12 @@ class VoiceSource:
 
     speaker_ids: tuple[int, ...]
     clips: tuple[ClipSource, ...]
+
+    @classmethod
+    def of(cls, voice: Voice) -> Self:
+        """Return a known voice as a source; its speaker id stays."""
+        clips = (ClipSource(clip.file, clip.text, clip.prepared) for clip in voice.clips)
+        return cls((voice.speaker_id,), tuple(clips))
 
 
 @dataclass(frozen=True, slots=True)

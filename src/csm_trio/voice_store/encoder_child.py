@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from csm_trio.audio.reference_clip import PreparedClip, UnusableClip, prepare_clip
-from csm_trio.audio.wav import read_wav
+from csm_trio.audio.wav import UnreadableWav, read_wav
 from csm_trio.errors import StartupError
 from csm_trio.named_files import read_file
 from csm_trio.voice_store.encoded_voice import (
@@ -60,10 +60,12 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _encoded(voice: VoiceSource, encode: _Encode) -> EncodingOutcome:
+    if not voice.clips:
+        return EncodedVoice(voice.speaker_ids[0], ())
     try:
         clips = [_prepared(source) for source in voice.clips]
         speaker_id, codes = encode(voice, clips)
-    except (UnusableClip, StartupError, ValueError) as error:
+    except (UnusableClip, UnreadableWav, StartupError) as error:
         return str(error)
     return EncodedVoice(
         speaker_id,

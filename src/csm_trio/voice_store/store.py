@@ -5,12 +5,12 @@ replaces the catalog, so every request sees a whole one. A broken file keeps wha
 """
 
 import logging
+import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from time import time
 from typing import NoReturn
 
 import numpy as np
@@ -28,7 +28,14 @@ from csm_trio.errors import (
 )
 from csm_trio.protocol.fields import NO_VOICE_SETTINGS, JsonFields, read_voice_settings
 from csm_trio.protocol.voice_settings import VoiceSettings
-from csm_trio.voice_store.changes import AddedVoice, NewVoice, UploadedClip, VoiceChange
+from csm_trio.voice_store.adding import (
+    clip_sources,
+    encode_new,
+    new_entry,
+    speaker_ids,
+    stored_clips,
+)
+from csm_trio.voice_store.changes import AddedVoice, NewVoice, VoiceChange
 from csm_trio.voice_store.directory import StoredClip, VoiceDirectory, VoiceEntry, new_id
 from csm_trio.voice_store.encoded_voice import (
     ClipSource,
@@ -41,9 +48,6 @@ from csm_trio.voice_store.encoder_process import EncodeVoices
 from csm_trio.voices import MAX_CLIPS, Voice, VoiceCatalog, VoiceClip
 
 logger = logging.getLogger(__name__)
-
-_MAX_SPEAKER_IDS = 16
-"""Speaker ids among which one is chosen for a new voice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,10 @@ class _Codes:
 
     text: str
     codes: NDArray[np.int16]
+
+
+_QUOTED = re.compile("“.*”", re.DOTALL)
+"""A transcript that a warning quotes to the voice's owner."""
 
 
 class VoiceStore:
@@ -201,21 +209,17 @@ class VoiceStore:
         return [self._with_codes(voice, keys[voice.voice_id]) for voice in usable], problems
 
     async def _outcomes(self, voices: Sequence[Voice]) -> Sequence[EncodingOutcome]:
-        sources = [
-            VoiceSource(
-                (voice.speaker_id,),
-                tuple(ClipSource(clip.file, clip.text, clip.prepared) for clip in voice.clips),
-            )
-            for voice in voices
-        ]
         async with self._encoding:
-            return await self._encode(EncodingRequest(self._engine, tuple(sources)))
+            return await self._encode(
+                EncodingRequest(self._engine, tuple(VoiceSource.of(voice) for voice in voices))
+            )
 
     def _keep(self, keys: Sequence[_ClipKey], encoded: EncodedVoice) -> None:
         for key, clip in zip(keys, encoded.clips, strict=True):
             self._codes[key] = _Codes(clip.text, clip.codes)
         for warning in encoded.warnings:
-            logger.warning("voices: %s", warning)
+            shown = warning if self._speech.log_texts else _QUOTED.sub("(not logged)", warning)
+            logger.warning("voices: %s", shown)
 
     def _with_codes(self, voice: Voice, keys: Sequence[_ClipKey]) -> Voice:
         found = [self._codes[key] for key in keys]
@@ -235,18 +239,9 @@ class VoiceStore:
         """
         directory = self._writable()
         with self._counted():
-            encoded = await self._encode_new(
-                VoiceSource(self._speaker_ids(new.speaker_id), _sources(new.clips))
-            )
-            entry = VoiceEntry(
-                name=new.name,
-                speaker_id=encoded.speaker_id,
-                description=new.description,
-                labels=new.labels or {},
-                clips=_stored(new.clips, encoded),
-                added_at_unix=int(time()),
-            )
-            voice_id = new_id()
+            source = VoiceSource(speaker_ids(new, self._listed), clip_sources(new.clips))
+            encoded = await self._encode_new(source)
+            entry, voice_id = new_entry(new, encoded), new_id()
             await self._write(partial(directory.add, voice_id, entry), encoded)
             await self.read_again()
         return AddedVoice(voice_id, encoded.warnings)
@@ -265,11 +260,11 @@ class VoiceStore:
         if change.clips:
             sources = (
                 *(ClipSource(clip.file, clip.text, prepared=True) for clip in kept),
-                *_sources(change.clips),
+                *clip_sources(change.clips),
             )
             encoded = await self._encode_new(VoiceSource((voice.speaker_id,), sources))
             new = replace(encoded, clips=encoded.clips[len(kept) :])
-            stored += _stored(change.clips, new)
+            stored += stored_clips(change.clips, new)
         entry = VoiceEntry(
             name=voice.name if change.name is None else change.name,
             speaker_id=voice.speaker_id,
@@ -339,21 +334,9 @@ class VoiceStore:
         finally:
             self._n_adding -= 1
 
-    def _speaker_ids(self, chosen: int | None) -> tuple[int, ...]:
-        if chosen is not None:
-            return (chosen,)
-        listed = {0, *(voice.speaker_id for voice in self._listed)}
-        return tuple(sorted(listed)[:_MAX_SPEAKER_IDS])
-
     async def _encode_new(self, source: VoiceSource) -> EncodedVoice:
-        try:
-            async with self._encoding:
-                (outcome,) = await self._encode(EncodingRequest(self._engine, (source,)))
-        except StartupError as error:
-            raise NotOffered(str(error)) from None
-        if isinstance(outcome, str):
-            raise InvalidRequest(outcome, param="files")
-        return outcome
+        async with self._encoding:
+            return await encode_new(source, self._engine, self._encode)
 
     async def _write(self, write: Callable[[], Voice], encoded: EncodedVoice) -> None:
         """Write a voice to the directory; the codes of its new clips need not be made again."""
@@ -378,17 +361,6 @@ def _keys_of(voices: Sequence[Voice]) -> tuple[dict[str, list[_ClipKey]], dict[s
         except OSError as error:
             problems[voice.voice_id] = f"{error.filename}: {error.strerror}."
     return keys, problems
-
-
-def _sources(clips: Sequence[UploadedClip]) -> tuple[ClipSource, ...]:
-    return tuple(ClipSource(clip.file, clip.text) for clip in clips)
-
-
-def _stored(clips: Sequence[UploadedClip], encoded: EncodedVoice) -> tuple[StoredClip, ...]:
-    return tuple(
-        StoredClip(made.text, clip.file_name, made.pcm)
-        for clip, made in zip(clips, encoded.clips, strict=True)
-    )
 
 
 def _read_settings(directory: VoiceDirectory) -> dict[str, VoiceSettings]:

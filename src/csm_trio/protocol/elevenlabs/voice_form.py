@@ -14,7 +14,6 @@ MAX_NAME_CHARS = 100
 MAX_DESCRIPTION_CHARS = 1000
 MAX_LABELS = 50
 MAX_LABEL_CHARS = 200
-MAX_TRANSCRIPT_CHARS = 1000
 TRANSCRIPT_LABEL = "transcript"
 """Label that gives the transcript of a single file, for clients that can send no further field."""
 
@@ -67,10 +66,6 @@ def _check_transcripts(transcripts: Sequence[str], files: int) -> None:
             f"{sum(map(bool, transcripts))} transcripts.",
             param="transcript",
         )
-    if any(len(text) > MAX_TRANSCRIPT_CHARS for text in transcripts):
-        raise InvalidRequest(
-            f"A transcript has at most {MAX_TRANSCRIPT_CHARS} characters.", param="transcript"
-        )
 
 
 def _bounded(single: Mapping[str, str], name: str, max_chars: int) -> str | None:
@@ -91,7 +86,7 @@ def _read_labels(text: str | None) -> dict[str, str] | None:
             "labels must be the text of a JSON object of strings.", param="labels"
         ) from None
     strings = {name: value for name, value in labels.items() if isinstance(value, str)}
-    # A transcript has a limit of its own.
+    # A transcript is judged with its clip.
     stored = {name: value for name, value in strings.items() if name != TRANSCRIPT_LABEL}
     longest = max((len(part) for item in stored.items() for part in item), default=0)
     if len(strings) < len(labels) or len(labels) > MAX_LABELS or longest > MAX_LABEL_CHARS:
