@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from csm_trio.cli import main
 from csm_trio.log_format import JsonFormatter, LineFormatter, log_uncaught, traceback_text
 from csm_trio.telemetry import QueuedHandler, configure_logging
 
@@ -182,3 +183,22 @@ def test_an_uncaught_exception_is_an_event_too(capsys: pytest.CaptureFixture[str
     found = events(capsys)
     assert [event["level"] for event in found] == ["critical"] * 2
     assert all(event["exception"].endswith("RuntimeError") for event in found)
+
+
+@pytest.mark.usefixtures("own_logging")
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_what_prevents_the_start_is_said_in_the_form_of_the_log(
+    log_format: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "csm_trio.tracing.spans", None)
+    flags = ["--otlp-endpoint", "http://127.0.0.1:4318", "--log-format", log_format]
+    assert main(["serve", *flags]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    sentence = (
+        "Traces are asked for, but OpenTelemetry is not installed: pip install 'csm-trio[otel]'."
+    )
+    if log_format == "text":
+        assert line == f"csm-trio: {sentence}"
+    else:
+        event = json.loads(line)
+        assert (event["level"], event["message"]) == ("critical", sentence)
