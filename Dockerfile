@@ -13,7 +13,7 @@ WORKDIR /opt/csm-trio
 COPY pyproject.toml README.md LICENSE voices.json ./
 COPY src ./src
 RUN python3 -m venv /opt/venv \
-    && /opt/venv/bin/pip install --no-cache-dir .
+    && /opt/venv/bin/pip install --no-cache-dir ".[otel]"
 
 USER csm
 # Where the Hub library and Triton (which compiles with gcc) keep what must outlive a container.

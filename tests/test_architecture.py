@@ -47,7 +47,9 @@ LAYERS = {
     "watched_files": Row(1, set(), {"trio"}),
     "named_files": Row(1.2, {"errors"}),
     "config": Row(1.5, {"errors", "setting_types", "named_files"}),
-    "telemetry": Row(1, set(), {"prometheus_client"}),
+    "log_format": Row(0.5),
+    "telemetry": Row(1, {"log_format"}, {"prometheus_client"}),
+    "tracing": Row(2, {"errors", "config", "telemetry"}, {"opentelemetry"}),
     "text": Row(1.5, {"errors", "timebase"}),
     "audio": Row(2, {"errors", "timebase", "text"}, {"numpy", "soxr", "lameenc", "av"}),
     "alignment": Row(2, {"text", "timebase"}, {"numpy"}),
@@ -88,20 +90,20 @@ LAYERS = {
         GROUND | {"audio", "client", "client_flags", "engine", "model"},
         {"trio", "trio_websocket", "torch", "transformers", "numpy"},
     ),
-    "server": Row(6, GROUND | {"api", "pipeline", "voice_store", "engine"}, {"trio"}),
+    "server": Row(6, GROUND | {"api", "pipeline", "voice_store", "engine", "tracing"}, {"trio"}),
     "metrics_snapshot": Row(1, set(), {"prometheus_client"}),
     "processes": Row(
         6.5,
         GROUND
         | {"server", "api", "engine", "pipeline", "voice_store", "protocol", "voices"}
-        | {"metrics_snapshot"},
+        | {"metrics_snapshot", "log_format", "tracing"},
         {"trio"},
     ),
     "cli": Row(
         7,
         GROUND
         | {"server", "processes", "client_flags", "say", "batch", "bench", "engine"}
-        | {"voice_store"},
+        | {"voice_store", "log_format", "tracing"},
         {"trio"},
     ),
     "__main__": Row(8, {"cli"}),

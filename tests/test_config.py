@@ -70,6 +70,8 @@ EXAMPLES = [
     ),
     ("--workers", "2", "server", "workers", 2),
     ("--log-level", "DEBUG", "config", "log_level", "debug"),
+    ("--log-texts", "true", "speech", "log_texts", True),
+    ("--otlp-endpoint", "http://otel:4318", "config", "otlp_endpoint", "http://otel:4318"),
     ("--no-playground", "true", "server", "playground", False),
 ]
 SWITCHES = {setting.flag for setting in SETTINGS if setting.value_type is SWITCH}

@@ -78,31 +78,44 @@ def _serve_command(options: argparse.Namespace) -> int:
     import trio
 
     from csm_trio.config import load_config
+    from csm_trio.log_format import log_uncaught
     from csm_trio.process_tuning import tuned_process
     from csm_trio.processes.supervisor import supervise
     from csm_trio.processes.worker_count import serves_in_one_process
     from csm_trio.telemetry import configure_logging
+    from csm_trio.tracing.setup import check_tracer
 
     config = load_config(vars(options), os.environ)
     key = config.server.api_key
     configure_logging(
-        config.log_level, log_format=config.log_format, secrets=() if key is None else (key,)
+        config.log_level,
+        log_format=config.log_format,
+        secrets=() if key is None else (key,),
+        texts=config.speech.log_texts,
     )
+    log_uncaught()
     if options.api_key is not None:
         logging.getLogger(__name__).warning(
             "every user of this machine can read a key given as a flag: use CSM_API_KEY instead"
         )
+    failure: BaseException | None = None
     try:
+        check_tracer(config)
         with tuned_process():
             if serves_in_one_process(config):
                 _serve_in_one_process(config)
             else:
                 trio.run(supervise, config)
     except* (StartupError, ProcessFailed) as group:
-        raise first_leaf(group) from None
+        failure = first_leaf(group)
     except* KeyboardInterrupt:
         raise KeyboardInterrupt from None
-    return 0
+    if failure is None:
+        return 0
+    if config.log_format != "json":
+        raise failure from None
+    logging.getLogger(__name__).critical("%s", failure)
+    return EXIT_FAILED
 
 
 def _serve_in_one_process(config: "Config") -> None:

@@ -67,7 +67,8 @@ class SpeechConfig:
     `data_dir` keeps added voices; with `voice_upload` clients may add, change and delete them, up
     to `max_voices`.
 
-    `kept_*` bound the request history: past requests that a later request may name.
+    `kept_*` bound the request history: past requests that a later request may name. `log_texts`
+    is whether the log may hold what clients send to be spoken.
     """
 
     voices_file: Path | None = None
@@ -85,6 +86,7 @@ class SpeechConfig:
     kept_requests: int = 256
     kept_bytes: int = 32 << 20
     kept_s: float = 1800.0
+    log_texts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +98,15 @@ class Config:
     speech: SpeechConfig = SpeechConfig()
     log_level: str = "info"
     log_format: str = "text"
+    otlp_endpoint: str | None = None
 
 
 _PATH = ValueType("a path", read_path)
 _NAME = pattern("a name without spaces", r"[^\s\0]+")
 _KEY = pattern("printable ASCII without spaces, and not empty", r"[!-~]+")
 _DEVICE = pattern("auto, cpu, mps, cuda or cuda:N", r"auto|cpu|mps|cuda(:[0-9]{1,3})?")
+# No user or password: those go into OTEL_EXPORTER_OTLP_HEADERS.
+_URL = pattern("a URL http://HOST[:PORT][/PATH]", r"https?://[^\s/?#@]+(/[^\s?#@]*)?")
 _AUDIO_LEN = whole(80, 600_000)
 
 Section = Literal["server", "engine", "speech", "config"]
@@ -286,6 +291,15 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "--log-format", "config", "log_format", choice("text", "json"), "format",
         "text, or one JSON object a line",
+    ),
+    Setting(
+        "--log-texts", "speech", "log_texts", SWITCH, "true or false",
+        "log each sentence that is generated, and the messages of exceptions", "false",
+    ),
+    Setting(
+        "--otlp-endpoint", "config", "otlp_endpoint", _URL, "URL",
+        "OpenTelemetry collector to send traces to (OTLP over HTTP); needs csm-trio[otel]",
+        "unset, OTEL_EXPORTER_OTLP_ENDPOINT",
     ),
 )  # fmt: skip
 

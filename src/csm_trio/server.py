@@ -28,6 +28,7 @@ from csm_trio.errors import EngineFailed, ServerLeaving, StartupError
 from csm_trio.pipeline.context import Synthesizer
 from csm_trio.process_tuning import raise_descriptor_limit
 from csm_trio.telemetry import Metrics, observed_gc
+from csm_trio.tracing.setup import open_tracer
 from csm_trio.voice_store.encoder_process import EncodeVoices, encode_voices
 from csm_trio.voice_store.store import VoiceStore
 from csm_trio.watched_files import ReloadRequests, watch_files
@@ -73,7 +74,11 @@ async def serve(
     store = VoiceStore(config, encode)
     # Bound before the model loads, so that a port in use is an error at once, not minutes later;
     # listening begins only when the engine is warm.
-    with bound_socket(config.server) as bound, observed_gc(metrics):
+    with (
+        bound_socket(config.server) as bound,
+        observed_gc(metrics),
+        open_tracer(config, metrics) as tracer,
+    ):
         await store.load()
         async with open_engine(
             make_runner,
@@ -84,7 +89,7 @@ async def serve(
             sessions = local_sessions(config.server, engine.slots, metrics)
             state = ServerState(
                 engine=engine,
-                synthesizer=Synthesizer(engine, config.speech, metrics),
+                synthesizer=Synthesizer(engine, config.speech, metrics, tracer),
                 admission=Admission(sessions),
                 metrics=metrics,
                 server=config.server,

@@ -2,7 +2,6 @@
 
 import contextlib
 import gc
-import json
 import logging
 import math
 import os
@@ -13,8 +12,11 @@ import time
 from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from csm_trio.log_format import JsonFormatter, LineFormatter
 
 METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -29,6 +31,9 @@ _LOG_CLOSE_S = 1.0
 
 session_id: ContextVar[str] = ContextVar("session_id", default="-")
 """Id in the log lines of this task; also `request-id` of a REST answer."""
+
+trace_parent: ContextVar["TraceParent | None"] = ContextVar("trace_parent", default=None)
+"""The caller's span, of the request that this task serves."""
 
 
 class Metrics:
@@ -155,6 +160,14 @@ class Metrics:
             registry=registry,
         )
         self.log_lines_dropped.set_function(lambda: log_drops.lines)
+        self.spans_exported = Counter(
+            "csm_spans_exported", "Trace spans that the collector has taken.", registry=registry
+        )
+        self.spans_dropped = Counter(
+            "csm_spans_dropped",
+            "Trace spans lost because the collector is slow, absent or refuses them.",
+            registry=registry,
+        )
         self.characters = Counter(
             "csm_characters", "Characters of text received.", registry=registry
         )
@@ -224,47 +237,48 @@ class Timeline:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class TraceParent:
+    """The caller's span, as its request names it in headers (W3C Trace Context)."""
+
+    traceparent: str
+    tracestate: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedContext:
+    """How a context ended, and when what happened.
+
+    outcome: `done`, `failed` or `cancelled`; reason: the error or the cancel's reason, empty when
+    done. ended_s: in seconds of the monotonic clock, as the times of the timeline.
+    """
+
+    context_id: str
+    session_id: str
+    parent: TraceParent | None
+    voice_id: str
+    output_format: str
+    characters: int
+    sentences: int
+    frames: int
+    audio_s: float
+    outcome: str
+    reason: str
+    timeline: Timeline
+    ended_s: float
+
+
+class ContextTracer(Protocol):
+    """Receives every context at its end."""
+
+    def record(self, context: FinishedContext) -> None:
+        """Take one context; does not block."""
+
+
 class _SessionFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         record.session = session_id.get()
         return True
-
-
-class _LineFormatter(logging.Formatter):
-    """One line of text an event; secrets never appear, whichever library logs them."""
-
-    def __init__(self, secrets: Iterable[str] = (), process: str = "") -> None:
-        source = f"{process} " if process else ""
-        super().__init__(f"%(asctime)s %(levelname)s {source}%(name)s [%(session)s] %(message)s")
-        self._secrets = tuple(secrets)
-        self._process = process
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the text of an event; a traceback follows on lines of its own."""
-        return self._redacted(super().format(record))
-
-    def _redacted(self, text: str) -> str:
-        for secret in self._secrets:
-            text = text.replace(secret, "[redacted]")
-        return text
-
-
-class _JsonFormatter(_LineFormatter):
-    """One JSON object an event."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return an event as JSON."""
-        event = {
-            "time": self.formatTime(record),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            **({"process": self._process} if self._process else {}),
-            "session": getattr(record, "session", "-"),
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            event["exception"] = self.formatException(record.exc_info)
-        return self._redacted(json.dumps(event))
 
 
 @dataclass(slots=True)
@@ -311,8 +325,13 @@ class QueuedHandler(logging.Handler):
         while (line := self._lines.get()) is not None:
             self._write(line)
             if (dropped := log_drops.lines) != reported:
-                self._write(f"{dropped - reported} lines of the log were dropped here")
+                self._write(self._dropped_notice(dropped - reported))
                 reported = dropped
+
+    def _dropped_notice(self, lines: int) -> str:
+        notice = {"name": __name__, "levelno": logging.WARNING, "levelname": "WARNING"}
+        text = f"{lines} lines of the log were dropped here"
+        return self.format(logging.makeLogRecord({**notice, "msg": text}))
 
     def _write(self, line: str) -> None:
         data = memoryview(f"{line}\n".encode("utf-8", "backslashreplace"))
@@ -325,12 +344,17 @@ class QueuedHandler(logging.Handler):
 
 
 def configure_logging(
-    level: str, *, log_format: str = "text", secrets: Iterable[str] = (), process: str = ""
+    level: str,
+    *,
+    log_format: str = "text",
+    secrets: Iterable[str] = (),
+    process: str = "",
+    texts: bool = False,
 ) -> None:
     """Log to standard error without ever blocking, one event a line, with the session's id.
 
     `log_format` is `text` or `json`. `secrets` are replaced wherever they occur. `process` names
-    this process where a server has several.
+    this process where a server has several. `texts` is whether texts of clients may be logged.
     """
     handler: logging.Handler
     try:
@@ -338,8 +362,8 @@ def configure_logging(
     except (AttributeError, OSError, ValueError):  # closed, or not a file
         handler = logging.StreamHandler()
     handler.addFilter(_SessionFilter())
-    formatter = _JsonFormatter if log_format == "json" else _LineFormatter
-    handler.setFormatter(formatter(secrets, process))
+    formatter = JsonFormatter if log_format == "json" else LineFormatter
+    handler.setFormatter(formatter(secrets, process, texts=texts))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # Python writes warnings to standard error itself, which may block.
     logging.captureWarnings(True)

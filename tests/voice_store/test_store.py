@@ -192,6 +192,19 @@ async def test_a_changed_voices_file_is_read_again_and_a_broken_one_changes_noth
     assert "no audio" in reasons[2]
 
 
+@pytest.mark.parametrize("log_texts", [False, True])
+async def test_a_transcript_is_logged_only_where_texts_may_be(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, log_texts: bool
+) -> None:
+    encoder = FakeEncoder(warnings=("It was cut to: “She said “hi”\nand left”.",))
+    async with opened(tmp_path, encoder, log_texts=log_texts) as store:
+        added = await store.add(new_voice(tmp_path))
+    assert "“hi”" in added.warnings[0], "its owner may read it"
+    logged = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+    shown = "“She said “hi”\nand left”" if log_texts else "(not logged)"
+    assert logged == [f"voices: It was cut to: {shown}."]
+
+
 async def test_a_broken_voices_file_stops_the_start(tmp_path: Path) -> None:
     write_clip(tmp_path, "vera.wav", BAD)
     clips = [{"file": "vera.wav", "text": "Hi."}]

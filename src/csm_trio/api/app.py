@@ -8,8 +8,9 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any
 
-from quart import Response, request
+from quart import Response, request, websocket
 from quart_trio import QuartTrio
+from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException
 
 from csm_trio.api.asgi import SpeechConnection, body_has_ended
@@ -28,7 +29,7 @@ from csm_trio.api.upload import MAX_UPLOAD_BYTES, FormRequest, takes_uploads
 from csm_trio.errors import SpeechError
 from csm_trio.protocol.elevenlabs.errors import http_error_body
 from csm_trio.protocol.openai import error_body, openai_error
-from csm_trio.telemetry import session_id
+from csm_trio.telemetry import TraceParent, session_id, trace_parent
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ def create_app(state: ServerState) -> SpeechApp:
 
     @app.before_request
     async def begin_request() -> None:
-        session_id.set(secrets.token_hex(8))
+        _begin(request.headers)
         check_request(
             request.method,
             request.path,
@@ -75,7 +76,7 @@ def create_app(state: ServerState) -> SpeechApp:
 
     @app.before_websocket
     async def begin_socket() -> None:
-        session_id.set(secrets.token_hex(8))
+        _begin(websocket.headers)
 
     @app.after_request
     async def finish(response: Response) -> Response:
@@ -104,6 +105,17 @@ def create_app(state: ServerState) -> SpeechApp:
         return body, status, headers
 
     return app
+
+
+def _begin(headers: Headers) -> None:
+    """Give the request of this task its id, and note its caller's span.
+
+    A request with several `traceparent` headers has none (W3C Trace Context, 3.2.2).
+    """
+    session_id.set(secrets.token_hex(8))
+    parents = headers.getlist("traceparent")
+    states = ",".join(headers.getlist("tracestate"))
+    trace_parent.set(TraceParent(parents[0], states) if len(parents) == 1 else None)
 
 
 def _body_limit(state: ServerState, path: str) -> int:

@@ -126,7 +126,8 @@ class Connections:
             pass
         except* Exception as group:
             # Broad: the application answers its own errors; what comes here ends one connection.
-            logger.error("connection broken off: %r", first_leaf(group), exc_info=group)
+            cause = type(first_leaf(group)).__name__
+            logger.error("connection broken off: %s", cause, exc_info=group)
         finally:
             self._open -= 1
             self._metrics.connections.set(self._open)

@@ -52,7 +52,7 @@ class SpeechBody(ResponseBody):
                 self._ended = True
             except SpeechError as error:
                 # The status is out: only a broken answer shows the client that it is incomplete.
-                logger.info("answer broken off: %s", error.message)
+                logger.info("answer broken off: %s", type(error).__name__)
                 await self._stream.cancel_request()
         trailer, self._trailer = self._trailer, None
         if trailer is None:

@@ -59,7 +59,7 @@ class SpeechStream:
         """
         progress = ContextProgress.begin(spec, lambda: admission.cancel_reason)
         for delta in deltas:
-            progress.backlog.add(len(delta.text) if isinstance(delta, AddText) else 0)
+            progress.receive(len(delta.text) if isinstance(delta, AddText) else 0)
         to_context, waiting = trio.open_memory_channel[AddText | Flush](len(deltas))
         for delta in deltas:
             to_context.send_nowait(delta)

@@ -14,7 +14,7 @@ from csm_trio.pipeline.context import Synthesizer
 from csm_trio.pipeline.spec import ContextSpec
 from csm_trio.protocol.events import SpeechSettings
 from csm_trio.protocol.voice_settings import DEFAULT_VOICE_SETTINGS, VoiceSettings
-from csm_trio.telemetry import Metrics, session_id
+from csm_trio.telemetry import Metrics, session_id, trace_parent
 from csm_trio.voices import Voice, VoiceCatalog
 
 
@@ -75,4 +75,5 @@ class ServerState:
             never_empty=never_empty,
             on_segment=on_segment,
             prefix_of=self.shared.prefixes.of,
+            trace_parent=trace_parent.get(),
         )

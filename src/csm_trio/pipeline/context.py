@@ -9,6 +9,7 @@ It must not know sockets, HTTP or any vendor's JSON, nor how frames are made.
 
 import contextlib
 import logging
+import time
 
 import trio
 
@@ -23,7 +24,7 @@ from csm_trio.pipeline.segmenting import segment
 from csm_trio.pipeline.spec import ContextProgress, ContextSpec, SpeechItem
 from csm_trio.pipeline.stream_items import StreamItems
 from csm_trio.protocol.events import AddText, ContextDone, ContextFailed, Flush, OutEvent
-from csm_trio.telemetry import Metrics
+from csm_trio.telemetry import ContextTracer, FinishedContext, Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +36,17 @@ CODEC_THREADS = 2
 class Synthesizer:
     """Synthesizes contexts for every endpoint; one per server."""
 
-    def __init__(self, engine: Engine, config: SpeechConfig, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        config: SpeechConfig,
+        metrics: Metrics,
+        tracer: ContextTracer | None = None,
+    ) -> None:
         self._engine = engine
         self._config = config
         self._metrics = metrics
+        self._tracer = tracer
         self._profiles = VoiceProfiles()
         self._codec_limiter = trio.CapacityLimiter(CODEC_THREADS)
 
@@ -97,26 +105,50 @@ class Synthesizer:
     def _record_outcome(
         self, spec: ContextSpec, progress: ContextProgress, last: OutEvent | None
     ) -> None:
-        """Count and log how a context ended; without a last event it was cancelled."""
+        """Count, log and trace how a context ended; without a last event it was cancelled."""
+        reason = ""
         match last:
             case ContextDone():
                 outcome = "done"
             case ContextFailed(error=error):
-                outcome = f"failed ({type(error).__name__})"
-                self._metrics.failures.labels(type(error).__name__).inc()
+                outcome, reason = "failed", type(error).__name__
+                self._metrics.failures.labels(reason).inc()
                 if isinstance(error, ClientStalled):
                     self._metrics.cancels.labels("stalled").inc()
             case _:
-                outcome = f"cancelled ({progress.cancel_reason()})"
-                self._metrics.cancels.labels(progress.cancel_reason()).inc()
+                outcome, reason = "cancelled", progress.cancel_reason()
+                progress.timeline.mark("cancelled")
+                self._metrics.cancels.labels(reason).inc()
+        if self._tracer is not None:
+            self._tracer.record(_finished(spec, progress, outcome, reason))
         logger.info(
             "context %s: voice=%s format=%s audio=%.2fs %s",
-            outcome,
+            f"{outcome} ({reason})" if reason else outcome,
             spec.voice.voice_id,
             spec.audio_format.name,
             progress.spoken_frames * spec.frame_s,
             progress.timeline,
         )
+
+
+def _finished(
+    spec: ContextSpec, progress: ContextProgress, outcome: str, reason: str
+) -> FinishedContext:
+    return FinishedContext(
+        context_id=spec.context_id,
+        session_id=spec.session_id,
+        parent=spec.trace_parent,
+        voice_id=spec.voice.voice_id,
+        output_format=spec.audio_format.name,
+        characters=progress.characters,
+        sentences=progress.generated,
+        frames=progress.spoken_frames,
+        audio_s=progress.spoken_frames * spec.frame_s,
+        outcome=outcome,
+        reason=reason,
+        timeline=progress.timeline,
+        ended_s=time.monotonic(),
+    )
 
 
 def first_error(group: BaseExceptionGroup[SpeechError]) -> SpeechError:

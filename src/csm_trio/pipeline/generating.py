@@ -45,6 +45,9 @@ SILENCE = Frame(np.zeros(FRAME_SAMPLES, dtype=np.int16), np.zeros(0, dtype=np.in
 """The frame that a `<break>` is made of, and the speech of a text without any; it takes no slot and
 enters no prompt history."""
 
+LOGGED_CHARS = 1000
+"""Characters of a sentence that a line of the log holds at most."""
+
 
 class Generating:
     """Generates the sentences of one context, one utterance at a time."""
@@ -62,6 +65,7 @@ class Generating:
         self._engine = engine
         self._metrics = metrics
         self._stall_timeout_s = config.stall_timeout_s
+        self._logs_texts = config.log_texts
         self._has_delivered = False
         self._history = PromptHistory(config.history_sentences, before=spec.history)
 
@@ -95,6 +99,8 @@ class Generating:
         self, sentence: Sentence, items: trio.MemorySendChannel[StreamItems]
     ) -> None:
         utterance = self._utterance(sentence)
+        if self._logs_texts:
+            _log_text(self._spec.context_id, sentence)
         codes: list[NDArray[np.int16]] = []
         async with self._engine.generate(utterance, self._spec.session_id) as stream:
             begun_s = trio.current_time()
@@ -179,6 +185,15 @@ class Generating:
             batch=settings.batch or False,
             prefix=None if voice_id is None else spec.prefix_of(voice_id),
         )
+
+
+def _log_text(context_id: str, sentence: Sentence) -> None:
+    """Log a sentence as it is spoken, on one line."""
+    text = sentence.text
+    more = f" and {len(text) - LOGGED_CHARS} more" if len(text) > LOGGED_CHARS else ""
+    # `repr` escapes whatever is not printable: line ends of every kind, and terminal controls.
+    shown = repr(text[:LOGGED_CHARS])
+    logger.info("context %r, sentence %d: %s%s", context_id[:64], sentence.index, shown, more)
 
 
 def _sentence_begin(sentence: Sentence, utterance: Utterance) -> SentenceBegin:

@@ -134,6 +134,7 @@ class _Context:
         if not self.scope.cancel_called:
             self.final_events = final_events
             self.progress.cancel_reason = lambda: reason
+            self.progress.timeline.mark("cancelled")
             self.scope.cancel()
 
 
@@ -266,6 +267,7 @@ class Session:
         for context in [*self._open.values(), *self._closing]:
             if not context.scope.cancel_called:
                 context.progress.cancel_reason = lambda: reason
+                context.progress.timeline.mark("cancelled")
 
     async def _handle(
         self,
@@ -357,7 +359,7 @@ class Session:
         if context is None:
             return
         try:
-            context.progress.backlog.add(chars)
+            context.progress.receive(chars)
         except TextTooLong as error:
             if not self._protocol.contexts_fail_alone:
                 raise
@@ -374,6 +376,7 @@ class Session:
         if context is None or only not in (None, context):
             return
         del self._open[context_id]
+        context.progress.timeline.mark("closed")
         context.deltas.close()
         self._closing.append(context)
 

@@ -11,7 +11,7 @@ from csm_trio.engine.utterance import PromptSegment, VoicePrefix
 from csm_trio.errors import TextTooLong
 from csm_trio.pipeline.stream_items import TurnEnd
 from csm_trio.protocol.events import SpeechSettings
-from csm_trio.telemetry import Timeline
+from csm_trio.telemetry import Timeline, TraceParent
 from csm_trio.text.spans import SpokenText
 from csm_trio.text.ssml import Break
 from csm_trio.timebase import FRAME_S
@@ -71,7 +71,7 @@ class ContextSpec:
     changes. aligned: chunks carry alignments. history: the prompt segments that precede the
     context. never_empty: a context without any speech becomes one frame of silence. on_segment:
     receives each generated sentence, for the request history. prefix_of: returns the prefix of a
-    voice by its id, None where it has no clips.
+    voice by its id, None where it has no clips. trace_parent: the caller's span.
     """
 
     context_id: str
@@ -88,6 +88,7 @@ class ContextSpec:
     never_empty: bool = False
     on_segment: Callable[[PromptSegment], None] | None = None
     prefix_of: Callable[[str], VoicePrefix | None] = lambda voice_id: None
+    trace_parent: TraceParent | None = None
 
     @property
     def speed(self) -> float:
@@ -104,7 +105,8 @@ class ContextSpec:
 class ContextProgress:
     """What changes while one context is synthesized.
 
-    cancel_reason: returns the reason that a cancel is counted under. emitted: sentences and breaks
+    cancel_reason: returns the reason that a cancel is counted under. characters: of the text
+    received. emitted: sentences and breaks
     of segmenting. generated: of which all frames have gone to encoding. begun: sentences of which
     audio has been sent. buffer_empty_at_s: when the
     client's playback buffer runs empty, in seconds of the monotonic clock; None before its first
@@ -114,6 +116,7 @@ class ContextProgress:
     backlog: Backlog
     cancel_reason: Callable[[], str]
     timeline: Timeline = field(default_factory=Timeline)
+    characters: int = 0
     emitted: int = 0
     generated: int = 0
     begun: int = 0
@@ -125,6 +128,13 @@ class ContextProgress:
     def speaks(self) -> bool:
         """Whether there is text that is not yet generated; buffered text waits for more."""
         return self.backlog.waiting_chars > 0 or self.emitted > self.generated
+
+    def receive(self, chars: int) -> None:
+        """Count a delta in; raises TextTooLong over the limit of the backlog."""
+        self.backlog.add(chars)
+        self.characters += chars
+        if chars:
+            self.timeline.mark("first_text")
 
     @classmethod
     def begin(cls, spec: ContextSpec, cancel_reason: Callable[[], str]) -> "ContextProgress":

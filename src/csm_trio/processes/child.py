@@ -15,6 +15,7 @@ from functools import partial
 import trio
 
 from csm_trio.config import Config
+from csm_trio.log_format import log_uncaught
 from csm_trio.process_tuning import tuned_process
 from csm_trio.processes.control_channel import receive_first
 from csm_trio.processes.setup import EngineSetup, WorkerSetup
@@ -78,7 +79,9 @@ def _configure_logging(config: Config, name: str) -> None:
         log_format=config.log_format,
         secrets=() if key is None else (key,),
         process=name,
+        texts=config.speech.log_texts,
     )
+    log_uncaught()
 
 
 if __name__ == "__main__":

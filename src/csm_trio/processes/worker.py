@@ -26,6 +26,7 @@ from csm_trio.processes.worker_state import SupervisedSessions, SupervisedState
 from csm_trio.protocol.voice_settings import VoiceSettings
 from csm_trio.server import serve_clients
 from csm_trio.telemetry import Metrics, observed_gc
+from csm_trio.tracing.setup import open_tracer
 from csm_trio.voices import VoiceCatalog
 
 
@@ -54,6 +55,7 @@ async def run_worker(
     # Two requests at most matter: begin the drain, and end it.
     request_stop, stop_requests = trio.open_memory_channel[str](2)
     with ExitStack() as stack:
+        tracer = stack.enter_context(open_tracer(setup.config, metrics, worker=setup.name))
         stack.enter_context(observed_gc(metrics))
         stack.enter_context(request_stop)
         stack.enter_context(stop_requests)
@@ -71,7 +73,7 @@ async def run_worker(
             admission = Admission(SupervisedSessions(control, setup.sessions))
             state = ServerState(
                 engine=engine,
-                synthesizer=Synthesizer(engine, setup.config.speech, metrics),
+                synthesizer=Synthesizer(engine, setup.config.speech, metrics, tracer),
                 admission=admission,
                 metrics=metrics,
                 server=setup.config.server,

@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+import re
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -17,6 +18,9 @@ EncodeVoices = Callable[[EncodingRequest], Awaitable[Sequence[EncodingOutcome]]]
 _PROGRAM = (sys.executable, "-m", "csm_trio.voice_store.encoder_child")
 _FIRST_S, _PER_CLIP_S = 300.0, 60.0
 """Seconds that the program may take for loading, and for each clip."""
+
+_EXCEPTION = re.compile(r"^[\w.]+(?:Error|Exception|Interrupt|Exit)(?=:|$)", re.MULTILINE)
+"""The type that ends a traceback of Python."""
 
 
 async def encode_voices(request: EncodingRequest, *arguments: str) -> Sequence[EncodingOutcome]:
@@ -40,6 +44,7 @@ async def encode_voices(request: EncodingRequest, *arguments: str) -> Sequence[E
             if isinstance(outcomes, str):
                 raise StartupError(outcomes)
             return outcomes
-        errors = done.stderr.decode(errors="replace").strip().splitlines()
+        # The type alone: the message of an exception may quote a transcript.
+        errors = _EXCEPTION.findall(done.stderr.decode(errors="replace"))
         logger.error("the encoder of clips ended with %d: %s", done.returncode, errors[-1:])
     raise StartupError("The encoder of clips failed.")

@@ -5,6 +5,7 @@ replaces the catalog, so every request sees a whole one. A broken file keeps wha
 """
 
 import logging
+import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -72,6 +73,10 @@ class _Codes:
 
     text: str
     codes: NDArray[np.int16]
+
+
+_QUOTED = re.compile("“.*”", re.DOTALL)
+"""A transcript that a warning quotes to the voice's owner."""
 
 
 class VoiceStore:
@@ -214,7 +219,8 @@ class VoiceStore:
         for key, clip in zip(keys, encoded.clips, strict=True):
             self._codes[key] = _Codes(clip.text, clip.codes)
         for warning in encoded.warnings:
-            logger.warning("voices: %s", warning)
+            shown = warning if self._speech.log_texts else _QUOTED.sub("(not logged)", warning)
+            logger.warning("voices: %s", shown)
 
     def _with_codes(self, voice: Voice, keys: Sequence[_ClipKey]) -> Voice:
         found = [self._codes[key] for key in keys]

@@ -1,0 +1,1 @@
+"""Traces: one OpenTelemetry span a context, made when the context has ended."""
