@@ -21,6 +21,7 @@ from csm_trio.api.elevenlabs.speech import elevenlabs_blueprint, elevenlabs_erro
 from csm_trio.api.elevenlabs.voice_changes import voice_changes_blueprint
 from csm_trio.api.elevenlabs.websockets import websockets_blueprint
 from csm_trio.api.openai import is_openai_request, openai_blueprint
+from csm_trio.api.openapi.routes import descriptions_blueprint
 from csm_trio.api.ops import ops_blueprint
 from csm_trio.api.playground.pages import playground_blueprint
 from csm_trio.api.responses import add_standard_headers, error_response
@@ -60,6 +61,7 @@ def create_app(state: ServerState) -> SpeechApp:
     app.register_blueprint(openai_blueprint(state))
     app.register_blueprint(dialogue_blueprint(state))
     app.register_blueprint(websockets_blueprint(state))
+    app.register_blueprint(descriptions_blueprint(state))
     if state.server.playground:
         app.register_blueprint(playground_blueprint())
 

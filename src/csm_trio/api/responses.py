@@ -29,7 +29,7 @@ from csm_trio.voices import Voice
 LIVE, BATCH = SpeechSettings(), SpeechSettings(batch=True)
 """Default priority of a request: batch for a body that is sent only when it is complete."""
 
-_SPEECH_HEADERS = (
+SPEECH_HEADERS = (
     "history-item-id",
     "character-cost",
     "current-concurrent-requests",
@@ -41,7 +41,7 @@ _CORS = {
     "access-control-allow-methods": "DELETE, GET, OPTIONS, PATCH, POST, PUT",
     "access-control-max-age": "600",
     "access-control-expose-headers": ", ".join(
-        ("request-id", "x-request-id", "x-trace-id", "x-region", "retry-after", *_SPEECH_HEADERS)
+        ("request-id", "x-request-id", "x-trace-id", "x-region", "retry-after", *SPEECH_HEADERS)
     ),
 }
 
@@ -116,7 +116,7 @@ async def start_stream(
     )
     concurrent, limit = str(state.admission.open_sessions), str(state.admission.limit)
     values = (session_id.get(), str(chars), concurrent, limit, concurrent)
-    g.speech_headers = dict(zip(_SPEECH_HEADERS, values, strict=True))
+    g.speech_headers = dict(zip(SPEECH_HEADERS, values, strict=True))
     return stream
 
 

@@ -169,9 +169,9 @@ class _FormReader:
                 raise InvalidRequest(f"A request has at most {MAX_FILES} files.", param="files")
             path = self._folder / str(self.form.n_files)
             self._file = path.open("wb")
-            name = Path(part.filename.replace("\\", "/")).name[:200]
+            name = Path((part.filename or "").replace("\\", "/")).name[:200]
             uploaded = UploadedFile(path, name)
-            self.form.files.setdefault(part.name.removesuffix("[]"), []).append(uploaded)
+            self.form.files.setdefault(_field_name(part), []).append(uploaded)
 
     async def _add(self, event: Data) -> None:
         if isinstance(self._part, File):
@@ -190,7 +190,12 @@ class _FormReader:
                 raise _too_long()
             if not event.more_data:
                 text = self._value.decode("utf-8", "replace")
-                self.form.values.setdefault(self._part.name.removesuffix("[]"), []).append(text)
+                self.form.values.setdefault(_field_name(self._part), []).append(text)
+
+
+def _field_name(part: Field | File) -> str:
+    # The decoder returns None for a part without a name.
+    return (part.name or "").removesuffix("[]")
 
 
 def _too_long() -> InvalidRequest:

@@ -180,11 +180,18 @@ _STATUSES: Mapping[type[SpeechError], tuple[int, str, str]] = {
 _PARAMS = {"voice_id": "voice", "text": "input"}
 
 
+def openai_status(kind: type[SpeechError]) -> int:
+    """Return the HTTP status that errors of this type are answered with."""
+    return _entry_of(kind)[0]
+
+
+def _entry_of(kind: type[SpeechError]) -> tuple[int, str, str]:
+    return next(_STATUSES[ancestor] for ancestor in kind.__mro__ if ancestor in _STATUSES)
+
+
 def openai_error(error: SpeechError) -> RestError:
     """Return `error` in the form of OpenAI's API."""
-    status, kind, code = next(
-        _STATUSES[ancestor] for ancestor in type(error).__mro__ if ancestor in _STATUSES
-    )
+    status, kind, code = _entry_of(type(error))
     message, param = error.message, None
     if isinstance(error, InvalidRequest):
         param = _PARAMS.get(error.param, error.param)

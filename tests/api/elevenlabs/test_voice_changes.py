@@ -237,6 +237,8 @@ PART = b"--b\r\nContent-Disposition: form-data; name="
         (BOUNDARY, PART + b'"files"; filename="a"\r\n\r\nx', 422),
         (BOUNDARY, PART + b'"name"\r\n\r\n\xff\xfe\r\n--b--', 422),
         (BOUNDARY, b"--b--\r\n", 422),
+        (BOUNDARY, b"--b\r\nContent-Disposition: form-data\r\n\r\nx\r\n--b--\r\n", 422),
+        (BOUNDARY, PART + b'""; filename=""\r\n\r\nx\r\n--b--\r\n', 422),
         (BOUNDARY, b"--b\r\n" + b"x" * 100_000, 422),
     ],
 )  # fmt: skip

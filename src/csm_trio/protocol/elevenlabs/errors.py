@@ -163,6 +163,12 @@ def rest_error(error: SpeechError, *, request_id: str) -> RestError:
     return RestError(kind.status, {"detail": detail}, headers)
 
 
+def rest_status(kind: type[SpeechError]) -> int:
+    """Return the HTTP status that errors of this type are answered with."""
+    entry = _entry_of(_REST_ERRORS, kind)
+    return 422 if issubclass(kind, InvalidRequest) and entry is _INTERNAL else entry.status
+
+
 def http_error_body(
     status: int, name: str, message: str | None, *, request_id: str
 ) -> dict[str, object]:
@@ -192,4 +198,8 @@ def _field_detail(error: InvalidRequest) -> dict[str, object]:
 
 def _nearest(table: Mapping[type[SpeechError], Entry], error: SpeechError) -> Entry:
     """Return the entry of the nearest ancestor; `SpeechError` itself is in every table."""
-    return next(table[kind] for kind in type(error).__mro__ if kind in table)
+    return _entry_of(table, type(error))
+
+
+def _entry_of(table: Mapping[type[SpeechError], Entry], kind: type[SpeechError]) -> Entry:
+    return next(table[ancestor] for ancestor in kind.__mro__ if ancestor in table)

@@ -22,21 +22,24 @@ _STYLES: dict[str, TimestampStyle] = {
 
 
 def timestamp_object(audio: Audio, **more: object) -> str:
-    """Return one chunk as a JSON object on one line, without framing or line end.
+    """Return one chunk as a JSON object on one line, without framing or line end."""
+    return json.dumps(rest_timestamps(audio, **more))
 
-    Times are seconds from the start of the answer. `more` are members that an endpoint adds.
+
+def rest_timestamps(audio: Audio, **more: object) -> Json:
+    """Return one chunk with the times of its characters; `more` are members that are added.
+
+    Times are seconds from the start of the answer.
     """
     aligned = audio.aligned
-    return json.dumps(
-        {
-            "audio_base64": base64.b64encode(audio.data).decode("ascii"),
-            "alignment": aligned and rest_alignment(aligned.written.shifted(aligned.from_ms)),
-            "normalized_alignment": (
-                aligned and rest_alignment(aligned.spoken.shifted(aligned.from_ms))
-            ),
-            **more,
-        }
-    )
+    return {
+        "audio_base64": base64.b64encode(audio.data).decode("ascii"),
+        "alignment": aligned and rest_alignment(aligned.written.shifted(aligned.from_ms)),
+        "normalized_alignment": (
+            aligned and rest_alignment(aligned.spoken.shifted(aligned.from_ms))
+        ),
+        **more,
+    }
 
 
 def voice_segments(chunks: Sequence[Audio], voice_ids: Sequence[str]) -> list[Json]:

@@ -1,0 +1,1 @@
+"""The server's description of itself: OpenAPI, AsyncAPI, and a page of both."""
