@@ -15,6 +15,7 @@ from typing import NoReturn
 import trio
 
 from csm_trio.api.admission import Admission, LocalSessions
+from csm_trio.api.api_keys import KeyStore
 from csm_trio.api.app import connection_error_body, create_app
 from csm_trio.api.connection_limits import ConnectionLimits
 from csm_trio.api.connections import Connections
@@ -70,7 +71,7 @@ async def serve(
     runner cannot be made.
     """
     metrics = Metrics()
-    store = VoiceStore(config, encode)
+    store, keys = VoiceStore(config, encode), KeyStore(config.server)
     # Bound before the model loads, so that a port in use is an error at once, not minutes later;
     # listening begins only when the engine is warm.
     with bound_socket(config.server) as bound, observed_gc(metrics):
@@ -89,13 +90,15 @@ async def serve(
                 metrics=metrics,
                 server=config.server,
                 speech=config.speech,
-                shared=LocalSharedState(config.speech, metrics, store),
+                shared=LocalSharedState(config.speech, metrics, store, keys),
             )
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
                 listener = listen(bound)
                 log_listening(bound, engine.slots, sessions.limit)
                 async with trio.open_nursery() as nursery:
-                    await start_reading_voices(nursery, store)
+                    reloads = await start_reloads(nursery)
+                    start_reading_voices(nursery, store, reloads)
+                    start_reading_keys(nursery, keys, reloads, sessions)
                     async with trio.open_nursery() as serving:
                         await serving.start(
                             partial(serve_clients, state, listener, signals, limits=limits)
@@ -104,14 +107,38 @@ async def serve(
                     nursery.cancel_scope.cancel()
 
 
-async def start_reading_voices(
-    nursery: trio.Nursery,
-    store: VoiceStore,
-    on_change: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
-) -> None:
-    """Have the voices read again on SIGHUP and when their files change, then call `on_change`."""
+async def start_reloads(nursery: trio.Nursery) -> ReloadRequests:
+    """Have SIGHUP request that files be read again."""
     reloads = ReloadRequests()
     await nursery.start(reloads.run)
+    return reloads
+
+
+def start_reading_keys(
+    nursery: trio.Nursery,
+    keys: KeyStore,
+    reloads: ReloadRequests,
+    sessions: LocalSessions,
+    distribute: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
+) -> None:
+    """Have the API keys read again at a reload and when their file changes, then `distribute`."""
+
+    async def on_change() -> None:
+        sessions.count_keys(keys.keys.names)
+        await distribute()
+
+    sessions.count_keys(keys.keys.names)
+    if keys.paths():
+        nursery.start_soon(watch_files, keys.paths, partial(keys.read_again, on_change), reloads)
+
+
+def start_reading_voices(
+    nursery: trio.Nursery,
+    store: VoiceStore,
+    reloads: ReloadRequests,
+    on_change: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
+) -> None:
+    """Have the voices read again at a reload and when their files change, then call `on_change`."""
     nursery.start_soon(store.run, on_change)
     if store.has_files:
         nursery.start_soon(watch_files, store.paths, store.read_again, reloads)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from urllib.parse import quote
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -29,6 +30,9 @@ _LOG_CLOSE_S = 1.0
 
 session_id: ContextVar[str] = ContextVar("session_id", default="-")
 """Id in the log lines of this task; also `request-id` of a REST answer."""
+
+key_name: ContextVar[str] = ContextVar("key_name", default="")
+"""Name of this task's API key in its log lines."""
 
 
 class Metrics:
@@ -50,6 +54,9 @@ class Metrics:
         )
         self.sessions = Gauge(
             "csm_sessions", "Open sessions (sockets and REST requests).", registry=registry
+        )
+        self.key_sessions = Gauge(
+            "csm_key_sessions", "Open sessions of each API key.", ["key"], registry=registry
         )
         self.admissions_waiting = Gauge(
             "csm_admissions_waiting", "Requests that wait for a session.", registry=registry
@@ -227,6 +234,8 @@ class Timeline:
 class _SessionFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         record.session = session_id.get()
+        record.key = key_name.get()
+        record.caller = " ".join(filter(None, (session_id.get(), key_name.get())))
         return True
 
 
@@ -235,9 +244,17 @@ class _LineFormatter(logging.Formatter):
 
     def __init__(self, secrets: Iterable[str] = (), process: str = "") -> None:
         source = f"{process} " if process else ""
-        super().__init__(f"%(asctime)s %(levelname)s {source}%(name)s [%(session)s] %(message)s")
-        self._secrets = tuple(secrets)
+        super().__init__(f"%(asctime)s %(levelname)s {source}%(name)s [%(caller)s] %(message)s")
+        self._secrets: tuple[str, ...] = ()
+        self.hide(secrets)
         self._process = process
+
+    def hide(self, secrets: Iterable[str]) -> None:
+        """Replace more secrets from now on, as they are and as in a URL."""
+        both = {form for secret in secrets for form in (secret, quote(secret, safe=""))}
+        if not both <= set(self._secrets):
+            # The longest first: one may be a part of another.
+            self._secrets = tuple(sorted(both.union(self._secrets), key=len, reverse=True))
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the text of an event; a traceback follows on lines of its own."""
@@ -260,11 +277,12 @@ class _JsonFormatter(_LineFormatter):
             "logger": record.name,
             **({"process": self._process} if self._process else {}),
             "session": getattr(record, "session", "-"),
-            "message": record.getMessage(),
+            **({"key": key} if (key := getattr(record, "key", "")) else {}),
+            "message": self._redacted(record.getMessage()),
         }
         if record.exc_info:
-            event["exception"] = self.formatException(record.exc_info)
-        return self._redacted(json.dumps(event))
+            event["exception"] = self._redacted(self.formatException(record.exc_info))
+        return json.dumps(event)
 
 
 @dataclass(slots=True)
@@ -322,6 +340,14 @@ class QueuedHandler(logging.Handler):
                 data = data[os.write(self._descriptor, data) :]
         except OSError:
             log_drops.lines += 1
+
+
+def hide_secrets(secrets: Iterable[str]) -> None:
+    """Replace more secrets wherever they occur in the log of this process."""
+    known = tuple(secrets)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler.formatter, _LineFormatter):
+            handler.formatter.hide(known)
 
 
 def configure_logging(

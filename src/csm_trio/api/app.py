@@ -8,12 +8,12 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any
 
-from quart import Response, request
+from quart import Response, g, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 from csm_trio.api.asgi import SpeechConnection, body_has_ended
-from csm_trio.api.auth import check_request
+from csm_trio.api.auth import check_request, note_key
 from csm_trio.api.elevenlabs.catalog import catalog_blueprint
 from csm_trio.api.elevenlabs.dialogue import dialogue_blueprint
 from csm_trio.api.elevenlabs.speech import elevenlabs_blueprint, elevenlabs_error_response
@@ -28,7 +28,7 @@ from csm_trio.api.upload import MAX_UPLOAD_BYTES, FormRequest, takes_uploads
 from csm_trio.errors import SpeechError
 from csm_trio.protocol.elevenlabs.errors import http_error_body
 from csm_trio.protocol.openai import error_body, openai_error
-from csm_trio.telemetry import session_id
+from csm_trio.telemetry import key_name, session_id
 
 logger = logging.getLogger(__name__)
 
@@ -65,21 +65,23 @@ def create_app(state: ServerState) -> SpeechApp:
     @app.before_request
     async def begin_request() -> None:
         session_id.set(secrets.token_hex(8))
-        check_request(
+        g.api_key = check_request(
             request.method,
             request.path,
             request.headers,
             request.args,
-            api_key=state.server.api_key,
+            keys=state.shared.keys,
         )
+        note_key(g.api_key)
 
     @app.before_websocket
     async def begin_socket() -> None:
         session_id.set(secrets.token_hex(8))
+        key_name.set("")
 
     @app.after_request
     async def finish(response: Response) -> Response:
-        add_standard_headers(response, has_key=state.server.api_key is not None)
+        add_standard_headers(response, has_key=state.shared.keys.required)
         # The unread rest of a refused request's body would be parsed as the next request.
         if not await body_has_ended(within_s=UNREAD_BODY_S):
             response.headers["connection"] = "close"

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from quart import Response, g, request
 from werkzeug.exceptions import UnsupportedMediaType
 
+from csm_trio.api.api_keys import ApiKey
 from csm_trio.api.auth import presented_key
 from csm_trio.api.speech_body import speech_response
 from csm_trio.api.speech_stream import SpeechStream
@@ -98,8 +99,20 @@ async def start_request(
     return await start_stream(state, spec, text, chars=len(parsed.text))
 
 
+def current_key() -> ApiKey | None:
+    """Return the API key of the current request; None where it needs none."""
+    key: ApiKey | None = g.get("api_key")
+    return key
+
+
 def _client() -> str:
-    """Return whose request this is: the holder's of its key, else the address's."""
+    """Return whose request this is: the holder's of its key, else the address's.
+
+    A server without keys takes any text for one.
+    """
+    key = current_key()
+    if key is not None:
+        return key.client
     return presented_key(request.headers, request.args) or request.remote_addr or ""
 
 
@@ -108,14 +121,15 @@ async def start_stream(
 ) -> SpeechStream:
     """Admit the session, start its synthesis, and store the values of the answer's headers.
 
-    Raises EngineBusy at the limit of sessions, or the SpeechError that came instead of audio.
+    Raises EngineBusy or TooManySessions at a limit of sessions, or the SpeechError that came
+    instead of audio.
     """
     state.metrics.characters.inc(chars)
     stream = await SpeechStream.start(
-        state.synthesizer, spec, deltas=deltas, admission=state.admission
+        state.synthesizer, spec, deltas=deltas, admission=state.admission, key=current_key()
     )
-    concurrent, limit = str(state.admission.open_sessions), str(state.admission.limit)
-    values = (session_id.get(), str(chars), concurrent, limit, concurrent)
+    counts = map(str, (stream.counts.of_client, stream.counts.limit, stream.counts.total))
+    values = (session_id.get(), str(chars), *counts)
     g.speech_headers = dict(zip(_SPEECH_HEADERS, values, strict=True))
     return stream
 

@@ -13,6 +13,7 @@ from functools import partial
 import trio
 
 from csm_trio.api.admission import Admission
+from csm_trio.api.api_keys import ApiKeys
 from csm_trio.api.connection_limits import ConnectionLimits
 from csm_trio.api.state import ServerState
 from csm_trio.engine.remote import open_remote_engine
@@ -60,10 +61,15 @@ async def run_worker(
         commands = _Commands(metrics, request_stop)
         control = ControlChannel(
             sockets.control,
-            {"ping": commands.ping, "collect": commands.collect, "set_voices": commands.set_voices},
+            {
+                "ping": commands.ping,
+                "collect": commands.collect,
+                "set_voices": commands.set_voices,
+                "set_keys": commands.set_keys,
+            },
             {"stop": commands.stop},
         )
-        commands.shared = SupervisedState(control, setup.voices, setup.voice_edits)
+        commands.shared = SupervisedState(control, setup.voices, setup.voice_edits, setup.keys)
         async with (
             trio.open_nursery() as nursery,
             open_remote_engine(sockets.engine, setup.slots, metrics) as engine,
@@ -123,6 +129,11 @@ class _Commands:
     async def set_voices(self, catalog: VoiceCatalog, edits: Mapping[str, VoiceSettings]) -> None:
         """Replace the voices and their edited settings."""
         self.shared.set_voices(catalog, edits)
+        await trio.lowlevel.checkpoint()
+
+    async def set_keys(self, keys: ApiKeys) -> None:
+        """Replace the API keys."""
+        self.shared.set_keys(keys)
         await trio.lowlevel.checkpoint()
 
     def stop(self) -> None:

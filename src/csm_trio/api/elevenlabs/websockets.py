@@ -10,7 +10,8 @@ import trio
 from quart import Blueprint, ResponseReturnValue, websocket
 
 from csm_trio.api.admission import SessionLease
-from csm_trio.api.auth import AUTHENTICATION_TIMEOUT_S, CheckKey, check_socket
+from csm_trio.api.api_keys import ApiKey
+from csm_trio.api.auth import AUTHENTICATION_TIMEOUT_S, CheckKey, check_socket, note_key
 from csm_trio.api.elevenlabs.speech import elevenlabs_error_response
 from csm_trio.api.state import ServerState
 from csm_trio.errors import EngineFailed, ServerLeaving, SpeechError, Unauthorized
@@ -99,11 +100,12 @@ async def _serve_socket(
         shown = await check_socket(
             websocket.headers,
             websocket.args,
-            api_key=state.server.api_key,
+            keys=lambda: state.shared.keys,
             redeem_token=state.shared.redeem_token,
         )
         if shown.accepted:
-            lease = await state.admission.admit()
+            note_key(shown.key)
+            lease = await state.admission.admit(shown.key)
         else:
             counted = state.unauthenticated.enter(websocket.remote_addr or "")
     except SpeechError as error:
@@ -125,16 +127,19 @@ async def _authenticate_and_run(
     with counted:
         await websocket.accept()
         try:
-            begun = await _authenticate(socket.protocol, check)
-            lease = await socket.state.admission.admit()
+            begun, key = await _authenticate(socket.protocol, check)
+            note_key(key)
+            lease = await socket.state.admission.admit(key)
         except SpeechError as error:
             await _close_with_error(socket.state, error)
             return
     await _run_and_close(socket, lease, begun)
 
 
-async def _authenticate(protocol: SocketProtocol, check: CheckKey | None) -> list[InEvent]:
-    """Read messages up to one with a valid key; return its events.
+async def _authenticate(
+    protocol: SocketProtocol, check: CheckKey | None
+) -> tuple[list[InEvent], ApiKey]:
+    """Read messages up to one with a valid key; return its events and the key.
 
     Raises Unauthorized where a context opens without one, or none comes in time, and what the
     protocol raises.
@@ -143,8 +148,10 @@ async def _authenticate(protocol: SocketProtocol, check: CheckKey | None) -> lis
         while check is not None:
             events = protocol.receive(await _next_message())
             for event in events:
-                if isinstance(event, Authenticate) and await check(event.api_key):
-                    return events
+                if isinstance(event, Authenticate):
+                    key = await check(event.api_key)
+                    if key is not None:
+                        return events, key
             if not all(isinstance(event, KeepAlive) for event in events):
                 break
     raise Unauthorized
