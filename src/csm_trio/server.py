@@ -21,6 +21,7 @@ from csm_trio.api.connection_limits import ConnectionLimits
 from csm_trio.api.connections import Connections
 from csm_trio.api.shared_state import LocalSharedState
 from csm_trio.api.state import ServerState
+from csm_trio.api.tls import Certificate, CertificateStore, ServerTls
 from csm_trio.config import Config, EngineConfig, ServerConfig
 from csm_trio.engine.in_process import open_engine
 from csm_trio.engine.scheduler import BufferTargets, Runner
@@ -72,6 +73,8 @@ async def serve(
     """
     metrics = Metrics()
     store, keys = VoiceStore(config, encode), KeyStore(config.server)
+    certificates = CertificateStore(config.server)
+    tls = ServerTls(certificates.certificate)
     # Bound before the model loads, so that a port in use is an error at once, not minutes later;
     # listening begins only when the engine is warm.
     with bound_socket(config.server) as bound, observed_gc(metrics):
@@ -94,14 +97,15 @@ async def serve(
             )
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
                 listener = listen(bound)
-                log_listening(bound, engine.slots, sessions.limit)
+                log_listening(bound, engine.slots, sessions.limit, secure=tls.context is not None)
                 async with trio.open_nursery() as nursery:
                     reloads = await start_reloads(nursery)
                     start_reading_voices(nursery, store, reloads)
                     start_reading_keys(nursery, keys, reloads, sessions)
+                    start_reading_certificate(nursery, certificates, reloads, tls.replace)
                     async with trio.open_nursery() as serving:
                         await serving.start(
-                            partial(serve_clients, state, listener, signals, limits=limits)
+                            partial(serve_clients, state, listener, signals, limits=limits, tls=tls)
                         )
                         task_status.started(Serving(bound.getsockname()[1], state))
                     nursery.cancel_scope.cancel()
@@ -132,6 +136,18 @@ def start_reading_keys(
         nursery.start_soon(watch_files, keys.paths, partial(keys.read_again, on_change), reloads)
 
 
+def start_reading_certificate(
+    nursery: trio.Nursery,
+    certificates: CertificateStore,
+    reloads: ReloadRequests,
+    distribute: Callable[[Certificate], Awaitable[None]],
+) -> None:
+    """Have the certificate read again at a reload and when its files change, then `distribute`."""
+    if certificates.paths():
+        on_change = partial(certificates.read_again, distribute)
+        nursery.start_soon(watch_files, certificates.paths, on_change, reloads)
+
+
 def start_reading_voices(
     nursery: trio.Nursery,
     store: VoiceStore,
@@ -150,6 +166,7 @@ async def serve_clients(
     stop_requests: AsyncIterator[object],
     *,
     limits: ConnectionLimits | None = None,
+    tls: ServerTls | None = None,
     on_close: Callable[[], None] = lambda: None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -166,6 +183,7 @@ async def serve_clients(
         error_body=connection_error_body,
         body_limit=app.body_limit,
         limit=_max_connections(),
+        tls=lambda: None if tls is None else tls.context,
         on_close=on_close,
     )
     until_stopped = partial(_drain_at_request, state.admission, state.server, stop_requests)
@@ -197,12 +215,16 @@ def listen(bound: socket.socket) -> trio.SocketListener:
     return trio.SocketListener(trio.socket.from_stdlib_socket(bound))
 
 
-def log_listening(bound: socket.socket, slots: int, sessions: int, workers: int = 0) -> None:
+def log_listening(
+    bound: socket.socket, slots: int, sessions: int, workers: int = 0, *, secure: bool
+) -> None:
     """Log the address of a server, and how much it serves at once."""
     host, port = bound.getsockname()[:2]
     more = f", {workers} workers" if workers else ""
+    scheme = "https" if secure else "http"
     logger.info(
-        "listening on http://%s:%d, %d slots, %d sessions%s", host, port, slots, sessions, more
+        "listening on %s://%s:%d, %d slots, %d sessions%s",
+        *(scheme, host, port, slots, sessions, more),
     )
 
 

@@ -183,7 +183,7 @@ class HttpConnection:
             "http_version": request.http_version.decode(),
             "asgi": {"spec_version": "2.3", "version": "3.0"},
             "method": request.method.decode("ascii"),
-            "scheme": "http",
+            "scheme": "https" if self._client.secure else "http",
             "path": _path(request),
             "raw_path": path,
             "query_string": query,

@@ -20,6 +20,7 @@ from csm_trio.api.admission import LocalSessions, SessionCounts
 from csm_trio.api.api_keys import ApiKey, KeyStore
 from csm_trio.api.connections import accept_next
 from csm_trio.api.shared_state import LocalSharedState
+from csm_trio.api.tls import Certificate, CertificateStore
 from csm_trio.config import Config
 from csm_trio.errors import ProcessFailed, ServerLeaving, StartupError
 from csm_trio.metrics_snapshot import Snapshot, add_up, render, take_snapshot, without_gauges
@@ -36,6 +37,7 @@ from csm_trio.server import (
     listen,
     local_sessions,
     log_listening,
+    start_reading_certificate,
     start_reading_keys,
     start_reading_voices,
     start_reloads,
@@ -113,6 +115,7 @@ async def supervise(
     `ProcessFailed` where the engine process ends.
     """
     store, keys = VoiceStore(config, encode), KeyStore(config.server)
+    certificates = CertificateStore(config.server)
     with bound_socket(config.server) as bound:
         await store.load()
         engine_setup = EngineSetup(config, runner_factory)
@@ -121,12 +124,15 @@ async def supervise(
             _started_engine(child) as engine,
             trio.open_nursery() as nursery,
         ):
-            supervisor = Supervisor(config, store, keys, engine, spawn)
+            supervisor = Supervisor(config, store, keys, certificates, engine, spawn)
             nursery.start_soon(supervisor.watch_engine)
             reloads = await start_reloads(nursery)
             start_reading_voices(nursery, store, reloads, supervisor.distribute_voices)
             start_reading_keys(
                 nursery, keys, reloads, supervisor.sessions, supervisor.distribute_keys
+            )
+            start_reading_certificate(
+                nursery, certificates, reloads, supervisor.distribute_certificate
             )
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
                 async with trio.open_nursery() as serving:
@@ -135,7 +141,8 @@ async def supervise(
                     await supervisor.all_ready()
                     listener = listen(bound)
                     log_listening(
-                        bound, engine.slots, supervisor.sessions.limit, supervisor.n_workers
+                        *(bound, engine.slots, supervisor.sessions.limit, supervisor.n_workers),
+                        secure=certificates.certificate is not None,
                     )
                     async with listener, trio.open_nursery() as accepting:
                         accepting.start_soon(supervisor.accept, listener)
@@ -203,7 +210,13 @@ class Supervisor:
     """The workers of one server, and the state that they share."""
 
     def __init__(
-        self, config: Config, store: VoiceStore, keys: KeyStore, engine: _Engine, spawn: Spawn
+        self,
+        config: Config,
+        store: VoiceStore,
+        keys: KeyStore,
+        certificates: CertificateStore,
+        engine: _Engine,
+        spawn: Spawn,
     ) -> None:
         self.metrics = Metrics()
         self.n_workers = worker_count(config.server.workers, engine.slots)
@@ -212,6 +225,7 @@ class Supervisor:
         self._config = config
         self._store = store
         self._keys = keys
+        self._certificates = certificates
         self._engine = engine
         self._spawn = spawn
         self._shared = LocalSharedState(config.speech, self.metrics, store, keys)
@@ -277,6 +291,7 @@ class Supervisor:
                 self._config,
                 self._store.catalog,
                 self._keys.keys,
+                self._certificates.certificate,
                 name,
                 self._engine.slots,
                 self.sessions.limit,
@@ -289,6 +304,7 @@ class Supervisor:
                 worker = self._add_worker(name, child)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(worker.control.run)
+                    nursery.start_soon(self._update_worker, worker, setup)
                     nursery.start_soon(self._watch_worker, worker)
                     end = await child.wait()
                     nursery.cancel_scope.cancel()
@@ -320,6 +336,16 @@ class Supervisor:
         if self._stopping:
             worker.control.notify("stop")
         return worker
+
+    async def _update_worker(self, worker: _Worker, setup: WorkerSetup) -> None:
+        """Send a new worker what has changed since its setup was made."""
+        if self._keys.keys is not setup.keys:
+            await self._ask(worker, "set_keys", self._keys.keys)
+        if self._certificates.certificate is not setup.certificate:
+            await self._ask(worker, "set_certificate", self._certificates.certificate)
+        catalog, edits = self._store.catalog, dict(self._store.settings)
+        if catalog is not setup.voices or edits != setup.voice_edits:
+            await self._ask(worker, "set_voices", catalog, edits)
 
     def _remove_worker(self, worker: _Worker) -> None:
         """Return everything that an ended worker held."""
@@ -421,6 +447,10 @@ class Supervisor:
     async def distribute_keys(self) -> None:
         """Send every worker the API keys as they are now; return when they have them."""
         await self._tell_workers("set_keys", self._keys.keys)
+
+    async def distribute_certificate(self, certificate: Certificate) -> None:
+        """Send every worker the certificate of new connections; return when they have it."""
+        await self._tell_workers("set_certificate", certificate)
 
     async def distribute_voices(self) -> None:
         """Send every worker the voices as they are now; return when they have them."""

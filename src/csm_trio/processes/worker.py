@@ -16,6 +16,7 @@ from csm_trio.api.admission import Admission
 from csm_trio.api.api_keys import ApiKeys
 from csm_trio.api.connection_limits import ConnectionLimits
 from csm_trio.api.state import ServerState
+from csm_trio.api.tls import ServerTls
 from csm_trio.engine.remote import open_remote_engine
 from csm_trio.errors import ServerLeaving
 from csm_trio.metrics_snapshot import Snapshot, take_snapshot
@@ -59,6 +60,8 @@ async def run_worker(
         stack.enter_context(request_stop)
         stack.enter_context(stop_requests)
         commands = _Commands(metrics, request_stop)
+        # The supervisor has checked it; read from files here, it could be another one by now.
+        tls = ServerTls(setup.certificate)
         control = ControlChannel(
             sockets.control,
             {
@@ -66,6 +69,7 @@ async def run_worker(
                 "collect": commands.collect,
                 "set_voices": commands.set_voices,
                 "set_keys": commands.set_keys,
+                "set_certificate": tls.replace,
             },
             {"stop": commands.stop},
         )
@@ -86,7 +90,7 @@ async def run_worker(
             )
             nursery.start_soon(_run_control, control, admission, commands.stop, supervisor_lost)
             serve = partial(
-                serve_clients, limits=limits, on_close=partial(control.notify, "closed")
+                serve_clients, limits=limits, tls=tls, on_close=partial(control.notify, "closed")
             )
             async with trio.open_nursery() as serving:
                 await serving.start(serve, state, HandedOver(sockets.handover), stop_requests)
