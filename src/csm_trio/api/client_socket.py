@@ -137,6 +137,19 @@ class ClientSocket:
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             raise ClientGone from None
 
+    async def end_output(self) -> None:
+        """End our side of the connection within a bound, that of TLS first.
+
+        Without close_notify a client cannot tell the end from a truncation (RFC 8446, 6.1).
+        """
+        with (
+            trio.move_on_after(self.limits.close_timeout_s),
+            contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError),
+        ):
+            if isinstance(self._stream, trio.SSLStream) and self._handshaken:
+                await self._stream.aclose()  # sends close_notify, and leaves the socket open
+            await self._transport.send_eof()
+
     async def linger(self) -> None:
         """End the stream and discard input until the client ends its side, within a bound.
 
@@ -144,10 +157,7 @@ class ClientSocket:
         (RFC 9112, 9.6).
         """
         with trio.move_on_after(self.limits.close_timeout_s), contextlib.suppress(ClientGone):
-            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                if isinstance(self._stream, trio.SSLStream) and self._handshaken:
-                    await self._stream.aclose()  # sends close_notify, and leaves the socket open
-                await self._transport.send_eof()
+            await self.end_output()
             while True:
                 await self._discard()
 

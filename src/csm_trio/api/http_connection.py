@@ -79,6 +79,7 @@ class HttpConnection:
             while True:
                 request = await self._next_request(timeout_s)
                 if request is None:
+                    await self._client.end_output()
                     return
                 await self._client.charge(events=REQUEST_EVENTS)
                 if wants_websocket(request):
