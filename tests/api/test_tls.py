@@ -1,6 +1,7 @@
 """TLS: what its clients get, what ends other clients' connections, and a certificate's change."""
 
 import base64
+import errno
 import logging
 import os
 import shutil
@@ -22,7 +23,7 @@ from elevenlabs.client import ElevenLabs
 from trio_websocket import wrap_client_stream
 
 from csm_trio.api.connection_limits import ConnectionLimits
-from csm_trio.api.tls import CertificateStore
+from csm_trio.api.tls import CertificateStore, ServerTls
 from csm_trio.config import Config, ServerConfig
 from csm_trio.errors import StartupError
 from support.client_calls import GUARD_S, HI, KEY, SPEECH, receive_all, send, until
@@ -247,6 +248,42 @@ async def test_an_early_answer_arrives_whole(issued: Issued) -> None:
         while b"\r\n\r\n{" not in answer:
             answer += await stream.receive_some()
     assert answer.startswith(b"HTTP/1.1 413 ")
+
+
+async def test_an_idle_connection_is_ended_by_close_notify(issued: Issued) -> None:
+    limits = ConnectionLimits(keep_alive_s=0.05)
+    async with (
+        secured(issued.config, limits=limits) as server,
+        await connect(server, issued.trust()) as client,
+    ):
+        await client.send_all(b"GET /healthz HTTP/1.1\r\nhost: test\r\n\r\n")
+        # Without close_notify, the end is a BrokenResourceError.
+        assert b"".join([data async for data in client]).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_a_reload_without_a_descriptor_left_keeps_the_certificate(
+    issued: Issued, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    certificates = CertificateStore(issued.config)
+    before = certificates.certificate
+    assert before is not None
+    tls = ServerTls(before)
+    context = tls.context
+
+    def fail(name: str) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "memfd_create", fail, raising=False)
+    issued.renew("second")
+    await certificates.read_again(tls.replace)
+    assert certificates.certificate is before
+    assert "cannot be loaded: Too many open files" in caplog.text
+    await tls.replace(before)
+    assert tls.context is context
+    assert "keeps its certificate" in caplog.text
+    monkeypatch.undo()
+    await certificates.read_again(tls.replace)
+    assert tls.context is not context
 
 
 def reload() -> None:

@@ -64,9 +64,12 @@ class ServerTls:
         self.context = server_context(certificate)
 
     async def replace(self, certificate: Certificate) -> None:
-        """Use a certificate that has replaced another."""
-        self.use(certificate)
+        """Use a certificate that has replaced another, where this process has descriptors left."""
         await trio.lowlevel.checkpoint()
+        try:
+            self.use(certificate)
+        except OSError as error:
+            logger.error("this process keeps its certificate: %s", error)
 
 
 class CertificateStore:
@@ -126,6 +129,9 @@ def load_certificate(config: ServerConfig) -> Certificate | None:
         raise StartupError(
             f"{shown} with the key in {config.tls_key} cannot be used: {reason}."
         ) from None
+    except OSError as error:
+        # No descriptor is left, which clients can cause: it must not end the server.
+        raise StartupError(f"{shown} cannot be loaded: {error.strerror}.") from None
     return certificate
 
 
