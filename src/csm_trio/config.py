@@ -30,8 +30,8 @@ class ServerConfig:
     """The listening socket, TLS, the API keys, admission control and origins of browsers.
 
     `max_sessions` None is the number of slots; `workers` None is 0 on a CPU, and on CUDA a number
-    that fits the slots and cores. `playground` is whether `GET /` serves the page. `path_prefix` has
-    no slash at its end. `cors_origins` None is every origin.
+    that fits the slots and cores. `playground` is whether `GET /` serves the page. `path_prefix`
+    has no slash at its end. `cors_origins` None is every origin.
     """
 
     host: str = "0.0.0.0"
