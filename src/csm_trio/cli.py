@@ -6,6 +6,7 @@ Only `serve`, `voices` and `bench --engine` compose a `Config`; only `serve` imp
 import argparse
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -92,6 +93,8 @@ def _serve_command(options: argparse.Namespace) -> int:
         logging.getLogger(__name__).warning(
             "every user of this machine can read a key given as a flag: use CSM_API_KEY instead"
         )
+    # It requests a reload; before there is something to reload, it must not end the process.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with tuned_process():
             if serves_in_one_process(config):

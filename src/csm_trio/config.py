@@ -30,8 +30,8 @@ class ServerConfig:
     """The listening socket, TLS, the API keys, admission control and origins of browsers.
 
     `max_sessions` None is the number of slots; `workers` None is 0 on a CPU, and on CUDA a number
-    that fits the slots and cores. `playground` is whether `GET /` serves the page. `path_prefix` is
-    empty or a path without a slash at its end. `cors_origins` None is every origin.
+    that fits the slots and cores. `playground` is whether `GET /` serves the page. `path_prefix`
+    has no slash at its end. `cors_origins` None is every origin.
     """
 
     host: str = "0.0.0.0"
@@ -40,7 +40,7 @@ class ServerConfig:
     api_keys_file: Path | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
-    path_prefix: str = ""
+    path_prefix: str | None = None
     cors_origins: tuple[str, ...] | None = None
     max_sessions: int | None = None
     workers: int | None = None
@@ -165,8 +165,7 @@ class Setting:
     @property
     def help_line(self) -> str:
         """The text for `--help`: meaning, unit and default."""
-        is_named = self.default in (None, "") or self.value_type is SWITCH
-        default = self.unset if is_named else self.default
+        default = self.unset if self.default is None or self.value_type is SWITCH else self.default
         return f"{self.help} (unit: {self.unit}; default: {default})"
 
 
@@ -196,7 +195,6 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "--path-prefix", "server", "path_prefix", URL_PATH, "URL path",
         "path below which every endpoint is served, behind a proxy that does not remove it",
-        "none",
     ),
     Setting(
         "--cors-origin", "server", "cors_origins", ORIGINS, "origins",

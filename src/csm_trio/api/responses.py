@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import cast
-from urllib.parse import urlsplit
 
 from quart import Response, g, request
 from werkzeug.exceptions import UnsupportedMediaType
@@ -18,7 +17,7 @@ from csm_trio.api.speech_body import speech_response
 from csm_trio.api.speech_stream import SpeechStream
 from csm_trio.api.state import ServerState
 from csm_trio.engine.utterance import PromptSegment
-from csm_trio.errors import CrossSiteRequest, SpeechError
+from csm_trio.errors import CrossSiteRequest, OriginRefused, SpeechError
 from csm_trio.pipeline.request_history import RecordedRequest
 from csm_trio.pipeline.spec import ContextSpec
 from csm_trio.protocol.elevenlabs.timestamps import timestamp_style
@@ -38,7 +37,6 @@ _SPEECH_HEADERS = (
     "workspace-concurrent-requests",
 )
 _CORS = {
-    "access-control-allow-origin": "*",
     "access-control-allow-methods": "DELETE, GET, OPTIONS, PATCH, POST, PUT",
     "access-control-max-age": "600",
     "access-control-expose-headers": ", ".join(
@@ -162,6 +160,29 @@ def error_response(state: ServerState, error: SpeechError, rendered: RestError) 
     )
 
 
+def allowed_origin(origin: str | None, origins: tuple[str, ...] | None) -> str | None:
+    """Return the value of `access-control-allow-origin`; None where the origin gets none."""
+    if origins is None:
+        return "*"
+    return origin if origin in origins else None
+
+
+def check_origin(origin: str | None, host: str, origins: tuple[str, ...] | None) -> None:
+    """Check the page that opens a socket: browsers protect sockets by no CORS (RFC 6455, 10.2).
+
+    Raises OriginRefused for an origin that is neither of the server's own host nor on the list.
+    """
+    if origin is None or origins is None or origin.lower() in origins:
+        return
+    if not _is_same_site(origin, host):
+        raise OriginRefused
+
+
+def _is_same_site(origin: str, host: str) -> bool:
+    """Return whether an origin is the host itself; a proxy may have ended TLS."""
+    return origin.partition("://")[2].lower() == host.lower()
+
+
 def check_same_site(*, has_key: bool) -> None:
     """Check a change that a page may ask for without asking first (a form); a key is proof enough.
 
@@ -170,7 +191,7 @@ def check_same_site(*, has_key: bool) -> None:
     origin = request.headers.get("origin")
     if has_key or origin is None:
         return
-    if urlsplit(origin).netloc != request.host:
+    if not _is_same_site(origin, request.host):
         raise CrossSiteRequest
 
 
@@ -180,10 +201,13 @@ def _is_edit() -> bool:
     return request.path.startswith("/v1/voices") and method not in ("GET", "HEAD", "OPTIONS")
 
 
-def add_standard_headers(response: Response, *, has_key: bool) -> None:
+def add_standard_headers(
+    response: Response, *, has_key: bool, origins: tuple[str, ...] | None
+) -> None:
     """Add the headers of every answer, and those of speech where there is speech.
 
-    Pages of every origin may call the server, except to change it where it has no key.
+    Pages of these origins, or of every origin, may call the server, except to change it where it
+    has no key.
     """
     request_id = session_id.get()
     response.headers["request-id"] = request_id
@@ -194,9 +218,13 @@ def add_standard_headers(response: Response, *, has_key: bool) -> None:
     response.headers["x-region"] = "self-hosted"
     if response.status_code == 200:
         response.headers.update(g.get("speech_headers", {}))
-    if _is_edit() and not has_key:
+    if origins is not None:
+        response.headers.add("vary", "Origin")
+    allowed = allowed_origin(request.headers.get("origin"), origins)
+    if allowed is None or (_is_edit() and not has_key):
         return
     response.headers.update(_CORS)
+    response.headers["access-control-allow-origin"] = allowed
     # Listed one by one: to a browser `*` does not include `authorization`.
     wanted = request.headers.get("access-control-request-headers")
     response.headers["access-control-allow-headers"] = wanted or "*"

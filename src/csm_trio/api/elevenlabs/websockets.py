@@ -13,6 +13,7 @@ from csm_trio.api.admission import SessionLease
 from csm_trio.api.api_keys import ApiKey
 from csm_trio.api.auth import AUTHENTICATION_TIMEOUT_S, CheckKey, check_socket, note_key
 from csm_trio.api.elevenlabs.speech import elevenlabs_error_response
+from csm_trio.api.responses import check_origin
 from csm_trio.api.state import ServerState
 from csm_trio.errors import EngineFailed, ServerLeaving, SpeechError, Unauthorized
 from csm_trio.pipeline.session import Session, SessionConfig, SocketProtocol
@@ -96,6 +97,7 @@ async def _serve_socket(
     no valid key holds no session: it is accepted, and admitted with its key.
     """
     try:
+        check_origin(websocket.headers.get("origin"), websocket.host, state.server.cors_origins)
         query = parse_socket_query(websocket.args, dialogue=voice_id is None)
         shown = await check_socket(
             websocket.headers,
