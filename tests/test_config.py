@@ -38,6 +38,15 @@ EXAMPLES = [
     ("--host", "::1", "server", "host", "::1"),
     ("--port", "0", "server", "port", 0),
     ("--api-key", "s3cret", "server", "api_key", "s3cret"),
+    ("--api-keys-file", "keys.json", "server", "api_keys_file", Path("keys.json")),
+    ("--path-prefix", "/speech/tts/", "server", "path_prefix", "/speech/tts"),
+    (
+        "--cors-origin",
+        "https://App.example:443/, http://[::1]:8080",
+        "server",
+        "cors_origins",
+        ("https://app.example", "http://[::1]:8080"),
+    ),
     ("--pool-size", "8", "engine", "pool_size", 8),
     ("--max-sessions", "20", "server", "max_sessions", 20),
     ("--device", "cuda:1", "engine", "device", "cuda:1"),
@@ -74,6 +83,7 @@ EXAMPLES = [
     ("--otlp-endpoint", "http://otel:4318", "config", "otlp_endpoint", "http://otel:4318"),
     ("--no-playground", "true", "server", "playground", False),
 ]
+WITH_OTHERS = {"--cpu", "--model-file", "--allow-voice-upload", "--tls-cert", "--tls-key"}
 SWITCHES = {setting.flag for setting in SETTINGS if setting.value_type is SWITCH}
 
 
@@ -90,7 +100,7 @@ def test_nothing_set_is_the_defaults() -> None:
 
 
 def test_the_examples_cover_every_setting() -> None:
-    covered = {flag for flag, *_ in EXAMPLES} | {"--cpu", "--model-file", "--allow-voice-upload"}
+    covered = {flag for flag, *_ in EXAMPLES} | WITH_OTHERS
     assert covered == {setting.flag for setting in SETTINGS}
 
 
@@ -110,6 +120,18 @@ def test_voices_are_uploaded_into_a_data_directory_only(tmp_path: Path) -> None:
     with pytest.raises(StartupError, match="--allow-voice-upload needs --data-dir"):
         load("--allow-voice-upload")
     assert load("--allow-voice-upload", "--data-dir", str(tmp_path)).speech.voice_upload
+
+
+def test_a_certificate_needs_its_key() -> None:
+    for flag in ("--tls-cert", "--tls-key"):
+        with pytest.raises(StartupError, match="need each other"):
+            load(flag, "one.pem")
+    server = load("--tls-cert", "one.pem", "--tls-key", "two.pem").server
+    assert (server.tls_cert, server.tls_key) == (Path("one.pem"), Path("two.pem"))
+
+
+def test_every_origin_is_the_default() -> None:
+    assert load("--cors-origin", "*").server == ServerConfig()
 
 
 def test_flag_over_environment_over_file_over_default(toml: Path) -> None:
@@ -208,6 +230,9 @@ BAD_VALUES = [
     ("--stall-timeout-s", "nan"),
     ("--drain-s", "1e3"),
     ("--log-level", "loud"),
+    *(("--path-prefix", text) for text in ("/", "tts", "/a//b", "/a/../b", "/ä", "/a?b")),
+    *(("--cors-origin", text) for text in ("null", "a.org", "https://a/b", "https://a,", "*,")),
+    ("--cors-origin", "https://a:65536"),
 ]
 
 

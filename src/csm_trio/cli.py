@@ -6,6 +6,7 @@ Only `serve`, `voices` and `bench --engine` compose a `Config`; only `serve` imp
 import argparse
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -99,6 +100,8 @@ def _serve_command(options: argparse.Namespace) -> int:
             "every user of this machine can read a key given as a flag: use CSM_API_KEY instead"
         )
     failure: BaseException | None = None
+    # It requests a reload; before there is something to reload, it must not end the process.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         check_tracer(config)
         with tuned_process():

@@ -12,20 +12,36 @@ from typing import Any, Literal
 
 from csm_trio.errors import StartupError
 from csm_trio.named_files import read_file
-from csm_trio.setting_types import SWITCH, ValueType, choice, pattern, read_path, seconds, whole
+from csm_trio.setting_types import (
+    ORIGINS,
+    SWITCH,
+    URL_PATH,
+    ValueType,
+    choice,
+    pattern,
+    read_path,
+    seconds,
+    whole,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """The listening socket, the API key and admission control.
+    """The listening socket, TLS, the API keys, admission control and origins of browsers.
 
     `max_sessions` None is the number of slots; `workers` None is 0 on a CPU, and on CUDA a number
-    that fits the slots and cores. `playground` is whether `GET /` serves the page.
+    that fits the slots and cores. `playground` is whether `GET /` serves the page. `path_prefix`
+    has no slash at its end. `cors_origins` None is every origin.
     """
 
     host: str = "0.0.0.0"
     port: int = 8080
     api_key: str | None = field(default=None, repr=False)
+    api_keys_file: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    path_prefix: str | None = None
+    cors_origins: tuple[str, ...] | None = None
     max_sessions: int | None = None
     workers: int | None = None
     drain_s: float = 30.0
@@ -168,6 +184,26 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "--api-key", "server", "api_key", _KEY, "text", "API key that clients must send",
         secret=True,
+    ),
+    Setting(
+        "--api-keys-file", "server", "api_keys_file", _PATH, "path",
+        "JSON file of more API keys, read again when it changes",
+    ),
+    Setting(
+        "--tls-cert", "server", "tls_cert", _PATH, "path",
+        "PEM file of the certificate and its chain: serve https: and wss:; needs --tls-key",
+    ),
+    Setting(
+        "--tls-key", "server", "tls_key", _PATH, "path",
+        "PEM file of the certificate's private key; may be the file of --tls-cert",
+    ),
+    Setting(
+        "--path-prefix", "server", "path_prefix", URL_PATH, "URL path",
+        "path below which every endpoint is served, behind a proxy that does not remove it",
+    ),
+    Setting(
+        "--cors-origin", "server", "cors_origins", ORIGINS, "origins",
+        "origins of pages that may use the server, with commas between them", "*, every origin",
     ),
     Setting(
         "--pool-size", "engine", "pool_size", whole(1, 1024, or_auto=True), "slots",
@@ -359,6 +395,8 @@ def load_config(flags: Mapping[str, object], environ: Mapping[str, str]) -> Conf
         config.engine.model_id is not None or config.engine.weights_path is not None
     ):
         raise StartupError("--random-weights replaces a model: omit --model-id and --weights-path.")
+    if (config.server.tls_cert is None) != (config.server.tls_key is None):
+        raise StartupError("--tls-cert and --tls-key need each other.")
     if config.speech.voice_upload and config.speech.data_dir is None:
         raise StartupError("--allow-voice-upload needs --data-dir, where voices are kept.")
     return config

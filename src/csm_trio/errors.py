@@ -177,6 +177,22 @@ class TooManyRequests(SpeechError):
         super().__init__(message)
 
 
+class TooManySessions(TooManyRequests):
+    """One API key has as many sessions open as it may have."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"Too many concurrent requests: this API key may have {limit} at once (max_sessions)."
+        )
+
+
+class OriginRefused(SpeechError):
+    """A page of an origin that may not use this server opens a socket."""
+
+    def __init__(self) -> None:
+        super().__init__("Pages of this origin may not use the server (--cors-origin).")
+
+
 class InputTimeout(SpeechError):
     """A socket's client sent nothing for `timeout_s` seconds."""
 

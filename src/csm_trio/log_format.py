@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from types import TracebackType
+from urllib.parse import quote
 
 _MAX_PARTS = 16
 """Exceptions of a group, and of a chain of causes, that are written; more are left out."""
@@ -32,15 +33,23 @@ class LineFormatter(logging.Formatter):
         self, secrets: Iterable[str] = (), process: str = "", *, texts: bool = False
     ) -> None:
         source = f"{process} " if process else ""
-        super().__init__(f"%(asctime)s %(levelname)s {source}%(name)s [%(session)s] %(message)s")
-        self._secrets = tuple(secrets)
+        super().__init__(f"%(asctime)s %(levelname)s {source}%(name)s [%(caller)s] %(message)s")
+        self._secrets: tuple[str, ...] = ()
+        self.hide(secrets)
         self._process = process
         self._texts = texts
+
+    def hide(self, secrets: Iterable[str]) -> None:
+        """Replace more secrets from now on, as they are and as in a URL."""
+        both = {form for secret in secrets for form in (secret, quote(secret, safe=""))}
+        if not both <= set(self._secrets):
+            # The longest first: one may be a part of another.
+            self._secrets = tuple(sorted(both.union(self._secrets), key=len, reverse=True))
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the text of an event; a traceback follows on lines of its own."""
         record.message = _message(record)
-        record.session = _session(record)
+        record.caller = " ".join(filter(None, (_session(record), _key(record))))
         record.asctime = self.formatTime(record)
         parts = [self.formatMessage(record), *self._details(record).values()]
         return self._redacted("\n".join(parts))
@@ -73,6 +82,7 @@ class JsonFormatter(LineFormatter):
             "logger": record.name,
             **({"process": self._process} if self._process else {}),
             "session": _session(record),
+            **({"key": key} if (key := _key(record)) else {}),
         }
         texts = {"message": _message(record), **self._details(record)}
         # Before JSON escapes them: an escaped secret would not be found.
@@ -130,6 +140,10 @@ def _message(record: logging.LogRecord) -> str:
 
 def _session(record: logging.LogRecord) -> str:
     return str(getattr(record, "session", "-"))
+
+
+def _key(record: logging.LogRecord) -> str:
+    return str(getattr(record, "key", ""))
 
 
 def _utc(created_s: float) -> str:

@@ -15,11 +15,13 @@ from typing import NoReturn
 import trio
 
 from csm_trio.api.admission import Admission, LocalSessions
+from csm_trio.api.api_keys import KeyStore
 from csm_trio.api.app import connection_error_body, create_app
 from csm_trio.api.connection_limits import ConnectionLimits
 from csm_trio.api.connections import Connections
 from csm_trio.api.shared_state import LocalSharedState
 from csm_trio.api.state import ServerState
+from csm_trio.api.tls import Certificate, CertificateStore, ServerTls
 from csm_trio.config import Config, EngineConfig, ServerConfig
 from csm_trio.engine.in_process import open_engine
 from csm_trio.engine.scheduler import BufferTargets, Runner
@@ -71,7 +73,9 @@ async def serve(
     runner cannot be made.
     """
     metrics = Metrics()
-    store = VoiceStore(config, encode)
+    store, keys = VoiceStore(config, encode), KeyStore(config.server)
+    certificates = CertificateStore(config.server)
+    tls = ServerTls(certificates.certificate)
     # Bound before the model loads, so that a port in use is an error at once, not minutes later;
     # listening begins only when the engine is warm.
     with (
@@ -94,29 +98,68 @@ async def serve(
                 metrics=metrics,
                 server=config.server,
                 speech=config.speech,
-                shared=LocalSharedState(config.speech, metrics, store),
+                shared=LocalSharedState(config.speech, metrics, store, keys),
             )
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
                 listener = listen(bound)
-                log_listening(bound, engine.slots, sessions.limit)
+                log_listening(bound, engine.slots, sessions.limit, secure=tls.context is not None)
                 async with trio.open_nursery() as nursery:
-                    await start_reading_voices(nursery, store)
+                    reloads = await start_reloads(nursery)
+                    start_reading_voices(nursery, store, reloads)
+                    start_reading_keys(nursery, keys, reloads, sessions)
+                    start_reading_certificate(nursery, certificates, reloads, tls.replace)
                     async with trio.open_nursery() as serving:
                         await serving.start(
-                            partial(serve_clients, state, listener, signals, limits=limits)
+                            partial(serve_clients, state, listener, signals, limits=limits, tls=tls)
                         )
                         task_status.started(Serving(bound.getsockname()[1], state))
                     nursery.cancel_scope.cancel()
 
 
-async def start_reading_voices(
-    nursery: trio.Nursery,
-    store: VoiceStore,
-    on_change: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
-) -> None:
-    """Have the voices read again on SIGHUP and when their files change, then call `on_change`."""
+async def start_reloads(nursery: trio.Nursery) -> ReloadRequests:
+    """Have SIGHUP request that files be read again."""
     reloads = ReloadRequests()
     await nursery.start(reloads.run)
+    return reloads
+
+
+def start_reading_keys(
+    nursery: trio.Nursery,
+    keys: KeyStore,
+    reloads: ReloadRequests,
+    sessions: LocalSessions,
+    distribute: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
+) -> None:
+    """Have the API keys read again at a reload and when their file changes, then `distribute`."""
+
+    async def on_change() -> None:
+        sessions.count_keys(keys.keys.names)
+        await distribute()
+
+    sessions.count_keys(keys.keys.names)
+    if keys.paths():
+        nursery.start_soon(watch_files, keys.paths, partial(keys.read_again, on_change), reloads)
+
+
+def start_reading_certificate(
+    nursery: trio.Nursery,
+    certificates: CertificateStore,
+    reloads: ReloadRequests,
+    distribute: Callable[[Certificate], Awaitable[None]],
+) -> None:
+    """Have the certificate read again at a reload and when its files change, then `distribute`."""
+    if certificates.paths():
+        on_change = partial(certificates.read_again, distribute)
+        nursery.start_soon(watch_files, certificates.paths, on_change, reloads)
+
+
+def start_reading_voices(
+    nursery: trio.Nursery,
+    store: VoiceStore,
+    reloads: ReloadRequests,
+    on_change: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
+) -> None:
+    """Have the voices read again at a reload and when their files change, then call `on_change`."""
     nursery.start_soon(store.run, on_change)
     if store.has_files:
         nursery.start_soon(watch_files, store.paths, store.read_again, reloads)
@@ -128,6 +171,7 @@ async def serve_clients(
     stop_requests: AsyncIterator[object],
     *,
     limits: ConnectionLimits | None = None,
+    tls: ServerTls | None = None,
     on_close: Callable[[], None] = lambda: None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -144,6 +188,7 @@ async def serve_clients(
         error_body=connection_error_body,
         body_limit=app.body_limit,
         limit=_max_connections(),
+        tls=lambda: None if tls is None else tls.context,
         on_close=on_close,
     )
     until_stopped = partial(_drain_at_request, state.admission, state.server, stop_requests)
@@ -175,12 +220,16 @@ def listen(bound: socket.socket) -> trio.SocketListener:
     return trio.SocketListener(trio.socket.from_stdlib_socket(bound))
 
 
-def log_listening(bound: socket.socket, slots: int, sessions: int, workers: int = 0) -> None:
+def log_listening(
+    bound: socket.socket, slots: int, sessions: int, workers: int = 0, *, secure: bool
+) -> None:
     """Log the address of a server, and how much it serves at once."""
     host, port = bound.getsockname()[:2]
     more = f", {workers} workers" if workers else ""
+    scheme = "https" if secure else "http"
     logger.info(
-        "listening on http://%s:%d, %d slots, %d sessions%s", host, port, slots, sessions, more
+        "listening on %s://%s:%d, %d slots, %d sessions%s",
+        *(scheme, host, port, slots, sessions, more),
     )
 
 

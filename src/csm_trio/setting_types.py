@@ -79,6 +79,38 @@ def read_path(text: str) -> Path:
         raise ValueError from None
 
 
+def _read_url_path(text: str) -> str:
+    """Read a URL path as requests name it; `.` and `..` never arrive, clients resolve them."""
+    if not re.fullmatch(r"(/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~-]+)+/?", text):
+        raise ValueError
+    return text.rstrip("/")
+
+
+URL_PATH = ValueType("a path such as /tts, of letters, digits and '._~-'", _read_url_path)
+
+_ORIGIN = re.compile(r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?")
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
+
+
+def _read_origins(text: str) -> tuple[str, ...] | None:
+    """Read origins as browsers write them (RFC 6454, 6.2); `*` reads as None."""
+    if text.strip() == "*":
+        return None
+    return tuple(dict.fromkeys(_read_origin(one.strip().lower()) for one in text.split(",")))
+
+
+def _read_origin(text: str) -> str:
+    match = _ORIGIN.fullmatch(text.removesuffix("/"))
+    if match is None or int(match[3] or 1) not in range(1, 1 << 16):
+        raise ValueError
+    port = int(match[3] or _DEFAULT_PORTS[match[1]])
+    shown = "" if str(port) == _DEFAULT_PORTS[match[1]] else f":{port}"
+    return f"{match[1]}://{match[2]}{shown}"
+
+
+ORIGINS = ValueType("*, or origins such as https://example.com:8443", _read_origins)
+
+
 def _read_switch(text: str) -> bool:
     if text.lower() not in ("true", "1", "false", "0"):
         raise ValueError

@@ -34,6 +34,8 @@ session_id: ContextVar[str] = ContextVar("session_id", default="-")
 
 trace_parent: ContextVar["TraceParent | None"] = ContextVar("trace_parent", default=None)
 """The caller's span, of the request that this task serves."""
+key_name: ContextVar[str] = ContextVar("key_name", default="")
+"""Name of this task's API key in its log lines."""
 
 
 class Metrics:
@@ -55,6 +57,9 @@ class Metrics:
         )
         self.sessions = Gauge(
             "csm_sessions", "Open sessions (sockets and REST requests).", registry=registry
+        )
+        self.key_sessions = Gauge(
+            "csm_key_sessions", "Open sessions of each API key.", ["key"], registry=registry
         )
         self.admissions_waiting = Gauge(
             "csm_admissions_waiting", "Requests that wait for a session.", registry=registry
@@ -278,6 +283,7 @@ class ContextTracer(Protocol):
 class _SessionFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         record.session = session_id.get()
+        record.key = key_name.get()
         return True
 
 
@@ -341,6 +347,14 @@ class QueuedHandler(logging.Handler):
                 data = data[os.write(self._descriptor, data) :]
         except OSError:
             log_drops.lines += 1
+
+
+def hide_secrets(secrets: Iterable[str]) -> None:
+    """Replace more secrets wherever they occur in the log of this process."""
+    known = tuple(secrets)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler.formatter, LineFormatter):
+            handler.formatter.hide(known)
 
 
 def configure_logging(

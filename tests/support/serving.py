@@ -133,7 +133,7 @@ async def _start_with_a_worker(
 
 
 async def http_post(
-    stream: trio.SocketStream, path: str, body: dict[str, Any], **headers: str
+    stream: trio.abc.SendStream, path: str, body: dict[str, Any], **headers: str
 ) -> None:
     """Send one bare HTTP/1.1 request, so that a test owns every byte of the socket."""
     payload = json.dumps(body).encode()

@@ -1,9 +1,9 @@
 """Authentication: API keys, bearer tokens, and single-use tokens of sockets.
 
-Tokens are for browsers, which must not hold the key. Knows nothing of the server behind the key.
+Tokens are for browsers, which must not hold a key; each stands for the key that it was issued to.
+Knows nothing of the server behind the keys.
 """
 
-import hmac
 import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -13,8 +13,10 @@ from dataclasses import dataclass
 import trio
 from werkzeug.datastructures import Headers
 
+from csm_trio.api.api_keys import ApiKey, ApiKeys
 from csm_trio.errors import TooManyRequests, Unauthorized
 from csm_trio.protocol.fields import bearer_token
+from csm_trio.telemetry import key_name
 
 TOKEN_LIFE_S = 900.0
 """Lifetime of a single-use token: the vendor's 15 minutes (docs of `/v1/single-use-token`)."""
@@ -35,23 +37,24 @@ class SingleUseTokens:
     """Tokens issued and not yet redeemed; above `MAX_TOKENS` the oldest are evicted."""
 
     def __init__(self) -> None:
-        self._ends_s: dict[str, float] = {}
+        self._issued: dict[str, tuple[float, bytes]] = {}
 
-    def issue(self) -> str:
-        """Return a new token."""
+    def issue(self, key_digest: bytes) -> str:
+        """Return a new token, which stands for the key with this digest."""
         now_s = trio.current_time()
-        while self._ends_s:
-            oldest, ends_s = next(iter(self._ends_s.items()))
-            if ends_s > now_s and len(self._ends_s) < MAX_TOKENS:
+        while self._issued:
+            oldest, (ends_s, _) = next(iter(self._issued.items()))
+            if ends_s > now_s and len(self._issued) < MAX_TOKENS:
                 break
-            del self._ends_s[oldest]
+            del self._issued[oldest]
         token = f"sutkn_{secrets.token_urlsafe(32)}"
-        self._ends_s[token] = now_s + TOKEN_LIFE_S
+        self._issued[token] = now_s + TOKEN_LIFE_S, key_digest
         return token
 
-    def redeem(self, token: str) -> bool:
-        """Return whether a token is valid, and invalidate it."""
-        return self._ends_s.pop(token, 0.0) > trio.current_time()
+    def redeem(self, token: str) -> bytes | None:
+        """Return the digest of a token's key, and invalidate the token; None for no valid one."""
+        ends_s, key_digest = self._issued.pop(token, (0.0, b""))
+        return key_digest if ends_s > trio.current_time() else None
 
 
 class UnauthenticatedSockets:
@@ -78,36 +81,42 @@ class UnauthenticatedSockets:
                 del self._open[address]
 
 
-def check_key(key: str, api_key: str | None) -> bool:
-    """Return whether `key` is the server's; every key is, where the server has none."""
-    if api_key is None:
-        return True
-    return hmac.compare_digest(key.encode(), api_key.encode())
-
-
 def check_request(
-    method: str, path: str, headers: Headers, query: Mapping[str, str], *, api_key: str | None
-) -> None:
-    """Raise `Unauthorized` for an HTTP request that needs the key and does not present it."""
-    if api_key is None or not _needs_key(method, path):
-        return
-    key = presented_key(headers, query)
-    if key is None or not check_key(key, api_key):
+    method: str, path: str, headers: Headers, query: Mapping[str, str], *, keys: ApiKeys
+) -> ApiKey | None:
+    """Return the key of an HTTP request; None where it needs none.
+
+    Raises `Unauthorized` for a request that needs a key and does not present one.
+    """
+    if not keys.required or not _needs_key(method, path):
+        return None
+    shown = presented_key(headers, query)
+    key = None if shown is None else keys.find(shown)
+    if key is None:
         raise Unauthorized
+    return key
 
 
-CheckKey = Callable[[str], Awaitable[bool]]
-"""Returns whether a key or token is valid; a single-use token is then used."""
+def note_key(key: ApiKey | None) -> None:
+    """Have the log lines of this task name a key."""
+    key_name.set("" if key is None else key.name)
+
+
+CheckKey = Callable[[str], Awaitable[ApiKey | None]]
+"""Returns the key that is shown, or for which a single-use token stands; the latter is then used.
+None where it is not valid."""
 
 
 @dataclass(frozen=True, slots=True)
 class SocketAuthentication:
     """What an upgrade request shows: a valid key, a wrong one, or none yet.
 
-    `check_message` is what the key of a later message must pass; None where none is expected.
+    `key` is None where the server has none. `check_message` is what the key of a later
+    message must pass; None where none is expected.
     """
 
     accepted: bool = False
+    key: ApiKey | None = None
     check_message: CheckKey | None = None
 
 
@@ -115,21 +124,32 @@ async def check_socket(
     headers: Headers,
     query: Mapping[str, str],
     *,
-    api_key: str | None,
-    redeem_token: CheckKey,
+    keys: Callable[[], ApiKeys],
+    redeem_token: Callable[[str], Awaitable[bytes | None]],
 ) -> SocketAuthentication:
-    """Check the key or single-use token of a socket's upgrade request; a token is then used."""
-    key, token = presented_key(headers, query), query.get("single_use_token")
-    if api_key is None or (key is not None and check_key(key, api_key)):
+    """Check the key or single-use token of a socket's upgrade request; a token is then used.
+
+    `keys` returns the keys as they are when it is called; `redeem_token` the digest of a token's
+    key, or None.
+    """
+    if not keys().required:
         return SocketAuthentication(accepted=True)
-    if key is None and token is None:
 
-        async def check_message(shown: str) -> bool:
-            return check_key(shown, api_key) or await redeem_token(shown)
+    async def check(shown: str) -> ApiKey | None:
+        key = keys().find(shown)
+        if key is None and (digest := await redeem_token(shown)) is not None:
+            # A token ends with its key.
+            key = keys().by_digest.get(digest)
+        return key
 
-        return SocketAuthentication(check_message=check_message)
-    redeemed = [await redeem_token(shown) for shown in (token, key) if shown is not None]
-    return SocketAuthentication(accepted=any(redeemed))
+    shown, token = presented_key(headers, query), query.get("single_use_token")
+    if shown is None and token is None:
+        return SocketAuthentication(check_message=check)
+    key = None
+    for one in (shown, token):
+        if key is None and one is not None:
+            key = await check(one)
+    return SocketAuthentication(accepted=key is not None, key=key)
 
 
 def presented_key(headers: Headers, query: Mapping[str, str]) -> str | None:

@@ -5,6 +5,7 @@ An error on one connection leaves the others alone.
 
 import errno
 import logging
+import ssl
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
@@ -12,7 +13,7 @@ import h11
 import trio
 from hypercorn.typing import ASGIFramework
 
-from csm_trio.api.client_socket import ClientGone, ClientSocket
+from csm_trio.api.client_socket import ClientGone, ClientSocket, TlsFailed
 from csm_trio.api.connection_limits import ConnectionLimits
 from csm_trio.api.http_answer import error_answer
 from csm_trio.api.http_connection import ConnectionContext, HttpConnection
@@ -42,7 +43,10 @@ async def accept_next(
 
 
 class Connections:
-    """The open connections of one process; `on_close` is called when one has ended."""
+    """The open connections of one process.
+
+    `tls` returns the context of a new connection. `on_close` is called when one has ended.
+    """
 
     def __init__(
         self,
@@ -53,9 +57,11 @@ class Connections:
         error_body: Callable[[int], bytes],
         body_limit: Callable[[str], int],
         limit: int,
+        tls: Callable[[], ssl.SSLContext | None] = lambda: None,
         on_close: Callable[[], None] = lambda: None,
     ) -> None:
         self._limits = limits
+        self._tls = tls
         self._metrics = metrics
         self._limit = limit
         self._on_close = on_close
@@ -111,17 +117,17 @@ class Connections:
 
     async def _serve_one(self, stream: trio.SocketStream, has_space: bool) -> None:
         """Serve one connection, or refuse it; whatever ends it, it is closed."""
-        client = ClientSocket(stream, self._limits)
+        client = ClientSocket(stream, self._limits, self._tls())
         self._open += 1
         self._metrics.connections.set(self._open)
         try:
             if has_space:
                 await HttpConnection(client, self._context).run()
             else:
-                self._metrics.refusals.labels("TooManyConnections").inc()
-                await client.send(
-                    error_answer(h11.Connection(h11.SERVER), 503, self._context.error_body(503))
-                )
+                await self._refuse(client)
+        except* TlsFailed as group:
+            self._metrics.refusals.labels("TlsFailed").inc()
+            logger.debug("no TLS with %s: %s", client.peer, first_leaf(group))
         except* ClientGone:
             pass
         except* Exception as group:
@@ -133,6 +139,13 @@ class Connections:
             self._metrics.connections.set(self._open)
             await client.aclose()
             self._on_close()
+
+    async def _refuse(self, client: ClientSocket) -> None:
+        """Tell a client that there is no space for it; the handshake of TLS would take some."""
+        self._metrics.refusals.labels("TooManyConnections").inc()
+        if not client.secure:
+            answer = error_answer(h11.Connection(h11.SERVER), 503, self._context.error_body(503))
+            await client.send(answer)
 
     @contextmanager
     def _while_idle(self, scope: trio.CancelScope) -> Iterator[None]:

@@ -79,6 +79,7 @@ class HttpConnection:
             while True:
                 request = await self._next_request(timeout_s)
                 if request is None:
+                    await self._client.end_output()
                     return
                 await self._client.charge(events=REQUEST_EVENTS)
                 if wants_websocket(request):
@@ -183,7 +184,7 @@ class HttpConnection:
             "http_version": request.http_version.decode(),
             "asgi": {"spec_version": "2.3", "version": "3.0"},
             "method": request.method.decode("ascii"),
-            "scheme": "http",
+            "scheme": "https" if self._client.secure else "http",
             "path": _path(request),
             "raw_path": path,
             "query_string": query,

@@ -5,6 +5,8 @@ from quart import Blueprint, Response
 from csm_trio.api.state import ServerState
 from csm_trio.telemetry import METRICS_CONTENT_TYPE
 
+OPS_PATHS = frozenset({"/healthz", "/health", "/readyz", "/metrics"})
+
 
 def ops_blueprint(state: ServerState) -> Blueprint:
     """Return `/healthz` (also `/health`), `/readyz` and `/metrics`."""

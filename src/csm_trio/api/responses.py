@@ -7,17 +7,17 @@ import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import cast
-from urllib.parse import urlsplit
 
 from quart import Response, g, request
 from werkzeug.exceptions import UnsupportedMediaType
 
+from csm_trio.api.api_keys import ApiKey
 from csm_trio.api.auth import presented_key
 from csm_trio.api.speech_body import speech_response
 from csm_trio.api.speech_stream import SpeechStream
 from csm_trio.api.state import ServerState
 from csm_trio.engine.utterance import PromptSegment
-from csm_trio.errors import CrossSiteRequest, SpeechError
+from csm_trio.errors import CrossSiteRequest, OriginRefused, SpeechError
 from csm_trio.pipeline.request_history import RecordedRequest
 from csm_trio.pipeline.spec import ContextSpec
 from csm_trio.protocol.elevenlabs.timestamps import timestamp_style
@@ -37,7 +37,6 @@ SPEECH_HEADERS = (
     "workspace-concurrent-requests",
 )
 _CORS = {
-    "access-control-allow-origin": "*",
     "access-control-allow-methods": "DELETE, GET, OPTIONS, PATCH, POST, PUT",
     "access-control-max-age": "600",
     "access-control-expose-headers": ", ".join(
@@ -98,8 +97,20 @@ async def start_request(
     return await start_stream(state, spec, text, chars=len(parsed.text))
 
 
+def current_key() -> ApiKey | None:
+    """Return the API key of the current request; None where it needs none."""
+    key: ApiKey | None = g.get("api_key")
+    return key
+
+
 def _client() -> str:
-    """Return whose request this is: the holder's of its key, else the address's."""
+    """Return whose request this is: the holder's of its key, else the address's.
+
+    A server without keys takes any text for one.
+    """
+    key = current_key()
+    if key is not None:
+        return key.client
     return presented_key(request.headers, request.args) or request.remote_addr or ""
 
 
@@ -108,14 +119,15 @@ async def start_stream(
 ) -> SpeechStream:
     """Admit the session, start its synthesis, and store the values of the answer's headers.
 
-    Raises EngineBusy at the limit of sessions, or the SpeechError that came instead of audio.
+    Raises EngineBusy or TooManySessions at a limit of sessions, or the SpeechError that came
+    instead of audio.
     """
     state.metrics.characters.inc(chars)
     stream = await SpeechStream.start(
-        state.synthesizer, spec, deltas=deltas, admission=state.admission
+        state.synthesizer, spec, deltas=deltas, admission=state.admission, key=current_key()
     )
-    concurrent, limit = str(state.admission.open_sessions), str(state.admission.limit)
-    values = (session_id.get(), str(chars), concurrent, limit, concurrent)
+    counts = map(str, (stream.counts.of_client, stream.counts.limit, stream.counts.total))
+    values = (session_id.get(), str(chars), *counts)
     g.speech_headers = dict(zip(SPEECH_HEADERS, values, strict=True))
     return stream
 
@@ -148,6 +160,29 @@ def error_response(state: ServerState, error: SpeechError, rendered: RestError) 
     )
 
 
+def allowed_origin(origin: str | None, origins: tuple[str, ...] | None) -> str | None:
+    """Return the value of `access-control-allow-origin`; None where the origin gets none."""
+    if origins is None:
+        return "*"
+    return origin if origin in origins else None
+
+
+def check_origin(origin: str | None, host: str, origins: tuple[str, ...] | None) -> None:
+    """Check the page that opens a socket: browsers protect sockets by no CORS (RFC 6455, 10.2).
+
+    Raises OriginRefused for an origin that is neither of the server's own host nor on the list.
+    """
+    if origin is None or origins is None or origin.lower() in origins:
+        return
+    if not _is_same_site(origin, host):
+        raise OriginRefused
+
+
+def _is_same_site(origin: str, host: str) -> bool:
+    """Return whether an origin is the host itself; a proxy may have ended TLS."""
+    return origin.partition("://")[2].lower() == host.lower()
+
+
 def check_same_site(*, has_key: bool) -> None:
     """Check a change that a page may ask for without asking first (a form); a key is proof enough.
 
@@ -156,7 +191,7 @@ def check_same_site(*, has_key: bool) -> None:
     origin = request.headers.get("origin")
     if has_key or origin is None:
         return
-    if urlsplit(origin).netloc != request.host:
+    if not _is_same_site(origin, request.host):
         raise CrossSiteRequest
 
 
@@ -166,10 +201,13 @@ def _is_edit() -> bool:
     return request.path.startswith("/v1/voices") and method not in ("GET", "HEAD", "OPTIONS")
 
 
-def add_standard_headers(response: Response, *, has_key: bool) -> None:
+def add_standard_headers(
+    response: Response, *, has_key: bool, origins: tuple[str, ...] | None
+) -> None:
     """Add the headers of every answer, and those of speech where there is speech.
 
-    Pages of every origin may call the server, except to change it where it has no key.
+    Pages of these origins, or of every origin, may call the server, except to change it where it
+    has no key.
     """
     request_id = session_id.get()
     response.headers["request-id"] = request_id
@@ -180,9 +218,13 @@ def add_standard_headers(response: Response, *, has_key: bool) -> None:
     response.headers["x-region"] = "self-hosted"
     if response.status_code == 200:
         response.headers.update(g.get("speech_headers", {}))
-    if _is_edit() and not has_key:
+    if origins is not None:
+        response.headers.add("vary", "Origin")
+    allowed = allowed_origin(request.headers.get("origin"), origins)
+    if allowed is None or (_is_edit() and not has_key):
         return
     response.headers.update(_CORS)
+    response.headers["access-control-allow-origin"] = allowed
     # Listed one by one: to a browser `*` does not include `authorization`.
     wanted = request.headers.get("access-control-request-headers")
     response.headers["access-control-allow-headers"] = wanted or "*"

@@ -1,4 +1,4 @@
-"""What is one over all worker processes of a server: tokens, voices, history, metrics.
+"""What is one over all worker processes of a server: keys, tokens, voices, history, metrics.
 
 `LocalSharedState` holds it, in a server of one process or in the supervisor; workers have
 `processes.worker_state`, which asks the supervisor.
@@ -7,6 +7,7 @@
 from collections.abc import Collection
 from typing import Protocol
 
+from csm_trio.api.api_keys import ApiKeys, KeyStore
 from csm_trio.api.auth import SingleUseTokens
 from csm_trio.config import SpeechConfig
 from csm_trio.engine.utterance import PromptSegment
@@ -23,11 +24,15 @@ from csm_trio.voices import VoiceCatalog
 class SharedState(Protocol):
     """The state that every worker sees alike."""
 
-    async def issue_token(self) -> str:
-        """Return a new single-use token."""
+    @property
+    def keys(self) -> ApiKeys:
+        """The API keys as they are now."""
 
-    async def redeem_token(self, token: str) -> bool:
-        """Return whether a single-use token is valid, and invalidate it."""
+    async def issue_token(self, key_digest: bytes) -> str:
+        """Return a new single-use token, which stands for the key with this digest."""
+
+    async def redeem_token(self, token: str) -> bytes | None:
+        """Return the digest of a token's key, and invalidate the token; None for no valid one."""
 
     @property
     def voices(self) -> VoiceCatalog:
@@ -72,8 +77,11 @@ class SharedState(Protocol):
 class LocalSharedState:
     """The state itself."""
 
-    def __init__(self, config: SpeechConfig, metrics: Metrics, store: VoiceStore) -> None:
+    def __init__(
+        self, config: SpeechConfig, metrics: Metrics, store: VoiceStore, keys: KeyStore
+    ) -> None:
         self._metrics = metrics
+        self._keys = keys
         self._store = store
         self._tokens = SingleUseTokens()
         self._history = RequestHistory(config)
@@ -98,10 +106,14 @@ class LocalSharedState:
     async def remove_voice(self, voice_id: str) -> None:
         await self._store.remove(voice_id)
 
-    async def issue_token(self) -> str:
-        return self._tokens.issue()
+    @property
+    def keys(self) -> ApiKeys:
+        return self._keys.keys
 
-    async def redeem_token(self, token: str) -> bool:
+    async def issue_token(self, key_digest: bytes) -> str:
+        return self._tokens.issue(key_digest)
+
+    async def redeem_token(self, token: str) -> bytes | None:
         return self._tokens.redeem(token)
 
     def voice_edits(self, voice_id: str) -> VoiceSettings:

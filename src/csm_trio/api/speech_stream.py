@@ -10,7 +10,8 @@ from typing import Self
 import trio
 
 from csm_trio.alignment.alignment import join
-from csm_trio.api.admission import Admission, SessionLease
+from csm_trio.api.admission import Admission, SessionCounts, SessionLease
+from csm_trio.api.api_keys import ApiKey
 from csm_trio.api.asgi import request_nursery
 from csm_trio.audio.wav import with_true_lengths
 from csm_trio.pipeline.context import Synthesizer
@@ -36,8 +37,10 @@ class SpeechStream:
         first: OutEvent,
         outbox: Outbox,
         request_scope: trio.CancelScope,
+        counts: SessionCounts,
     ) -> None:
         self.audio_format = spec.audio_format
+        self.counts = counts
         self.progress = progress
         self._context_id = spec.context_id
         self._next_event: OutEvent | None = first
@@ -52,10 +55,11 @@ class SpeechStream:
         *,
         deltas: Sequence[AddText | Flush],
         admission: Admission,
+        key: ApiKey | None = None,
     ) -> Self:
         """Admit the session and start its synthesis; return at its first event but turn ends.
 
-        Raises EngineBusy where no session is free, or the SpeechError that came instead of audio.
+        Raises what `Admission.admit` raises, or the SpeechError that came instead of audio.
         """
         progress = ContextProgress.begin(spec, lambda: admission.cancel_reason)
         for delta in deltas:
@@ -67,7 +71,7 @@ class SpeechStream:
         to_client, outbox = trio.open_memory_channel[OutEvent](0)
         nursery = request_nursery()
         with waiting, to_client:
-            lease = await admission.admit()
+            lease = await admission.admit(key)
             nursery.start_soon(
                 _synthesize,
                 *(synthesizer, spec, progress, waiting.clone(), to_client.clone()),
@@ -79,7 +83,7 @@ class SpeechStream:
             pass
         if isinstance(first, ContextFailed):
             raise first.error
-        return cls(spec, progress, first, outbox, nursery.cancel_scope)
+        return cls(spec, progress, first, outbox, nursery.cancel_scope, lease.counts)
 
     def __aiter__(self) -> Self:
         return self

@@ -304,7 +304,7 @@ class WebSocketConnection:
             "type": "websocket",
             "asgi": request["asgi"],
             "http_version": request["http_version"],
-            "scheme": "ws",
+            "scheme": "wss" if self._client.secure else "ws",
             "path": request["path"],
             "raw_path": request["raw_path"],
             "query_string": request["query_string"],

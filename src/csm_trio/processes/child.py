@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run one child to its end; return its exit status."""
     # The supervisor answers signals, and its channel ends this process: a terminal and systemd
     # send a signal to every process of the server.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     role, descriptors = arguments[0], [int(one) for one in arguments[1:]]
     sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors]

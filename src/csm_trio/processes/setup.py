@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from csm_trio.api.api_keys import ApiKeys
+from csm_trio.api.tls import Certificate
 from csm_trio.config import Config
 from csm_trio.protocol.voice_settings import VoiceSettings
 from csm_trio.voices import VoiceCatalog
@@ -31,6 +33,8 @@ class WorkerSetup:
 
     config: Config
     voices: VoiceCatalog
+    keys: ApiKeys
+    certificate: Certificate | None
     name: str
     slots: int
     sessions: int

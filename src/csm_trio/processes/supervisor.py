@@ -16,9 +16,11 @@ from typing import Any, NoReturn
 
 import trio
 
-from csm_trio.api.admission import LocalSessions
+from csm_trio.api.admission import LocalSessions, SessionCounts
+from csm_trio.api.api_keys import ApiKey, KeyStore
 from csm_trio.api.connections import accept_next
 from csm_trio.api.shared_state import LocalSharedState
+from csm_trio.api.tls import Certificate, CertificateStore
 from csm_trio.config import Config
 from csm_trio.errors import ProcessFailed, ServerLeaving, StartupError
 from csm_trio.metrics_snapshot import Snapshot, add_up, render, take_snapshot, without_gauges
@@ -35,7 +37,10 @@ from csm_trio.server import (
     listen,
     local_sessions,
     log_listening,
+    start_reading_certificate,
+    start_reading_keys,
     start_reading_voices,
+    start_reloads,
 )
 from csm_trio.telemetry import Metrics
 from csm_trio.voice_store.encoder_process import EncodeVoices, encode_voices
@@ -109,7 +114,8 @@ async def supervise(
     Raises `StartupError` where the port cannot be bound or a child cannot start, and
     `ProcessFailed` where the engine process ends.
     """
-    store = VoiceStore(config, encode)
+    store, keys = VoiceStore(config, encode), KeyStore(config.server)
+    certificates = CertificateStore(config.server)
     with bound_socket(config.server) as bound:
         await store.load()
         engine_setup = EngineSetup(config, runner_factory)
@@ -118,9 +124,16 @@ async def supervise(
             _started_engine(child) as engine,
             trio.open_nursery() as nursery,
         ):
-            supervisor = Supervisor(config, store, engine, spawn)
+            supervisor = Supervisor(config, store, keys, certificates, engine, spawn)
             nursery.start_soon(supervisor.watch_engine)
-            await start_reading_voices(nursery, store, supervisor.distribute_voices)
+            reloads = await start_reloads(nursery)
+            start_reading_voices(nursery, store, reloads, supervisor.distribute_voices)
+            start_reading_keys(
+                nursery, keys, reloads, supervisor.sessions, supervisor.distribute_keys
+            )
+            start_reading_certificate(
+                nursery, certificates, reloads, supervisor.distribute_certificate
+            )
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
                 async with trio.open_nursery() as serving:
                     for index in range(supervisor.n_workers):
@@ -128,7 +141,8 @@ async def supervise(
                     await supervisor.all_ready()
                     listener = listen(bound)
                     log_listening(
-                        bound, engine.slots, supervisor.sessions.limit, supervisor.n_workers
+                        *(bound, engine.slots, supervisor.sessions.limit, supervisor.n_workers),
+                        secure=certificates.certificate is not None,
                     )
                     async with listener, trio.open_nursery() as accepting:
                         accepting.start_soon(supervisor.accept, listener)
@@ -195,16 +209,26 @@ async def _stop_at_signal(signals: AsyncIterator[int], supervisor: "Supervisor")
 class Supervisor:
     """The workers of one server, and the state that they share."""
 
-    def __init__(self, config: Config, store: VoiceStore, engine: _Engine, spawn: Spawn) -> None:
+    def __init__(
+        self,
+        config: Config,
+        store: VoiceStore,
+        keys: KeyStore,
+        certificates: CertificateStore,
+        engine: _Engine,
+        spawn: Spawn,
+    ) -> None:
         self.metrics = Metrics()
         self.n_workers = worker_count(config.server.workers, engine.slots)
         self.sessions: LocalSessions = local_sessions(config.server, engine.slots, self.metrics)
         self.all_stopped = trio.Event()
         self._config = config
         self._store = store
+        self._keys = keys
+        self._certificates = certificates
         self._engine = engine
         self._spawn = spawn
-        self._shared = LocalSharedState(config.speech, self.metrics, store)
+        self._shared = LocalSharedState(config.speech, self.metrics, store, keys)
         self._workers: dict[str, _Worker] = {}
         self._n_kept = 0
         # Set again each time that a worker becomes ready.
@@ -266,6 +290,8 @@ class Supervisor:
             setup = WorkerSetup(
                 self._config,
                 self._store.catalog,
+                self._keys.keys,
+                self._certificates.certificate,
                 name,
                 self._engine.slots,
                 self.sessions.limit,
@@ -278,6 +304,7 @@ class Supervisor:
                 worker = self._add_worker(name, child)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(worker.control.run)
+                    nursery.start_soon(self._update_worker, worker, setup)
                     nursery.start_soon(self._watch_worker, worker)
                     end = await child.wait()
                     nursery.cancel_scope.cancel()
@@ -309,6 +336,16 @@ class Supervisor:
         if self._stopping:
             worker.control.notify("stop")
         return worker
+
+    async def _update_worker(self, worker: _Worker, setup: WorkerSetup) -> None:
+        """Send a new worker what has changed since its setup was made."""
+        if self._keys.keys is not setup.keys:
+            await self._ask(worker, "set_keys", self._keys.keys)
+        if self._certificates.certificate is not setup.certificate:
+            await self._ask(worker, "set_certificate", self._certificates.certificate)
+        catalog, edits = self._store.catalog, dict(self._store.settings)
+        if catalog is not setup.voices or edits != setup.voice_edits:
+            await self._ask(worker, "set_voices", catalog, edits)
 
     def _remove_worker(self, worker: _Worker) -> None:
         """Return everything that an ended worker held."""
@@ -378,18 +415,20 @@ class Supervisor:
 
     # --- the sessions ---
 
-    async def _admit_lease(self, lease: _Lease) -> int:
+    async def _admit_lease(self, lease: _Lease, key: ApiKey | None) -> SessionCounts:
         with lease.scope:
-            await self.sessions.acquire(lease)
+            await self.sessions.acquire(lease, key)
             lease.acquired = True
         if lease.acquired and lease.released:
             # Released in the moment of the grant.
             self.sessions.release(lease)
-        return self.sessions.open_sessions
+        return self.sessions.counts(key)
 
-    def _admit(self, worker: _Worker, lease_id: int) -> Awaitable[int]:
+    def _admit(
+        self, worker: _Worker, lease_id: int, key: ApiKey | None
+    ) -> Awaitable[SessionCounts]:
         lease = worker.leases[lease_id] = _Lease()
-        return self._admit_lease(lease)
+        return self._admit_lease(lease, key)
 
     def _release(self, worker: _Worker, lease_id: int) -> None:
         lease = worker.leases.pop(lease_id)
@@ -405,13 +444,24 @@ class Supervisor:
         await self._store.edit_settings(voice_id, changes)
         await self.distribute_voices()
 
+    async def distribute_keys(self) -> None:
+        """Send every worker the API keys as they are now; return when they have them."""
+        await self._tell_workers("set_keys", self._keys.keys)
+
+    async def distribute_certificate(self, certificate: Certificate) -> None:
+        """Send every worker the certificate of new connections; return when they have it."""
+        await self._tell_workers("set_certificate", certificate)
+
     async def distribute_voices(self) -> None:
         """Send every worker the voices as they are now; return when they have them."""
-        catalog, edits = self._store.catalog, dict(self._store.settings)
+        await self._tell_workers("set_voices", self._store.catalog, dict(self._store.settings))
+
+    async def _tell_workers(self, name: str, *args: object) -> None:
+        """Call every worker; return when all have answered, within a bound."""
         with trio.move_on_after(_ANSWER_S):
             async with trio.open_nursery() as nursery:
                 for worker in self._workers.values():
-                    nursery.start_soon(self._ask, worker, "set_voices", catalog, edits)
+                    nursery.start_soon(self._ask, worker, name, *args)
 
     async def render_metrics(self) -> bytes:
         """Return the metrics of all processes, added up, in Prometheus' text format."""

@@ -13,8 +13,10 @@ from functools import partial
 import trio
 
 from csm_trio.api.admission import Admission
+from csm_trio.api.api_keys import ApiKeys
 from csm_trio.api.connection_limits import ConnectionLimits
 from csm_trio.api.state import ServerState
+from csm_trio.api.tls import ServerTls
 from csm_trio.engine.remote import open_remote_engine
 from csm_trio.errors import ServerLeaving
 from csm_trio.metrics_snapshot import Snapshot, take_snapshot
@@ -60,12 +62,20 @@ async def run_worker(
         stack.enter_context(request_stop)
         stack.enter_context(stop_requests)
         commands = _Commands(metrics, request_stop)
+        # The supervisor has checked it; read from files here, it could be another one by now.
+        tls = ServerTls(setup.certificate)
         control = ControlChannel(
             sockets.control,
-            {"ping": commands.ping, "collect": commands.collect, "set_voices": commands.set_voices},
+            {
+                "ping": commands.ping,
+                "collect": commands.collect,
+                "set_voices": commands.set_voices,
+                "set_keys": commands.set_keys,
+                "set_certificate": tls.replace,
+            },
             {"stop": commands.stop},
         )
-        commands.shared = SupervisedState(control, setup.voices, setup.voice_edits)
+        commands.shared = SupervisedState(control, setup.voices, setup.voice_edits, setup.keys)
         async with (
             trio.open_nursery() as nursery,
             open_remote_engine(sockets.engine, setup.slots, metrics) as engine,
@@ -82,7 +92,7 @@ async def run_worker(
             )
             nursery.start_soon(_run_control, control, admission, commands.stop, supervisor_lost)
             serve = partial(
-                serve_clients, limits=limits, on_close=partial(control.notify, "closed")
+                serve_clients, limits=limits, tls=tls, on_close=partial(control.notify, "closed")
             )
             async with trio.open_nursery() as serving:
                 await serving.start(serve, state, HandedOver(sockets.handover), stop_requests)
@@ -125,6 +135,11 @@ class _Commands:
     async def set_voices(self, catalog: VoiceCatalog, edits: Mapping[str, VoiceSettings]) -> None:
         """Replace the voices and their edited settings."""
         self.shared.set_voices(catalog, edits)
+        await trio.lowlevel.checkpoint()
+
+    async def set_keys(self, keys: ApiKeys) -> None:
+        """Replace the API keys."""
+        self.shared.set_keys(keys)
         await trio.lowlevel.checkpoint()
 
     def stop(self) -> None:

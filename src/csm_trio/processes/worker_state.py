@@ -3,12 +3,15 @@
 import itertools
 from collections.abc import Collection, Hashable, Mapping
 
+from csm_trio.api.admission import SessionCounts
+from csm_trio.api.api_keys import ApiKey, ApiKeys
 from csm_trio.engine.utterance import PromptSegment
 from csm_trio.pipeline.request_history import RecordedRequest
 from csm_trio.pipeline.voice_prefix import VoicePrefixes
 from csm_trio.processes.control_channel import ControlChannel
 from csm_trio.protocol.speech_fields import NO_VOICE_SETTINGS
 from csm_trio.protocol.voice_settings import VoiceSettings
+from csm_trio.telemetry import hide_secrets
 from csm_trio.voice_store.changes import AddedVoice, NewVoice, VoiceChange
 from csm_trio.voices import VoiceCatalog
 
@@ -23,16 +26,18 @@ class SupervisedSessions:
         self._ids = itertools.count()
         self._lease_ids: dict[Hashable, int] = {}
 
-    async def acquire(self, lease: Hashable) -> None:
-        """Take a session; raise EngineBusy where none ends in time, or too many wait."""
+    async def acquire(self, lease: Hashable, key: ApiKey | None = None) -> SessionCounts:
+        """Take a session, of those of a key; raises as `LocalSessions.acquire`."""
         lease_id = self._lease_ids[lease] = next(self._ids)
         acquired = False
         try:
-            self.open_sessions = await self._control.call("admit", lease_id)
+            counts: SessionCounts = await self._control.call("admit", lease_id, key)
             acquired = True
         finally:
             if not acquired:
                 self.release(lease)
+        self.open_sessions = counts.total
+        return counts
 
     def release(self, lease: Hashable) -> None:
         """Return a session, or stop waiting for it."""
@@ -43,21 +48,32 @@ class SupervisedState:
     """Shared state that the supervisor holds; voices are copied to every worker."""
 
     def __init__(
-        self, control: ControlChannel, voices: VoiceCatalog, edits: Mapping[str, VoiceSettings]
+        self,
+        control: ControlChannel,
+        voices: VoiceCatalog,
+        edits: Mapping[str, VoiceSettings],
+        keys: ApiKeys,
     ) -> None:
         self._control = control
         self.set_voices(voices, edits)
+        self.set_keys(keys)
+
+    def set_keys(self, keys: ApiKeys) -> None:
+        """Store what the supervisor has sent."""
+        self.keys = keys
+        hide_secrets(keys.secrets)
 
     def set_voices(self, voices: VoiceCatalog, edits: Mapping[str, VoiceSettings]) -> None:
         """Store what the supervisor has sent."""
         self.voices, self._edits = voices, edits
         self.prefixes = VoicePrefixes(voices)
 
-    async def issue_token(self) -> str:
-        return str(await self._control.call("issue_token"))
+    async def issue_token(self, key_digest: bytes) -> str:
+        return str(await self._control.call("issue_token", key_digest))
 
-    async def redeem_token(self, token: str) -> bool:
-        return bool(await self._control.call("redeem_token", token))
+    async def redeem_token(self, token: str) -> bytes | None:
+        key_digest: bytes | None = await self._control.call("redeem_token", token)
+        return key_digest
 
     def voice_edits(self, voice_id: str) -> VoiceSettings:
         return self._edits.get(voice_id, NO_VOICE_SETTINGS)

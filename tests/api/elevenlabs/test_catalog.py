@@ -227,13 +227,13 @@ async def test_tokens_need_the_key_and_are_for_speech_sockets_only() -> None:
 
 async def test_a_token_is_valid_once_and_expires(autojump_clock: MockClock) -> None:
     issued = SingleUseTokens()
-    early, late = issued.issue(), issued.issue()
+    early, late = issued.issue(b"one"), issued.issue(b"other")
     assert early != late
-    assert issued.redeem(early)
-    assert not issued.redeem(early)
+    assert issued.redeem(early) == b"one"
+    assert issued.redeem(early) is None
     autojump_clock.jump(TOKEN_LIFE_S)
-    assert not issued.redeem(late)
-    assert not issued.redeem("made up")
+    assert issued.redeem(late) is None
+    assert issued.redeem("made up") is None
 
 
 async def test_unredeemed_tokens_are_evicted(
@@ -241,8 +241,8 @@ async def test_unredeemed_tokens_are_evicted(
 ) -> None:
     monkeypatch.setattr(auth, "MAX_TOKENS", 3)
     issued = SingleUseTokens()
-    handed_out = [issued.issue() for _ in range(5)]
-    assert [issued.redeem(token) for token in handed_out] == [False, False, True, True, True]
+    handed_out = [issued.issue(b"key") for _ in range(5)]
+    assert [issued.redeem(token) for token in handed_out] == [None, None, *[b"key"] * 3]
 
 
 async def test_lists_are_answered_while_every_session_is_in_use() -> None:

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from quart import Blueprint, request
 
 from csm_trio.api.openai import is_openai_request
-from csm_trio.api.responses import read_json_body
+from csm_trio.api.responses import current_key, read_json_body
 from csm_trio.api.state import ServerState
 from csm_trio.errors import InvalidRequest, NotOffered
 from csm_trio.protocol import openai
@@ -114,4 +114,5 @@ def _add_account(blueprint: Blueprint, state: ServerState) -> None:
                 param="token_type",
                 location="path",
             )
-        return {"token": await state.shared.issue_token()}
+        key = current_key()
+        return {"token": await state.shared.issue_token(b"" if key is None else key.digest)}

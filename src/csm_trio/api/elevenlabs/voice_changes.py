@@ -139,7 +139,7 @@ def _check_may_change(state: ServerState) -> None:
             "Voices cannot be added, edited or deleted here: start the server with "
             "--data-dir and --allow-voice-upload, or use its voices file (--voices-file)."
         )
-    check_same_site(has_key=state.server.api_key is not None)
+    check_same_site(has_key=state.shared.keys.required)
 
 
 def _uploads_folder(state: ServerState) -> Path:

@@ -10,8 +10,10 @@ import trio
 from quart import Blueprint, ResponseReturnValue, websocket
 
 from csm_trio.api.admission import SessionLease
-from csm_trio.api.auth import AUTHENTICATION_TIMEOUT_S, CheckKey, check_socket
+from csm_trio.api.api_keys import ApiKey
+from csm_trio.api.auth import AUTHENTICATION_TIMEOUT_S, CheckKey, check_socket, note_key
 from csm_trio.api.elevenlabs.speech import elevenlabs_error_response
+from csm_trio.api.responses import check_origin
 from csm_trio.api.state import ServerState
 from csm_trio.errors import EngineFailed, ServerLeaving, SpeechError, Unauthorized
 from csm_trio.pipeline.session import Session, SessionConfig, SocketProtocol
@@ -95,15 +97,17 @@ async def _serve_socket(
     no valid key holds no session: it is accepted, and admitted with its key.
     """
     try:
+        check_origin(websocket.headers.get("origin"), websocket.host, state.server.cors_origins)
         query = parse_socket_query(websocket.args, dialogue=voice_id is None)
         shown = await check_socket(
             websocket.headers,
             websocket.args,
-            api_key=state.server.api_key,
+            keys=lambda: state.shared.keys,
             redeem_token=state.shared.redeem_token,
         )
         if shown.accepted:
-            lease = await state.admission.admit()
+            note_key(shown.key)
+            lease = await state.admission.admit(shown.key)
         else:
             counted = state.unauthenticated.enter(websocket.remote_addr or "")
     except SpeechError as error:
@@ -125,16 +129,19 @@ async def _authenticate_and_run(
     with counted:
         await websocket.accept()
         try:
-            begun = await _authenticate(socket.protocol, check)
-            lease = await socket.state.admission.admit()
+            begun, key = await _authenticate(socket.protocol, check)
+            note_key(key)
+            lease = await socket.state.admission.admit(key)
         except SpeechError as error:
             await _close_with_error(socket.state, error)
             return
     await _run_and_close(socket, lease, begun)
 
 
-async def _authenticate(protocol: SocketProtocol, check: CheckKey | None) -> list[InEvent]:
-    """Read messages up to one with a valid key; return its events.
+async def _authenticate(
+    protocol: SocketProtocol, check: CheckKey | None
+) -> tuple[list[InEvent], ApiKey]:
+    """Read messages up to one with a valid key; return its events and the key.
 
     Raises Unauthorized where a context opens without one, or none comes in time, and what the
     protocol raises.
@@ -143,8 +150,10 @@ async def _authenticate(protocol: SocketProtocol, check: CheckKey | None) -> lis
         while check is not None:
             events = protocol.receive(await _next_message())
             for event in events:
-                if isinstance(event, Authenticate) and await check(event.api_key):
-                    return events
+                if isinstance(event, Authenticate):
+                    key = await check(event.api_key)
+                    if key is not None:
+                        return events, key
             if not all(isinstance(event, KeepAlive) for event in events):
                 break
     raise Unauthorized
