@@ -165,8 +165,12 @@ class ClientSocket:
         """Read input that is not used; raise ClientGone at its end."""
         if not self.secure:
             await self.receive()
-        elif not await self._records.receive_some():
-            raise ClientGone
+            return
+        try:
+            if not await self._records.receive_some():
+                raise ClientGone
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise ClientGone from None
 
     async def aclose(self) -> None:
         """Close the connection at once."""
