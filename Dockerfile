@@ -25,6 +25,6 @@ VOLUME /models
 EXPOSE 8080
 # A model loads in minutes on its first start, while it is being downloaded.
 HEALTHCHECK --interval=15s --timeout=6s --start-period=600s --retries=3 \
-    CMD curl --fail --silent http://127.0.0.1:${CSM_PORT:-8080}/healthz || exit 1
+    CMD curl --fail --silent --insecure http${CSM_TLS_CERT:+s}://127.0.0.1:${CSM_PORT:-8080}/healthz || exit 1
 ENTRYPOINT ["csm-trio"]
 CMD ["serve", "--model-id", "sesame/csm-1b"]

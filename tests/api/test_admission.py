@@ -7,10 +7,11 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from csm_trio.api import auth
-from csm_trio.api.admission import MIN_WAITING, Admission, LocalSessions
+from csm_trio.api.admission import MIN_WAITING, Admission, LocalSessions, SessionCounts
+from csm_trio.api.api_keys import ApiKey
 from csm_trio.api.elevenlabs import websockets
 from csm_trio.config import Config
-from csm_trio.errors import EngineBusy, EngineFailed, SpeechError
+from csm_trio.errors import EngineBusy, EngineFailed, SpeechError, TooManySessions
 from csm_trio.telemetry import Metrics
 from support.client_calls import (
     GUARD_S,
@@ -54,6 +55,69 @@ async def test_after_its_wait_a_request_is_refused(autojump_clock: MockClock) ->
         assert trio.current_time() - start_s == pytest.approx(0.5)
     with await admission.admit():
         assert admission.open_sessions == 1
+
+
+def api_key(name: str, max_sessions: int | None = None) -> ApiKey:
+    return ApiKey(name, name.encode(), max_sessions)
+
+
+async def test_a_key_waits_for_its_own_sessions_first(autojump_clock: MockClock) -> None:
+    sessions = LocalSessions(3, Metrics(), wait_s=0.5)
+    admission, alice = Admission(sessions), api_key("alice", 1)
+    with await admission.admit(alice):
+        start_s = trio.current_time()
+        with pytest.raises(TooManySessions) as caught:
+            await admission.admit(alice)
+        assert trio.current_time() - start_s == pytest.approx(0.5)
+        assert caught.value.retry_after_s == 1
+        with await admission.admit(api_key("bob")):
+            assert sessions.counts(alice).total == 2
+        assert sessions.counts(alice) == SessionCounts(1, 1, 1)
+    assert sessions.counts(alice) == SessionCounts(0, 1, 0)
+
+
+async def test_a_full_server_takes_no_session_of_a_key(autojump_clock: MockClock) -> None:
+    sessions = LocalSessions(1, Metrics(), wait_s=0.5)
+    admission, alice = Admission(sessions), api_key("alice", 5)
+    with await admission.admit(api_key("bob")):
+        with pytest.raises(EngineBusy):
+            await admission.admit(alice)
+        with trio.move_on_after(0.1):
+            await admission.admit(alice)
+        assert sessions.counts(alice) == SessionCounts(0, 1, 1)
+    with await admission.admit(alice):
+        assert sessions.counts(alice) == SessionCounts(1, 1, 1)
+
+
+async def test_a_lower_limit_holds_for_the_next_session(autojump_clock: MockClock) -> None:
+    admission = Admission(LocalSessions(9, Metrics()))
+    first = await admission.admit(api_key("alice", 2))
+    with await admission.admit(api_key("alice", 2)):
+        with pytest.raises(TooManySessions):
+            await admission.admit(api_key("alice", 1))
+        with first, pytest.raises(TooManySessions):
+            await admission.admit(api_key("alice", 1))
+        with pytest.raises(TooManySessions):
+            await admission.admit(api_key("alice", 1))
+        with await admission.admit(api_key("alice", 2)):
+            pass
+    with await admission.admit(api_key("alice", 1)):
+        pass
+
+
+async def test_a_key_that_is_no_longer_named_is_counted_to_its_last_session() -> None:
+    metrics = Metrics()
+    sessions = LocalSessions(9, metrics)
+
+    def counted(name: str) -> float | None:
+        return metrics.registry.get_sample_value("csm_key_sessions", {"key": name})
+
+    sessions.count_keys(["alice", "bob"])
+    assert (counted("alice"), counted("bob")) == (0, 0)
+    with await Admission(sessions).admit(api_key("alice")):
+        sessions.count_keys(["carol"])
+        assert (counted("alice"), counted("bob"), counted("carol")) == (1, None, 0)
+    assert counted("alice") is None
 
 
 async def test_no_more_than_so_many_wait(autojump_clock: MockClock) -> None:

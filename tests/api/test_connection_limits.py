@@ -7,7 +7,7 @@ import trio
 from trio.testing import MockClock
 
 from csm_trio.api.client_socket import ClientGone, ClientSocket
-from csm_trio.api.connection_limits import ConnectionLimits, InputBudget
+from csm_trio.api.connection_limits import ConnectionLimits, EmptyRecords, InputBudget
 from support.client_calls import GUARD_S, assert_it_still_serves, until
 from support.fakes import SineRunner
 from support.serving import serving
@@ -119,3 +119,21 @@ async def test_every_request_of_a_kept_connection_is_answered() -> None:
                     received = b""
                     while not received.endswith(b'{"status":"ok"}\n'):
                         received += await stream.receive_some(65536)
+
+
+def test_records_of_tls_without_content_are_events() -> None:
+    records = EmptyRecords()
+    events = sum(records.add_read(16 << 10) for _ in range(64))
+    assert events == pytest.approx(((63 << 14) - (24 << 10)) / 27)
+
+
+@pytest.mark.parametrize("content_bytes", [1, 50, 1_400, 16 << 10])
+def test_records_with_content_are_no_others(content_bytes: int) -> None:
+    records = EmptyRecords()
+    assert records.add_read(4_000) == 0  # the handshake
+    for _ in range(1_000):
+        left_bytes = content_bytes + 85
+        while left_bytes > 0:  # in segments
+            assert records.add_read(min(left_bytes, 1_400)) == 0
+            left_bytes -= 1_400
+        records.add_content(content_bytes)

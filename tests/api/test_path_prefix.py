@@ -1,10 +1,12 @@
 """A path prefix: every endpoint below it, and none beside it but those for operators."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from csm_trio.api.app import below_prefix
+from csm_trio.config import SpeechConfig
 from support.browser import open_page
 from support.client_calls import (
     HI,
@@ -84,6 +86,14 @@ async def test_keys_are_needed_below_the_prefix() -> None:
             assert answer.status_code == 200
         upload = await client.post(f"{PREFIX}/v1/voices/add", files={"files": b"a"})
         assert upload.status_code == 401
+
+
+async def test_an_upload_below_the_prefix_may_be_long(tmp_path: Path) -> None:
+    speech = SpeechConfig(data_dir=tmp_path, voice_upload=True)
+    async with running_server(PREFIXED, speech) as server, http_client(server) as client:
+        files = {"files": bytes(2 << 20)}
+        answer = await client.post(f"{PREFIX}/v1/voices/add", files=files)
+        assert (answer.status_code, answer.json()["detail"][0]["loc"]) == (422, ["body", "name"])
 
 
 async def test_the_playground_finds_its_server_below_the_prefix() -> None:

@@ -10,9 +10,10 @@ import ssl
 import subprocess
 import warnings
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import httpx
 import pytest
@@ -22,15 +23,17 @@ from elevenlabs import VoiceSettings
 from elevenlabs.client import ElevenLabs
 from trio_websocket import wrap_client_stream
 
-from csm_trio.api.connection_limits import ConnectionLimits
+from csm_trio.api.connection_limits import REQUEST_EVENTS, ConnectionLimits
 from csm_trio.api.tls import CertificateStore, ServerTls
 from csm_trio.config import Config, ServerConfig
 from csm_trio.errors import StartupError
 from support.client_calls import GUARD_S, HI, KEY, SPEECH, receive_all, send, until
 from support.fakes import SineRunner, StepGate
 from support.serving import TEST_SERVER, Server, http_post, serving
+from tools.hang_ups import HANG_UPS
 
 QUICK = ConnectionLimits(close_timeout_s=0.05)
+RESET = (trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,11 +164,9 @@ async def test_what_is_no_tls_ends_its_own_connection_quietly(
         async with other:
             async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
                 await stream.send_all(data)
-                try:
+                with suppress(trio.BrokenResourceError):
                     while await stream.receive_some():
                         pass
-                except trio.BrokenResourceError:
-                    pass
             await until(lambda: server.metric("csm_refusals_total", reason="TlsFailed") == 1)
             await until(lambda: server.metric("csm_connections") == 1)
             await other.send_all(b"GET /healthz HTTP/1.1\r\nhost: test\r\n\r\n")
@@ -227,14 +228,81 @@ async def test_a_hang_up_frees_the_slot(issued: Issued, reset: bool) -> None:
         await http_post(stream, f"{SPEECH}/stream", {"text": "FRAMES=500 words."})
         await gate.held()
         if reset:
-            linger = (trio.socket.SOL_SOCKET, trio.socket.SO_LINGER)
-            stream.transport_stream.setsockopt(*linger, b"\1\0\0\0\0\0\0\0")
+            stream.transport_stream.setsockopt(*RESET)
         await trio.aclose_forcefully(stream)
         gate.open()
         await until(lambda: server.metric("csm_connections") == 0)
         await until(lambda: server.state.engine.borrowed_slots == 0)
         assert server.metric("csm_cancels_total", reason="hang_up") == 1
         assert server.metric("csm_frames_total") < 500
+
+
+class OverTls:
+    """A client's connection as `HANG_UPS` use it; it ends without close_notify."""
+
+    def __init__(self, stream: trio.SSLStream[trio.SocketStream]) -> None:
+        self.send_all = stream.send_all
+        self.receive_some = stream.receive_some
+        self.setsockopt = stream.transport_stream.setsockopt
+        self.aclose = stream.transport_stream.aclose
+
+
+@pytest.mark.parametrize("kind", HANG_UPS)
+async def test_a_hang_up_leaves_nothing(
+    kind: str, issued: Issued, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with secured(issued.config) as server:
+        idle = server.tasks()
+
+        async def hang_up() -> None:
+            stream = await connect(server, issued.trust())
+            with suppress(trio.BrokenResourceError):  # the server may end it first
+                await HANG_UPS[kind](cast(trio.SocketStream, OverTls(stream)))
+            await stream.transport_stream.aclose()
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(hang_up)
+        await until(lambda: server.tasks() == idle)
+        assert server.metric("csm_connections") == 0
+        assert server.metric("csm_sessions") == 0
+        assert server.state.engine.borrowed_slots == 0
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_a_reset_of_a_connection_that_ends_is_quiet(
+    issued: Issued, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with secured(issued.config) as server:
+        for head in ("GET /readyz", "GET /none", "BAD"):
+            stream = await connect(server, issued.trust())
+            fields = "host: test\r\nconnection: close\r\n\r\n"
+            await stream.send_all(f"{head} HTTP/1.1\r\n{fields}".encode())
+            assert await stream.receive_some()
+            stream.transport_stream.setsockopt(*RESET)
+            await trio.aclose_forcefully(stream)
+            await until(lambda: server.metric("csm_connections") == 0)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_every_record_is_an_event(issued: Issued) -> None:
+    """A record of one byte costs the server as much as one of 16 KiB."""
+    request = b"GET /healthz HTTP/1.1\r\nhost: test\r\n\r\n"
+    limits = ConnectionLimits(events_per_s=1e-9, burst_events=REQUEST_EVENTS + 10)
+    async with (
+        secured(issued.config, limits=limits) as server,
+        await connect(server, issued.trust()) as many,
+        await connect(server, issued.trust()) as one,
+    ):
+        for byte in request:
+            await many.send_all(bytes([byte]))
+        await one.send_all(request)
+        assert (await one.receive_some()).startswith(b"HTTP/1.1 200 ")
+        with trio.move_on_after(0.05) as waited:
+            await many.receive_some()
+        assert waited.cancelled_caught  # it waits for its budget
+        await trio.aclose_forcefully(many)
+        await until(lambda: server.metric("csm_connections") == 1)
 
 
 async def test_an_early_answer_arrives_whole(issued: Issued) -> None:

@@ -1,7 +1,6 @@
 """The byte stream of one client: reads at a bounded rate, and notices a hang-up at any time.
 
-With TLS, what comes over the wire is what the budget of bytes counts, and each part of it that is
-decrypted is an event: records without content cost the client as much as others.
+With TLS, the budget of bytes counts what comes over the wire, and each record is an event.
 """
 
 import contextlib
@@ -12,7 +11,7 @@ from typing import Any
 
 import trio
 
-from csm_trio.api.connection_limits import ConnectionLimits, InputBudget
+from csm_trio.api.connection_limits import ConnectionLimits, EmptyRecords, InputBudget
 
 _READ_BYTES = 16 << 10
 _PAUSE_S = 0.01
@@ -47,6 +46,7 @@ class ClientSocket:
         self._transport = stream
         self._budget = InputBudget(limits)
         self._received = b""
+        self._empty_records = EmptyRecords()
         self._stream: trio.SocketStream | trio.SSLStream[_Records] = stream
         self._handshaken = tls is None
         if tls is not None:
@@ -83,7 +83,10 @@ class ClientSocket:
             if not self._received:
                 raise ClientGone
             # No checkpoint between the read and this: a cancel must not lose what was read.
-            n_bytes = 0 if self.secure else len(self._received)
+            n_bytes = len(self._received)
+            if self.secure:
+                self._empty_records.add_content(n_bytes)
+                n_bytes = 0
             self._budget.charge(trio.current_time(), events=1, n_bytes=n_bytes)
         await self._wait_for_budget()
         data, self._received = self._received, b""
@@ -105,7 +108,8 @@ class ClientSocket:
 
     async def _take_bytes(self, n_bytes: int) -> None:
         """Count encrypted input, and wait until the budget covers it."""
-        self._budget.charge(trio.current_time(), n_bytes=n_bytes)
+        events = self._empty_records.add_read(n_bytes)
+        self._budget.charge(trio.current_time(), events=events, n_bytes=n_bytes)
         await self._wait_for_budget()
 
     async def charge(self, *, events: float, n_bytes: int = 0) -> None:
@@ -165,8 +169,12 @@ class ClientSocket:
         """Read input that is not used; raise ClientGone at its end."""
         if not self.secure:
             await self.receive()
-        elif not await self._records.receive_some():
-            raise ClientGone
+            return
+        try:
+            if not await self._records.receive_some():
+                raise ClientGone
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise ClientGone from None
 
     async def aclose(self) -> None:
         """Close the connection at once."""

@@ -127,7 +127,7 @@ class Connections:
                 await self._refuse(client)
         except* TlsFailed as group:
             self._metrics.refusals.labels("TlsFailed").inc()
-            logger.debug("no TLS with %s: %s", client.peer, first_leaf(group))
+            logger.debug("no TLS with a client: %s", first_leaf(group))
         except* ClientGone:
             pass
         except* Exception as group:
