@@ -34,6 +34,7 @@ class LineFormatter(logging.Formatter):
     ) -> None:
         source = f"{process} " if process else ""
         super().__init__(f"%(asctime)s %(levelname)s {source}%(name)s [%(caller)s] %(message)s")
+        self._hidden: set[str] = set()
         self._secrets: tuple[str, ...] = ()
         self.hide(secrets)
         self._process = process
@@ -42,9 +43,10 @@ class LineFormatter(logging.Formatter):
     def hide(self, secrets: Iterable[str]) -> None:
         """Replace more secrets from now on, as they are and as in a URL."""
         both = {form for secret in secrets for form in (secret, quote(secret, safe=""))}
-        if not both <= set(self._secrets):
+        if not both <= self._hidden:
+            self._hidden |= both
             # The longest first: one may be a part of another.
-            self._secrets = tuple(sorted(both.union(self._secrets), key=len, reverse=True))
+            self._secrets = tuple(sorted(self._hidden, key=len, reverse=True))
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the text of an event; a traceback follows on lines of its own."""
