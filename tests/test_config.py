@@ -37,6 +37,7 @@ def toml(tmp_path: Path) -> Path:
 EXAMPLES = [
     ("--host", "::1", "server", "host", "::1"),
     ("--port", "0", "server", "port", 0),
+    ("--agent-port", "8090", "server", "agent_port", 8090),
     ("--api-key", "s3cret", "server", "api_key", "s3cret"),
     ("--pool-size", "8", "engine", "pool_size", 8),
     ("--max-sessions", "20", "server", "max_sessions", 20),
@@ -110,6 +111,12 @@ def test_voices_are_uploaded_into_a_data_directory_only(tmp_path: Path) -> None:
     with pytest.raises(StartupError, match="--allow-voice-upload needs --data-dir"):
         load("--allow-voice-upload")
     assert load("--allow-voice-upload", "--data-dir", str(tmp_path)).speech.voice_upload
+
+
+def test_the_agent_port_is_a_port_of_its_own() -> None:
+    with pytest.raises(StartupError, match="--agent-port must differ"):
+        load("--agent-port", "8080")
+    assert load("--agent-port", "8080", "--port", "80").server.agent_port == 8080
 
 
 def test_flag_over_environment_over_file_over_default(toml: Path) -> None:

@@ -21,10 +21,12 @@ class ServerConfig:
 
     `max_sessions` None is the number of slots; `workers` None is 0 on a CPU, and on CUDA a number
     that fits the slots and cores. `playground` is whether `GET /` serves the page.
+    `agent_port` is that of HAProxy's agent check.
     """
 
     host: str = "0.0.0.0"
     port: int = 8080
+    agent_port: int | None = None
     api_key: str | None = field(default=None, repr=False)
     max_sessions: int | None = None
     workers: int | None = None
@@ -164,6 +166,10 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "--port", "server", "port", whole(0, 65_535), "port number",
         "port to listen on; 0 takes any free port",
+    ),
+    Setting(
+        "--agent-port", "server", "agent_port", whole(1, 65_535), "port number",
+        "port that answers HAProxy's agent check with the free share of sessions and slots",
     ),
     Setting(
         "--api-key", "server", "api_key", _KEY, "text", "API key that clients must send",
@@ -359,6 +365,8 @@ def load_config(flags: Mapping[str, object], environ: Mapping[str, str]) -> Conf
         config.engine.model_id is not None or config.engine.weights_path is not None
     ):
         raise StartupError("--random-weights replaces a model: omit --model-id and --weights-path.")
+    if config.server.agent_port is not None and config.server.agent_port == config.server.port:
+        raise StartupError("--agent-port must differ from --port.")
     if config.speech.voice_upload and config.speech.data_dir is None:
         raise StartupError("--allow-voice-upload needs --data-dir, where voices are kept.")
     return config
