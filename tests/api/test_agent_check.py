@@ -36,7 +36,7 @@ async def ask(port: int, sent: bytes = b"") -> str:
 
 async def until_said(port: int, line: str) -> None:
     while await ask(port) != line:
-        await trio.sleep(0.01)
+        await trio.lowlevel.checkpoint()
 
 
 @pytest.fixture
