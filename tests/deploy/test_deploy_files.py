@@ -185,6 +185,8 @@ def test_pods_are_locked_down(overlay: Path) -> None:
         pod = resources["Deployment", name]["spec"]["template"]["spec"]
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["automountServiceAccountToken"] is False
+        # Their variables, like CSM_HAPROXY_PORT, are unknown settings of the server.
+        assert pod["enableServiceLinks"] is False
         for container in pod["containers"]:
             security = container["securityContext"]
             assert security["readOnlyRootFilesystem"] is True

@@ -61,8 +61,8 @@ class AgentCheck:
 
     async def run(self, listener: trio.SocketListener, metrics: Metrics) -> NoReturn:
         """Answer every connection and close it; nothing is read."""
-        self._used_slots = await self._count_used_slots()
         async with listener, trio.open_nursery() as nursery:
+            self._used_slots = await self._count_used_slots()
             nursery.start_soon(self._poll)
             while True:
                 stream = await accept_next(listener, metrics.accept_errors.inc)
