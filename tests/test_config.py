@@ -37,6 +37,7 @@ def toml(tmp_path: Path) -> Path:
 EXAMPLES = [
     ("--host", "::1", "server", "host", "::1"),
     ("--port", "0", "server", "port", 0),
+    ("--agent-port", "8090", "server", "agent_port", 8090),
     ("--api-key", "s3cret", "server", "api_key", "s3cret"),
     ("--api-keys-file", "keys.json", "server", "api_keys_file", Path("keys.json")),
     ("--path-prefix", "/speech/tts/", "server", "path_prefix", "/speech/tts"),
@@ -132,6 +133,12 @@ def test_a_certificate_needs_its_key() -> None:
 
 def test_every_origin_is_the_default() -> None:
     assert load("--cors-origin", "*").server == ServerConfig()
+
+
+def test_the_agent_port_is_a_port_of_its_own() -> None:
+    with pytest.raises(StartupError, match="--agent-port must differ"):
+        load("--agent-port", "8080")
+    assert load("--agent-port", "8080", "--port", "80").server.agent_port == 8080
 
 
 def test_flag_over_environment_over_file_over_default(toml: Path) -> None:

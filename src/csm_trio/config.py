@@ -32,10 +32,12 @@ class ServerConfig:
     `max_sessions` None is the number of slots; `workers` None is 0 on a CPU, and on CUDA a number
     that fits the slots and cores. `playground` is whether `GET /` serves the page. `path_prefix`
     has no slash at its end. `cors_origins` None is every origin.
+    `agent_port` is that of HAProxy's agent check.
     """
 
     host: str = "0.0.0.0"
     port: int = 8080
+    agent_port: int | None = None
     api_key: str | None = field(default=None, repr=False)
     api_keys_file: Path | None = None
     tls_cert: Path | None = None
@@ -180,6 +182,10 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "--port", "server", "port", whole(0, 65_535), "port number",
         "port to listen on; 0 takes any free port",
+    ),
+    Setting(
+        "--agent-port", "server", "agent_port", whole(1, 65_535), "port number",
+        "port that answers HAProxy's agent check with the free share of sessions and slots",
     ),
     Setting(
         "--api-key", "server", "api_key", _KEY, "text", "API key that clients must send",
@@ -397,6 +403,8 @@ def load_config(flags: Mapping[str, object], environ: Mapping[str, str]) -> Conf
         raise StartupError("--random-weights replaces a model: omit --model-id and --weights-path.")
     if (config.server.tls_cert is None) != (config.server.tls_key is None):
         raise StartupError("--tls-cert and --tls-key need each other.")
+    if config.server.agent_port is not None and config.server.agent_port == config.server.port:
+        raise StartupError("--agent-port must differ from --port.")
     if config.speech.voice_upload and config.speech.data_dir is None:
         raise StartupError("--allow-voice-upload needs --data-dir, where voices are kept.")
     return config

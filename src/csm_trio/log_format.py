@@ -145,6 +145,7 @@ def _session(record: logging.LogRecord) -> str:
 
 
 def _key(record: logging.LogRecord) -> str:
+    """Return the name of the API key for which an event's task works."""
     return str(getattr(record, "key", ""))
 
 

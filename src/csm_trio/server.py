@@ -7,7 +7,8 @@ worker processes, `processes` assembles the same parts.
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import NoReturn
@@ -15,6 +16,7 @@ from typing import NoReturn
 import trio
 
 from csm_trio.api.admission import Admission, LocalSessions
+from csm_trio.api.agent_check import AgentCheck
 from csm_trio.api.api_keys import KeyStore
 from csm_trio.api.app import connection_error_body, create_app
 from csm_trio.api.connection_limits import ConnectionLimits
@@ -80,6 +82,7 @@ async def serve(
     # listening begins only when the engine is warm.
     with (
         bound_socket(config.server) as bound,
+        agent_socket(config.server) as agent_bound,
         observed_gc(metrics),
         open_tracer(config, metrics) as tracer,
     ):
@@ -108,12 +111,34 @@ async def serve(
                     start_reading_voices(nursery, store, reloads)
                     start_reading_keys(nursery, keys, reloads, sessions)
                     start_reading_certificate(nursery, certificates, reloads, tls.replace)
+                    start_agent_check(
+                        nursery, agent_bound, agent_check_of(state, sessions), metrics
+                    )
                     async with trio.open_nursery() as serving:
                         await serving.start(
                             partial(serve_clients, state, listener, signals, limits=limits, tls=tls)
                         )
                         task_status.started(Serving(bound.getsockname()[1], state))
                     nursery.cancel_scope.cancel()
+
+
+def agent_check_of(state: ServerState, sessions: LocalSessions) -> AgentCheck:
+    """Return the agent check of a server of one process."""
+    return AgentCheck(
+        sessions,
+        state.engine.slots,
+        is_draining=lambda: state.admission.draining,
+        count_used_slots=state.engine.count_used_slots,
+    )
+
+
+def start_agent_check(
+    nursery: trio.Nursery, bound: socket.socket | None, check: AgentCheck, metrics: Metrics
+) -> None:
+    """Answer the agent check on a bound socket, where there is one."""
+    if bound is not None:
+        logger.info("agent check on port %d", bound.getsockname()[1])
+        nursery.start_soon(check.run, listen(bound), metrics)
 
 
 async def start_reloads(nursery: trio.Nursery) -> ReloadRequests:
@@ -233,8 +258,29 @@ def log_listening(
     )
 
 
+@contextmanager
+def agent_socket(config: ServerConfig) -> Iterator[socket.socket | None]:
+    """Bind the port of the agent check, and close it at exit; None where the settings name none.
+
+    Raises `StartupError` where the address cannot be bound.
+    """
+    if config.agent_port is None:
+        yield None
+        return
+    with _bound_socket(config, config.agent_port, "--agent-port") as bound:
+        yield bound
+
+
 def bound_socket(config: ServerConfig) -> socket.socket:
-    """Bind the port; accepted sockets inherit these options.
+    """Bind the port of the clients; accepted sockets inherit its options.
+
+    Raises `StartupError` where the address cannot be bound.
+    """
+    return _bound_socket(config, config.port, "--port")
+
+
+def _bound_socket(config: ServerConfig, port: int, flag: str) -> socket.socket:
+    """Bind a port; accepted sockets inherit these options.
 
     Raises `StartupError` where the address cannot be bound.
     """
@@ -252,11 +298,11 @@ def bound_socket(config: ServerConfig) -> socket.socket:
         timeout_ms = round(1000 * config.user_timeout_s)
         bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
     try:
-        bound.bind((config.host, config.port))
+        bound.bind((config.host, port))
     except OSError as error:
         bound.close()
         raise StartupError(
-            f"--host {config.host} --port {config.port}: cannot listen there ({error.strerror})."
+            f"--host {config.host} {flag} {port}: cannot listen there ({error.strerror})."
         ) from error
     return bound
 

@@ -32,10 +32,11 @@ _LOG_CLOSE_S = 1.0
 session_id: ContextVar[str] = ContextVar("session_id", default="-")
 """Id in the log lines of this task; also `request-id` of a REST answer."""
 
-trace_parent: ContextVar["TraceParent | None"] = ContextVar("trace_parent", default=None)
-"""The caller's span, of the request that this task serves."""
 key_name: ContextVar[str] = ContextVar("key_name", default="")
 """Name of this task's API key in its log lines."""
+
+trace_parent: ContextVar["TraceParent | None"] = ContextVar("trace_parent", default=None)
+"""The caller's span, of the request that this task serves."""
 
 
 class Metrics:

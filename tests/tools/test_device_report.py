@@ -31,6 +31,7 @@ def outcomes(out: Path) -> dict[str, str]:
 
 
 @linux
+@pytest.mark.soak
 def test_the_cpu_form_measures_every_part_and_the_next_run_skips_them(tmp_path: Path) -> None:
     arguments = ["--out", str(tmp_path), "--device", "cpu"]
     assert device_report.main(arguments) == 0

@@ -129,7 +129,6 @@ def create_app(state: ServerState) -> SpeechApp:
     @app.before_websocket
     async def begin_socket() -> None:
         _begin(websocket.headers)
-        key_name.set("")
 
     @app.after_request
     async def finish(response: Response) -> Response:
@@ -170,6 +169,7 @@ def _begin(headers: Headers) -> None:
     A request with several `traceparent` headers has none (W3C Trace Context, 3.2.2).
     """
     session_id.set(secrets.token_hex(8))
+    key_name.set("")
     parents = headers.getlist("traceparent")
     states = ",".join(headers.getlist("tracestate"))
     trace_parent.set(TraceParent(parents[0], states) if len(parents) == 1 else None)

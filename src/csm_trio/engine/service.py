@@ -149,6 +149,10 @@ class Engine:
             await answered.wait()
         return answered.is_set()
 
+    async def count_used_slots(self) -> int | None:
+        """Return `borrowed_slots`; None where the step loop does not answer a ping."""
+        return self.borrowed_slots if await self.responds() else None
+
     def stop(self) -> None:
         """Fail and release every stream: the device thread has ended and answers no command."""
         self.stopped.set()

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import trio
 
 from csm_trio.api.admission import LocalSessions, SessionCounts
+from csm_trio.api.agent_check import AgentCheck
 from csm_trio.api.api_keys import ApiKey, KeyStore
 from csm_trio.api.connections import accept_next
 from csm_trio.api.shared_state import LocalSharedState
@@ -33,10 +34,12 @@ from csm_trio.protocol.voice_settings import VoiceSettings
 from csm_trio.server import (
     CLEANUP_S,
     FAILURE_GRACE_S,
+    agent_socket,
     bound_socket,
     listen,
     local_sessions,
     log_listening,
+    start_agent_check,
     start_reading_certificate,
     start_reading_keys,
     start_reading_voices,
@@ -56,6 +59,8 @@ _UNRESPONSIVE_S = 15.0
 """Seconds without an answer after which a worker is killed."""
 _ANSWER_S = 1.0
 """Seconds that a worker has to answer what another worker's request waits for."""
+_ENGINE_ANSWER_S = 6.0
+"""Seconds that workers have to say whether the step loop answers."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 10.0
 """Seconds before a worker is replaced that ended soon after its start; doubled each time."""
 _LASTED_S = 10.0
@@ -116,7 +121,7 @@ async def supervise(
     """
     store, keys = VoiceStore(config, encode), KeyStore(config.server)
     certificates = CertificateStore(config.server)
-    with bound_socket(config.server) as bound:
+    with bound_socket(config.server) as bound, agent_socket(config.server) as agent_bound:
         await store.load()
         engine_setup = EngineSetup(config, runner_factory)
         async with (
@@ -139,6 +144,9 @@ async def supervise(
                     for index in range(supervisor.n_workers):
                         serving.start_soon(supervisor.keep_worker, f"worker-{index}")
                     await supervisor.all_ready()
+                    start_agent_check(
+                        nursery, agent_bound, supervisor.agent_check(), supervisor.metrics
+                    )
                     listener = listen(bound)
                     log_listening(
                         *(bound, engine.slots, supervisor.sessions.limit, supervisor.n_workers),
@@ -386,6 +394,31 @@ class Supervisor:
             return await worker.control.call(name, *args)
         except ServerLeaving:
             return None
+
+    async def count_used_slots(self) -> int | None:
+        """Return how many slots hold an utterance; None where the step loop answers no worker."""
+        counts: list[int] = []
+
+        async def count(worker: _Worker) -> None:
+            used = await self._ask(worker, "count_used_slots")
+            if used is not None:
+                counts.append(used)
+
+        with trio.move_on_after(_ENGINE_ANSWER_S):
+            async with trio.open_nursery() as nursery:
+                for worker in self._workers.values():
+                    if worker.ready.is_set():
+                        nursery.start_soon(count, worker)
+        return sum(counts) if counts else None
+
+    def agent_check(self) -> AgentCheck:
+        """Return the agent check of the whole server."""
+        return AgentCheck(
+            self.sessions,
+            self._engine.slots,
+            is_draining=lambda: self._stopping,
+            count_used_slots=self.count_used_slots,
+        )
 
     # --- the connections ---
 

@@ -5,7 +5,7 @@ Its engine is at the other end of a socket. It ends with the supervisor, whose c
 
 import contextlib
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -72,6 +72,7 @@ async def run_worker(
                 "set_voices": commands.set_voices,
                 "set_keys": commands.set_keys,
                 "set_certificate": tls.replace,
+                "count_used_slots": commands.count_used_slots,
             },
             {"stop": commands.stop},
         )
@@ -80,6 +81,7 @@ async def run_worker(
             trio.open_nursery() as nursery,
             open_remote_engine(sockets.engine, setup.slots, metrics) as engine,
         ):
+            commands.count_slots = engine.count_used_slots
             admission = Admission(SupervisedSessions(control, setup.sessions))
             state = ServerState(
                 engine=engine,
@@ -122,6 +124,7 @@ class _Commands:
         self._metrics = metrics
         self._request_stop = request_stop
         self.shared: SupervisedState
+        self.count_slots: Callable[[], Awaitable[int | None]]
 
     async def ping(self) -> None:
         """Show that the event loop runs."""
@@ -141,6 +144,10 @@ class _Commands:
         """Replace the API keys."""
         self.shared.set_keys(keys)
         await trio.lowlevel.checkpoint()
+
+    async def count_used_slots(self) -> int | None:
+        """Return how many slots this process uses; None where the step loop does not answer."""
+        return await self.count_slots()
 
     def stop(self) -> None:
         """Begin the drain; the second time, end it."""

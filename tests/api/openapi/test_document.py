@@ -1,5 +1,9 @@
 """The OpenAPI document: valid, complete, and true to the answers of a real server."""
 
+import contextlib
+import html
+import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,9 +12,12 @@ from typing import Any
 
 import pytest
 import trio
+from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
+from trio_websocket import ConnectionClosed
 
 from csm_trio.api.openapi.document import PAGES
+from csm_trio.api.openapi.page import docs_page
 from csm_trio.config import Config, SpeechConfig
 from csm_trio.protocol.elevenlabs.voice_form import VOICE_FORM
 from csm_trio.protocol.speech_fields import SPEECH_FIELDS
@@ -119,3 +126,114 @@ async def test_every_operation_answers_as_the_document_says(tmp_path: Path) -> N
 @pytest.mark.soak
 async def test_many_requests_are_answered_as_the_document_says(tmp_path: Path) -> None:
     await fuzz(tmp_path, "--phases", "examples,coverage,fuzzing", "--max-examples", "40")
+
+
+async def read(path: str) -> Any:
+    async with serving(SineRunner) as server, http_client(server) as client:
+        answer = await client.get(path)
+    assert answer.status_code == 200
+    return answer
+
+
+async def test_every_socket_is_in_the_asyncapi_document() -> None:
+    """Its structure, after the specification: every reference is to something that is there."""
+    document = (await read("/asyncapi.json")).json()
+    assert document["asyncapi"] == "3.0.0"
+    assert {one["address"] for one in document["channels"].values()} == {
+        "/v1/text-to-speech/{voice_id}/stream-input",
+        "/v1/text-to-speech/{voice_id}/multi-stream-input",
+        "/v1/text-to-dialogue/stream-input",
+        "/v1/text-to-dialogue/multi-stream-input",
+    }
+    for operation in document["operations"].values():
+        assert operation["action"] in ("send", "receive")
+        for reference in (operation["channel"], *operation["messages"]):
+            found: Any = document
+            for part in reference["$ref"].removeprefix("#/").split("/"):
+                found = found[part]
+    for channel in document["channels"].values():
+        assert set(channel.get("parameters", {})) == set(re.findall(r"{(\w+)}", channel["address"]))
+        for message in channel["messages"].values():
+            Draft202012Validator.check_schema(message["payload"])
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "name"),
+    [
+        ("text-to-speech/{voice}/stream-input", "sockets_stream_input"),
+        ("text-to-speech/{voice}/multi-stream-input", "sockets_multi_stream_input"),
+    ],
+)
+async def test_messages_of_sockets_are_as_described(endpoint: str, name: str) -> None:
+    sent = [
+        {"text": "Hello there. ", "voice_settings": {"speed": 1.1}, "context_id": "a"},
+        {"text": "More.", "flush": True, "context_id": "a"},
+        {"text": "", "context_id": "a"} if "multi" not in endpoint else {"close_socket": True},
+    ]
+    received: list[Any] = []
+    async with serving(SineRunner) as server:
+        async with http_client(server) as client:
+            document = (await client.get("/asyncapi.json")).json()
+        async with server.dial(endpoint=endpoint) as ws:
+            for message in sent:
+                await ws.send_message(json.dumps(message))
+            with contextlib.suppress(ConnectionClosed):
+                while True:
+                    received.append(json.loads(await ws.get_message()))
+    messages = document["channels"][name]["messages"]
+    known = Draft202012Validator(messages["message"]["payload"])
+    assert all(known.is_valid(message) for message in sent)
+    answers = Draft202012Validator(
+        {"anyOf": [one["payload"] for key, one in messages.items() if key != "message"]}
+    )
+    assert received
+    for message in received:
+        answers.validate(message)
+    assert not answers.is_valid({"audio": 5})
+
+
+async def test_the_page_shows_every_operation_and_socket_and_nothing_becomes_markup() -> None:
+    answer = await read("/docs")
+    assert "script-src 'self'" in answer.headers["content-security-policy"]
+    for text in ("POST /v1/voices/add", "WS /v1/text-to-dialogue/stream-input", "close code 1008"):
+        assert text in answer.text
+    page = docs_page(EVIL_OPENAPI, EVIL_ASYNCAPI, version="1")
+    assert EVIL not in page
+    assert page.count(html.escape(EVIL)) > 10
+
+
+EVIL = "<img src=x onerror=alert(1)>\"'"
+EVIL_SCHEMA = {
+    "type": "object",
+    "properties": {EVIL: {"type": "string", "enum": [EVIL], "description": EVIL}},
+}
+EVIL_OPENAPI: dict[str, Any] = {
+    "info": {"description": EVIL},
+    "tags": [{"name": EVIL}],
+    "paths": {
+        f"/{EVIL}": {
+            "get": {
+                "operationId": EVIL, "tags": [EVIL], "summary": EVIL,
+                "parameters": [
+                    {"name": EVIL, "in": "query", "schema": EVIL_SCHEMA, "description": EVIL}
+                ],
+                "requestBody": {"content": {EVIL: {"schema": EVIL_SCHEMA}}},
+                "responses": {
+                    EVIL: {"description": EVIL, "content": {EVIL: {"schema": EVIL_SCHEMA}}}
+                },
+            }
+        }
+    },
+    "components": {"schemas": {EVIL: EVIL_SCHEMA}},
+}  # fmt: skip
+EVIL_MESSAGE = {"summary": EVIL, "payload": EVIL_SCHEMA}
+EVIL_ASYNCAPI: dict[str, Any] = {
+    "info": {"description": EVIL},
+    "channels": {
+        EVIL: {
+            "address": EVIL, "description": EVIL,
+            "bindings": {"ws": {"query": EVIL_SCHEMA}},
+            "messages": {"message": EVIL_MESSAGE, EVIL: EVIL_MESSAGE},
+        }
+    },
+}  # fmt: skip

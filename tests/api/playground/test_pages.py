@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from csm_trio.api.page_files import version_of
 from csm_trio.api.playground import pages
 from csm_trio.audio.formats import FORMATS
 from csm_trio.config import ServerConfig
@@ -48,7 +49,7 @@ async def test_a_page_of_another_version_gets_the_files_of_this_one() -> None:
 
 def test_the_version_changes_with_every_file() -> None:
     versions = {
-        pages.version_of(files)
+        version_of(files)
         for files in ({}, {"a": b"bc"}, {"ab": b"c"}, {"a": b"b", "c": b""}, {"a": b"b"})
     }
     assert len(versions) == 5

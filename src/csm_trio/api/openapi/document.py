@@ -18,27 +18,34 @@ from csm_trio.protocol.openai import openai_error, openai_status
 
 Json = dict[str, Any]
 
-PAGES = frozenset({"playground.page", "playground.file", "descriptions.docs"})
+PAGES = frozenset(
+    {"playground.page", "playground.file", "descriptions.docs", "descriptions.docs_file"}
+)
 """Endpoints for people, which are not part of the API."""
 
-_PARAMETER = re.compile(r"<(?:path:)?(\w+)>")
+PARAMETER = re.compile(r"<(?:path:)?(\w+)>")
 _METHODS = ("get", "post", "delete")
 _EVERYWHERE = (400, 405, 413, 500)
-_PATH_FIELDS = {
+PATH_FIELDS = {
     "voice_id": "The id of a voice, or a speaker id.",
     "sample_id": "The id of a voice's sample.",
     "purpose": "What the token is for.",
     "model": "The name of a model.",
 }
+_EXAMPLES = {"voice_id": "default", "model": "tts-1"}
 _RETRY_AFTER = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}}
 _REQUEST_ID = {"request-id": {"schema": {"type": "string"}, "description": "Named in the log."}}
 _SECURITY: list[dict[str, list[str]]] = [{"key": []}, {"bearer": []}, {"query": []}]
 
 
 def openapi_document(
-    rules: Iterable[Rule], operations: Mapping[str, Operation], *, has_key: bool
+    rules: Iterable[Rule],
+    operations: Mapping[str, Operation],
+    summaries: Mapping[str, str],
+    *,
+    has_key: bool,
 ) -> Json:
-    """Return the document of the HTTP routes among `rules`.
+    """Return the document of the HTTP routes among `rules`; `summaries` are by endpoint.
 
     Raises KeyError for a route without an operation.
     """
@@ -46,19 +53,18 @@ def openapi_document(
     for rule in rules:
         if rule.websocket or rule.endpoint in PAGES:
             continue
-        path = _PARAMETER.sub(r"{\1}", rule.rule)
+        path = PARAMETER.sub(r"{\1}", rule.rule)
         for method in sorted((rule.methods or set()) & {name.upper() for name in _METHODS}):
             operation = operations[rule.endpoint]
             paths.setdefault(path, {})[method.lower()] = _operation(
                 rule, operation, f"{rule.endpoint}{'_legacy' * (rule.rule == '/health')}", has_key
-            )
+            ) | {"summary": summaries[rule.endpoint]}
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "csm-trio",
             "version": version("csm-trio"),
-            "description": "Text-to-speech with CSM-1B behind ElevenLabs' and OpenAI's protocols. "
-            "The sockets are described in /asyncapi.json.",
+            "description": "Text-to-speech with CSM-1B behind ElevenLabs' and OpenAI's protocols.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "."}],
@@ -77,7 +83,7 @@ def openapi_document(
 
 def _operation(rule: Rule, operation: Operation, operation_id: str, has_key: bool) -> Json:
     parameters = [
-        *(_path_parameter(name, operation) for name in _PARAMETER.findall(rule.rule)),
+        *(_path_parameter(name, operation) for name in PARAMETER.findall(rule.rule)),
         *(_query_parameter(field) for field in operation.query),
     ]
     described: Json = {
@@ -85,8 +91,7 @@ def _operation(rule: Rule, operation: Operation, operation_id: str, has_key: boo
         "tags": [operation.tag],
         "responses": dict(sorted(_responses(operation, has_key).items())),
     }
-    if parameters:
-        described["parameters"] = parameters
+    described["parameters"] = parameters
     if operation.body:
         described["requestBody"] = _body(operation)
     if has_key and not operation.keyless:
@@ -96,10 +101,14 @@ def _operation(rule: Rule, operation: Operation, operation_id: str, has_key: boo
 
 def _path_parameter(name: str, operation: Operation) -> Json:
     values = (operation.path_values or {}).get(name)
-    schema: Schema = {"type": "string", "enum": list(values)} if values else {"type": "string"}
+    schema: Schema = {"type": "string"}
+    if values:
+        schema["enum"] = list(values)
+    elif name in _EXAMPLES:
+        schema["examples"] = [_EXAMPLES[name]]
     return {
         "name": name, "in": "path", "required": True, "schema": schema,
-        "description": _PATH_FIELDS[name],
+        "description": PATH_FIELDS[name],
     }  # fmt: skip
 
 

@@ -44,6 +44,17 @@ class Operation:
     path_values: Mapping[str, tuple[str, ...]] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Socket:
+    """What a socket takes and sends: the fields of its query and of a message of its client, and
+    the schemas of its own messages by name.
+    """
+
+    query: tuple[Field, ...]
+    message: tuple[Field, ...]
+    answers: Mapping[str, Schema]
+
+
 def json_answer(about: str, schema: Schema, *, status: int = 200) -> Answer:
     """Return an answer in JSON."""
     return Answer(about, {"application/json": schema}, status)

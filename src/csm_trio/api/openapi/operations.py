@@ -1,15 +1,16 @@
-"""Every operation of the server, by the name of its endpoint in the application.
+"""Every operation and socket of the server, by its endpoint in the application.
 
 Fields come from the descriptions that check the requests, schemas of answers from the functions
 that make them.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 from csm_trio.alignment.alignment import Aligned, Alignment
-from csm_trio.api.openapi.operation import Answer, Operation, json_answer
+from csm_trio.api.openapi.operation import Answer, Operation, Socket, json_answer
 from csm_trio.api.openapi.sample_schema import schema_of_samples
 from csm_trio.api.state import ServerState
 from csm_trio.audio.formats import FORMATS, OPENAI_FORMATS, AudioFormat
@@ -33,10 +34,22 @@ from csm_trio.protocol import openai
 from csm_trio.protocol.described import Schema
 from csm_trio.protocol.elevenlabs import catalog
 from csm_trio.protocol.elevenlabs.dialogue_request import DIALOGUE_QUERY, dialogue_body
+from csm_trio.protocol.elevenlabs.dialogue_socket import DIALOGUE_MESSAGE, MULTI_DIALOGUE_MESSAGE
+from csm_trio.protocol.elevenlabs.errors import socket_error
+from csm_trio.protocol.elevenlabs.multi_stream_input import MULTI_SPEECH_MESSAGE
+from csm_trio.protocol.elevenlabs.socket_messages_out import (
+    Message,
+    dialogue_message,
+    message_text,
+    named_message,
+    speech_message,
+)
+from csm_trio.protocol.elevenlabs.socket_query import DIALOGUE_SOCKET_QUERY, SOCKET_QUERY
 from csm_trio.protocol.elevenlabs.speech_request import SPEECH_QUERY, speech_body
+from csm_trio.protocol.elevenlabs.stream_input import STREAM_INPUT_MESSAGE
 from csm_trio.protocol.elevenlabs.timestamps import rest_timestamps, voice_segments
 from csm_trio.protocol.elevenlabs.voice_form import VOICE_FORM
-from csm_trio.protocol.events import Audio
+from csm_trio.protocol.events import Audio, ContextCleared, ContextDone, TurnDone
 from csm_trio.protocol.speech_fields import VOICE_SETTINGS_FIELDS
 from csm_trio.protocol.voice_settings import DEFAULT_VOICE_SETTINGS
 from csm_trio.telemetry import METRICS_CONTENT_TYPE
@@ -54,6 +67,7 @@ _TEXT: Schema = {"type": "string"}
 _STATUS = schema_of_samples({"status": "ok"})
 _ALIGNMENT = Alignment(("H", "i"), (0, 80), (80, 80))
 _CHUNK = Audio("", b"\0\0", aligned=Aligned(_ALIGNMENT, _ALIGNMENT, 0))
+_CHUNK_ALONE = Audio("", b"\0\0")
 _VOICE = Voice("id", "Name", 0)
 _CLONED = Voice(
     "id", "Name", 0, "cloned", "Text.", (VoiceClip("sample", "Words.", Path("clip.wav")),),
@@ -73,6 +87,64 @@ def operations(state: ServerState) -> dict[str, Operation]:
         **_voice_changes(),
         **_operator(),
     }
+
+
+def sockets() -> dict[str, Socket]:
+    """Return the sockets by endpoint."""
+    return {
+        "sockets.stream_input": Socket(
+            SOCKET_QUERY, STREAM_INPUT_MESSAGE, _speech_messages(named=False)
+        ),
+        "sockets.multi_stream_input": Socket(
+            SOCKET_QUERY, MULTI_SPEECH_MESSAGE, _speech_messages(named=True)
+        ),
+        "sockets.dialogue": Socket(
+            DIALOGUE_SOCKET_QUERY, DIALOGUE_MESSAGE, _dialogue_messages(named=False)
+        ),
+        "sockets.multi_dialogue": Socket(
+            DIALOGUE_SOCKET_QUERY, MULTI_DIALOGUE_MESSAGE, _dialogue_messages(named=True)
+        ),
+    }
+
+
+def _speech_messages(*, named: bool) -> dict[str, Schema]:
+    events: dict[str, list[Message]] = {
+        "audio": [speech_message(_CHUNK), speech_message(_CHUNK_ALONE)],
+        "end": [speech_message(ContextDone(""))],
+        "error": _socket_errors(),
+    }
+    if not named:
+        events["cleared"] = [speech_message(ContextCleared(""))]
+        return {name: _message_schema(messages) for name, messages in events.items()}
+    return {
+        name: _message_schema(
+            [named_message(dict(one), id) for one in messages for id in ("a", "")]
+        )
+        for name, messages in events.items()
+    }
+
+
+def _dialogue_messages(*, named: bool) -> dict[str, Schema]:
+    context: Message = {"context_id": "a"} if named else {}
+    events: dict[str, list[Message]] = {
+        "audio": [dialogue_message(_CHUNK), dialogue_message(_CHUNK_ALONE)],
+        "end of turn": [dialogue_message(TurnDone(""))],
+        "end": [dialogue_message(ContextDone(""))],
+        "error": _socket_errors(),
+    }
+    return {
+        name: _message_schema([{**one, **context} for one in messages])
+        for name, messages in events.items()
+    }
+
+
+def _socket_errors() -> list[Message]:
+    errors = (EngineBusy(), InvalidRequest("Text.", param="text"))
+    return [socket_error(error).to_message() for error in errors]
+
+
+def _message_schema(messages: list[Message]) -> Schema:
+    return schema_of_samples(*(json.loads(message_text(one)) for one in messages))
 
 
 def _audio(names: tuple[str, ...], parse: Mapping[str, str]) -> Answer:

@@ -108,6 +108,11 @@ def socket_error(error: SpeechError) -> SocketError:
     return SocketError(message, name, code, param)
 
 
+def socket_errors() -> dict[str, int]:
+    """Return the names of errors on sockets, and their close codes."""
+    return dict(sorted(_SOCKET_ERRORS.values()))
+
+
 @dataclass(frozen=True, slots=True)
 class _RestKind:
     """An error's HTTP status and names.
