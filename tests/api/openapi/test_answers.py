@@ -87,6 +87,20 @@ async def test_errors_are_answered_as_documented() -> None:
         assert_valid(answer.json(), {**schema, "components": found["components"]})
 
 
+async def test_every_speech_operation_may_be_refused_for_want_of_a_session() -> None:
+    async with running_server() as running, http_client(running) as client:
+        found = await document(client)
+    speech = [
+        methods["post"]["responses"]
+        for path, methods in found["paths"].items()
+        if path.startswith(("/v1/text-to-", "/v1/audio/speech"))
+    ]
+    assert len(speech) == 9
+    for responses in speech:
+        for status in ("429", "503"):
+            assert "Retry-After" in responses[status]["headers"]
+
+
 async def test_an_unknown_model_is_documented_in_both_forms() -> None:
     async with running_server() as running, http_client(running) as client:
         found = await document(client)

@@ -119,10 +119,6 @@ async def fuzz(tmp_path: Path, *arguments: str) -> None:
     assert done.returncode == 0, done.stdout.decode()[-6_000:]
 
 
-async def test_every_operation_answers_as_the_document_says(tmp_path: Path) -> None:
-    await fuzz(tmp_path, "--phases", "examples,fuzzing", "--max-examples", "4", "--seed", "1")
-
-
 @pytest.mark.soak
 async def test_many_requests_are_answered_as_the_document_says(tmp_path: Path) -> None:
     await fuzz(tmp_path, "--phases", "examples,coverage,fuzzing", "--max-examples", "40")

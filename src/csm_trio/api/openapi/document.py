@@ -8,12 +8,13 @@ from typing import Any
 
 from werkzeug.routing import Rule
 
-from csm_trio.api.openapi.operation import Answer, ErrorForm, Operation
+from csm_trio.api.openapi.operation import FORM, LINK_FORM, Answer, ErrorForm, Operation
 from csm_trio.api.openapi.sample_schema import schema_of_samples
 from csm_trio.api.responses import SPEECH_HEADERS
 from csm_trio.errors import EngineBusy, InvalidRequest, SpeechError, Unauthorized
 from csm_trio.protocol.described import Field, Schema, object_schema, query_schema
 from csm_trio.protocol.elevenlabs.errors import http_error_body, rest_error, rest_status
+from csm_trio.protocol.elevenlabs.voice_form import FILES
 from csm_trio.protocol.openai import error_body, openai_error, openai_status
 
 Json = dict[str, Any]
@@ -126,7 +127,16 @@ def _body(operation: Operation) -> Json:
     content: Json = {"schema": object_schema(operation.body, nullable=json)}
     if operation.example is not None:
         content["example"] = dict(operation.example)
-    return {"required": operation.body_required, "content": {operation.body_type: content}}
+    contents = {operation.body_type: content, **_link_form(operation)}
+    return {"required": operation.body_required, "content": contents}
+
+
+def _link_form(operation: Operation) -> Json:
+    """Return a form without files, in the other way in which it may come."""
+    if operation.body_type != FORM or any(field.required for field in operation.body):
+        return {}
+    texts = [field for field in operation.body if field.name != FILES.name]
+    return {LINK_FORM: {"schema": object_schema(texts, nullable=False)}}
 
 
 def _responses(operation: Operation, has_key: bool) -> dict[str, Json]:

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from csm_trio.alignment.alignment import Aligned, Alignment
-from csm_trio.api.openapi.operation import Answer, Operation, Socket, json_answer
+from csm_trio.api.openapi.operation import FORM, Answer, Operation, Socket, json_answer
 from csm_trio.api.openapi.sample_schema import schema_of_samples
 from csm_trio.api.state import ServerState
 from csm_trio.audio.formats import FORMATS, OPENAI_FORMATS, AudioFormat
@@ -21,6 +21,7 @@ from csm_trio.errors import (
     InvalidRequest,
     NotOffered,
     NotStored,
+    ServerLeaving,
     SpeechError,
     TextTooLong,
     TooManyRequests,
@@ -48,7 +49,7 @@ from csm_trio.protocol.elevenlabs.socket_query import DIALOGUE_SOCKET_QUERY, SOC
 from csm_trio.protocol.elevenlabs.speech_request import SPEECH_QUERY, speech_body
 from csm_trio.protocol.elevenlabs.stream_input import STREAM_INPUT_MESSAGE
 from csm_trio.protocol.elevenlabs.timestamps import rest_timestamps, voice_segments
-from csm_trio.protocol.elevenlabs.voice_form import VOICE_FORM
+from csm_trio.protocol.elevenlabs.voice_form import NEW_VOICE_FORM, VOICE_FORM
 from csm_trio.protocol.events import Audio, ContextCleared, ContextDone, TurnDone
 from csm_trio.protocol.speech_fields import VOICE_SETTINGS_FIELDS
 from csm_trio.protocol.voice_settings import DEFAULT_VOICE_SETTINGS
@@ -57,7 +58,7 @@ from csm_trio.voices import Voice, VoiceClip
 
 _SPEECH_ERRORS: tuple[type[SpeechError], ...] = (
     InvalidRequest, TextTooLong, UnknownFormat, UnknownVoice, TooManyRequests, EngineBusy,
-    EngineFailed,
+    ServerLeaving, EngineFailed,
 )  # fmt: skip
 _CHANGE_ERRORS: tuple[type[SpeechError], ...] = (
     InvalidRequest, UnknownVoice, NotOffered, CrossSiteRequest, NotStored,
@@ -303,18 +304,17 @@ def _voice_changes() -> dict[str, Operation]:
     added = schema_of_samples(
         {"voice_id": "id", "requires_verification": False, "warnings": ["Text."]}
     )
-    form = "multipart/form-data"
     return {
         "voice_changes.add_voice": Operation(
-            "Voices", (json_answer("The voice is ready.", added),), body=VOICE_FORM,
-            body_type=form, errors=_UPLOAD_ERRORS, http_errors=(408, 415),
+            "Voices", (json_answer("The voice is ready.", added),), body=NEW_VOICE_FORM,
+            body_type=FORM, errors=_UPLOAD_ERRORS, http_errors=(408, 415),
         ),
         "voice_changes.add_professional_voice": Operation(
             "Voices", (), errors=(NotOffered,)
         ),
         "voice_changes.edit_voice": Operation(
             "Voices", (json_answer("The voice is changed.", _STATUS),), body=VOICE_FORM,
-            body_type=form, errors=_UPLOAD_ERRORS, http_errors=(408, 415),
+            body_type=FORM, errors=_UPLOAD_ERRORS, http_errors=(408, 415),
         ),
         "voice_changes.delete_voice": Operation(
             "Voices", (json_answer("The voice is gone.", _STATUS),), errors=_CHANGE_ERRORS
