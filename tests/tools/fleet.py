@@ -71,7 +71,7 @@ class Fleet:
             "--port": ports.clients,
             "--agent-port": ports.agent,
             "--pool-size": SESSIONS,
-            "--admission-wait-ms": 5,
+            "--admission-wait-ms": 2,
             "--workers": self._workers,
             "--drain-s": 30,
             "--log-level": "info",
