@@ -10,8 +10,8 @@ missed:
 - kill: after `kill -9` of a server its callers are connected again within a second, and the
   other calls are complete and without a gap in their playback;
 - restart: no call is refused or cut while one server after the other is restarted;
-- full: with every session taken, 503 with `Retry-After` comes within 50 ms: p95 where HAProxy knows,
-  the median where it has to ask three servers, which share the cores with the callers.
+- full: with every session taken, 503 with `Retry-After` comes within 50 ms: p95 where HAProxy knows
+  it, the median where it has to ask three servers, which share the cores with the callers.
 """
 
 import argparse
