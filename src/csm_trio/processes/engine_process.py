@@ -18,9 +18,8 @@ from csm_trio.processes.setup import EngineSetup
 from csm_trio.server import buffer_targets
 from csm_trio.telemetry import Metrics, observed_gc
 
-_WORKERS_END_S = 1.0
-"""Seconds for which an engine without a supervisor waits for its workers."""
-_POLL_S = 0.01
+_POLLS, _POLL_S = 100, 0.01
+"""How often, and after how many seconds each, an engine without a supervisor looks for workers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +87,7 @@ async def _until_workers_end(host: EngineHost) -> None:
 
     A worker that sees the end of the engine first would tell its clients that it has failed.
     """
-    with trio.move_on_after(_WORKERS_END_S):
-        while host.count_workers():
-            await trio.sleep(_POLL_S)
+    for _ in range(_POLLS):
+        if not host.count_workers():
+            return
+        await trio.sleep(_POLL_S)
