@@ -3,7 +3,7 @@
 #   docker build --tag csm-trio:cuda --build-arg VARIANT=cuda .        CSM-1B on a GPU, CUDA 13
 ARG VARIANT=cpu
 # The release job adds the digest.
-ARG PYTHON_IMAGE=python:3.12-slim-bookworm
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS wheel
 WORKDIR /build

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from csm_trio.config import ServerConfig, add_flags, load_config
+from csm_trio.config import add_flags, load_config
 from csm_trio.server import CLEANUP_S
 from csm_trio.telemetry import Metrics
 from tools.fleet import haproxy_config
@@ -165,7 +165,7 @@ def test_the_grace_period_is_longer_than_the_drain(overlay: Path) -> None:
     (container,) = pod["containers"]
     config = load_config(vars(parsed(container["args"][1:])), {})
     pre_stop_s = float(container["lifecycle"]["preStop"]["exec"]["command"][1])
-    ends_s = pre_stop_s + config.server.drain_s + CLEANUP_S
+    ends_s = pre_stop_s + config.server.drain_s + 2 * CLEANUP_S
     assert pod["terminationGracePeriodSeconds"] > ends_s
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     assert ports == {"http": config.server.port, "agent": config.server.agent_port}
@@ -239,9 +239,17 @@ def test_manifests_satisfy_kubernetes_schemas(overlay: Path) -> None:
 # --- Compose ---
 
 
-@pytest.mark.parametrize("name", ["compose.yaml", "compose.cpu.yaml"])
-def test_compose_waits_for_the_drain(name: str) -> None:
-    service = yaml.safe_load((DEPLOY / name).read_text(encoding="utf-8"))["services"]["csm-trio"]
+@pytest.mark.parametrize(
+    ("name", "variant"), [("compose.yaml", "cuda"), ("compose.cpu.yaml", "cpu")]
+)
+def test_compose_builds_its_variant_and_waits_for_the_drain(name: str, variant: str) -> None:
+    composed = yaml.safe_load((DEPLOY / name).read_text(encoding="utf-8"))
+    service = composed["services"]["csm-trio"]
+    config = load_config({}, {key: value or "" for key, value in service["environment"].items()})
     stop_s = float(service["stop_grace_period"].removesuffix("s"))
-    assert stop_s > ServerConfig().drain_s + CLEANUP_S
+    assert stop_s > config.server.drain_s + 2 * CLEANUP_S
     assert service["read_only"] is True
+    assert service["build"] == {"context": "..", "args": {"VARIANT": variant}}
+    assert ("deploy" in service) == (variant == "cuda")
+    assert f"voices:{config.speech.data_dir}" in service["volumes"]
+    assert {volume.partition(":")[0] for volume in service["volumes"]} == set(composed["volumes"])

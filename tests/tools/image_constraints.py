@@ -16,9 +16,10 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 CONSTRAINTS = ROOT / "deploy" / "constraints.txt"
-PYTHON = "3.12"
+PYTHON = "3.11"
 # Wheels for every glibc up to Debian 12's.
 _GLIBC = ("manylinux2014", *(f"manylinux_2_{minor}" for minor in range(17, 37)))
+_OWN_SOURCES = ("PIP_CONSTRAINT", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS")
 _HEAD = """\
 # Releases in the container images, CPU and CUDA, for linux/amd64 and linux/arm64.
 # Written by: PYTHONPATH=tests python -m tools.image_constraints
@@ -31,6 +32,9 @@ def resolved(machine: str, constraints: Path | None = None) -> dict[str, str]:
     Markers of the machine's kind are judged on this one; its wheels are those of `machine`.
     Raises `CalledProcessError` where pip finds no set of wheels.
     """
+    # Wheels of this machine's own are no releases.
+    environ = {name: text for name, text in os.environ.items() if name not in _OWN_SOURCES}
+    environ["PIP_CONFIG_FILE"] = os.devnull
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         subprocess.run(
@@ -42,7 +46,7 @@ def resolved(machine: str, constraints: Path | None = None) -> dict[str, str]:
                 *(f"--target={folder}/target", f"--report={report}", f"{ROOT}[otel]"),
             ],
             check=True,
-            env={**os.environ, "PIP_CONFIG_FILE": os.devnull},
+            env=environ,
         )
         installs: list[dict[str, Any]] = json.loads(report.read_text(encoding="utf-8"))["install"]
     versions = {item["metadata"]["name"].lower(): item["metadata"]["version"] for item in installs}

@@ -3,7 +3,7 @@
     PYTHONPATH=tests python -m tools.image_root FOLDER [--wheels FOLDER]
 
 As root. The instructions of the Dockerfile's CPU variant are carried out by chroot on a minimal
-Debian 12 (debootstrap), whose Python 3.11 stands for the image python:3.12-slim-bookworm. torch
+Debian 12 (debootstrap), whose Python stands for the image python:3.11-slim-bookworm. torch
 comes from PyPI's index and `--wheels`, where its CPU wheel for that Python lies, or is CUDA's.
 
 Then the image's command runs as its user on a read-only root, without network or capabilities:
@@ -30,6 +30,7 @@ _PACKAGES = "python3,python3-venv,python3-pip,ca-certificates"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _INDEX = "https://pypi.org/simple"
 _BASE = "base"
+_ALONE = ("unshare", "--mount", "--net", "--pid", "--fork", "--kill-child")
 _TRIAL = Path(__file__).parent / "image_trial.sh"
 
 
@@ -128,10 +129,9 @@ def run(image: Image, command: str) -> None:
     outer = {name: os.environ[name] for name in names if name in os.environ}
     links = {"PIP_FIND_LINKS": "/opt/wheels"} if (image.root / "opt/wheels").exists() else {}
     mounts = f'mount -t proc proc "{image.root}/proc" && mount --rbind /dev "{image.root}/dev"'
-    inner = f"cd {shlex.quote(image.folder)} && {command}"
+    words = [str(image.root), f"cd {shlex.quote(image.folder)} && {command}"]
     subprocess.run(
-        ["unshare", "--mount", "sh", "-c", f'{mounts} && exec chroot "$0" sh -c "$1"']
-        + [str(image.root), inner],
+        ["unshare", "--mount", "sh", "-c", f'{mounts} && exec chroot "$0" sh -c "$1"', *words],
         check=True,
         env={**image.environ, **outer, **links},
         stdout=sys.stderr,
@@ -178,8 +178,7 @@ def trial(image: Image, output: Path) -> None:
     }
     environ = {name: shlex.join(words) for name, words in commands.items()}
     subprocess.run(
-        ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "sh", str(_TRIAL)]
-        + [str(image.root), image.user, image.folder, str(output)],
+        [*_ALONE, "sh", str(_TRIAL), str(image.root), image.user, image.folder, str(output)],
         check=True,
         env={**os.environ, **environ},
         stdout=sys.stderr,
