@@ -1,6 +1,7 @@
 """The Dockerfile, its pins and the release job agree with the code; the CPU image is built and run.
 
-The last test needs root, debootstrap and PyPI: `pytest -m soak tests/deploy`.
+The last test needs root, debootstrap and a network: `pytest -m soak tests/deploy`. It takes torch's
+CPU wheel from the folder of PIP_FIND_LINKS, where that is set.
 """
 
 import os
@@ -204,4 +205,6 @@ def test_the_release_job_builds_every_variant_with_a_pinned_base_and_its_parts_l
 @pytest.mark.skipif(os.getuid() != 0, reason="chroot needs root")
 @pytest.mark.skipif(shutil.which("debootstrap") is None, reason="debootstrap is not installed")
 def test_the_cpu_image_speaks_without_a_network(tmp_path: Path) -> None:
-    assert image_root.main([str(tmp_path / "image")]) == 0
+    wheels = os.environ.get("PIP_FIND_LINKS", "")
+    options = [f"--wheels={wheels}"] if wheels and Path(wheels).is_dir() else []
+    assert image_root.main([str(tmp_path / "image"), *options]) == 0

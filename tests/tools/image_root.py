@@ -3,8 +3,8 @@
     PYTHONPATH=tests python -m tools.image_root FOLDER [--wheels FOLDER]
 
 As root. The instructions of the Dockerfile's CPU variant are carried out by chroot on a minimal
-Debian 12 (debootstrap), whose Python stands for the image python:3.11-slim-bookworm. torch
-comes from PyPI's index and `--wheels`, where its CPU wheel for that Python lies, or is CUDA's.
+Debian 12 (debootstrap), whose Python stands for the image python:3.11-slim-bookworm. With
+`--wheels` torch comes from that folder instead of download.pytorch.org.
 
 Then the image's command runs as its user on a read-only root, without network or capabilities:
 it must get healthy, speak, and end by SIGTERM.
@@ -101,7 +101,7 @@ def carry_out(instruction: Instruction, image: Image, images: Mapping[str, Image
             copy(expand(text, image.environ).split(), image, images)
         case "ENV":
             image.environ |= assignments(text, image.environ)
-            if "TORCH_INDEX" in image.environ:
+            if "TORCH_INDEX" in image.environ and _has_wheels(image):
                 image.environ["TORCH_INDEX"] = _INDEX
         case "ARG":
             image.environ.setdefault(text, "cpu")  # VARIANT alone
@@ -127,7 +127,7 @@ def run(image: Image, command: str) -> None:
     print(f"RUN {command}", file=sys.stderr)
     names = ("PIP_CERT", "SSL_CERT_FILE", "HTTPS_PROXY", "https_proxy", "PIP_INDEX_URL")
     outer = {name: os.environ[name] for name in names if name in os.environ}
-    links = {"PIP_FIND_LINKS": "/opt/wheels"} if (image.root / "opt/wheels").exists() else {}
+    links = {"PIP_FIND_LINKS": "/opt/wheels"} if _has_wheels(image) else {}
     mounts = f'mount -t proc proc "{image.root}/proc" && mount --rbind /dev "{image.root}/dev"'
     words = [str(image.root), f"cd {shlex.quote(image.folder)} && {command}"]
     subprocess.run(
@@ -136,6 +136,10 @@ def run(image: Image, command: str) -> None:
         env={**image.environ, **outer, **links},
         stdout=sys.stderr,
     )
+
+
+def _has_wheels(image: Image) -> bool:
+    return (image.root / "opt/wheels").exists()
 
 
 def copy(words: list[str], image: Image, images: Mapping[str, Image]) -> None:

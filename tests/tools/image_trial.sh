@@ -21,7 +21,7 @@ inside() {
         sh -c 'cd \"\$0\" && exec \"\$@\"' \"\$folder\" $1"
 }
 
-if (inside "touch /opt/csm-trio/written") 2> /dev/null; then
+if touch "$root/opt/csm-trio/written" 2> /dev/null; then
     echo "the root can be written" >&2
     exit 1
 fi

@@ -35,7 +35,10 @@ class Field(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A string: one of `choices`, if there are any, or one that `pattern` matches as a whole."""
+    """A string: one of `choices`, if there are any, or one that `pattern` matches as a whole.
+
+    With `absent_if_empty`, an empty one counts as absent.
+    """
 
     name: str
     about: str
@@ -44,11 +47,12 @@ class Text:
     max_chars: int | None = None
     required: bool = False
     default: str | None = None
+    absent_if_empty: bool = False
 
     def read(self, fields: Fields) -> str | None:
         """Return the value; None where it is absent."""
         value = fields.text(self.name)
-        if value is None:
+        if value is None or (self.absent_if_empty and not value):
             return None
         if self.choices and value not in self.choices:
             *others, last = self.choices
@@ -67,7 +71,9 @@ class Text:
         """Return the schema."""
         schema: Schema = {"type": "string"}
         if self.choices:
-            schema["enum"] = list(self.choices)
+            schema["enum"] = [*self.choices, *([""] if self.absent_if_empty else [])]
+        elif self.absent_if_empty and self.required:
+            schema["minLength"] = 1
         if self.pattern is not None:
             schema["pattern"] = f"^(?:{self.pattern})$"
         if self.max_chars is not None:
@@ -209,6 +215,20 @@ class Described:
     def schema(self) -> Schema:
         """Return the schema."""
         return dict(self.given)
+
+
+# Truth values in a query, in any case, as `QueryFields.flag` reads them.
+_QUERY_FLAG = "^(?:[tT][rR][uU][eE]|[fF][aA][lL][sS][eE]|[01])$"
+
+
+def query_schema(field: Field) -> Schema:
+    """Return the schema of a field in a query, where every value is text."""
+    schema = field.schema()
+    if schema.get("type") != "boolean":
+        return schema
+    text = {"type": "string", "pattern": _QUERY_FLAG}
+    default = {name: schema[name] for name in schema if name != "type"}
+    return {"anyOf": [{"type": "boolean"}, text], **default}
 
 
 def object_schema(fields: Sequence[Field], *, nullable: bool = True) -> Schema:

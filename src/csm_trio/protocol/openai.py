@@ -44,7 +44,12 @@ _CREATED = 1_741_824_000
 
 DEFAULT_FORMAT = "mp3"
 
-MODEL = Text("model", "Any name: it selects the one model that is loaded.", required=True)
+MODEL = Text(
+    "model",
+    "Any name: it selects the one model that is loaded.",
+    required=True,
+    absent_if_empty=True,
+)
 VOICE = Described(
     "voice", "A voice id or one of OpenAI's names, or an object with it as `id`.",
     {"anyOf": [
@@ -55,7 +60,11 @@ VOICE = Described(
 )  # fmt: skip
 INSTRUCTIONS = Text("instructions", "Checked; no effect.")
 RESPONSE_FORMAT = Text(
-    "response_format", "Codec of the audio.", OPENAI_FORMATS, default=DEFAULT_FORMAT
+    "response_format",
+    "Codec of the audio.",
+    OPENAI_FORMATS,
+    default=DEFAULT_FORMAT,
+    absent_if_empty=True,
 )
 STREAM_FORMAT = Text(
     "stream_format", "Bytes of audio, or server-sent events.", ("audio", "sse"), default="audio"

@@ -47,12 +47,16 @@ def parse_body(body: bytes) -> JsonFields:
         raise InvalidRequest("The body must be a JSON object in UTF-8.", param="body") from None
 
 
+# What `str.strip` leaves; `\s` of ECMA-262 has not all that it removes.
+_NOT_BLANK = r"[^\s\x1c-\x1f\x85]"
+
+
 def speech_text(name: str, max_chars: int) -> Described:
     """Describe the text to synthesize, which `read_text` reads."""
     return Described(
         name,
         "The text to synthesize.",
-        {"type": "string", "minLength": 1, "maxLength": max_chars, "pattern": r"\S"},
+        {"type": "string", "minLength": 1, "maxLength": max_chars, "pattern": _NOT_BLANK},
         required=True,
     )
 

@@ -10,7 +10,7 @@ from werkzeug.routing import Rule
 
 from csm_trio.api.openapi.document import PARAMETER, PATH_FIELDS, Json
 from csm_trio.api.openapi.operation import Socket
-from csm_trio.protocol.described import Field, Schema, object_schema
+from csm_trio.protocol.described import Field, Schema, object_schema, query_schema
 from csm_trio.protocol.elevenlabs.errors import socket_errors
 from csm_trio.protocol.fields import KEY_FIELDS
 
@@ -69,7 +69,7 @@ def _channel(rule: Rule, summary: str, socket: Socket) -> Json:
 
 def _query_schema(query: Sequence[Field]) -> Schema:
     properties: dict[str, object] = {
-        field.name: {**field.schema(), "description": field.about} for field in query
+        field.name: {**query_schema(field), "description": field.about} for field in query
     }
     for name in _KEY_PARAMETERS:
         properties[name] = {"type": "string", "description": "The key, where no header has it."}

@@ -8,13 +8,14 @@ from typing import Any
 
 from werkzeug.routing import Rule
 
-from csm_trio.api.openapi.operation import Answer, Operation
+from csm_trio.api.openapi.operation import FORM, LINK_FORM, Answer, ErrorForm, Operation
 from csm_trio.api.openapi.sample_schema import schema_of_samples
 from csm_trio.api.responses import SPEECH_HEADERS
 from csm_trio.errors import EngineBusy, InvalidRequest, SpeechError, Unauthorized
-from csm_trio.protocol.described import Field, Schema, object_schema
+from csm_trio.protocol.described import Field, Schema, object_schema, query_schema
 from csm_trio.protocol.elevenlabs.errors import http_error_body, rest_error, rest_status
-from csm_trio.protocol.openai import openai_error, openai_status
+from csm_trio.protocol.elevenlabs.voice_form import FILES
+from csm_trio.protocol.openai import error_body, openai_error, openai_status
 
 Json = dict[str, Any]
 
@@ -25,7 +26,9 @@ PAGES = frozenset(
 
 PARAMETER = re.compile(r"<(?:path:)?(\w+)>")
 _METHODS = ("get", "post", "delete")
-_EVERYWHERE = (400, 405, 413, 500)
+# The connection itself answers 400, 431, 501 and 505, before there is a route.
+_EVERYWHERE = (400, 405, 413, 431, 500, 501, 505)
+_WITH_BODY = (408,)
 PATH_FIELDS = {
     "voice_id": "The id of a voice, or a speaker id.",
     "sample_id": "The id of a voice's sample.",
@@ -115,7 +118,7 @@ def _path_parameter(name: str, operation: Operation) -> Json:
 def _query_parameter(field: Field) -> Json:
     return {
         "name": field.name, "in": "query", "required": field.required,
-        "schema": field.schema(), "description": field.about,
+        "schema": query_schema(field), "description": field.about,
     }  # fmt: skip
 
 
@@ -124,26 +127,36 @@ def _body(operation: Operation) -> Json:
     content: Json = {"schema": object_schema(operation.body, nullable=json)}
     if operation.example is not None:
         content["example"] = dict(operation.example)
-    return {"required": operation.body_required, "content": {operation.body_type: content}}
+    contents = {operation.body_type: content, **_link_form(operation)}
+    return {"required": operation.body_required, "content": contents}
+
+
+def _link_form(operation: Operation) -> Json:
+    """Return a form without files, in the other way in which it may come."""
+    if operation.body_type != FORM or any(field.required for field in operation.body):
+        return {}
+    texts = [field for field in operation.body if field.name != FILES.name]
+    return {LINK_FORM: {"schema": object_schema(texts, nullable=False)}}
 
 
 def _responses(operation: Operation, has_key: bool) -> dict[str, Json]:
     responses = {str(answer.status): _answer(answer) for answer in operation.answers}
-    if operation.error_form == "none":
-        return responses
     openai = operation.error_form == "openai"
     status_of: Callable[[type[SpeechError]], int] = openai_status if openai else rest_status
+    body_errors = _WITH_BODY if operation.body else ()
     errors = (*operation.errors, *((Unauthorized,) if has_key and not operation.keyless else ()))
     about: dict[int, list[str]] = {}
     for kind in errors:
         about.setdefault(status_of(kind), []).append(_about(kind))
-    for status in (*_EVERYWHERE, *operation.http_errors):
+    for status in (*_EVERYWHERE, *body_errors, *operation.http_errors):
         about.setdefault(status, []).append(f"{HTTPStatus(status).phrase}.")
     for status, sentences in about.items():
         retry = any(kind.retry_after_s is not None for kind in errors if status_of(kind) == status)
         responses[str(status)] = {
             "description": " ".join(dict.fromkeys(sentences)),
-            "content": {"application/json": {"schema": {"$ref": _error_ref(status, openai)}}},
+            "content": {
+                "application/json": {"schema": _error_schema(status, operation.error_form)}
+            },
             "headers": {**_REQUEST_ID, **(_RETRY_AFTER if retry else {})},
         }
     return responses
@@ -164,9 +177,15 @@ def _answer(answer: Answer) -> Json:
     return {"description": answer.about, "content": content, "headers": headers}
 
 
-def _error_ref(status: int, openai: bool) -> str:
-    name = "OpenAIError" if openai else "FieldErrors" if status == 422 else "Error"
-    return f"#/components/schemas/{name}"
+def _error_schema(status: int, form: ErrorForm) -> Schema:
+    names = []
+    # The connection knows no endpoint, and so no other form.
+    if form != "openai" or status in (400, 431, 501, 505):
+        names.append("FieldErrors" if status == 422 else "Error")
+    if form != "elevenlabs":
+        names.append("OpenAIError")
+    schemas: list[Schema] = [{"$ref": f"#/components/schemas/{name}"} for name in names]
+    return schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
 
 
 def _error_schemas() -> dict[str, Schema]:
@@ -182,7 +201,7 @@ def _error_schemas() -> dict[str, Schema]:
         ),
         "OpenAIError": schema_of_samples(
             openai_error(wrong).body, openai_error(EngineBusy()).body,
-            openai_error(Unauthorized()).body,
+            openai_error(Unauthorized()).body, error_body("Text.", "server_error"),
         ),
     }  # fmt: skip
 

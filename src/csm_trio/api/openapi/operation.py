@@ -7,7 +7,9 @@ from typing import Literal
 from csm_trio.errors import SpeechError
 from csm_trio.protocol.described import Field, Schema
 
-ErrorForm = Literal["elevenlabs", "openai", "none"]
+FORM, LINK_FORM = "multipart/form-data", "application/x-www-form-urlencoded"
+ErrorForm = Literal["elevenlabs", "openai", "by header"]
+"""The form of errors; by header: ElevenLabs' where the request has an `xi-api-key` header."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from csm_trio.alignment.alignment import Aligned, Alignment
-from csm_trio.api.openapi.operation import Answer, Operation, Socket, json_answer
+from csm_trio.api.openapi.operation import FORM, Answer, Operation, Socket, json_answer
 from csm_trio.api.openapi.sample_schema import schema_of_samples
 from csm_trio.api.state import ServerState
 from csm_trio.audio.formats import FORMATS, OPENAI_FORMATS, AudioFormat
@@ -21,6 +21,7 @@ from csm_trio.errors import (
     InvalidRequest,
     NotOffered,
     NotStored,
+    ServerLeaving,
     SpeechError,
     TextTooLong,
     TooManyRequests,
@@ -48,7 +49,7 @@ from csm_trio.protocol.elevenlabs.socket_query import DIALOGUE_SOCKET_QUERY, SOC
 from csm_trio.protocol.elevenlabs.speech_request import SPEECH_QUERY, speech_body
 from csm_trio.protocol.elevenlabs.stream_input import STREAM_INPUT_MESSAGE
 from csm_trio.protocol.elevenlabs.timestamps import rest_timestamps, voice_segments
-from csm_trio.protocol.elevenlabs.voice_form import VOICE_FORM
+from csm_trio.protocol.elevenlabs.voice_form import NEW_VOICE_FORM, VOICE_FORM
 from csm_trio.protocol.events import Audio, ContextCleared, ContextDone, TurnDone
 from csm_trio.protocol.speech_fields import VOICE_SETTINGS_FIELDS
 from csm_trio.protocol.voice_settings import DEFAULT_VOICE_SETTINGS
@@ -56,7 +57,8 @@ from csm_trio.telemetry import METRICS_CONTENT_TYPE
 from csm_trio.voices import Voice, VoiceClip
 
 _SPEECH_ERRORS: tuple[type[SpeechError], ...] = (
-    InvalidRequest, TextTooLong, UnknownFormat, UnknownVoice, EngineBusy, EngineFailed,
+    InvalidRequest, TextTooLong, UnknownFormat, UnknownVoice, TooManyRequests, EngineBusy,
+    ServerLeaving, EngineFailed,
 )  # fmt: skip
 _CHANGE_ERRORS: tuple[type[SpeechError], ...] = (
     InvalidRequest, UnknownVoice, NotOffered, CrossSiteRequest, NotStored,
@@ -116,12 +118,11 @@ def _speech_messages(*, named: bool) -> dict[str, Schema]:
     if not named:
         events["cleared"] = [speech_message(ContextCleared(""))]
         return {name: _message_schema(messages) for name, messages in events.items()}
-    return {
-        name: _message_schema(
-            [named_message(dict(one), id) for one in messages for id in ("a", "")]
-        )
+    named_events = {
+        name: [named_message(dict(one), id) for one in messages for id in ("a", "")]
         for name, messages in events.items()
     }
+    return _with_session_errors(named_events)
 
 
 def _dialogue_messages(*, named: bool) -> dict[str, Schema]:
@@ -132,10 +133,15 @@ def _dialogue_messages(*, named: bool) -> dict[str, Schema]:
         "end": [dialogue_message(ContextDone(""))],
         "error": _socket_errors(),
     }
-    return {
-        name: _message_schema([{**one, **context} for one in messages])
-        for name, messages in events.items()
-    }
+    return _with_session_errors(
+        {name: [{**one, **context} for one in messages] for name, messages in events.items()}
+    )
+
+
+def _with_session_errors(events: dict[str, list[Message]]) -> dict[str, Schema]:
+    """Return the schemas of messages, with errors of the session as a whole: they have no name."""
+    errors = [*events["error"], *_socket_errors()]
+    return {name: _message_schema(all_) for name, all_ in {**events, "error": errors}.items()}
 
 
 def _socket_errors() -> list[Message]:
@@ -165,7 +171,10 @@ def _timestamps(schema: Schema) -> Answer:
 
 def _timestamp_stream(schema: Schema) -> Answer:
     about = "An object for each chunk: one a line, or one a server-sent event."
-    return Answer(about, {"application/x-ndjson": _TEXT, "text/event-stream": {}}, speech=True)
+    line: Schema = {**_TEXT, "contentMediaType": "application/json", "contentSchema": schema}
+    event: Schema = {"type": "object", "properties": {"data": line}}  # of each, not of all
+    content = {"application/x-ndjson": line, "text/event-stream": event}
+    return Answer(about, content, speech=True)
 
 
 def _speech(max_chars: int) -> dict[str, Operation]:
@@ -222,7 +231,7 @@ def _openai(max_chars: int) -> dict[str, Operation]:
         "openai.model": Operation(
             "OpenAI",
             (json_answer("The model.", schema_of_samples(openai.model_body("tts-1"))),),
-            errors=(UnknownModel,), error_form="openai",
+            errors=(UnknownModel,), error_form="by header",
         ),
         "openai.audio_models": Operation(
             "OpenAI", (json_answer("The models.", models),), error_form="openai", keyless=True
@@ -270,7 +279,8 @@ def _voices(max_chars: int) -> dict[str, Operation]:
             example={"stability": 0.7},
         ),
         "catalog.models": Operation(
-            "Account", (json_answer("The models, in the form of the client.", models),)
+            "Account", (json_answer("The models, in the form of the client.", models),),
+            error_form="by header",
         ),
         "catalog.user": Operation(
             "Account",
@@ -294,18 +304,17 @@ def _voice_changes() -> dict[str, Operation]:
     added = schema_of_samples(
         {"voice_id": "id", "requires_verification": False, "warnings": ["Text."]}
     )
-    form = "multipart/form-data"
     return {
         "voice_changes.add_voice": Operation(
-            "Voices", (json_answer("The voice is ready.", added),), body=VOICE_FORM,
-            body_type=form, errors=_UPLOAD_ERRORS, http_errors=(408, 415),
+            "Voices", (json_answer("The voice is ready.", added),), body=NEW_VOICE_FORM,
+            body_type=FORM, errors=_UPLOAD_ERRORS, http_errors=(408, 415),
         ),
         "voice_changes.add_professional_voice": Operation(
             "Voices", (), errors=(NotOffered,)
         ),
         "voice_changes.edit_voice": Operation(
             "Voices", (json_answer("The voice is changed.", _STATUS),), body=VOICE_FORM,
-            body_type=form, errors=_UPLOAD_ERRORS, http_errors=(408, 415),
+            body_type=FORM, errors=_UPLOAD_ERRORS, http_errors=(408, 415),
         ),
         "voice_changes.delete_voice": Operation(
             "Voices", (json_answer("The voice is gone.", _STATUS),), errors=_CHANGE_ERRORS
@@ -325,7 +334,7 @@ def _voice_changes() -> dict[str, Operation]:
 def _operator() -> dict[str, Operation]:
     def probe(good: str, bad: str) -> Operation:
         answers = (json_answer(good, _STATUS), json_answer(bad, _STATUS, status=503))
-        return Operation("Operation", answers, keyless=True, error_form="none")
+        return Operation("Operation", answers, keyless=True)
 
     health = probe("The step loop answers.", "It does not.")
     return {
@@ -333,13 +342,12 @@ def _operator() -> dict[str, Operation]:
         "ops.readyz": probe("New sessions are admitted.", "The server is draining."),
         "ops.metrics": Operation(
             "Operation", (Answer("Prometheus' text format.", {METRICS_CONTENT_TYPE: _TEXT}),),
-            keyless=True, error_form="none",
+            keyless=True,
         ),
         **{
             f"descriptions.{name}": Operation(
                 "Operation", (json_answer(about, {"type": "object"}),), keyless=True,
-                error_form="none",
-            )
+                            )
             for name, about in (
                 ("openapi", "This document."), ("asyncapi", "The description of the sockets."),
             )

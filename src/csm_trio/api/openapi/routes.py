@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from functools import cache
 
+import trio
 from quart import Blueprint, Quart, Response, current_app
 from werkzeug.exceptions import NotFound
 
@@ -34,23 +35,28 @@ def descriptions_blueprint(state: ServerState) -> Blueprint:
     version = version_of(files)
 
     @cache
-    def descriptions() -> _Descriptions:
-        return _render(current_app, state, version)
+    def render(app: Quart) -> _Descriptions:
+        return _render(app, state, version)
+
+    async def descriptions() -> _Descriptions:
+        # The first time takes a tenth of a second, for which no call may wait.
+        app = current_app._get_current_object()  # type: ignore[attr-defined]
+        return await trio.to_thread.run_sync(render, app)
 
     @blueprint.get("/openapi.json")
     async def openapi() -> Response:
         """Describe the HTTP endpoints."""
-        return page_answer("openapi.json", descriptions().openapi, EVERY_TIME)
+        return page_answer("openapi.json", (await descriptions()).openapi, EVERY_TIME)
 
     @blueprint.get("/asyncapi.json")
     async def asyncapi() -> Response:
         """Describe the sockets."""
-        return page_answer("asyncapi.json", descriptions().asyncapi, EVERY_TIME)
+        return page_answer("asyncapi.json", (await descriptions()).asyncapi, EVERY_TIME)
 
     @blueprint.get("/docs")
     async def docs() -> Response:
         """Show the descriptions."""
-        return page_answer("docs.html", descriptions().page, EVERY_TIME)
+        return page_answer("docs.html", (await descriptions()).page, EVERY_TIME)
 
     @blueprint.get("/docs/<asked>/<name>")
     async def docs_file(asked: str, name: str) -> Response:

@@ -10,14 +10,12 @@ _KINDS = {bool: "boolean", int: "integer", float: "number", str: "string", type(
 def schema_of_samples(*samples: object) -> Schema:
     """Return the JSON Schema that all samples fit: types, members, and which are always there.
 
-    A member that is null in every sample may hold anything. A list's items are those of all
-    samples together.
+    A member that is null in every sample is always null. A list's items are those of all samples
+    together.
     """
     objects = [one for one in samples if isinstance(one, Mapping)]
     lists = [one for one in samples if isinstance(one, list | tuple)]
     kinds = {_KINDS[type(one)] for one in samples if type(one) in _KINDS}
-    if kinds == {"null"} and not objects and not lists:
-        return {}
     schema: Schema = {}
     if objects:
         kinds.add("object")

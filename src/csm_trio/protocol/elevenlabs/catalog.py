@@ -151,10 +151,12 @@ class VoicesQuery:
 
 
 SEARCH = Text("search", "Part of an id, name, description or category, in any case.")
-SORT = Text("sort", "Order; by default that of creation.", _SORTS)
-SORT_DIRECTION = Text("sort_direction", "Ascending or descending.", _DIRECTIONS)
-CATEGORY = Text("category", "Only voices of this category.")
-VOICE_TYPE = Text("voice_type", "Which voices.", tuple(_VOICE_TYPES))
+SORT = Text("sort", "Order; by default that of creation.", _SORTS, absent_if_empty=True)
+SORT_DIRECTION = Text(
+    "sort_direction", "Ascending or descending.", _DIRECTIONS, absent_if_empty=True
+)
+CATEGORY = Text("category", "Only voices of this category.", absent_if_empty=True)
+VOICE_TYPE = Text("voice_type", "Which voices.", tuple(_VOICE_TYPES), absent_if_empty=True)
 COLLECTION_ID = Text("collection_id", "A collection; this server has none.")
 PAGE_SIZE = Integer("page_size", "Voices in one answer.", 1, MAX_PAGE_SIZE, DEFAULT_PAGE_SIZE)
 NEXT_PAGE_TOKEN = Text("next_page_token", "The token of the answer before.")
@@ -170,8 +172,7 @@ def parse_voices_query(query: Mapping[str, str], voice_ids: Sequence[str]) -> Vo
 
     Raises `InvalidRequest` naming the parameter that is wrong; unknown ones are ignored.
     """
-    # An empty value counts as absent.
-    fields = QueryFields({name: value for name, value in query.items() if value})
+    fields = QueryFields(query)
     premade, own = _VOICE_TYPES[VOICE_TYPE.read(fields) or "saved"]
     if COLLECTION_ID.read(fields):
         premade = own = False  # this server has no collections

@@ -5,7 +5,7 @@ as an empty text where there are none. `transcript` and `speaker_id` are this se
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from csm_trio.errors import InvalidRequest, MissingField
 from csm_trio.protocol.described import Described, Field, Integer, Text
@@ -26,12 +26,13 @@ DESCRIPTION = Text("description", "Shown in the lists.", max_chars=MAX_DESCRIPTI
 SPEAKER_ID = Integer(
     "speaker_id", "Speaker of the model; else the one that suits the files.", 0, MAX_SPEAKER_ID
 )
+FILES = Described(
+    "files", "Reference clips: 2 to 30 s of speech each.",
+    {"type": "array", "items": {"type": "string", "format": "binary"}, "maxItems": MAX_CLIPS},
+)  # fmt: skip
 VOICE_FORM: tuple[Field, ...] = (
     NAME,
-    Described(
-        "files", "Reference clips: 2 to 30 s of speech each.",
-        {"type": "array", "items": {"type": "string", "format": "binary"}, "maxItems": MAX_CLIPS},
-    ),
+    FILES,
     Described(
         "transcript", "What is spoken in each of the files, word for word, in their order.",
         {"type": "array", "items": {"type": "string"}, "maxItems": MAX_CLIPS},
@@ -44,7 +45,13 @@ VOICE_FORM: tuple[Field, ...] = (
     SPEAKER_ID,
     Text("remove_background_noise", "Ignored."),
 )  # fmt: skip
-"""The fields of a form that adds or edits a voice."""
+"""The fields of a form that edits a voice."""
+NEW_VOICE_FORM: tuple[Field, ...] = (
+    replace(NAME, required=True),
+    replace(FILES, given={**FILES.given, "minItems": 1}, required=True),
+    *VOICE_FORM[2:],
+)
+"""The fields of a form that adds a voice."""
 
 
 @dataclass(frozen=True, slots=True)
