@@ -10,18 +10,20 @@ import ssl
 import sys
 
 TIMEOUT_S = 5.0
-_EVERY_ADDRESS = ("", "0.0.0.0", "::")
+_LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 def connection() -> http.client.HTTPConnection:
     """Return an unopened connection to the server."""
     host = os.environ.get("CSM_HOST", "")
-    address = "127.0.0.1" if host in _EVERY_ADDRESS else host
+    address = _LOOPBACK.get(host, host)
     port = int(os.environ.get("CSM_PORT") or 8080)
     if not os.environ.get("CSM_TLS_CERT"):
         return http.client.HTTPConnection(address, port, timeout=TIMEOUT_S)
     # The certificate names the public host, not this address.
-    unverified = ssl._create_unverified_context()
+    unverified = ssl.create_default_context()
+    unverified.check_hostname = False
+    unverified.verify_mode = ssl.CERT_NONE
     return http.client.HTTPSConnection(address, port, timeout=TIMEOUT_S, context=unverified)
 
 
