@@ -1,13 +1,13 @@
 """Build the container image in a folder without a container engine, and try what it runs.
 
-    PYTHONPATH=tests python -m tools.image_root FOLDER [--wheels FOLDER]
+    PYTHONPATH=tests python -m tools.image_root FOLDER [--variant cuda] [--wheels FOLDER]
 
-As root. The instructions of the Dockerfile's CPU variant are carried out by chroot on a minimal
+As root. The Dockerfile's instructions are carried out by chroot on a minimal
 Debian 12 (debootstrap), whose Python stands for the image python:3.11-slim-bookworm. With
 `--wheels` torch comes from that folder instead of download.pytorch.org.
 
-Then the image's command runs as its user on a read-only root, without network or capabilities:
-it must get healthy, speak, and end by SIGTERM.
+Then the CPU image's command runs as its user on a read-only root, without network or capabilities:
+it must get healthy, speak, and end by SIGTERM. The CUDA image is built and not run.
 """
 
 import argparse
@@ -30,6 +30,7 @@ _PACKAGES = "python3,python3-venv,python3-pip,ca-certificates"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _INDEX = "https://pypi.org/simple"
 _BASE = "base"
+_VARIANTS = {"cpu", "cuda"}
 _ALONE = ("unshare", "--mount", "--net", "--pid", "--fork", "--kill-child")
 _TRIAL = Path(__file__).parent / "image_trial.sh"
 
@@ -40,6 +41,7 @@ class Image:
 
     root: Path
     environ: dict[str, str] = field(default_factory=lambda: {"PATH": _PATH})
+    arguments: Mapping[str, str] = field(default_factory=dict)
     folder: str = "/"
     user: str = "0:0"
     entrypoint: list[str] = field(default_factory=list)
@@ -57,23 +59,28 @@ def debian(root: Path) -> None:
         shutil.copy(file, root / file[1:])
 
 
-def build(folder: Path, wheels: Path | None) -> Image:
-    """Carry out every stage of the CPU variant; return the last one."""
+def build(folder: Path, variant: str, wheels: Path | None) -> Image:
+    """Carry out the stages that the variant needs; return the last one."""
     folder.mkdir(parents=True, exist_ok=True)
     debian(folder / _BASE)
     images = {_BASE: Image(folder / _BASE)}
+    arguments = {"VARIANT": variant, "PYTHON_IMAGE": _BASE}
     text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
     built = Image(folder)
-    for number, stage in enumerate(stages(text, {"VARIANT": "cpu", "PYTHON_IMAGE": _BASE})):
-        if "cuda" in stage.name:
+    for number, stage in enumerate(stages(text, arguments)):
+        if stage.name.partition("-")[2] in _VARIANTS - {variant}:
             continue
-        built = build_stage(stage, images, folder / f"stage-{number}", wheels)
+        built = build_stage(stage, images, folder / f"stage-{number}", arguments, wheels)
         images[stage.name or "image"] = built
     return built
 
 
 def build_stage(
-    stage: Stage, images: Mapping[str, Image], root: Path, wheels: Path | None
+    stage: Stage,
+    images: Mapping[str, Image],
+    root: Path,
+    arguments: Mapping[str, str],
+    wheels: Path | None,
 ) -> Image:
     """Carry out one stage on a copy of the root that it begins with."""
     print(f"FROM {stage.source} AS {stage.name}", file=sys.stderr)
@@ -81,7 +88,7 @@ def build_stage(
     if root.exists():
         shutil.rmtree(root)
     subprocess.run(["cp", "-a", "--reflink=auto", str(source.root), str(root)], check=True)
-    image = Image(root, dict(source.environ), source.folder)
+    image = Image(root, dict(source.environ), arguments, source.folder)
     if wheels is not None:
         shutil.copytree(wheels, root / "opt/wheels")
     for instruction in stage.instructions:
@@ -104,7 +111,7 @@ def carry_out(instruction: Instruction, image: Image, images: Mapping[str, Image
             if "TORCH_INDEX" in image.environ and _has_wheels(image):
                 image.environ["TORCH_INDEX"] = _INDEX
         case "ARG":
-            image.environ.setdefault(text, "cpu")  # VARIANT alone
+            image.environ[text] = image.arguments[text]
         case "WORKDIR":
             image.folder = text
             (image.root / text[1:]).mkdir(parents=True, exist_ok=True)
@@ -200,14 +207,18 @@ def main(argv: list[str] | None = None) -> int:
     """Build, try and report; exit status 1 where the speech is silent or short."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--variant", choices=sorted(_VARIANTS), default="cpu")
     parser.add_argument("--wheels", type=Path, help="folder with torch's CPU wheel")
     options = parser.parse_args(argv)
-    image = build(options.folder.resolve(), options.wheels)
+    image = build(options.folder.resolve(), options.variant, options.wheels)
+    size_bytes = sum(path.lstat().st_size for path in (image.root / "opt/venv").rglob("*"))
+    print(f"/opt/venv {size_bytes / 1e6:.0f} MB")
+    if options.variant == "cuda":
+        return 0
     output = options.folder.resolve() / "speech.wav"
     trial(image, output)
     duration_s, peak = loudest(output)
-    size_bytes = sum(path.lstat().st_size for path in (image.root / "opt/venv").rglob("*"))
-    print(f"speech {duration_s:.2f} s, peak {peak:.2f} | /opt/venv {size_bytes / 1e6:.0f} MB")
+    print(f"speech {duration_s:.2f} s, peak {peak:.2f}")
     return 0 if duration_s > 1 and peak > 0.05 else 1
 
 
