@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from csm_trio.config import ServerConfig, add_flags, load_config
+from csm_trio.config import add_flags, load_config
 from csm_trio.server import CLEANUP_S
 from csm_trio.telemetry import Metrics
 
@@ -160,7 +160,7 @@ def test_the_grace_period_is_longer_than_the_drain(overlay: Path) -> None:
     (container,) = pod["containers"]
     config = load_config(vars(parsed(container["args"][1:])), {})
     pre_stop_s = float(container["lifecycle"]["preStop"]["exec"]["command"][1])
-    ends_s = pre_stop_s + config.server.drain_s + CLEANUP_S
+    ends_s = pre_stop_s + config.server.drain_s + 2 * CLEANUP_S
     assert pod["terminationGracePeriodSeconds"] > ends_s
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     assert ports == {"http": config.server.port, "agent": config.server.agent_port}
@@ -217,7 +217,9 @@ def test_keda_scales_the_deployment_of_its_gpu(overlay: Path) -> None:
     assert (
         scaled["scaleTargetRef"]["name"] == resources["Deployment", "csm-trio"]["metadata"]["name"]
     )
-    assert f'gpu="{overlay.name}"' in scaled["triggers"][0]["metadata"]["query"]
+    for trigger in scaled["triggers"]:
+        gpus = re.findall(r'gpu="(.*?)"', trigger["metadata"]["query"])
+        assert gpus == [overlay.name, overlay.name]
     proxy = resources["Deployment", "csm-haproxy"]["spec"]["template"]["spec"]["containers"][0]
     assert proxy["env"][0]["value"] == resources["Service", "csm-trio"]["metadata"]["name"]
 
@@ -231,12 +233,80 @@ def test_manifests_satisfy_kubernetes_schemas(overlay: Path) -> None:
             validate.validate(resource, "1.32", strict=True)
 
 
+@needs("kubectl")
+def test_added_voices_get_a_volume_of_their_own(tmp_path: Path) -> None:
+    shutil.copytree(DEPLOY / "kubernetes", tmp_path / "kubernetes")
+    overlay = tmp_path / "kubernetes" / "overlays" / "h100"
+    file = overlay / "kustomization.yaml"
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.replace("# Added voices: - ..", "- .."))
+    resources = built(overlay)
+    claim = resources["PersistentVolumeClaim", "csm-trio-voices"]["metadata"]["name"]
+    pod = resources["Deployment", "csm-trio"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    speech = load_config(vars(parsed(container["args"][1:])), {}).speech
+    assert speech.voice_upload
+    assert {"name": "voices", "mountPath": str(speech.data_dir)} in container["volumeMounts"]
+    assert {"name": "voices", "persistentVolumeClaim": {"claimName": claim}} in pod["volumes"]
+
+
+# --- Kubernetes without kubectl: the files of the base, before an overlay adds to them ---
+
+
+def base_resources() -> dict[str, dict[str, Any]]:
+    files = sorted((DEPLOY / "kubernetes" / "base").glob("*.yaml"))
+    texts = [path.read_text(encoding="utf-8") for path in files if path.stem != "kustomization"]
+    return {one["kind"]: one for text in texts for one in yaml.safe_load_all(text)}
+
+
+def test_the_base_satisfies_kubernetes_schemas() -> None:
+    validate = pytest.importorskip("kubernetes_validate")
+    for resource in base_resources().values():
+        validate.validate(resource, "1.32", strict=True)
+
+
+def test_the_base_outlasts_the_drain_and_leaves_the_replicas_to_keda() -> None:
+    spec = base_resources()["Deployment"]["spec"]
+    assert "replicas" not in spec
+    assert spec["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+    pod = spec["template"]["spec"]
+    (container,) = pod["containers"]
+    config = load_config(vars(parsed(container["args"][1:])), {})
+    pre_stop_s = float(container["lifecycle"]["preStop"]["exec"]["command"][1])
+    end_s = pre_stop_s + config.server.drain_s + 2 * CLEANUP_S
+    assert pod["terminationGracePeriodSeconds"] > end_s
+    startup = container["startupProbe"]
+    start_s = startup["periodSeconds"] * startup["failureThreshold"]
+    assert spec["progressDeadlineSeconds"] >= start_s
+    user = "10001"  # the image's: see test_images.py
+    assert str(pod["securityContext"]["runAsUser"]) == user
+
+
+def test_keda_keeps_the_pods_where_prometheus_has_no_figures() -> None:
+    file = DEPLOY / "kubernetes" / "components" / "keda" / "scaledobject.yaml"
+    spec = yaml.safe_load(file.read_text(encoding="utf-8"))["spec"]
+    assert 1 <= spec["minReplicaCount"] < spec["maxReplicaCount"]
+    for trigger in spec["triggers"]:
+        # KEDA takes strings alone.
+        assert all(isinstance(text, str) for text in trigger["metadata"].values())
+        assert trigger["metadata"]["ignoreNullValues"] == "false"
+        assert 0 < float(trigger["metadata"]["threshold"]) < 1
+
+
 # --- Compose ---
 
 
-@pytest.mark.parametrize("name", ["compose.yaml", "compose.cpu.yaml"])
-def test_compose_waits_for_the_drain(name: str) -> None:
-    service = yaml.safe_load((DEPLOY / name).read_text(encoding="utf-8"))["services"]["csm-trio"]
+@pytest.mark.parametrize(
+    ("name", "variant"), [("compose.yaml", "cuda"), ("compose.cpu.yaml", "cpu")]
+)
+def test_compose_builds_its_variant_and_waits_for_the_drain(name: str, variant: str) -> None:
+    composed = yaml.safe_load((DEPLOY / name).read_text(encoding="utf-8"))
+    service = composed["services"]["csm-trio"]
+    config = load_config({}, {key: value or "" for key, value in service["environment"].items()})
     stop_s = float(service["stop_grace_period"].removesuffix("s"))
-    assert stop_s > ServerConfig().drain_s + CLEANUP_S
+    assert stop_s > config.server.drain_s + 2 * CLEANUP_S
     assert service["read_only"] is True
+    assert service["build"] == {"context": "..", "args": {"VARIANT": variant}}
+    assert ("deploy" in service) == (variant == "cuda")
+    assert f"voices:{config.speech.data_dir}" in service["volumes"]
+    assert {volume.partition(":")[0] for volume in service["volumes"]} == set(composed["volumes"])
