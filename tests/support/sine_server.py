@@ -1,11 +1,13 @@
-"""`csm-trio serve` with workers and a sine runner at a fixed pace: real processes, no model.
+"""`csm-trio serve` with a sine runner at a fixed pace: real processes, no model.
 
-A program: `python -m support.sine_server FLAG...`.
+A program: `python -m support.sine_server FLAG...`. The environment's `STEP_S` and `LOAD_S` are the
+seconds that a step and the start take.
 """
 
 import os
 import sys
 import time
+import types
 from collections.abc import Sequence
 from functools import partial
 
@@ -15,7 +17,7 @@ from csm_trio.engine.utterance import Frame
 from csm_trio.processes import supervisor
 from support.fakes import SineRunner
 
-STEP_S = 0.02
+STEP_S = float(os.environ.get("STEP_S", "0.02"))
 
 
 class PacedSineRunner(SineRunner):
@@ -27,12 +29,20 @@ class PacedSineRunner(SineRunner):
 
 
 def make_runner(config: EngineConfig) -> SineRunner:
-    """Return a runner with as many slots as the settings say, after `LOAD_S` of the environment."""
+    """Return a runner with as many slots as the settings say."""
     time.sleep(float(os.environ.get("LOAD_S", "0")))
     return PacedSineRunner(config.pool_size or 4)
 
 
+def _without_torch() -> types.ModuleType:
+    """Return what takes the place of the module that loads models, where one process does all."""
+    module = types.ModuleType("csm_trio.engine.load")
+    vars(module)["load_runner"] = make_runner
+    return module
+
+
 if __name__ == "__main__":
+    sys.modules["csm_trio.engine.load"] = _without_torch()
     supervisor.supervise = partial(
         supervisor.supervise, runner_factory="support.sine_server:make_runner"
     )

@@ -17,6 +17,7 @@ class EngineHost:
 
     slots: int
     add_worker: Callable[[socket.socket], None]
+    count_workers: Callable[[], int]
 
 
 @asynccontextmanager
@@ -39,6 +40,6 @@ async def open_engine_host(
             failure_grace_s=0.0,
         ) as slots:
             links.begin(slots)
-            yield EngineHost(slots, links.add)
+            yield EngineHost(slots, links.add, lambda: links.n_workers)
     finally:
         links.close()

@@ -66,6 +66,8 @@ class WorkerLinks:
         self._selector.register(self._wake_receive, selectors.EVENT_READ)
         self._commands: deque[Command[WorkerStream]] = deque()
         self._queue: SlotQueue[WorkerStream]
+        # Written by the device thread only; others read it as it is at that moment.
+        self.n_workers = 0
 
     def begin(self, slots: int) -> None:
         """Set the number of slots, before the first worker is added."""
@@ -150,6 +152,7 @@ class WorkerLinks:
             if isinstance(given, socket.socket):
                 given.setblocking(False)
                 self._selector.register(given, selectors.EVENT_READ, _WorkerLink(given))
+                self.n_workers += 1
             else:
                 self._commands.append(given)
 
@@ -186,6 +189,7 @@ class WorkerLinks:
 
     def _close(self, worker: _WorkerLink) -> None:
         """Close a worker's socket and release its streams."""
+        self.n_workers -= 1
         self._selector.unregister(worker.socket)
         worker.socket.close()
         for stream in worker.streams.values():

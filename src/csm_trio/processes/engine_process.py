@@ -18,6 +18,9 @@ from csm_trio.processes.setup import EngineSetup
 from csm_trio.server import buffer_targets
 from csm_trio.telemetry import Metrics, observed_gc
 
+_POLLS, _POLL_S = 100, 0.01
+"""How often, and after how many seconds each, an engine without a supervisor looks for workers."""
+
 
 @dataclass(frozen=True, slots=True)
 class EngineSockets:
@@ -47,10 +50,19 @@ async def run_engine_process(
         return take_snapshot(metrics.registry)
 
     control = ControlChannel(sockets.control, {"collect": collect}, {})
+    host: EngineHost | None = None
     with ExitStack() as stack:
         stack.enter_context(observed_gc(metrics))
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_run_control, control, nursery.cancel_scope, supervisor_lost)
+
+            async def end_with_supervisor() -> None:
+                await control.run()
+                supervisor_lost()
+                if host is not None:
+                    await _until_workers_end(host)
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(end_with_supervisor)
             try:
                 async with open_engine_host(
                     make_runner,
@@ -70,10 +82,12 @@ async def _add_workers(host: EngineHost, handed_over: HandedOver) -> NoReturn:
             host.add_worker(await handed_over.accept_socket())
 
 
-async def _run_control(
-    control: ControlChannel, scope: trio.CancelScope, supervisor_lost: Callable[[], None]
-) -> None:
-    """Serve the channel; when the supervisor is gone, end this process."""
-    await control.run()
-    supervisor_lost()
-    scope.cancel()
+async def _until_workers_end(host: EngineHost) -> None:
+    """Wait, within a bound, for the workers, which end with the supervisor as well.
+
+    A worker that sees the end of the engine first would tell its clients that it has failed.
+    """
+    for _ in range(_POLLS):
+        if not host.count_workers():
+            return
+        await trio.sleep(_POLL_S)
