@@ -11,12 +11,13 @@ COPY pyproject.toml README.md LICENSE ./
 COPY src ./src
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
-# Where torch's wheels come from. Those of PyPI bring CUDA's libraries, on x86-64 and aarch64.
+# torch's wheels on PyPI bring CUDA's libraries, on x86-64 and aarch64. PyTorch's index is asked beside
+# PyPI, not in its place: it may lack the pinned releases of the packages that torch needs.
+# pip prefers the wheel with a local version: 2.13.0+cpu to 2.13.0.
 FROM ${PYTHON_IMAGE} AS index-cpu
-ENV TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ENV PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
 
 FROM ${PYTHON_IMAGE} AS index-cuda
-ENV TORCH_INDEX=https://pypi.org/simple
 
 # In the order of change: torch, what csm-trio needs, csm-trio.
 FROM index-${VARIANT} AS venv
@@ -24,8 +25,7 @@ ARG VARIANT
 WORKDIR /build
 RUN python -m venv --without-pip /opt/venv
 COPY deploy/constraints.txt ./
-RUN pip --python /opt/venv/bin/python install --no-cache-dir --constraint constraints.txt \
-        --index-url "$TORCH_INDEX" torch \
+RUN pip --python /opt/venv/bin/python install --no-cache-dir --constraint constraints.txt torch \
     && test "$(/opt/venv/bin/python -c 'import torch; print("cuda" if torch.version.cuda else "cpu")')" = "$VARIANT"
 COPY pyproject.toml ./
 RUN python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print(*p["dependencies"], *p["optional-dependencies"]["otel"], sep="\n")' \

@@ -129,6 +129,17 @@ def test_what_no_image_needs_stays_out_of_the_context(name: str) -> None:
     assert not in_context(IGNORED, Path(name))
 
 
+def test_only_the_cpu_variant_looks_for_torch_beside_pypi() -> None:
+    for variant in VARIANTS:
+        by_name = {stage.name: stage for stage in stages(TEXT, {"VARIANT": variant})}
+        base = by_name[by_name["venv"].source]
+        found = [assignments(one.text, {}) for one in base.instructions if one.keyword == "ENV"]
+        extra = {"PIP_EXTRA_INDEX_URL": "https://download.pytorch.org/whl/cpu"}
+        assert found == ([extra] if variant == "cpu" else [])
+        assert not any("--index-url" in one.text for one in by_name["venv"].instructions)
+        assert "PIP_EXTRA_INDEX_URL" not in settings(variant)
+
+
 # --- The pins ---
 
 

@@ -28,7 +28,6 @@ from support.dockerfile import Instruction, Stage, assignments, expand, in_conte
 ROOT = Path(__file__).parents[2]
 _PACKAGES = "python3,python3-venv,python3-pip,ca-certificates"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_INDEX = "https://pypi.org/simple"
 _BASE = "base"
 _VARIANTS = {"cpu", "cuda"}
 _ALONE = ("unshare", "--mount", "--net", "--pid", "--fork", "--kill-child")
@@ -108,8 +107,8 @@ def carry_out(instruction: Instruction, image: Image, images: Mapping[str, Image
             copy(expand(text, image.environ).split(), image, images)
         case "ENV":
             image.environ |= assignments(text, image.environ)
-            if "TORCH_INDEX" in image.environ and _has_wheels(image):
-                image.environ["TORCH_INDEX"] = _INDEX
+            if _has_wheels(image):
+                image.environ.pop("PIP_EXTRA_INDEX_URL", None)
         case "ARG":
             image.environ[text] = image.arguments[text]
         case "WORKDIR":
