@@ -14,7 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from csm_trio.model.attention import DepthKVCache
-from csm_trio.model.checkpoint.tensor_names import AUDIO_EMBEDDINGS, TEXT_EMBEDDINGS
+from csm_trio.model.checkpoint.tensor_names import (
+    AUDIO_EMBEDDINGS,
+    DEPTH_AUDIO_EMBEDDINGS,
+    TEXT_EMBEDDINGS,
+)
 from csm_trio.model.config import CSMConfig
 from csm_trio.model.linear import Int8Matrix, linear, packed
 from csm_trio.model.llama import Attend, Llama, RotaryTable
@@ -99,7 +103,8 @@ class CSM(nn.Module):
     def load(self, tensors: MutableMapping[str, Tensor]) -> None:
         """Take the tensors, named as in transformers' checkpoints of `sesame/csm-1b`.
 
-        They are removed from `tensors` as they are taken, so that no tensor is in memory twice.
+        Without a table of its own the depth decoder embeds codes by the backbone's. The tensors
+        are removed from `tensors` as they are taken, so that none is in memory twice.
         """
         decodable = self.config.codec.codebook_size
         self.backbone.load(tensors, "backbone_model")
@@ -110,7 +115,8 @@ class CSM(nn.Module):
         projector = tensors.pop("depth_decoder.model.inputs_embeds_projector.weight")
         self.depth_projector = _parameter(projector)
         # The depth decoder reads audio embeddings through the projector only: project them once.
-        self.depth_embedding = _parameter(_projected(audio, projector))
+        depth_audio = tensors.pop(DEPTH_AUDIO_EMBEDDINGS, audio)
+        self.depth_embedding = _parameter(_projected(depth_audio, projector))
         self.first_head = _parameter(tensors.pop("lm_head.weight")[:decodable])
         heads = tensors.pop("depth_decoder.codebooks_head.weight")  # [codebooks - 1, in, out]
         heads = heads[:, :, :decodable].transpose(1, 2).contiguous()

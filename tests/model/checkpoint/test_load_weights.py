@@ -260,11 +260,6 @@ def _cut(folder: Path, name: str) -> None:
     save_file(tensors | {name: tensors[name][1:].clone()}, folder / "model.safetensors")
 
 
-def _untie(folder: Path, name: str) -> None:
-    tensors = load_file(folder / "model.safetensors")
-    save_file(tensors | {name: tensors[BACKBONE_EMBEDDINGS] + 1}, folder / "model.safetensors")
-
-
 def _truncate(folder: Path, name: str) -> None:
     path = folder / name
     path.write_bytes(path.read_bytes()[:-100])
@@ -275,7 +270,6 @@ DAMAGES: list[tuple[Callable[[Path, str], None], str, str]] = [
     (_drop, BACKBONE_EMBEDDINGS, f"lacks tensor {BACKBONE_EMBEDDINGS}."),
     (_add, "lora.A", "holds tensor lora.A that no CSM of its sizes has."),
     (_cut, "lm_head.weight", "lm_head.weight has the shape [34, 32], but"),
-    (_untie, DEPTH_EMBEDDINGS, "only shared ones can be served."),
     (_truncate, "model.safetensors", "is no complete safetensors file"),
 ]
 
