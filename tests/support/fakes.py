@@ -212,8 +212,7 @@ class FakeStream:
             raise error
         frames = min(frame_count(self.utterance.text), self.utterance.max_frames)
         if self.delivered == frames:
-            spoken = self.delivered < self.utterance.max_frames
-            self.end = EndReason.SPOKEN if spoken else EndReason.CAPPED
+            self.end = self._engine.end_of(self.utterance, self.delivered)
             raise StopAsyncIteration
         # Single frames before frame batches, as the engine delivers them.
         wanted = 1 if self.delivered < self._engine.frames_alone else MAX_BATCH_FRAMES
@@ -226,14 +225,15 @@ class FakeEngine:
     """An Engine without a thread, whose time is Trio's: each frame takes `frame_delay_s`.
 
     After `frames_alone` frames of an utterance, a frame batch takes that time. `errors` maps a part
-    of a text to the error of an utterance that contains it. `closed_at_s` has the time, on Trio's
-    clock, at which each utterance released its slot.
+    of a text to the error of an utterance that contains it, `ends` to why it ends. `closed_at_s`
+    has the time, on Trio's clock, at which each utterance released its slot.
     """
 
     slots: int = 4
     frame_delay_s: float = 0.0
     frames_alone: float = math.inf
     errors: dict[str, SpeechError] = field(default_factory=dict)
+    ends: dict[str, EndReason] = field(default_factory=dict)
     utterances: list[Utterance] = field(default_factory=list)
     streams: list[FakeStream] = field(default_factory=list)
     closed_at_s: list[float] = field(default_factory=list)
@@ -258,6 +258,11 @@ class FakeEngine:
     def error_for(self, text: str) -> SpeechError | None:
         """Return the error of an utterance of this text, if it fails."""
         return next((error for part, error in self.errors.items() if part in text), None)
+
+    def end_of(self, utterance: Utterance, frames: int) -> EndReason:
+        """Return why an utterance ends after so many frames."""
+        own = EndReason.SPOKEN if frames < utterance.max_frames else EndReason.CAPPED
+        return next((end for part, end in self.ends.items() if part in utterance.text), own)
 
 
 class ScriptedSocket:
