@@ -15,8 +15,15 @@ from dataclasses import dataclass, field
 import numpy as np
 import trio
 
-from csm_trio.engine.utterance import MAX_BATCH_FRAMES, EndReason, Frame, FrameBatch, Utterance
-from csm_trio.errors import SpeechError, TextTooLong
+from csm_trio.engine.utterance import (
+    MAX_BATCH_FRAMES,
+    EndReason,
+    Frame,
+    FrameBatch,
+    StepResult,
+    Utterance,
+)
+from csm_trio.errors import NotFinite, SpeechError, TextTooLong
 from csm_trio.text.normalization.numbers import cardinal
 
 FRAME_SAMPLES = 1_920
@@ -105,8 +112,9 @@ class SineRunner:
     """A Runner without torch: every utterance is a sine of its own.
 
     A text with REFUSE in it gets TextTooLong from `open`; one with EXPLODE a RuntimeError from
-    `step`, as a broken device would. Misuse raises AssertionError: to open a
-    taken slot, to step or close a free one, to step past an end or before the prompt is complete.
+    `step`, as a broken device would; the row of one with OVERFLOW fails at its end. Misuse raises
+    AssertionError: to open a taken slot, to step or close a free one, to step past an end or before
+    the prompt is complete.
 
     `calls` and `opened` grow on the device thread and may be read from any.
     """
@@ -167,7 +175,7 @@ class SineRunner:
         self.calls.append(RunnerCall("prefill", tuple(done)))
         return done
 
-    def step(self, slots: Sequence[int]) -> Sequence[Frame | None]:
+    def step(self, slots: Sequence[int]) -> Sequence[StepResult]:
         assert slots, "a step without slots"
         assert len(set(slots)) == len(slots), "a slot is twice in one step"
         assert self._prefills_left.keys().isdisjoint(slots), (
@@ -183,14 +191,16 @@ class SineRunner:
         self._prefills_left.pop(slot, None)
         self.calls.append(RunnerCall("close", (slot,)))
 
-    def _next_frame(self, slot: int) -> Frame | None:
+    def _next_frame(self, slot: int) -> StepResult:
         utterance, index = self._utterances[slot], self._made[slot]
         if "EXPLODE" in utterance.text:
             raise RuntimeError("the device is gone")
         frames = frame_count(utterance.text)
         assert index <= frames, f"slot {slot} ran past its end"
         self._made[slot] = index + 1
-        return sine_frame(utterance, index) if index < frames else None
+        if index < frames:
+            return sine_frame(utterance, index)
+        return NotFinite() if "OVERFLOW" in utterance.text else None
 
 
 class FakeStream:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from csm_trio.errors import SpeechError
 from csm_trio.timebase import FRAME_S
 
 SMALL_BATCH_FRAMES = 3
@@ -85,6 +86,9 @@ class Frame:
     codes: NDArray[np.int16]
     attended_char: float | None = None
 
+
+StepResult = Frame | SpeechError | None
+"""What one step makes of a row: a frame, the error that it failed with, None at its end."""
 
 FrameBatch = tuple[Frame, ...]
 """Frames of one utterance that are delivered together, in order; at least one."""

@@ -78,6 +78,11 @@ def _projected(audio: Tensor, projector: Tensor) -> Tensor:
     return torch.cat([F.linear(part.to(projector.dtype), projector).to(part) for part in parts])
 
 
+def _sum(logits: Tensor) -> Tensor:
+    """Sum logits [batch, ids] to [batch]: NaN or infinite where one of them is, in one pass."""
+    return logits.sum(dim=1, dtype=torch.float32)
+
+
 class CSM(nn.Module):
     """Backbone and depth decoder with their embeddings and output heads.
 
@@ -170,24 +175,30 @@ class CSM(nn.Module):
 
     def next_frame(
         self, inputs: Tensor, positions: Tensor, sampling: FrameSampling, attend: Attend
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         """Generate one frame per row: inputs [batch, hidden], positions int64 [batch].
 
-        Returns codes int64 [batch, codebooks]. A frame of zeros in all codebooks ends the
-        utterance (SesameAILabs/csm, `generate` in generator.py).
+        Returns codes int64 [batch, codebooks], and whether all logits of a row were finite, bool
+        [batch]: the codes of a row with NaN or infinity have no meaning. A frame of zeros in all
+        codebooks ends the utterance (SesameAILabs/csm, `generate` in generator.py).
         """
         cos, sin = self.rotary.at(positions.unsqueeze(1))
         hidden = self.backbone(inputs.unsqueeze(1), cos, sin, attend)[:, 0]  # [batch, hidden]
-        first = self._sample(linear(hidden, self.first_head), 0, sampling)
-        return self._decode_depth(hidden, first, sampling)
+        logits = linear(hidden, self.first_head)
+        codes, sums = self._decode_depth(hidden, logits, sampling)
+        return codes, sums.isfinite().all(dim=1)
 
-    def _decode_depth(self, hidden: Tensor, first: Tensor, sampling: FrameSampling) -> Tensor:
-        """Generate codebooks 1.. with the depth decoder, given codebook 0 (`first`, [batch]).
+    def _decode_depth(
+        self, hidden: Tensor, first_logits: Tensor, sampling: FrameSampling
+    ) -> tuple[Tensor, Tensor]:
+        """Sample codebook 0 from its logits [batch, ids], and the others by the depth decoder.
 
         Its position 0 is the backbone's hidden state [batch, hidden], position i the code of
-        codebook i - 1. Returns codes [batch, codebooks].
+        codebook i - 1. Returns codes, and the sums of the logits that they were sampled from: each
+        [batch, codebooks].
         """
-        codes = [first]
+        first = self._sample(first_logits, 0, sampling)
+        codes, sums = [first], [_sum(first_logits)]
         codebooks = self.config.codebooks
         projected = linear(hidden, self.depth_projector)
         inputs = torch.stack((projected, self._embed(first, self.depth_embedding)), dim=1)
@@ -198,13 +209,13 @@ class CSM(nn.Module):
             sin = self.depth_sin[cache.start : end]
             states = self.depth(inputs, cos, sin, cache.attend)[:, -1]
             cache.start = end
-            chosen = self._sample(
-                linear(states, self.depth_heads[codebook - 1]), codebook, sampling
-            )
+            logits = linear(states, self.depth_heads[codebook - 1])
+            chosen = self._sample(logits, codebook, sampling)
             codes.append(chosen)
+            sums.append(_sum(logits))
             rows = chosen + codebook * self.config.audio_vocab_size
             inputs = self._embed(rows, self.depth_embedding).unsqueeze(1)
-        return torch.stack(codes, dim=1)
+        return torch.stack(codes, dim=1), torch.stack(sums, dim=1)
 
     def _sample(self, logits: Tensor, codebook: int, sampling: FrameSampling) -> Tensor:
         half = DEPTH if codebook else BACKBONE

@@ -14,7 +14,12 @@ import torch
 
 from csm_trio.errors import StartupError
 from csm_trio.model.checkpoint.locate import CheckpointFiles
-from csm_trio.model.checkpoint.tensor_files import StoredTensor, open_tensors, tensor_names
+from csm_trio.model.checkpoint.tensor_files import (
+    StoredTensor,
+    check_finite,
+    open_tensors,
+    tensor_names,
+)
 from csm_trio.model.checkpoint.tensor_names import (
     AUDIO_EMBEDDINGS,
     CODEC_PREFIX,
@@ -48,8 +53,8 @@ def load_weights(
     both) and Sesame's original names (interleaved RoPE rows, permuted here), in safetensors or
     GGUF. The result holds tied audio embeddings once, as `AUDIO_EMBEDDINGS`, and untied ones as
     `DEPTH_AUDIO_EMBEDDINGS` too; and the codec under `codec_model.` without its encoder. Raises
-    `StartupError` for damaged files and for tensors that are missing, unknown or of another shape
-    than that of `config`.
+    `StartupError` for damaged files and for tensors that are missing, unknown, of another shape
+    than that of `config`, or hold NaN or infinity.
     """
     started_s = time.perf_counter()
     required = expected_shapes(config)
@@ -67,6 +72,9 @@ def load_weights(
         if target.interleaved:
             tensor = _to_rotate_half(tensor, _head_dim(target.name, config))
         tensor = kept_as(target.name, tensor, dtype)
+        # A row's scale is not finite if one of its values is not.
+        rounded = isinstance(tensor, Int8Matrix)
+        check_finite(files.name, stored.name, tensor.scale if rounded else tensor)
         weights[target.name] = tensor
         if target.name in _AUDIO_TABLES:
             _share_equal_tables(weights)
