@@ -72,9 +72,9 @@ def load_weights(
         if target.interleaved:
             tensor = _to_rotate_half(tensor, _head_dim(target.name, config))
         tensor = kept_as(target.name, tensor, dtype)
-        # A row's scale is not finite if one of its values is not.
-        rounded = isinstance(tensor, Int8Matrix)
-        check_finite(files.name, stored.name, tensor.scale if rounded else tensor)
+        # The scale of a row is not finite where one of its values is not.
+        judged = tensor.scale if isinstance(tensor, Int8Matrix) else tensor
+        check_finite(files.name, stored.name, judged)
         weights[target.name] = tensor
         if target.name in _AUDIO_TABLES:
             _share_equal_tables(weights)
