@@ -49,8 +49,8 @@ def check_finite(checkpoint: str, name: str, tensor: torch.Tensor) -> None:
     if not bool(extremes.isfinite().all()):
         raise StartupError(
             f"Tensor {name} of {checkpoint} has values that are no finite numbers "
-            f"in {str(tensor.dtype).removeprefix('torch.')}: the checkpoint is damaged, or its "
-            "training diverged."
+            f"in {str(tensor.dtype).removeprefix('torch.')}: it is damaged, its training diverged, "
+            "or it does not fit this type."
         )
 
 
