@@ -70,6 +70,27 @@ async def test_when_the_device_fails_every_client_gets_an_error_first() -> None:
 
 
 @pytest.mark.usefixtures("each_topology")
+async def test_a_row_that_fails_ends_its_call_alone() -> None:
+    async with serving(SineRunner) as server, server.dial() as other:
+        await send(other, {"text": "First words. ", "flush": True})
+        assert json.loads(await other.get_message())["audio"]
+        async with server.dial() as ws:
+            await send(ws, {"text": "OVERFLOW FRAMES=3. ", "flush": True})
+            received, code = await receive_all(ws)
+        assert [one["error"] for one in received if "error" in one] == ["internal_error"]
+        assert code == 1011
+        async with http_client(server) as client:
+            answer = await client.post(SPEECH, json={"text": "OVERFLOW FRAMES=0"})
+        assert answer.status_code == 500
+        await send(other, {"text": "Last words. "}, {"text": ""})
+        rest, code = await receive_all(other)
+        assert rest[-1]["isFinal"]
+        assert code == 1000
+        assert server.metric("csm_utterance_ends_total", reason="failed") == 2
+        assert server.metric("csm_failures_total", error="NotFinite") == 2
+
+
+@pytest.mark.usefixtures("each_topology")
 @pytest.mark.parametrize("again", [signal.SIGTERM, signal.SIGINT])
 async def test_at_a_second_signal_every_client_gets_an_error(again: signal.Signals) -> None:
     gate = StepGate()

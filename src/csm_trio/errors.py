@@ -220,6 +220,13 @@ class EngineFailed(SpeechError):
         super().__init__(message)
 
 
+class NotFinite(EngineFailed):
+    """A value that the model computed for one utterance is NaN or infinite."""
+
+    def __init__(self) -> None:
+        super().__init__("The model computed NaN or infinity for this text.")
+
+
 class ServerLeaving(SpeechError):
     """The server is shutting down, and this session is complete or out of time."""
 

@@ -12,7 +12,7 @@ from csm_trio.audio.wav import read_wav
 from csm_trio.config import Config, EngineConfig, SpeechConfig
 from csm_trio.engine.load import load_runner
 from csm_trio.engine.runner import TorchRunner
-from csm_trio.engine.utterance import Frame, Utterance
+from csm_trio.engine.utterance import Frame, StepResult, Utterance
 from csm_trio.errors import SpeechError
 from data.sentences import SENTENCES
 from support.client_calls import SPEECH, http_client, joined_audio, receive_all, send
@@ -62,10 +62,10 @@ class Stenographer:
     def prefill(self) -> Sequence[int]:
         return self._runner.prefill()
 
-    def step(self, slots: Sequence[int]) -> Sequence[Frame | None]:
+    def step(self, slots: Sequence[int]) -> Sequence[StepResult]:
         frames = self._runner.step(slots)
         for slot, frame in zip(slots, frames, strict=True):
-            self.frames[self._utterance_in[slot]] += frame is not None
+            self.frames[self._utterance_in[slot]] += isinstance(frame, Frame)
         return frames
 
     def close(self, slot: int) -> None:

@@ -24,7 +24,7 @@ def generate(loaded: LoadedModel, text: str, *, company: bool = False) -> list[F
         runner.open([(0, Utterance("Someone else is speaking too, at length.", 2, 80))])
     runner.prefill_all()
     frames = []
-    while (frame := runner.step([1, 0] if company else [1])[0]) is not None:
+    while isinstance(frame := runner.step([1, 0] if company else [1])[0], Frame):
         frames.append(frame)
     return frames
 

@@ -7,14 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from csm_trio.engine.runaway import (
-    MAX_PERIOD_FRAMES,
+from csm_trio.engine.runaway import MAX_PERIOD_FRAMES, SILENCE_FLOOR, RunawayGuard
+from csm_trio.engine.utterance import (
     REPEAT_WINDOW_FRAMES,
-    SILENCE_FLOOR,
     SILENCE_WINDOW_FRAMES,
-    RunawayGuard,
+    EndReason,
+    Frame,
 )
-from csm_trio.engine.utterance import EndReason, Frame
 
 LONG = 10_000
 LOUD = 5_000
@@ -34,6 +33,27 @@ def frames_until_end(guard: RunawayGuard, frames: Iterable[Frame]) -> tuple[int,
         if end is not None:
             return count, end
     return count, None
+
+
+@pytest.mark.parametrize("period", [1, MAX_PERIOD_FRAMES])
+def test_without_its_window_a_repeat_is_heard_once(period: int) -> None:
+    varying = [frame(1_000 + index) for index in range(5)]
+    frames = varying + [frame(index % period) for index in range(200)]
+    count, end = frames_until_end(RunawayGuard(LONG), frames)
+    assert end is not None
+    assert count - end.window_frames == 5 + period
+
+
+def test_without_its_window_a_silence_is_not_heard() -> None:
+    frames = [frame(index) for index in range(5)] + [frame(index, peak=0) for index in range(99)]
+    count, end = frames_until_end(RunawayGuard(LONG), frames)
+    assert end is not None
+    assert count - end.window_frames == 5
+
+
+@pytest.mark.parametrize("end", [EndReason.SPOKEN, EndReason.CAPPED])
+def test_other_ends_have_no_window(end: EndReason) -> None:
+    assert end.window_frames == 0
 
 
 @pytest.mark.parametrize("cap", [1, 2, 25, 31, 500])

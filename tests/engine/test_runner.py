@@ -14,7 +14,14 @@ from csm_trio.engine.load import load_runner
 from csm_trio.engine.prompt import TextTokenizer, build_prompt
 from csm_trio.engine.runner import TorchRunner
 from csm_trio.engine.slots import resolve_sampling
-from csm_trio.engine.utterance import Frame, PromptSegment, Sampling, Utterance, VoicePrefix
+from csm_trio.engine.utterance import (
+    Frame,
+    PromptSegment,
+    Sampling,
+    StepResult,
+    Utterance,
+    VoicePrefix,
+)
 from csm_trio.errors import InvalidRequest, SpeechError, StartupError, TextTooLong
 from csm_trio.model.config import SamplingDefaults, SamplingParams
 from support.tiny_csm import CODEBOOKS, load_reference, write_tiny_checkpoint
@@ -58,7 +65,7 @@ def generate_alone(
     open_slot(runner, slot, subject)
     made = [runner.step([slot])[0] for _ in range(frames)]
     runner.close(slot)
-    return [frame for frame in made if frame is not None]
+    return [frame for frame in made if isinstance(frame, Frame)]
 
 
 def codes_of(frames: Sequence[Frame]) -> NDArray[np.int16]:
@@ -139,7 +146,9 @@ def test_a_long_prompt_is_prefilled_in_chunks_and_completely(
     assert chunks == [[0], [], [], [], [1]]  # 194 rows before the last, 64 at a time
     assert runner.step([0])[0] is not None
     made = [runner.step([1])[0] for _ in range(12)]
-    np.testing.assert_array_equal(codes_of([frame for frame in made if frame]), expected)
+    np.testing.assert_array_equal(
+        codes_of([frame for frame in made if isinstance(frame, Frame)]), expected
+    )
 
 
 def test_a_slot_closed_during_prefill_takes_the_next_utterance(runner: TorchRunner) -> None:
@@ -210,7 +219,9 @@ def test_the_clips_of_a_new_voice_are_prefilled_a_chunk_between_two_steps(
     assert chunks == 3  # 121 positions of the clip in chunks of 64, then the text
     while len(made) < 12:
         made.append(runner.step([0])[0])
-    np.testing.assert_array_equal(codes_of([frame for frame in made if frame]), alone)
+    np.testing.assert_array_equal(
+        codes_of([frame for frame in made if isinstance(frame, Frame)]), alone
+    )
 
 
 def test_a_slot_closed_while_its_clips_are_prefilled_takes_the_next_utterance(
@@ -247,7 +258,7 @@ def test_a_row_alone_equals_the_row_in_a_batch_to_the_bit(
             open_slot(runner, 1, others[1])
         running = [0, 2] if step < 10 else [0, 1, 2] if step < 20 else [1, 2]
         frame = runner.step(running)[-1]
-        assert frame is not None
+        assert isinstance(frame, Frame)
         accompanied.append(frame)
     np.testing.assert_array_equal(codes_of(accompanied), codes_of(alone))
     np.testing.assert_array_equal(pcm_of(accompanied), pcm_of(alone))
@@ -261,7 +272,7 @@ def test_the_embedded_voice_makes_equal_frames_in_any_slot_of_a_full_batch() -> 
         open_slot(runner, slot, subject)
     made = [runner.step(range(5)) for _ in range(12)]
     for row in range(5):
-        frames = [frame for step in made if (frame := step[row]) is not None]
+        frames = [frame for step in made if isinstance(frame := step[row], Frame)]
         np.testing.assert_array_equal(codes_of(frames), codes_of(alone))
         np.testing.assert_array_equal(pcm_of(frames), pcm_of(alone))
 
@@ -294,13 +305,13 @@ def test_a_paused_row_continues_where_it_stopped(runner: TorchRunner) -> None:
     alone = generate_alone(runner, subject, 12)
     open_slot(runner, 0, subject)
     open_slot(runner, 1, utterance(TEXTS[2]))
-    paused: list[Frame | None] = []
+    paused: list[StepResult] = []
     for step in range(24):
         if step % 2:
             paused.append(runner.step([0, 1])[0])
         else:
             runner.step([1])
-    made = [frame for frame in paused if frame is not None]
+    made = [frame for frame in paused if isinstance(frame, Frame)]
     np.testing.assert_array_equal(pcm_of(made), pcm_of(alone))
 
 

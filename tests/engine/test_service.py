@@ -16,7 +16,7 @@ from csm_trio.engine.in_process import open_engine
 from csm_trio.engine.scheduler import CREDIT_FRAMES, Runner
 from csm_trio.engine.service import Engine, FrameStream
 from csm_trio.engine.utterance import MAX_BATCH_FRAMES, EndReason, Frame, Utterance
-from csm_trio.errors import EngineFailed, StartupError, TextTooLong
+from csm_trio.errors import EngineFailed, NotFinite, StartupError, TextTooLong
 from csm_trio.telemetry import Metrics
 from support.engines import open_engine_behind_sockets
 from support.fakes import RunnerCall, SineRunner, StepGate, sine_frames
@@ -291,6 +291,30 @@ async def test_a_rejected_utterance_does_not_affect_others(engine_of: EngineOf) 
     assert_equal_frames(frames, sine_frames(subject))
     assert runner.opened == [subject]
     assert metrics.registry.get_sample_value("csm_slots_used") == 0
+
+
+async def test_a_row_that_fails_in_a_step_affects_no_other(engine_of: EngineOf) -> None:
+    runner, metrics, subject = SineRunner(2), Metrics(), utterance("FRAMES=60")
+
+    async def generate_failing(engine: Engine) -> None:
+        for frames in (0, 1, 7):
+            with pytest.raises(NotFinite, match="The model computed NaN or infinity"):
+                await generate(engine, utterance(f"OVERFLOW FRAMES={frames}"))
+
+    async with engine_of(runner, metrics) as engine:
+        async with engine.generate(subject) as stream:
+            frames = list(await anext(stream))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(generate_failing, engine)
+            frames += [frame async for frame_batch in stream for frame in frame_batch]
+        assert engine.borrowed_slots == 0
+    assert_equal_frames(frames, sine_frames(subject))
+    assert stream.end is EndReason.SPOKEN
+    assert sorted(runner.closes) == sorted(runner.opens)
+    value = metrics.registry.get_sample_value
+    assert value("csm_utterance_ends_total", {"reason": "failed"}) == 3
+    assert value("csm_frames_total") == 60 + 0 + 1 + 7
+    assert value("csm_slots_used") == 0
 
 
 async def test_rejected_utterances_release_their_slots(engine_of: EngineOf) -> None:

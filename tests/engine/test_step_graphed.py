@@ -13,7 +13,14 @@ import csm_trio
 from csm_trio.engine.placement import Placement
 from csm_trio.engine.prompt import TextTokenizer
 from csm_trio.engine.runner import TorchRunner
-from csm_trio.engine.utterance import Frame, PromptSegment, Sampling, Utterance, VoicePrefix
+from csm_trio.engine.utterance import (
+    Frame,
+    PromptSegment,
+    Sampling,
+    StepResult,
+    Utterance,
+    VoicePrefix,
+)
 from csm_trio.errors import SpeechError, TextTooLong
 from csm_trio.model.checkpoint.random_weights import random_weights
 from csm_trio.model.checkpoint.read_config import csm_1b_config
@@ -103,7 +110,7 @@ def generate(
     made = [runner.step(slots) for _ in range(frames)]
     for slot in slots:
         runner.close(slot)
-    return [[frame for frame in row if frame is not None] for row in zip(*made, strict=True)]
+    return [[frame for frame in row if isinstance(frame, Frame)] for row in zip(*made, strict=True)]
 
 
 def codes_of(frames: Sequence[Frame]) -> NDArray[np.int16]:
@@ -145,13 +152,13 @@ def test_a_row_continues_where_it_stopped_in_any_bucket(
     on_cuda.open([(0, subject)])
     on_cuda.open([(slot, utterance(TEXTS[slot], GREEDY)) for slot in (1, 2, 3)])
     on_cuda.prefill_all()
-    made: list[Frame | None] = []
+    made: list[StepResult] = []
     for step in range(24):
         company = [1, 2, 3][: step % 4]
         on_cuda.step([1])  # a step without the row does not advance it
         made.append(on_cuda.step([*company, 0])[-1])
     np.testing.assert_array_equal(
-        codes_of([frame for frame in made if frame is not None]), codes_of(expected)
+        codes_of([frame for frame in made if isinstance(frame, Frame)]), codes_of(expected)
     )
 
 
@@ -180,7 +187,7 @@ def test_a_rejected_utterance_does_not_affect_others(on_cuda: TorchRunner) -> No
     on_cuda.prefill_all()
     made = [on_cuda.step([0])[0] for _ in range(5)]
     np.testing.assert_array_equal(
-        codes_of([frame for frame in made if frame is not None]), codes_of(expected)
+        codes_of([frame for frame in made if isinstance(frame, Frame)]), codes_of(expected)
     )
 
 

@@ -16,7 +16,13 @@ from csm_trio.audio.encoders import make_encoder
 from csm_trio.audio.formats import AudioFormat
 from csm_trio.config import SpeechConfig
 from csm_trio.engine.service import Engine
-from csm_trio.engine.utterance import MAX_BATCH_FRAMES, PromptSegment, Utterance, VoicePrefix
+from csm_trio.engine.utterance import (
+    MAX_BATCH_FRAMES,
+    EndReason,
+    PromptSegment,
+    Utterance,
+    VoicePrefix,
+)
 from csm_trio.errors import ClientStalled, EngineFailed, InvalidRequest, TextTooLong
 from csm_trio.pipeline.context import Synthesizer
 from csm_trio.pipeline.spec import Backlog, ContextProgress, ContextSpec
@@ -451,21 +457,19 @@ async def test_the_first_prompt_holds_the_history_of_the_spec() -> None:
     told: list[PromptSegment] = []
     spec = replace(make_spec(), history=tuple(before), on_segment=told.append)
     call = ContextRun(FakeEngine(), spec, config=SpeechConfig(history_sentences=1))
-    await call.run(ONE, TWO, "FRAMES=4000")
-    one, two = (0, ONE.strip()), (0, TWO.strip())
+    await call.run(ONE, TWO, THREE)
+    one, two, three = ((0, text.strip()) for text in (ONE, TWO, THREE))
     assert [turns(utterance) for utterance in call.engine.utterances] == [
         [(0, "A."), (0, "B.")],
         [(0, "B."), one],
         [one, two],
     ]
-    assert [(turn.speaker_id, turn.text) for turn in told] == [one, two], "what is cut is no turn"
+    assert [(turn.speaker_id, turn.text) for turn in told] == [one, two, three]
     frames = sine_frames(call.engine.utterances[0])
     assert (told[0].codes == np.stack([frame.codes for frame in frames])).all()
 
 
-async def test_an_utterance_that_ended_early_enters_no_history(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+async def test_a_capped_sentence_is_remembered_whole(caplog: pytest.LogCaptureFixture) -> None:
     call = ContextRun(FakeEngine(), config=SpeechConfig(history_sentences=3))
     with caplog.at_level(logging.INFO):
         await call.run(
@@ -476,14 +480,35 @@ async def test_an_utterance_that_ended_early_enters_no_history(
     assert [turns(utterance) for utterance in call.engine.utterances] == [
         [],
         [(0, ONE.strip())],
-        [(0, ONE.strip())],
+        [(0, ONE.strip()), (0, TWO.strip())],
     ]
+    capped = call.engine.utterances[1]
+    heard = np.stack([frame.codes for frame in sine_frames(capped)])
+    assert len(heard) == 3
+    assert (call.engine.utterances[2].history[1].codes == heard).all()
     cut = [
         one
         for one in caplog.records
         if one.getMessage() == "utterance ended early (capped): 3 frames"
     ]
     assert [record.levelno for record in cut] == [logging.INFO], "a cap is the caller's to set"
+
+
+@pytest.mark.parametrize("end", [EndReason.REPEATING, EndReason.SILENT])
+@pytest.mark.parametrize("heard", [0, 1, 17])
+async def test_a_runaway_sentence_is_remembered_without_its_window(
+    end: EndReason, heard: int
+) -> None:
+    told: list[PromptSegment] = []
+    spec = replace(make_spec(), on_segment=told.append)
+    call = ContextRun(FakeEngine(ends={"equals": end}), spec)
+    await call.run(f"FRAMES={end.window_frames + heard}. ", TWO)
+    first, second = call.engine.utterances
+    assert len(sine_frames(first)) == end.window_frames + heard
+    assert turns(second) == ([(0, first.text)] if heard else [])
+    assert [segment.text for segment in told] == [first.text, second.text][not heard :]
+    for segment in second.history:
+        assert (segment.codes == np.stack([one.codes for one in sine_frames(first)[:heard]])).all()
 
 
 async def test_another_speaker_is_not_in_the_prompt() -> None:

@@ -23,11 +23,14 @@ Tensors = dict[str, torch.Tensor]
 
 
 def read_tensors(folder: Path) -> Tensors:
-    """Read `model.safetensors` with the embeddings under the backbone's name alone."""
+    """Read `model.safetensors` with tied embeddings under the backbone's name alone."""
     tensors = load_file(folder / "model.safetensors")
     depth_embeddings = tensors.pop(DEPTH_EMBEDDINGS, None)
-    if depth_embeddings is not None:
-        tensors.setdefault(BACKBONE_EMBEDDINGS, depth_embeddings)
+    if depth_embeddings is None:
+        return tensors
+    backbone_embeddings = tensors.setdefault(BACKBONE_EMBEDDINGS, depth_embeddings)
+    if not torch.equal(backbone_embeddings, depth_embeddings):
+        tensors[DEPTH_EMBEDDINGS] = depth_embeddings
     return tensors
 
 

@@ -15,8 +15,15 @@ from dataclasses import dataclass, field
 import numpy as np
 import trio
 
-from csm_trio.engine.utterance import MAX_BATCH_FRAMES, EndReason, Frame, FrameBatch, Utterance
-from csm_trio.errors import SpeechError, TextTooLong
+from csm_trio.engine.utterance import (
+    MAX_BATCH_FRAMES,
+    EndReason,
+    Frame,
+    FrameBatch,
+    StepResult,
+    Utterance,
+)
+from csm_trio.errors import NotFinite, SpeechError, TextTooLong
 from csm_trio.text.normalization.numbers import cardinal
 
 FRAME_SAMPLES = 1_920
@@ -105,8 +112,9 @@ class SineRunner:
     """A Runner without torch: every utterance is a sine of its own.
 
     A text with REFUSE in it gets TextTooLong from `open`; one with EXPLODE a RuntimeError from
-    `step`, as a broken device would. Misuse raises AssertionError: to open a
-    taken slot, to step or close a free one, to step past an end or before the prompt is complete.
+    `step`, as a broken device would; the row of one with OVERFLOW fails at its end. Misuse raises
+    AssertionError: to open a taken slot, to step or close a free one, to step past an end or before
+    the prompt is complete.
 
     `calls` and `opened` grow on the device thread and may be read from any.
     """
@@ -167,7 +175,7 @@ class SineRunner:
         self.calls.append(RunnerCall("prefill", tuple(done)))
         return done
 
-    def step(self, slots: Sequence[int]) -> Sequence[Frame | None]:
+    def step(self, slots: Sequence[int]) -> Sequence[StepResult]:
         assert slots, "a step without slots"
         assert len(set(slots)) == len(slots), "a slot is twice in one step"
         assert self._prefills_left.keys().isdisjoint(slots), (
@@ -183,14 +191,16 @@ class SineRunner:
         self._prefills_left.pop(slot, None)
         self.calls.append(RunnerCall("close", (slot,)))
 
-    def _next_frame(self, slot: int) -> Frame | None:
+    def _next_frame(self, slot: int) -> StepResult:
         utterance, index = self._utterances[slot], self._made[slot]
         if "EXPLODE" in utterance.text:
             raise RuntimeError("the device is gone")
         frames = frame_count(utterance.text)
         assert index <= frames, f"slot {slot} ran past its end"
         self._made[slot] = index + 1
-        return sine_frame(utterance, index) if index < frames else None
+        if index < frames:
+            return sine_frame(utterance, index)
+        return NotFinite() if "OVERFLOW" in utterance.text else None
 
 
 class FakeStream:
@@ -212,8 +222,7 @@ class FakeStream:
             raise error
         frames = min(frame_count(self.utterance.text), self.utterance.max_frames)
         if self.delivered == frames:
-            spoken = self.delivered < self.utterance.max_frames
-            self.end = EndReason.SPOKEN if spoken else EndReason.CAPPED
+            self.end = self._engine.end_of(self.utterance, self.delivered)
             raise StopAsyncIteration
         # Single frames before frame batches, as the engine delivers them.
         wanted = 1 if self.delivered < self._engine.frames_alone else MAX_BATCH_FRAMES
@@ -226,14 +235,15 @@ class FakeEngine:
     """An Engine without a thread, whose time is Trio's: each frame takes `frame_delay_s`.
 
     After `frames_alone` frames of an utterance, a frame batch takes that time. `errors` maps a part
-    of a text to the error of an utterance that contains it. `closed_at_s` has the time, on Trio's
-    clock, at which each utterance released its slot.
+    of a text to the error of an utterance that contains it, `ends` to why it ends. `closed_at_s`
+    has the time, on Trio's clock, at which each utterance released its slot.
     """
 
     slots: int = 4
     frame_delay_s: float = 0.0
     frames_alone: float = math.inf
     errors: dict[str, SpeechError] = field(default_factory=dict)
+    ends: dict[str, EndReason] = field(default_factory=dict)
     utterances: list[Utterance] = field(default_factory=list)
     streams: list[FakeStream] = field(default_factory=list)
     closed_at_s: list[float] = field(default_factory=list)
@@ -258,6 +268,11 @@ class FakeEngine:
     def error_for(self, text: str) -> SpeechError | None:
         """Return the error of an utterance of this text, if it fails."""
         return next((error for part, error in self.errors.items() if part in text), None)
+
+    def end_of(self, utterance: Utterance, frames: int) -> EndReason:
+        """Return why an utterance ends after so many frames."""
+        own = EndReason.SPOKEN if frames < utterance.max_frames else EndReason.CAPPED
+        return next((end for part, end in self.ends.items() if part in utterance.text), own)
 
 
 class ScriptedSocket:

@@ -13,7 +13,7 @@ from functools import partial
 
 from csm_trio import cli
 from csm_trio.config import EngineConfig
-from csm_trio.engine.utterance import Frame
+from csm_trio.engine.utterance import StepResult
 from csm_trio.processes import supervisor
 from support.fakes import SineRunner
 
@@ -23,7 +23,7 @@ STEP_S = float(os.environ.get("STEP_S", "0.02"))
 class PacedSineRunner(SineRunner):
     """A sine runner whose step takes `STEP_S`."""
 
-    def step(self, slots: Sequence[int]) -> Sequence[Frame | None]:
+    def step(self, slots: Sequence[int]) -> Sequence[StepResult]:
         time.sleep(STEP_S)
         return super().step(slots)
 

@@ -94,7 +94,7 @@ def synthesize(runner: TorchRunner, text: str, *, speaker_id: int, seed: int) ->
     runner.open([(0, Utterance(text, speaker_id, max_frames, Sampling(seed=seed)))])
     runner.prefill_all()
     frames: list[Frame] = []
-    while len(frames) < max_frames and (frame := runner.step([0])[0]) is not None:
+    while len(frames) < max_frames and isinstance(frame := runner.step([0])[0], Frame):
         frames.append(frame)
     runner.close(0)
     return frames

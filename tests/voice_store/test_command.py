@@ -11,7 +11,7 @@ from csm_trio.audio.wav import wav_header
 from csm_trio.cli import main
 from csm_trio.config import EngineConfig
 from csm_trio.engine.load import load_runner
-from csm_trio.engine.utterance import Sampling, Utterance
+from csm_trio.engine.utterance import Frame, Sampling, Utterance
 from csm_trio.voice_store import command
 from csm_trio.voice_store.encoded_voice import (
     ClipSource,
@@ -143,9 +143,11 @@ def speech_of(speaker_id: int, text: str) -> bytes:
     runner = load_runner(EngineConfig(device="cpu", pool_size=1))
     runner.open([(0, Utterance(text, speaker_id, 120, Sampling(seed=3)))])
     runner.prefill_all()
-    frames = iter(lambda: runner.step([0])[0], None)
-    pcm = np.concatenate([frame.pcm for frame in frames]).astype("<i2").tobytes()
-    return wav_header(24_000, data_bytes=len(pcm)) + pcm
+    pcm = []
+    while isinstance(frame := runner.step([0])[0], Frame):
+        pcm.append(frame.pcm)
+    data = np.concatenate(pcm).astype("<i2").tobytes()
+    return wav_header(24_000, data_bytes=len(data)) + data
 
 
 async def test_the_process_prepares_encodes_and_finds_the_speaker_of_a_clip(

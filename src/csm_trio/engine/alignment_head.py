@@ -18,7 +18,7 @@ from csm_trio.engine.prefill_eager import embed_rows, fill_rows
 from csm_trio.engine.prompt import TextTokenizer, build_prompt
 from csm_trio.engine.slots import Opening, Slots, resolve_sampling
 from csm_trio.engine.step_eager import AlignmentHead, EagerStep
-from csm_trio.engine.utterance import Sampling
+from csm_trio.engine.utterance import Frame, Sampling
 from csm_trio.model.csm import CSM
 from csm_trio.model.mimi.decoder import MimiDecoder
 
@@ -112,7 +112,7 @@ def _attention(
 
     for _ in range(_MAX_FRAMES):
         recorded.append([])
-        if step.run([0], record) == [None]:
+        if not isinstance(step.run([0], record)[0], Frame):
             break
         if time.perf_counter() > until_s:
             return None

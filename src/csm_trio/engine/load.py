@@ -26,7 +26,7 @@ from csm_trio.engine.runner import TorchRunner
 from csm_trio.engine.step_eager import AlignmentHead
 from csm_trio.engine.triton_cache import KernelCache
 from csm_trio.engine.utterance import Sampling, Utterance
-from csm_trio.errors import StartupError
+from csm_trio.errors import SpeechError, StartupError
 from csm_trio.model.checkpoint.load_weights import check_names, load_weights
 from csm_trio.model.checkpoint.locate import CheckpointFiles, locate_checkpoint
 from csm_trio.model.checkpoint.random_weights import random_weights
@@ -214,7 +214,11 @@ def _warm_up(runner: TorchRunner) -> None:
         opened.note(batch[-1] + 1)
     stepped = Progress(logger, "warm-up, first frames", _WARM_UP_FRAMES, "frames")
     for frame in range(_WARM_UP_FRAMES):
-        runner.step(slots)
+        if any(isinstance(result, SpeechError) for result in runner.step(slots)):
+            raise StartupError(
+                "The model computes NaN or infinity for the warm-up sentence: its weights are "
+                "damaged, or do not fit the type of --dtype."
+            )
         stepped.note(frame + 1)
     for slot in slots:
         runner.close(slot)

@@ -44,13 +44,14 @@ class PrefixCache:
 
     def put(self, key: str, prefix: Prefix) -> None:
         """Store a prefix; evict the least recently used ones over the limit."""
-        self._remove(key)
+        self.discard(key)
         self._prefixes[key] = prefix
         self._n_bytes += prefix.n_bytes
         while self._n_bytes > self._max_bytes and len(self._prefixes) > 1:
-            self._remove(next(iter(self._prefixes)))
+            self.discard(next(iter(self._prefixes)))
 
-    def _remove(self, key: str) -> None:
+    def discard(self, key: str) -> None:
+        """Drop a prefix, if it is cached."""
         prefix = self._prefixes.pop(key, None)
         if prefix is not None:
             self._n_bytes -= prefix.n_bytes

@@ -9,13 +9,14 @@ from collections import deque
 import numpy as np
 from numpy.typing import NDArray
 
-from csm_trio.engine.utterance import EndReason, Frame
+from csm_trio.engine.utterance import (
+    REPEAT_WINDOW_FRAMES,
+    SILENCE_WINDOW_FRAMES,
+    EndReason,
+    Frame,
+)
 
-REPEAT_WINDOW_FRAMES = 32
-"""Frames in a row that must equal the frame one period before them: 2.56 s."""
 MAX_PERIOD_FRAMES = 8
-SILENCE_WINDOW_FRAMES = 25
-"""Silent frames in a row that end an utterance: 2 s."""
 SILENCE_FLOOR = 100
 """Peak of 16-bit samples under which a frame counts as silent: about -50 dBFS."""
 

@@ -16,7 +16,7 @@ from csm_trio.engine.prefix_cache import PrefixCache, max_prefix_positions, pref
 from csm_trio.engine.prompt import Prompt, TextTokenizer, build_context, build_prompt
 from csm_trio.engine.slots import Opening, Slots, resolve_sampling
 from csm_trio.engine.step_eager import AlignmentHead, EagerStep
-from csm_trio.engine.utterance import Frame, Utterance, VoicePrefix
+from csm_trio.engine.utterance import StepResult, Utterance, VoicePrefix
 from csm_trio.errors import InvalidRequest, SpeechError
 from csm_trio.model.config import CSMConfig
 from csm_trio.model.csm import CSM
@@ -28,8 +28,8 @@ _CUDA_MAX_PREFILLS_PER_STEP = 8
 class FrameStep(Protocol):
     """A device's way to make one frame for the running rows."""
 
-    def run(self, slots: Sequence[int]) -> list[Frame | None]:
-        """Make one frame for each open slot; None at its end of speech."""
+    def run(self, slots: Sequence[int]) -> Sequence[StepResult]:
+        """Make one frame for each open slot; None at its end of speech, its error if it failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,7 @@ class TorchRunner:
         self._slots = Slots(config, slots, codec, device=placement.device, dtype=placement.dtype)
         self._prefixes = PrefixCache(prefix_cache_bytes(config, placement.dtype.itemsize))
         self._waiting: dict[int, _Waiting] = {}
+        self._prefix_keys: dict[int, str] = {}
         self._prefill, self._step = self._make_steps(codec, head)
 
     def _make_steps(
@@ -105,6 +106,8 @@ class TorchRunner:
                 continue
             outcomes.append(max_frames)
             self._waiting[slot] = pending
+            if utterance.prefix is not None:
+                self._prefix_keys[slot] = utterance.prefix.key
         return outcomes
 
     def _plan_slot(self, slot: int, utterance: Utterance) -> tuple["_Waiting", int]:
@@ -176,10 +179,16 @@ class TorchRunner:
         while self._waiting:
             self.prefill()
 
-    def step(self, slots: Sequence[int]) -> Sequence[Frame | None]:
-        return self._step.run(slots)
+    def step(self, slots: Sequence[int]) -> Sequence[StepResult]:
+        results = self._step.run(slots)
+        for slot, result in zip(slots, results, strict=True):
+            if isinstance(result, SpeechError) and slot in self._prefix_keys:
+                # The cached keys may be what failed: the voice's next prompt computes them again.
+                self._prefixes.discard(self._prefix_keys[slot])
+        return results
 
     def close(self, slot: int) -> None:
         """Release the slot and its waiting prompt."""
         self._waiting.pop(slot, None)
+        self._prefix_keys.pop(slot, None)
         self._slots.close(slot)

@@ -28,6 +28,7 @@ from csm_trio.engine.utterance import (
     EndReason,
     Frame,
     FrameBatch,
+    StepResult,
     Utterance,
     buffer_empty_after,
 )
@@ -63,8 +64,11 @@ class Runner(Protocol):
         Return the slots whose prompt is complete now: only those may be stepped.
         """
 
-    def step(self, slots: Sequence[int]) -> Sequence[Frame | None]:
-        """Make one frame for each of the open slots; None at the end of speech."""
+    def step(self, slots: Sequence[int]) -> Sequence[StepResult]:
+        """Make one frame for each of the open slots; None at the end of speech.
+
+        A row that fails gets its error, and affects no other; its slot is to be closed.
+        """
 
     def close(self, slot: int) -> None:
         """Release the slot and its state."""

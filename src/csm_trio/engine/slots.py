@@ -131,6 +131,13 @@ class Slots:
         """Release a row; its tensors are overwritten when the slot opens again."""
         self._open.pop(slot, None)
 
+    def clear(self, slot: int) -> None:
+        """Zero a row's tensors: masked values enter attention's sums, and NaN times zero is NaN."""
+        for cached in (self.kv.keys, self.kv.values):
+            cached[:, slot] = 0
+        self.codec.clear(slot)
+        self.state.inputs[slot] = 0
+
     def position(self, slot: int) -> int:
         """Return the position that this slot's next step writes, by the host's copy.
 

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from csm_trio.engine.frame_output import rows_still_speaking, scale_to_int16
 from csm_trio.engine.slots import Slots
-from csm_trio.engine.utterance import Frame
+from csm_trio.engine.utterance import Frame, StepResult
+from csm_trio.errors import NotFinite
 from csm_trio.model.attention import Span
 from csm_trio.model.csm import CSM
 from csm_trio.model.llama import Attend
@@ -50,7 +51,7 @@ class EagerStep:
         self._on_cpu = self._device.type == "cpu"
 
     @torch.inference_mode()
-    def run(self, slots: Sequence[int], watch: Watch | None = None) -> list[Frame | None]:
+    def run(self, slots: Sequence[int], watch: Watch | None = None) -> list[StepResult]:
         running = list(slots)
         attended_chars: list[float | None] = [None] * len(running)
         if watch is None and self._head is not None:
@@ -58,7 +59,7 @@ class EagerStep:
         rows = self._padded(running)
         state = self._slots.state
         positions = state.positions[rows]
-        codes = self._model.next_frame(
+        codes, finite = self._model.next_frame(
             state.inputs[rows],
             positions,
             self._slots.frame_sampling(running, rows),
@@ -66,12 +67,17 @@ class EagerStep:
         )
         self._slots.advance(running, rows, self._model.embed_frames(codes))
         codes_host = codes.to("cpu", torch.int16).numpy()[: len(running)]  # [running, codebooks]
-        speaking: list[int] = np.flatnonzero(rows_still_speaking(codes_host)).tolist()
-        pcm = self._decode(codes, rows, speaking)
-        frames: list[Frame | None] = [None] * len(running)
+        failed = ~finite.cpu().numpy()[: len(running)]
+        speaking: list[int] = np.flatnonzero(rows_still_speaking(codes_host) & ~failed).tolist()
+        pcm, is_audio = self._decode(codes, rows, speaking)
+        failed[speaking] = ~is_audio
+        results: list[StepResult] = [None] * len(running)
         for row, samples in zip(speaking, pcm, strict=True):
-            frames[row] = Frame(samples, codes_host[row], attended_chars[row])
-        return frames
+            results[row] = Frame(samples, codes_host[row], attended_chars[row])
+        for row in np.flatnonzero(failed).tolist():
+            self._slots.clear(running[row])
+            results[row] = NotFinite()
+        return results
 
     def _watch_head(
         self, head: AlignmentHead, slots: list[int], attended_chars: list[float | None]
@@ -100,10 +106,15 @@ class EagerStep:
         longest = 1 + max(self._slots.position(slot) for slot in slots)
         return self._slots.kv.step_masked(rows, positions, longest)
 
-    def _decode(self, codes: Tensor, rows: Tensor, speaking: list[int]) -> NDArray[np.int16]:
-        """Turn the speaking rows' codes into samples, int16 [speaking, 1920]."""
+    def _decode(
+        self, codes: Tensor, rows: Tensor, speaking: list[int]
+    ) -> tuple[NDArray[np.int16], NDArray[np.bool_]]:
+        """Turn the speaking rows' codes into samples, int16 [speaking, 1920].
+
+        Also returns whether each row's samples were finite, bool [speaking].
+        """
         if not speaking:
-            return np.empty((0, FRAME_SAMPLES), np.int16)
+            return np.empty((0, FRAME_SAMPLES), np.int16), np.empty(0, np.bool_)
         state = self._slots.codec
         size = min(CODEC_ROWS, self._slots.count) if self._on_cpu else len(speaking)
         padded = torch.tensor(speaking + [0] * (-len(speaking) % size), device=self._device)
@@ -114,7 +125,8 @@ class EagerStep:
             for start in range(0, len(padded), size)
         ]
         samples = torch.cat(pcm)[: len(speaking)]
-        return scale_to_int16(samples).to("cpu", torch.int16).numpy()
+        finite = samples.sum(dim=1, dtype=torch.float32).isfinite()
+        return scale_to_int16(samples).to("cpu", torch.int16).numpy(), finite.cpu().numpy()
 
 
 def _watched(attend: Attend, watch: Watch | None) -> Attend:

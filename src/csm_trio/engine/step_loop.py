@@ -13,7 +13,7 @@ from operator import itemgetter
 from typing import Generic, Protocol, TypeVar
 
 from csm_trio.engine.scheduler import BufferTargets, Delivery, RowPriority, Runner, Scheduler
-from csm_trio.engine.utterance import Utterance
+from csm_trio.engine.utterance import Frame, Utterance
 from csm_trio.errors import SpeechError
 from csm_trio.telemetry import Metrics
 
@@ -90,7 +90,7 @@ class Output(Protocol[_Reader]):
         """Pass on the frame batches and ends of one step."""
 
     def fail(self, stream: _Reader, error: SpeechError) -> None:
-        """Report that the runner rejected an utterance."""
+        """Report that the runner rejected an utterance, or that its row failed."""
 
     def released(self, stream: _Reader) -> None:
         """Report that a stream has no slot any more."""
@@ -178,6 +178,9 @@ class StepLoop(Generic[Stream]):
         made_at_s = time.monotonic()
         due: list[tuple[Stream, Delivery]] = []
         for (_, stream), frame in zip(running, frames, strict=True):
+            if isinstance(frame, SpeechError):
+                self._fail(stream, frame)
+                continue
             delivery = self._scheduler.account(stream, frame, made_at_s)
             if delivery is None:
                 continue
@@ -185,9 +188,15 @@ class StepLoop(Generic[Stream]):
             if delivery.end is not None:
                 self._release(stream)
                 self._metrics.utterance_ends.labels(delivery.end).inc()
-        self._metrics.frames.inc(sum(frame is not None for frame in frames))
+        self._metrics.frames.inc(sum(isinstance(frame, Frame) for frame in frames))
         if due:
             self._output.deliver(due)
+
+    def _fail(self, stream: Stream, error: SpeechError) -> None:
+        """End a row that failed during a step; its held frames are dropped."""
+        self._release(stream)
+        self._metrics.utterance_ends.labels("failed").inc()
+        self._output.fail(stream, error)
 
     def _release(self, stream: Stream) -> None:
         slot = self._scheduler.release(stream)

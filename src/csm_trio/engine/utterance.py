@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from csm_trio.errors import SpeechError
 from csm_trio.timebase import FRAME_S
 
 SMALL_BATCH_FRAMES = 3
@@ -86,6 +87,9 @@ class Frame:
     attended_char: float | None = None
 
 
+StepResult = Frame | SpeechError | None
+"""What one step makes of a row: a frame, the error that it failed with, None at its end."""
+
 FrameBatch = tuple[Frame, ...]
 """Frames of one utterance that are delivered together, in order; at least one."""
 
@@ -99,8 +103,14 @@ def buffer_empty_after(buffer_empty_at_s: float | None, now_s: float, audio_s: f
     return (now_s if buffer_empty_at_s is None else max(now_s, buffer_empty_at_s)) + audio_s
 
 
+REPEAT_WINDOW_FRAMES = 32
+"""Frames in a row that must equal the frame one period before them: 2.56 s."""
+SILENCE_WINDOW_FRAMES = 25
+"""Silent frames in a row that end an utterance: 2 s."""
+
+
 class EndReason(StrEnum):
-    """Why an utterance ended. Only a `SPOKEN` one may be a prompt segment of the next."""
+    """Why an utterance ended."""
 
     SPOKEN = "spoken"
     """The model made its end-of-speech frame (zeros)."""
@@ -110,3 +120,14 @@ class EndReason(StrEnum):
     """It repeated the same few frames."""
     SILENT = "silent"
     """It was silent for 2 s."""
+
+    @property
+    def window_frames(self) -> int:
+        """How many of the last frames showed that it must end; they may enter no prompt."""
+        return _WINDOW_FRAMES.get(self, 0)
+
+
+_WINDOW_FRAMES = {
+    EndReason.REPEATING: REPEAT_WINDOW_FRAMES,
+    EndReason.SILENT: SILENCE_WINDOW_FRAMES,
+}

@@ -86,7 +86,7 @@ def decode_admit(payload: bytes) -> tuple[int, str, Utterance]:
 
 
 def encode_failed(stream_id: int, error: SpeechError) -> bytes:
-    """Return the message that an utterance was rejected."""
+    """Return the message that an utterance was rejected or failed."""
     return _pickled(Kind.FAILED, (stream_id, error))
 
 

@@ -124,7 +124,7 @@ class WorkerLinks:
             self._send(worker, encode_frames(deliveries))
 
     def fail(self, stream: WorkerStream, error: SpeechError) -> None:
-        """Send the error of an utterance that the runner rejected."""
+        """Send the error of an utterance that was rejected or failed."""
         self._send(stream.worker, encode_failed(stream.stream_id, error))
 
     def released(self, stream: WorkerStream) -> None:

@@ -14,7 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from csm_trio.model.attention import DepthKVCache
-from csm_trio.model.checkpoint.tensor_names import AUDIO_EMBEDDINGS, TEXT_EMBEDDINGS
+from csm_trio.model.checkpoint.tensor_names import (
+    AUDIO_EMBEDDINGS,
+    DEPTH_AUDIO_EMBEDDINGS,
+    TEXT_EMBEDDINGS,
+)
 from csm_trio.model.config import CSMConfig
 from csm_trio.model.linear import Int8Matrix, linear, packed
 from csm_trio.model.llama import Attend, Llama, RotaryTable
@@ -74,6 +78,11 @@ def _projected(audio: Tensor, projector: Tensor) -> Tensor:
     return torch.cat([F.linear(part.to(projector.dtype), projector).to(part) for part in parts])
 
 
+def _sum(logits: Tensor) -> Tensor:
+    """Sum logits [batch, ids] to [batch]: NaN or infinite where one of them is, in one pass."""
+    return logits.sum(dim=1, dtype=torch.float32)
+
+
 class CSM(nn.Module):
     """Backbone and depth decoder with their embeddings and output heads.
 
@@ -99,7 +108,8 @@ class CSM(nn.Module):
     def load(self, tensors: MutableMapping[str, Tensor]) -> None:
         """Take the tensors, named as in transformers' checkpoints of `sesame/csm-1b`.
 
-        They are removed from `tensors` as they are taken, so that no tensor is in memory twice.
+        Without a table of its own the depth decoder embeds codes by the backbone's. The tensors
+        are removed from `tensors` as they are taken, so that none is in memory twice.
         """
         decodable = self.config.codec.codebook_size
         self.backbone.load(tensors, "backbone_model")
@@ -110,7 +120,8 @@ class CSM(nn.Module):
         projector = tensors.pop("depth_decoder.model.inputs_embeds_projector.weight")
         self.depth_projector = _parameter(projector)
         # The depth decoder reads audio embeddings through the projector only: project them once.
-        self.depth_embedding = _parameter(_projected(audio, projector))
+        depth_audio = tensors.pop(DEPTH_AUDIO_EMBEDDINGS, audio)
+        self.depth_embedding = _parameter(_projected(depth_audio, projector))
         self.first_head = _parameter(tensors.pop("lm_head.weight")[:decodable])
         heads = tensors.pop("depth_decoder.codebooks_head.weight")  # [codebooks - 1, in, out]
         heads = heads[:, :, :decodable].transpose(1, 2).contiguous()
@@ -164,24 +175,30 @@ class CSM(nn.Module):
 
     def next_frame(
         self, inputs: Tensor, positions: Tensor, sampling: FrameSampling, attend: Attend
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         """Generate one frame per row: inputs [batch, hidden], positions int64 [batch].
 
-        Returns codes int64 [batch, codebooks]. A frame of zeros in all codebooks ends the
-        utterance (SesameAILabs/csm, `generate` in generator.py).
+        Returns codes int64 [batch, codebooks], and whether all logits of a row were finite, bool
+        [batch]: the codes of a row with NaN or infinity have no meaning. A frame of zeros in all
+        codebooks ends the utterance (SesameAILabs/csm, `generate` in generator.py).
         """
         cos, sin = self.rotary.at(positions.unsqueeze(1))
         hidden = self.backbone(inputs.unsqueeze(1), cos, sin, attend)[:, 0]  # [batch, hidden]
-        first = self._sample(linear(hidden, self.first_head), 0, sampling)
-        return self._decode_depth(hidden, first, sampling)
+        logits = linear(hidden, self.first_head)
+        codes, sums = self._decode_depth(hidden, logits, sampling)
+        return codes, sums.isfinite().all(dim=1)
 
-    def _decode_depth(self, hidden: Tensor, first: Tensor, sampling: FrameSampling) -> Tensor:
-        """Generate codebooks 1.. with the depth decoder, given codebook 0 (`first`, [batch]).
+    def _decode_depth(
+        self, hidden: Tensor, first_logits: Tensor, sampling: FrameSampling
+    ) -> tuple[Tensor, Tensor]:
+        """Sample codebook 0 from its logits [batch, ids], and the others by the depth decoder.
 
         Its position 0 is the backbone's hidden state [batch, hidden], position i the code of
-        codebook i - 1. Returns codes [batch, codebooks].
+        codebook i - 1. Returns codes, and the sums of the logits that they were sampled from: each
+        [batch, codebooks].
         """
-        codes = [first]
+        first = self._sample(first_logits, 0, sampling)
+        codes, sums = [first], [_sum(first_logits)]
         codebooks = self.config.codebooks
         projected = linear(hidden, self.depth_projector)
         inputs = torch.stack((projected, self._embed(first, self.depth_embedding)), dim=1)
@@ -192,13 +209,13 @@ class CSM(nn.Module):
             sin = self.depth_sin[cache.start : end]
             states = self.depth(inputs, cos, sin, cache.attend)[:, -1]
             cache.start = end
-            chosen = self._sample(
-                linear(states, self.depth_heads[codebook - 1]), codebook, sampling
-            )
+            logits = linear(states, self.depth_heads[codebook - 1])
+            chosen = self._sample(logits, codebook, sampling)
             codes.append(chosen)
+            sums.append(_sum(logits))
             rows = chosen + codebook * self.config.audio_vocab_size
             inputs = self._embed(rows, self.depth_embedding).unsqueeze(1)
-        return torch.stack(codes, dim=1)
+        return torch.stack(codes, dim=1), torch.stack(sums, dim=1)
 
     def _sample(self, logits: Tensor, codebook: int, sampling: FrameSampling) -> Tensor:
         half = DEPTH if codebook else BACKBONE

@@ -113,9 +113,10 @@ class Generating:
             await self._deliver((SentenceEnd(),), items)
             took_s = trio.current_time() - begun_s
             self._metrics.real_time_factor.observe(took_s / (len(codes) * self._spec.frame_s))
-        if stream.end is EndReason.SPOKEN:
-            self._remember(utterance, sentence, codes)
-        else:
+        if stream.end is not None:
+            heard = codes[: max(0, len(codes) - stream.end.window_frames)]
+            self._remember(utterance, sentence, heard)
+        if stream.end is not EndReason.SPOKEN:
             # A cap is the client's to set, and some texts reach it: that is no warning.
             level = logging.INFO if stream.end is EndReason.CAPPED else logging.WARNING
             logger.log(level, "utterance ended early (%s): %d frames", stream.end, len(codes))
@@ -123,7 +124,7 @@ class Generating:
     def _remember(
         self, utterance: Utterance, sentence: Sentence, codes: Sequence[NDArray[np.int16]]
     ) -> None:
-        """Add a complete sentence to the prompt history and to the request history."""
+        """Add what was heard of a sentence to the prompt history and to the request history."""
         if not codes:
             return
         segment = PromptSegment(utterance.speaker_id, sentence.text, np.stack(codes))

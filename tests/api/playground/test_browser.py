@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from csm_trio.config import Config, ServerConfig, SpeechConfig
-from csm_trio.engine.utterance import Frame
+from csm_trio.engine.utterance import StepResult
 from support.browser import Page, open_page
 from support.client_calls import KEY, locked, sine_speech, until
 from support.fakes import SineRunner
@@ -29,7 +29,7 @@ class PacedRunner(SineRunner):
 
     step_s = 0.04
 
-    def step(self, slots: Sequence[int]) -> Sequence[Frame | None]:
+    def step(self, slots: Sequence[int]) -> Sequence[StepResult]:
         time.sleep(self.step_s)
         return super().step(slots)
 

@@ -22,7 +22,7 @@ from csm_trio.bench.load.open_loop import ClientShare
 from csm_trio.bench.load.trial import Trial
 from csm_trio.bench.load.workload import Workload, request_times_s
 from csm_trio.config import Config
-from csm_trio.engine.utterance import Frame
+from csm_trio.engine.utterance import StepResult
 from support.fakes import SineRunner, StepGate
 from support.scripted_server import FINAL, all_text, scripted_server, spoken
 from support.serving import TEST_SERVER, Server, serving
@@ -177,7 +177,7 @@ async def test_rates_are_measured_printed_written_and_drawn(tmp_path: Path) -> N
 class LateRunner(SineRunner):
     """Takes 120 ms for a frame of 80 ms: no server with it keeps pace."""
 
-    def step(self, slots: Sequence[int]) -> Sequence[Frame | None]:
+    def step(self, slots: Sequence[int]) -> Sequence[StepResult]:
         time.sleep(0.12)
         return super().step(slots)
 

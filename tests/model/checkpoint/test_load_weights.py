@@ -2,11 +2,14 @@
 
 import json
 import logging
+import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from gguf import GGMLQuantizationType
@@ -260,11 +263,6 @@ def _cut(folder: Path, name: str) -> None:
     save_file(tensors | {name: tensors[name][1:].clone()}, folder / "model.safetensors")
 
 
-def _untie(folder: Path, name: str) -> None:
-    tensors = load_file(folder / "model.safetensors")
-    save_file(tensors | {name: tensors[BACKBONE_EMBEDDINGS] + 1}, folder / "model.safetensors")
-
-
 def _truncate(folder: Path, name: str) -> None:
     path = folder / name
     path.write_bytes(path.read_bytes()[:-100])
@@ -275,7 +273,6 @@ DAMAGES: list[tuple[Callable[[Path, str], None], str, str]] = [
     (_drop, BACKBONE_EMBEDDINGS, f"lacks tensor {BACKBONE_EMBEDDINGS}."),
     (_add, "lora.A", "holds tensor lora.A that no CSM of its sizes has."),
     (_cut, "lm_head.weight", "lm_head.weight has the shape [34, 32], but"),
-    (_untie, DEPTH_EMBEDDINGS, "only shared ones can be served."),
     (_truncate, "model.safetensors", "is no complete safetensors file"),
 ]
 
@@ -290,6 +287,61 @@ def test_a_damaged_checkpoint_is_one_sentence(
         _load(folder)
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+WITH_A_HOLE = [
+    "embed_text_tokens.weight",
+    BACKBONE_EMBEDDINGS,
+    DEPTH_EMBEDDINGS,
+    "backbone_model.layers.1.mlp.down_proj.weight",
+    "backbone_model.norm.weight",
+    "lm_head.weight",
+    "depth_decoder.codebooks_head.weight",
+    "codec_model.decoder.layers.0.conv.bias",
+    "codec_model.quantizer.semantic_residual_vector_quantizer.layers.0.codebook.embed_sum",
+]
+
+
+@pytest.mark.parametrize("name", WITH_A_HOLE)
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int8])
+def test_a_value_that_is_no_finite_number_is_refused_by_its_tensors_name(
+    dtype: torch.dtype, value: float, name: str, tiny: Path, tmp_path: Path
+) -> None:
+    embeddings = (BACKBONE_EMBEDDINGS, DEPTH_EMBEDDINGS)
+    folder = write_single(tiny, tmp_path / "damaged", embeddings=embeddings)
+    tensors = load_file(folder / "model.safetensors")
+    tensors[name].view(-1)[-1] = value
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(StartupError) as caught:
+        _load(folder, dtype)
+    assert f"Tensor {name} of {folder} has values that are no finite" in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int8])
+@pytest.mark.parametrize("kind", [GGMLQuantizationType.F32, GGMLQuantizationType.Q8_0])
+def test_a_gguf_value_that_is_no_finite_number_is_refused(
+    kind: GGMLQuantizationType, dtype: torch.dtype, tiny: Path, tmp_path: Path
+) -> None:
+    damaged = write_single(tiny, tmp_path / "damaged", embeddings=(BACKBONE_EMBEDDINGS,))
+    tensors = load_file(damaged / "model.safetensors")
+    name = "backbone_model.layers.0.self_attn.q_proj.weight"
+    tensors[name][3, 3] = math.inf
+    save_file(tensors, damaged / "model.safetensors")
+    with np.errstate(invalid="ignore"):
+        write_gguf(damaged, damaged / "any.gguf", kind)
+    with pytest.raises(StartupError, match=rf"Tensor {re.escape(name)} of .* no finite"):
+        _load(damaged / "any.gguf", dtype)
+
+
+def test_a_value_beyond_float16_is_refused_in_float16_alone(tiny: Path, tmp_path: Path) -> None:
+    folder = write_single(tiny, tmp_path / "large", embeddings=(BACKBONE_EMBEDDINGS,))
+    tensors = load_file(folder / "model.safetensors")
+    tensors["lm_head.weight"][0, 0] = 1e6
+    save_file(tensors, folder / "model.safetensors")
+    _load(folder, torch.bfloat16)
+    with pytest.raises(StartupError, match=r"lm_head\.weight .* no finite numbers in float16"):
+        _load(folder, torch.float16)
 
 
 def test_many_missing_tensors_are_counted_and_the_first_named(tiny: Path) -> None:

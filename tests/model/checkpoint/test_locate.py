@@ -9,8 +9,10 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+import torch
 from gguf import GGMLQuantizationType
 from huggingface_hub import constants, errors
+from safetensors.torch import save_file
 
 from csm_trio.errors import StartupError
 from csm_trio.model.checkpoint.locate import CheckpointFiles, locate_checkpoint
@@ -115,6 +117,136 @@ def test_shards_of_a_repository_go_before_its_single_file(tiny: Path, hub_cache:
     (snapshot / "model.safetensors").write_bytes(b"Sesame's")
     shards = [path.name for path in _hub("some/csm").weights]
     assert shards == [f"transformers-0000{shard}-of-00003.safetensors" for shard in (1, 2, 3)]
+
+
+def _configure(folder: Path, **fields: object) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | fields))
+
+
+@pytest.mark.parametrize("from_hub", [False, True], ids=["folder", "repository"])
+@pytest.mark.parametrize(
+    ("named", "files"),
+    [
+        ("second.safetensors", ["second.safetensors"]),
+        ("sub/second.safetensors", ["sub/second.safetensors"]),
+        (
+            "other.safetensors.index.json",
+            [f"other-{shard:05}-of-00003.safetensors" for shard in (1, 2, 3)],
+        ),
+        (None, ["model.safetensors"]),
+    ],
+)
+def test_transformers_weights_goes_before_every_other_file(
+    named: str | None, files: list[str], from_hub: bool, tiny: Path, tmp_path: Path, hub_cache: Path
+) -> None:
+    folder = _cached(hub_cache, "some/csm") if from_hub else tmp_path / "served"
+    shutil.copytree(tiny, folder, dirs_exist_ok=True)
+    (folder / "sub").mkdir()
+    for copy in ("second.safetensors", "sub/second.safetensors"):
+        shutil.copy(tiny / "model.safetensors", folder / copy)
+    if named is not None:
+        write_sharded(tiny, folder, index_name="other.safetensors.index.json")
+    _configure(folder, transformers_weights=named)
+    found = _hub("some/csm") if from_hub else _local(folder)
+    assert [path.relative_to(folder).as_posix() for path in found.weights] == files
+
+
+def test_a_file_that_is_named_goes_before_transformers_weights(tiny: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "served"
+    shutil.copytree(tiny, folder)
+    _configure(folder, transformers_weights="missing.safetensors")
+    assert _local(folder / "model.safetensors").weights == (folder / "model.safetensors",)
+
+
+@pytest.mark.parametrize(
+    ("named", "sentence"),
+    [
+        ("missing.safetensors", "lacks missing.safetensors, which transformers_weights names."),
+        ("config.json", "is neither a .safetensors nor a .gguf file."),
+        ("../served/model.safetensors", "names no file of its folder."),
+        ("/etc/model.safetensors", "names no file of its folder."),
+        ("C:\\model.safetensors", "names no file of its folder."),
+        ("a\0b", "names no file of its folder."),
+        ("", "names no file of its folder."),
+        (7, "names no file of its folder."),
+    ],
+)
+def test_transformers_weights_that_cannot_be_had_is_one_sentence(
+    named: object, sentence: str, tiny: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "served"
+    shutil.copytree(tiny, folder)
+    _configure(folder, transformers_weights=named)
+    with pytest.raises(StartupError) as caught:
+        _local(folder)
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+LORA = {
+    f"base_model.model.backbone_model.layers.0.self_attn.q_proj.lora_{half}.weight": torch.zeros(2)
+    for half in "AB"
+}
+UNMERGED = {
+    "backbone_model.layers.0.self_attn.q_proj.base_layer.weight": torch.zeros(2),
+    "lm_head.weight": torch.zeros(2),
+}
+
+
+def _adapter_folder(folder: Path, base: object = "sesame/csm-1b") -> Path:
+    folder.mkdir(exist_ok=True)
+    config = {"peft_type": "LORA", "base_model_name_or_path": base}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    save_file(LORA, folder / "adapter_model.safetensors")
+    return folder
+
+
+def _unmerged(folder: Path) -> Path:
+    folder.mkdir()
+    save_file(UNMERGED, folder / "model.safetensors")
+    return folder
+
+
+def _pickled(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "adapter_model.bin").write_bytes(b"")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("write", "base"),
+    [
+        (_adapter_folder, "its base model (sesame/csm-1b) first"),
+        (lambda folder: _adapter_folder(folder, "a\nb"), "its base model first"),
+        (lambda folder: _adapter_folder(folder, None), "its base model first"),
+        (lambda folder: _adapter_folder(folder) / "adapter_model.safetensors", "its base model"),
+        (_unmerged, "its base model first"),
+        (_pickled, "its base model first"),
+    ],
+)
+def test_an_adapter_is_told_what_it_is(
+    write: Callable[[Path], Path], base: str, tmp_path: Path
+) -> None:
+    with pytest.raises(StartupError) as caught:
+        _local(write(tmp_path / "tuned"))
+    assert "is a PEFT adapter, not a whole model: merge it into" in str(caught.value)
+    assert base in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_adapter_s_repository_is_told_what_it_is(hub_cache: Path) -> None:
+    _adapter_folder(_cached(hub_cache, "some/lora"))
+    for model_file in (None, "adapter_model.safetensors"):
+        with pytest.raises(StartupError, match="some/lora is a PEFT adapter, not a whole model"):
+            _hub("some/lora", model_file)
+
+
+def test_a_merged_model_beside_its_adapter_is_served(tiny: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "merged"
+    shutil.copytree(tiny, folder)
+    _adapter_folder(folder)
+    assert _local(folder).weights == (folder / "model.safetensors",)
 
 
 def test_model_file_names_one_file_of_a_repository(tiny: Path, hub_cache: Path) -> None:

@@ -1,6 +1,7 @@
 """A checkpoint's JSON becomes sizes: defaults, legacy keys, RoPE scaling, sampling."""
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -234,3 +235,30 @@ def test_another_flavor_of_sesame_s_is_refused(flavor: str | None) -> None:
     config = {"backbone_flavor": flavor, "decoder_flavor": "llama-100M"}
     with pytest.raises(StartupError, match="the flavors"):
         parse_config(config, None)
+
+
+def test_the_configuration_of_csm_1b_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """Its text's token ids are above its audio vocabulary, of which transformers warns."""
+    published = _csm_1b_json(legacy=True) | {
+        "architectures": ["CsmForConditionalGeneration"],
+        "audio_eos_token_id": 128_003,
+        "audio_token_id": 128_002,
+        "bos_token_id": 128_000,
+        "eos_token_id": 128_001,
+        "pad_token_id": 128_002,
+        "tie_codebooks_embeddings": True,
+        "tie_word_embeddings": False,
+        "torch_dtype": "float32",
+    }
+    library = logging.getLogger("transformers")
+    warn_once: Any = logging.Logger.warning_once  # type: ignore[attr-defined]
+    library.addHandler(caplog.handler)
+    try:
+        warn_once.cache_clear()  # else a test before this one may have used them up
+        parse_config(published, None)
+        assert caplog.records == []
+        warn_once.cache_clear()
+        CsmConfig.from_dict(published)
+        assert len(caplog.records) == 5
+    finally:
+        library.removeHandler(caplog.handler)

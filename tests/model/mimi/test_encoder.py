@@ -75,3 +75,14 @@ def test_a_codec_without_an_encoder_is_a_startup_error(tiny: Path, tmp_path: Pat
     save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(StartupError, match="no codec that encodes"):
         encoder_of(tmp_path)
+
+
+def test_an_encoder_with_nan_is_refused_by_its_tensor(tiny: Path, tmp_path: Path) -> None:
+    for path in tiny.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    tensors = load_file(tiny / "model.safetensors")
+    name = "codec_model.encoder.layers.0.conv.weight"
+    tensors[name][0] = float("nan")
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(StartupError, match=r"Tensor codec_model\.encoder\..* no finite numbers"):
+        encoder_of(tmp_path)

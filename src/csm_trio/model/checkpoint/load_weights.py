@@ -14,10 +14,16 @@ import torch
 
 from csm_trio.errors import StartupError
 from csm_trio.model.checkpoint.locate import CheckpointFiles
-from csm_trio.model.checkpoint.tensor_files import StoredTensor, open_tensors, tensor_names
+from csm_trio.model.checkpoint.tensor_files import (
+    StoredTensor,
+    check_finite,
+    open_tensors,
+    tensor_names,
+)
 from csm_trio.model.checkpoint.tensor_names import (
     AUDIO_EMBEDDINGS,
     CODEC_PREFIX,
+    DEPTH_AUDIO_EMBEDDINGS,
     TEXT_EMBEDDINGS,
     CanonicalName,
     canonical_name,
@@ -32,9 +38,7 @@ QUANTIZER_PREFIX = "codec_model.quantizer."
 
 _LAYER_MATRIX = re.compile(r"(backbone_model|depth_decoder\.model)\.layers\..*_proj\.weight$")
 
-# Maximum difference of two copies of the tied embeddings, relative to their largest value: one may
-# be quantized to 8 bits.
-_TIED_TOLERANCE = 0.01
+_AUDIO_TABLES = (AUDIO_EMBEDDINGS, DEPTH_AUDIO_EMBEDDINGS)
 _NAMES_SHOWN = 3
 
 _logger = logging.getLogger(__name__)
@@ -45,18 +49,19 @@ def load_weights(
 ) -> dict[str, torch.Tensor]:
     """Load the tensors that generation needs, one by one, onto `device` in `dtype` (see `kept_as`).
 
-    Flavors: transformers' names (one file or shards; either or both names of the tied audio
-    embeddings) and Sesame's original names (interleaved RoPE rows, permuted here), in safetensors
-    or GGUF. The result holds the audio embeddings once, as
-    `backbone_model.embed_tokens.embed_audio_tokens.weight`, and the codec under `codec_model.`
-    without its encoder. Raises `StartupError` for damaged files and for tensors that are missing,
-    unknown or of another shape than that of `config`.
+    Flavors: transformers' names (one file or shards; tied audio embeddings under either name or
+    both) and Sesame's original names (interleaved RoPE rows, permuted here), in safetensors or
+    GGUF. The result holds tied audio embeddings once, as `AUDIO_EMBEDDINGS`, and untied ones as
+    `DEPTH_AUDIO_EMBEDDINGS` too; and the codec under `codec_model.` without its encoder. Raises
+    `StartupError` for damaged files and for tensors that are missing, unknown, of another shape
+    than that of `config`, or hold NaN or infinity.
     """
     started_s = time.perf_counter()
-    shapes = expected_shapes(config)
+    required = expected_shapes(config)
+    shapes = required | {DEPTH_AUDIO_EMBEDDINGS: required[AUDIO_EMBEDDINGS]}
     weights: dict[str, torch.Tensor] = {}
     unknown: list[str] = []
-    progress = Progress(_logger, f"loading {files.name}", len(shapes), "tensors")
+    progress = Progress(_logger, f"loading {files.name}", len(required), "tensors")
     for target, stored in _stored_tensors(files):
         shape = shapes.get(target.name)
         if shape is None:
@@ -67,12 +72,16 @@ def load_weights(
         if target.interleaved:
             tensor = _to_rotate_half(tensor, _head_dim(target.name, config))
         tensor = kept_as(target.name, tensor, dtype)
-        if target.name == AUDIO_EMBEDDINGS and target.name in weights:
-            _check_tied(files.name, weights[target.name], tensor)
-        else:
-            weights[target.name] = tensor
-        progress.note(len(weights))
-    _check_complete(files.name, shapes, weights, unknown)
+        # The scale of a row is not finite where one of its values is not.
+        judged = tensor.scale if isinstance(tensor, Int8Matrix) else tensor
+        check_finite(files.name, stored.name, judged)
+        weights[target.name] = tensor
+        if target.name in _AUDIO_TABLES:
+            _share_equal_tables(weights)
+        progress.note(min(len(weights), len(required)))
+    if AUDIO_EMBEDDINGS not in weights and DEPTH_AUDIO_EMBEDDINGS in weights:
+        weights[AUDIO_EMBEDDINGS] = weights.pop(DEPTH_AUDIO_EMBEDDINGS)
+    _check_complete(files.name, required, weights, unknown)
     parameters = sum(tensor.numel() for tensor in weights.values())
     elapsed_s = time.perf_counter() - started_s
     _logger.info("Loaded %s: %.4g M values in %.1f s.", files.name, parameters / 1e6, elapsed_s)
@@ -87,6 +96,8 @@ def check_names(checkpoint: str, weights: Sequence[Path], config: CSMConfig) -> 
         for name in tensor_names(path)
         if (target := canonical_name(name)) is not None
     }
+    if DEPTH_AUDIO_EMBEDDINGS in found:
+        found.add(AUDIO_EMBEDDINGS)
     expected = expected_shapes(config)
     missing = [name for name in expected if name not in found and not name.startswith(CODEC_PREFIX)]
     if missing:
@@ -97,13 +108,13 @@ def kept_as(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor
     """Convert a canonical tensor to the form in which a model in `dtype` keeps it.
 
     The codec's codebooks are float32 in every dtype. In int8, the layers' matrices are
-    `Int8Matrix`, the two embedding tables bfloat16, and everything else float32.
+    `Int8Matrix`, the embedding tables bfloat16, and everything else float32.
     """
     if name.startswith(QUANTIZER_PREFIX):
         return tensor.float()
     if dtype != torch.int8:
         return tensor.to(dtype)
-    if name in (TEXT_EMBEDDINGS, AUDIO_EMBEDDINGS):
+    if name == TEXT_EMBEDDINGS or name in _AUDIO_TABLES:
         return tensor.bfloat16()
     if _LAYER_MATRIX.match(name):
         return Int8Matrix.rounded(tensor)
@@ -154,13 +165,11 @@ def _head_dim(name: str, config: CSMConfig) -> int:
     return half.head_dim
 
 
-def _check_tied(checkpoint: str, kept: torch.Tensor, other: torch.Tensor) -> None:
-    limit = _TIED_TOLERANCE * kept.abs().amax()
-    if bool((kept - other).abs().amax() > limit):
-        raise StartupError(
-            f"{checkpoint} has other audio embeddings in the depth decoder than in the backbone "
-            f"({AUDIO_EMBEDDINGS}); only shared ones can be served."
-        )
+def _share_equal_tables(weights: dict[str, torch.Tensor]) -> None:
+    """Drop the depth decoder's audio embeddings as soon as they are known to be the backbone's."""
+    backbone, depth = (weights.get(name) for name in _AUDIO_TABLES)
+    if backbone is not None and depth is not None and torch.equal(backbone, depth):
+        del weights[DEPTH_AUDIO_EMBEDDINGS]
 
 
 def _check_complete(

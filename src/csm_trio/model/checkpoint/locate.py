@@ -4,8 +4,9 @@ In: paths and names from the command line. Out: paths of local files. It must no
 beyond their names, nor any size.
 
 Weights: `weights_path`, else `model_id` (with `model_file`), else the embedded voice. In a folder
-or repository an index of shards takes precedence over a single `model.safetensors`: `sesame/csm-1b`
-holds shards in transformers' naming beside one file in Sesame's. Files that the weights lack are
+or repository the file that `transformers_weights` of its `config.json` names takes precedence over
+an index of shards, and that over a single `model.safetensors`: `sesame/csm-1b` holds shards in
+transformers' naming beside one file in Sesame's. Files that the weights lack are
 looked up in this order:
 
 - tokenizer: the `model_id` repository, then `sesame/csm-1b`;
@@ -18,10 +19,15 @@ import importlib.resources
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from csm_trio.errors import StartupError
 from csm_trio.model.checkpoint import hub
+from csm_trio.model.checkpoint.adapters import (
+    ADAPTER_CONFIG,
+    refuse_adapter_files,
+    refuse_adapter_tensors,
+)
 from csm_trio.model.checkpoint.tensor_files import tensor_names
 from csm_trio.model.checkpoint.tensor_names import CODEC_PREFIX
 from csm_trio.named_files import read_json
@@ -34,8 +40,11 @@ _MAX_INDEX_BYTES = 64 << 20
 _SINGLE_FILE = "model.safetensors"
 _SUFFIXES = (".safetensors", ".gguf")
 _CODEC_FOLDER = "codec"
+_CONFIG = "config.json"
+_MAX_CONFIG_BYTES = 16 << 20
 _SMALL_FILES = [
-    "config.json",
+    _CONFIG,
+    ADAPTER_CONFIG,
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -82,11 +91,12 @@ def locate_checkpoint(
     """Find, and where needed download, the files of the checkpoint to serve.
 
     `check_local` is called for a local checkpoint before anything is looked for on the Hub.
-    Raises `StartupError` with one sentence if a file is missing or cannot be fetched.
+    Raises `StartupError` with one sentence if a file is missing or cannot be fetched, and for an
+    adapter.
     """
     if weights_path is not None:
         source, weights = _local_weights(weights_path, model_file)
-        check_local(source.name, weights, source.find("config.json"))
+        check_local(source.name, weights, source.find(_CONFIG))
         return _assemble(source, weights, fallback_id=model_id)
     if model_id is not None:
         source = _repository(model_id)
@@ -132,25 +142,76 @@ def _assemble(
 
 
 def _weights_in(source: _Source, model_file: str | None) -> tuple[Path, ...]:
+    """Fetch the weights: `model_file`, or by the order of precedence."""
+    weights = _choose_weights(source, model_file)
+    for path in weights:
+        refuse_adapter_tensors(source.name, tensor_names(path))
+    return weights
+
+
+def _choose_weights(source: _Source, model_file: str | None) -> tuple[Path, ...]:
     if model_file is not None:
         named = source.fetch(model_file)
         if named is None:
             raise StartupError(f"{source.name} has no file {model_file}.")
-        if named.name.endswith(_INDEX_SUFFIX):
-            return _shards(source, named)
-        if named.suffix not in _SUFFIXES:
-            raise StartupError(f"{named} is neither a .safetensors nor a .gguf file.")
-        return (named,)
+        return _named_weights(source, named)
+    configured = _configured_weights(source)
+    if configured is not None:
+        return _named_weights(source, configured)
     index = _index_in(source)
     if index is not None:
         return _shards(source, index)
-    single = source.fetch(_SINGLE_FILE) or _only_gguf(source.folder)
+    return (_single_file(source),)
+
+
+def _single_file(source: _Source) -> Path:
+    try:
+        single = source.fetch(_SINGLE_FILE) or _only_gguf(source.folder)
+    except StartupError:  # not in the cache, and no network
+        refuse_adapter_files(source.name, source.folder)
+        raise
     if single is None:
+        refuse_adapter_files(source.name, source.folder)
         raise StartupError(
             f"{source.name} has no {_SINGLE_FILE} and no index of shards: "
             "name its weights file with --model-file."
         )
-    return (single,)
+    return single
+
+
+def _named_weights(source: _Source, named: Path) -> tuple[Path, ...]:
+    if named.name.endswith(_INDEX_SUFFIX):
+        return _shards(source, named)
+    if named.suffix not in _SUFFIXES:
+        raise StartupError(f"{named} is neither a .safetensors nor a .gguf file.")
+    return (named,)
+
+
+def _configured_weights(source: _Source) -> Path | None:
+    """Fetch the file that `transformers_weights` of `config.json` names, within the folder.
+
+    Source: transformers, modeling_utils.py (`_get_resolved_checkpoint_files`). Raises
+    `StartupError` if the file is missing, or the name no string or not of the folder.
+    """
+    config = source.find(_CONFIG)
+    content = {} if config is None else read_json(config, max_bytes=_MAX_CONFIG_BYTES)
+    name = content.get("transformers_weights") if isinstance(content, dict) else None
+    if name is None:
+        return None
+    if not isinstance(name, str) or not _is_within(name):
+        raise StartupError(f"{config}: transformers_weights names no file of its folder.")
+    named = source.fetch(name)
+    if named is None:
+        raise StartupError(f"{source.name} lacks {name}, which transformers_weights names.")
+    return named
+
+
+def _is_within(name: str) -> bool:
+    """Return whether a printable name is of a file below its folder, whatever the platform."""
+    paths = (PurePosixPath(name), PureWindowsPath(name))
+    return name.isprintable() and all(
+        path.parts and not path.anchor and ".." not in path.parts for path in paths
+    )
 
 
 def _index_in(source: _Source) -> Path | None:
@@ -217,8 +278,10 @@ def _codec_shards(repo_id: str) -> tuple[Path, ...]:
     A single file is not searched: its tensor names would need a download of the whole file.
     """
     source = _repository(repo_id)
-    index = _index_in(source)
-    return () if index is None else _shards(source, index, prefix=CODEC_PREFIX)
+    index = _configured_weights(source) or _index_in(source)
+    if index is None or not index.name.endswith(_INDEX_SUFFIX):
+        return ()
+    return _shards(source, index, prefix=CODEC_PREFIX)
 
 
 def _mimi_file() -> tuple[Path, ...]:

@@ -4,7 +4,9 @@ In: the JSON in transformers' or Sesame's own naming, or neither file. Out: froz
 sampling parameters. It must not know where the files came from, nor any tensor.
 """
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
 from math import prod
@@ -156,10 +158,27 @@ def _resolve(config: Mapping[str, Any]) -> Any:
     from transformers import CsmConfig
 
     try:
-        return CsmConfig.from_dict(deepcopy(dict(config)))
+        with _quiet_transformers():
+            return CsmConfig.from_dict(deepcopy(dict(config)))
     except (AttributeError, KeyError, StrictDataclassError, TypeError, ValueError) as error:
         detail = " ".join(str(error).split())
         raise StartupError(f"transformers refuses it as a CSM configuration: {detail}") from error
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Keep what transformers logs about a configuration out of the log.
+
+    It warns of the text's token ids in every CSM-1B (above the audio vocabulary), which are not
+    read here; what this engine reads is checked below, and an exception has its own sentence.
+    """
+    library = logging.getLogger("transformers")
+    level = library.level
+    library.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        library.setLevel(level)
 
 
 def _convert(resolved: Any, generation_config: Mapping[str, Any] | None) -> CSMConfig:

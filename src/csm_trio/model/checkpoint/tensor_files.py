@@ -42,6 +42,18 @@ def open_tensors(path: Path) -> Iterator[StoredTensor]:
         raise StartupError(f"{path} is neither a .safetensors nor a .gguf file.")
 
 
+def check_finite(checkpoint: str, name: str, tensor: torch.Tensor) -> None:
+    """Raise `StartupError` where a loaded tensor has a value that is NaN or infinite."""
+    # The extremes of values with a NaN are NaN: one pass, and no tensor of flags.
+    extremes = torch.stack(torch.aminmax(tensor))
+    if not bool(extremes.isfinite().all()):
+        raise StartupError(
+            f"Tensor {name} of {checkpoint} has values that are no finite numbers "
+            f"in {str(tensor.dtype).removeprefix('torch.')}: it is damaged, its training diverged, "
+            "or it does not fit this type."
+        )
+
+
 def tensor_names(path: Path) -> list[str]:
     """Return the names of a file's tensors without reading their values."""
     if path.suffix == ".gguf":

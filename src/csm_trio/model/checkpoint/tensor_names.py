@@ -10,12 +10,13 @@ from dataclasses import dataclass
 TEXT_EMBEDDINGS = "embed_text_tokens.weight"
 
 AUDIO_EMBEDDINGS = "backbone_model.embed_tokens.embed_audio_tokens.weight"
-"""Name of the audio embeddings, shared by backbone and depth decoder.
+"""Name of the backbone's audio embeddings, which the depth decoder shares where they are tied."""
 
-A checkpoint may have this name, `TIED_AUDIO_EMBEDDINGS`, or both.
+DEPTH_AUDIO_EMBEDDINGS = "depth_decoder.model.embed_tokens.weight"
+"""Name of the depth decoder's audio embeddings.
+
+A checkpoint with tied embeddings has this name, `AUDIO_EMBEDDINGS`, or both.
 """
-
-TIED_AUDIO_EMBEDDINGS = "depth_decoder.model.embed_tokens.weight"
 
 CODEC_PREFIX = "codec_model."
 
@@ -66,8 +67,6 @@ def canonical_name(name: str) -> CanonicalName | None:
     """
     if _UNUSED.match(name):
         return None
-    if name == TIED_AUDIO_EMBEDDINGS:
-        return CanonicalName(AUDIO_EMBEDDINGS, interleaved=False)
     if name in _SESAME_TOP:
         return CanonicalName(_SESAME_TOP[name], interleaved=False)
     layer = _SESAME_LAYER.fullmatch(name)

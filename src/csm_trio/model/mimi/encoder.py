@@ -15,7 +15,7 @@ import torch
 from csm_trio.errors import StartupError
 from csm_trio.model.checkpoint.locate import CheckpointFiles
 from csm_trio.model.checkpoint.read_config import codec_config
-from csm_trio.model.checkpoint.tensor_files import open_tensors, tensor_names
+from csm_trio.model.checkpoint.tensor_files import check_finite, open_tensors, tensor_names
 from csm_trio.model.checkpoint.tensor_names import CODEC_PREFIX
 from csm_trio.timebase import FRAME_SAMPLES
 
@@ -27,7 +27,7 @@ class ClipEncoder:
     """Mimi on the CPU in float32, on every device of the server."""
 
     def __init__(self, files: CheckpointFiles) -> None:
-        """Load the codec. Raises StartupError if the checkpoint has only its decoding half."""
+        """Load the codec. Raises StartupError if it has no encoding half, or NaN in it."""
         # Imported here: a server without voice clips does not need transformers' models.
         from transformers import MimiModel
         from transformers.utils import logging as transformers_logging
@@ -73,4 +73,5 @@ def _codec_tensors(files: CheckpointFiles) -> dict[str, torch.Tensor]:
                 name = stored.name.removeprefix(CODEC_PREFIX)
                 if not _UNUSED.match(name):
                     tensors[name] = stored.load(torch.device("cpu")).float()
+                    check_finite(files.name, stored.name, tensors[name])
     return tensors
