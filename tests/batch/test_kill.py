@@ -182,6 +182,7 @@ def kill_server(server: ServerProcess) -> None:
     server.process.wait()
 
 
+@pytest.mark.soak
 async def test_36_lines_killed_three_times_beside_live_calls(tmp_path: Path) -> None:
     with trio.fail_after(GUARD_S):
         # A bound that a machine busy with other tests keeps, too; the soak has C100's.

@@ -91,6 +91,7 @@ def test_a_server_that_does_not_start_fails_its_parts_only(tmp_path: Path) -> No
     assert "'f8' is not one of" in page
 
 
+@pytest.mark.soak
 @linux
 def test_a_command_that_takes_too_long_is_interrupted(tmp_path: Path) -> None:
     script = "import time\ntry:\n time.sleep(60)\nexcept KeyboardInterrupt:\n print('written')"
@@ -100,6 +101,7 @@ def test_a_command_that_takes_too_long_is_interrupted(tmp_path: Path) -> None:
     assert log.read_text() == "written\n"
 
 
+@pytest.mark.soak
 @linux
 def test_a_sweep_that_is_cut_keeps_its_points_and_is_not_whole(tmp_path: Path) -> None:
     # Ctrl-C at the limit ends the one point, which would take an hour.
