@@ -10,6 +10,8 @@ settings.register_profile(
 )
 settings.load_profile("any machine")
 
+_ASKED_FOR = {"soak": "takes minutes", "golden": "downloads and loads sesame/csm-1b"}
+
 
 @pytest.fixture(params=["one process", "workers"])
 def each_topology(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Topology:
@@ -19,9 +21,10 @@ def each_topology(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip what takes minutes unless it is asked for: `pytest -m soak`."""
-    if config.getoption("markexpr") == "soak":
-        return
-    for item in items:
-        if item.get_closest_marker("soak") is not None:
-            item.add_marker(pytest.mark.skip(reason="takes minutes: pytest -m soak"))
+    """Skip what takes long, or a large download, unless it is asked for by its marker alone."""
+    for marker, reason in _ASKED_FOR.items():
+        if config.getoption("markexpr") == marker:
+            continue
+        for item in items:
+            if item.get_closest_marker(marker) is not None:
+                item.add_marker(pytest.mark.skip(reason=f"{reason}: pytest -m {marker}"))

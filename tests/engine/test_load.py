@@ -12,10 +12,12 @@ import torch
 from safetensors.torch import save_file
 
 from csm_trio.config import EngineConfig
-from csm_trio.engine.load import load_model, load_runner
+from csm_trio.engine.load import load_finite_codec, load_model, load_runner
+from csm_trio.engine.placement import Placement, choose_placement
 from csm_trio.errors import StartupError
 from csm_trio.model.checkpoint.random_weights import random_weights
 from csm_trio.model.checkpoint.read_config import read_config
+from csm_trio.model.mimi.overflow import stays_finite
 from support.tiny_csm import (
     tiny_config,
     write_generation_config,
@@ -107,7 +109,7 @@ def test_the_log_names_model_device_precision_and_memory(
         r"making 2 slots and warming them up",
         r"alignment head: layer \d+, head \d+, share 0\.\d\d \(\d+\.\d s\)",
         r"warm after \d+\.\d s",
-        r"the embedded voice on cpu in float32: 2 slots",
+        r"the embedded voice on cpu in float32: 2 slots; codec in float32",
     ]
     logged = [message for message in caplog.messages if " of 2 slots" not in message]
     assert len(logged) == len(expected)
@@ -126,3 +128,34 @@ def test_a_numbered_device_becomes_current_before_it_is_used(
     with pytest.raises(StartupError, match=r"cuda:1 has 0.0 MiB left"):
         load_model(EngineConfig(device="cuda:1"))
     assert selected == [torch.device("cuda:1")]
+
+
+def test_a_codec_that_overflows_in_f16_runs_in_f32(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_tiny_checkpoint(tmp_path)
+    sizes = read_config(tmp_path / "config.json", None)
+    cpu = torch.device("cpu")
+    placement = Placement(cpu, torch.float32, codec_dtype=torch.float16)
+    tensors = random_weights(sizes, device=cpu, dtype=torch.float32)
+    assert load_finite_codec(sizes.codec, tensors, placement).dtype == torch.float16
+    caplog.clear()
+    tensors["codec_model.decoder.layers.0.conv.weight"] *= 1e6
+    codec = load_finite_codec(sizes.codec, tensors, placement)
+    assert codec.dtype == torch.float32
+    assert stays_finite(codec, sizes.codec)
+    assert caplog.messages == [
+        "the codec of these weights overflows in float16: it runs in float32"
+    ]
+
+
+@pytest.mark.parametrize("dtype", ["auto", "f32", "f16", "bf16"])
+def test_the_codec_runs_in_f16_on_cuda_whatever_the_models_type(
+    dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    placement = choose_placement(EngineConfig(device="cuda", dtype=dtype))
+    assert placement.codec_dtype == torch.float16
+    on_cpu = choose_placement(EngineConfig(device="cpu", dtype=dtype))
+    assert on_cpu.codec_dtype == on_cpu.dtype

@@ -71,7 +71,7 @@ def test_the_bytes_of_a_slot_are_those_allocated(tiny: Path, dtype: torch.dtype)
 def test_the_bytes_of_a_csm_1b_slot_are_the_sum_of_its_parts() -> None:
     config = csm_1b_config()
     with torch.device("meta"):
-        codec = MimiDecoder(config.codec)
+        codec = MimiDecoder(config.codec).to(torch.float16)
     keys_values = 2 * 16 * 8 * 64 * 2048 * 2  # layers, heads, head_dim, positions, bf16
     ring = 8 * 2 * 8 * 64 * 256 * 2  # layers, keys and values, heads, head_dim, 250 + 2 up to 8
     contexts = 2 * sum(
@@ -159,7 +159,7 @@ def test_weights_that_do_not_fit_fail_before_they_are_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     free(monkeypatch, 1 << 30)
-    placement = Placement(CPU, torch.float32)
+    placement = Placement(CPU, torch.float32, torch.float32)
     with pytest.raises(StartupError, match=r"noise takes 6\.\d+ GiB in float32, and cpu has 1\.00"):
         memory.check_weights_fit("noise", csm_1b_config(), placement)
     with pytest.raises(StartupError, match="takes"):

@@ -5,13 +5,11 @@ their staging and the computation of `_fill`, not CUDA.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from csm_trio.config import EngineConfig
@@ -24,6 +22,7 @@ from csm_trio.engine.prompt import Prompt
 from csm_trio.engine.slots import Opening, Slots
 from csm_trio.model.attention import Prefix
 from csm_trio.model.config import SamplingParams
+from support.rerun_graphs import Rerun, rerun, rerun_graphs
 from support.tiny_csm import CODEBOOK_SIZE, CODEBOOKS, write_tiny_checkpoint
 
 MAX_POSITIONS = 1024
@@ -42,39 +41,14 @@ class NoReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
-class Unpinned(TorchFunctionMode):
-    """Allocates pageable memory in place of pinned memory, which needs a device."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kept = {name: value for name, value in (kwargs or {}).items() if name != "pin_memory"}
-        return func(*args, **kept)
-
-
-@dataclass(frozen=True)
-class Rerun:
-    """A graph that runs its function at every replay."""
-
-    replay: Callable[[], object]
-
-
-def rerun(work: Callable[[], object], *, beside: Rerun | None = None) -> Rerun:
+def capture(work: Callable[[], object], *, beside: Rerun | None = None) -> Rerun:
     with NoReads():  # type: ignore[no-untyped-call]
-        work()
-    return Rerun(work)
-
-
-class Stream:
-    def synchronize(self) -> None:
-        pass
+        return rerun(work)
 
 
 @pytest.fixture(autouse=True)
 def without_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(prefill_graphed, "capture_graph", rerun)
-    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
-    with Unpinned():
+    with rerun_graphs(monkeypatch, prefill_graphed, capture=capture):
         yield
 
 

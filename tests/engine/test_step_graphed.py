@@ -63,22 +63,23 @@ def make_runner(
     device: str,
     *,
     dtype: torch.dtype = torch.float32,
+    codec_dtype: torch.dtype | None = None,
     slots: int = 5,
     config: CSMConfig,
 ) -> TorchRunner:
     # The CPU's generator: each device's generator gives other numbers.
-    placement = Placement(torch.device(device), dtype)
+    placement = Placement(torch.device(device), dtype, codec_dtype or dtype)
     weights = random_weights(config, device=torch.device("cpu"), dtype=torch.float32)
     # Sharper logits, so that rounding does not change a code.
     weights["lm_head.weight"] *= 8
     weights["depth_decoder.codebooks_head.weight"] *= 8
     moved = {
-        name: tensor.to(device) if "quantizer" in name else tensor.to(device, dtype)
+        name: tensor.to(device) if name.startswith("codec_model") else tensor.to(device, dtype)
         for name, tensor in weights.items()
     }
     model = CSM(config, device=placement.device)
     model.load(moved)
-    codec = MimiDecoder(config.codec).to(placement.device, dtype)
+    codec = MimiDecoder(config.codec).to(placement.device, placement.codec_dtype)
     codec.load_tensors(moved)
     tokenizer = TextTokenizer.from_file(TOKENIZER, text_vocab_size=config.text_vocab_size)
     return TorchRunner(config, model, codec, tokenizer, slots=slots, placement=placement)
@@ -131,6 +132,17 @@ def test_codes_and_audio_equal_the_cpus_in_f32(
         assert len(np.unique(codes_of(other), axis=0)) > FRAMES // 2, "its frames must differ"
         np.testing.assert_array_equal(codes_of(row), codes_of(other))
         np.testing.assert_allclose(pcm_of(row), pcm_of(other), atol=8)
+
+
+def test_a_codec_in_f16_makes_the_same_codes_and_nearly_the_cpus_audio(
+    on_cpu: TorchRunner,
+) -> None:
+    runner = make_runner("cuda", config=small_config(), codec_dtype=torch.float16)
+    utterances = [(slot, utterance(text, GREEDY)) for slot, text in enumerate(TEXTS)]
+    expected, made = generate(on_cpu, utterances), generate(runner, utterances)
+    for row, other in zip(made, expected, strict=True):
+        np.testing.assert_array_equal(codes_of(row), codes_of(other))
+        np.testing.assert_allclose(pcm_of(row), pcm_of(other), atol=100)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -5,6 +5,7 @@ what the function computes.
 """
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 
@@ -17,7 +18,7 @@ def capture_graph(
     The graph shares the memory pool of `beside`, if given: the two must never run at once.
     """
     pool = None if beside is None else beside.pool()
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream = _capture_stream(torch.cuda.current_device())
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         work()
@@ -26,3 +27,9 @@ def capture_graph(
     with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
         work()
     return graph
+
+
+@cache
+def _capture_stream(device_index: int) -> torch.cuda.Stream:
+    """Return the stream of all captures on a device: cuBLAS keeps a workspace for each stream."""
+    return torch.cuda.Stream(device_index)  # type: ignore[no-untyped-call]

@@ -5,16 +5,22 @@ Runs on the device thread, as all torch does. Raises StartupError where a model 
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from csm_trio.config import EngineConfig
 from csm_trio.engine.alignment_head import find_alignment_head
+from csm_trio.engine.kernel_limits import log_device
 from csm_trio.engine.memory import (
+    available_bytes,
     check_weights_fit,
     dtype_name,
+    log_taken,
     plan_slots,
     slot_bytes,
     weight_bytes,
@@ -31,9 +37,10 @@ from csm_trio.model.checkpoint.load_weights import check_names, load_weights
 from csm_trio.model.checkpoint.locate import CheckpointFiles, locate_checkpoint
 from csm_trio.model.checkpoint.random_weights import random_weights
 from csm_trio.model.checkpoint.read_config import csm_1b_config, read_config
-from csm_trio.model.config import CSMConfig
+from csm_trio.model.config import CSMConfig, MimiConfig
 from csm_trio.model.csm import CSM
 from csm_trio.model.mimi.decoder import MimiDecoder
+from csm_trio.model.mimi.overflow import stays_finite
 from csm_trio.model.progress import Progress
 from csm_trio.process_tuning import freeze_heap
 
@@ -79,8 +86,9 @@ def load_runner(config: EngineConfig) -> TorchRunner:
         )
     runner = warm_runner(loaded, config.pool_size)
     logger.info(
-        "%s on %s in %s: %d slots",
+        "%s on %s in %s: %d slots; codec in %s",
         loaded.name, loaded.placement.device, dtype_name(loaded.placement.weights), runner.slots,
+        dtype_name(loaded.codec.dtype),
     )  # fmt: skip
     return runner
 
@@ -125,17 +133,23 @@ def _check_local(
 
 def warm_runner(loaded: LoadedModel, pool_size: int | None) -> TorchRunner:
     """Make a runner with `pool_size` slots, by default as many as fit, and make first frames."""
+    device = loaded.placement.device
+    per_slot = slot_bytes(loaded.config, loaded.codec, loaded.placement.dtype)
     slots = plan_slots(
         pool_size,
         default_slots(loaded),
         weights=weight_bytes(loaded.model, loaded.codec),
-        per_slot=slot_bytes(loaded.config, loaded.codec, loaded.placement.dtype),
-        device=loaded.placement.device,
+        per_slot=per_slot,
+        device=device,
         prefixes=prefix_cache_bytes(loaded.config, loaded.placement.dtype.itemsize),
     )
+    free_before = available_bytes(device)
     logger.info("making %d slots and warming them up", slots)
     started_s = time.perf_counter()
-    kernels = KernelCache.open() if loaded.placement.device.type == "cuda" else None
+    kernels = None
+    if device.type == "cuda":
+        log_device(device)
+        kernels = KernelCache.open()
     runner = TorchRunner(
         loaded.config,
         loaded.model,
@@ -151,6 +165,7 @@ def warm_runner(loaded: LoadedModel, pool_size: int | None) -> TorchRunner:
     logger.info("warm after %.1f s", time.perf_counter() - started_s)
     if kernels is not None:
         kernels.log_compiled()
+        log_taken(device, planned=(slots + 1) * per_slot, free_before=free_before)
     return runner
 
 
@@ -187,12 +202,33 @@ def _build(
         weights = load_weights(files, sizes, device=placement.device, dtype=placement.weights)
     model = CSM(sizes, device=placement.device)
     model.load(weights)
-    codec = MimiDecoder(sizes.codec).to(placement.device, placement.dtype)
-    codec.load_tensors(weights)
-    if placement.device.type == "cpu":
-        model.pack(int8=placement.int8)
-        codec.pack()
+    if placement.device.type != "cpu":
+        return model, load_finite_codec(sizes.codec, weights, placement)
+    # Not checked: in f16 that takes minutes on a CPU, where f32 is faster.
+    codec = load_codec(sizes.codec, weights, placement)
+    model.pack(int8=placement.int8)
+    codec.pack()
     return model, codec
+
+
+def load_codec(
+    sizes: MimiConfig, weights: Mapping[str, Tensor], placement: Placement
+) -> MimiDecoder:
+    """Load the codec in the placement's `codec_dtype`."""
+    codec = MimiDecoder(sizes).to(placement.device, placement.codec_dtype)
+    codec.load_tensors(weights)
+    return codec
+
+
+def load_finite_codec(
+    sizes: MimiConfig, weights: Mapping[str, Tensor], placement: Placement
+) -> MimiDecoder:
+    """Load the codec as `load_codec` does, but in f32 where its values overflow in f16."""
+    codec = load_codec(sizes, weights, placement)
+    if codec.dtype != torch.float16 or stays_finite(codec, sizes):
+        return codec
+    logger.warning("the codec of these weights overflows in float16: it runs in float32")
+    return load_codec(sizes, weights, replace(placement, codec_dtype=torch.float32))
 
 
 def default_slots(loaded: LoadedModel) -> int:

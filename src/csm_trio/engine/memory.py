@@ -32,7 +32,10 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def slot_bytes(config: CSMConfig, codec: MimiDecoder, dtype: torch.dtype) -> int:
-    """Return the device memory of one slot, in bytes: everything that `Slots` has per row."""
+    """Return the device memory of one slot, in bytes: everything that `Slots` has per row.
+
+    `dtype` is the language model's.
+    """
     one, two = (
         Slots(config, count, codec, device=torch.device("meta"), dtype=dtype) for count in (1, 2)
     )
@@ -120,6 +123,24 @@ def fitting_slots(per_slot: int, device: torch.device, *, prefixes: int = 0) -> 
     free = available_bytes(device)
     # The dummy slot comes on top of the pool's.
     return None if free is None else (int(free * _SLOTS_FRACTION) - prefixes) // per_slot - 1
+
+
+def log_taken(device: torch.device, *, planned: int, free_before: int | None) -> None:
+    """Log the memory that a CUDA device reports after warm-up, beside the plan.
+
+    planned: bytes of the slots; free_before: free bytes before they were made. The rest is
+    that of graphs, activations, cuBLAS and loaded kernels; other processes on the device count too.
+    """
+    free = available_bytes(device)
+    if free is None or free_before is None:
+        return
+    taken = free_before - free
+    _logger.info(
+        "memory on %s after warm-up: %s taken since the weights, %s planned for slots + %s for "
+        "graphs, workspaces and kernels; %s free",
+        device, format_bytes(taken), format_bytes(planned), format_bytes(max(0, taken - planned)),
+        format_bytes(free),
+    )  # fmt: skip
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -16,6 +16,9 @@ from csm_trio.model.config import CSMConfig
 _SMALL_HIDDEN_SIZE = 512
 """Backbone width up to which a model on a CPU runs on one thread."""
 
+_CUDA_CODEC_DTYPE = torch.float16
+"""On CUDA the codec's, whatever the language model's: as many bytes as bf16, 8 times as precise."""
+
 _DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -23,11 +26,13 @@ _DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 class Placement:
     """A model's device and precision: `dtype` is that of activations and caches.
 
-    With `int8` the matrices are rows of int8, which torch multiplies on a CPU only.
+    With `int8` the matrices are rows of int8, which torch multiplies on a CPU only. The codec has
+    a `codec_dtype` of its own.
     """
 
     device: torch.device
     dtype: torch.dtype
+    codec_dtype: torch.dtype
     int8: bool = False
 
     @property
@@ -45,10 +50,13 @@ def choose_placement(config: EngineConfig) -> Placement:
     if config.dtype == "int8":
         if device.type != "cpu":
             raise StartupError(f"--dtype int8 is for CPUs; on {device} take bf16, f16 or f32.")
-        return Placement(device, torch.float32, int8=True)
-    if config.dtype != "auto":
-        return Placement(device, _DTYPES[config.dtype])
-    return Placement(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
+        return Placement(device, torch.float32, torch.float32, int8=True)
+    on_cuda = device.type == "cuda"
+    if config.dtype == "auto":
+        dtype = torch.bfloat16 if on_cuda else torch.float32
+    else:
+        dtype = _DTYPES[config.dtype]
+    return Placement(device, dtype, _CUDA_CODEC_DTYPE if on_cuda else dtype)
 
 
 def set_cpu_threads(placement: Placement, config: CSMConfig) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from csm_trio.engine.kernel_limits import kernels_must_fit
 from csm_trio.engine.placement import Placement
 from csm_trio.engine.prefill_eager import EagerPrefill, Prefill
 from csm_trio.engine.prefill_plan import PendingPrefill
@@ -59,7 +60,7 @@ class TorchRunner:
         self._config = config
         self._model = model
         self._tokenizer = tokenizer
-        self._device = placement.device
+        self._placement, self._device = placement, placement.device
         self._slots = Slots(config, slots, codec, device=placement.device, dtype=placement.dtype)
         self._prefixes = PrefixCache(prefix_cache_bytes(config, placement.dtype.itemsize))
         self._waiting: dict[int, _Waiting] = {}
@@ -77,9 +78,10 @@ class TorchRunner:
         from csm_trio.engine.step_graphed import GraphedStep
 
         prefill = GraphedPrefill(self._model, self._slots)
-        prefill.capture()
         step = GraphedStep(self._config, self._model, codec, self._slots)
-        step.capture()
+        with kernels_must_fit(self._placement):
+            prefill.capture()
+            step.capture()
         return prefill, step
 
     @property

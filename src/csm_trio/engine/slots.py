@@ -72,7 +72,10 @@ def _overridden(default: SamplingParams, sampling: Sampling) -> SamplingParams:
 
 
 class Slots:
-    """Tensors [slots + 1, ...]: KV cache, codec state, positions, sampling parameters."""
+    """Tensors [slots + 1, ...]: KV cache, codec state, positions, sampling parameters.
+
+    `dtype` is the language model's; the codec's state has that of the codec.
+    """
 
     def __init__(
         self,
@@ -86,7 +89,7 @@ class Slots:
         self.count = count
         self.dummy = count
         self.kv = KVCache(config.backbone, count + 1, device=device, dtype=dtype)
-        self.codec = codec.open_state(count + 1, device=device, dtype=dtype)
+        self.codec = codec.open_state(count + 1, device=device, dtype=codec.dtype)
         rows = count + 1
         self.state = RowState(
             inputs=torch.zeros(rows, config.backbone.hidden_size, device=device, dtype=dtype),

@@ -228,10 +228,10 @@ def test_the_full_size_codec_has_mimis_decoding_parameters() -> None:
     assert sum(torch.Size(shape).numel() for shape in codec.values()) == kept
 
 
-def test_the_type_is_the_one_asked_for_and_the_codebooks_stay_f32(tiny: Path) -> None:
+def test_the_type_is_the_one_asked_for_and_the_codec_stays_f32(tiny: Path) -> None:
     for name, tensor in _load(tiny, torch.bfloat16).items():
-        quantizer = name.startswith("codec_model.quantizer.")
-        assert tensor.dtype == (torch.float32 if quantizer else torch.bfloat16), name
+        codec = name.startswith("codec_model.")
+        assert tensor.dtype == (torch.float32 if codec else torch.bfloat16), name
 
 
 def test_the_embedded_voice_loads_whole() -> None:

@@ -41,7 +41,7 @@ def test_every_tensor_has_its_shape_and_its_type(config: CSMConfig) -> None:
         config
     )
     for name, tensor in weights.items():
-        full = name.startswith("codec_model.quantizer.")
+        full = name.startswith("codec_model.")
         assert tensor.dtype == (torch.float32 if full else torch.bfloat16)
         assert tensor.isfinite().all()
 

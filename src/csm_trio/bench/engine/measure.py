@@ -215,8 +215,8 @@ def _took_ms(work: Callable[[], object]) -> float:
 @torch.inference_mode()
 def _codec_ms(loaded: LoadedModel, batch: int) -> float:
     """Time the codec alone, with full ring buffers."""
-    codec, (device, dtype) = loaded.codec, (loaded.placement.device, loaded.placement.dtype)
-    state = codec.open_state(batch, device=device, dtype=dtype)
+    codec, device = loaded.codec, loaded.placement.device
+    state = codec.open_state(batch, device=device, dtype=codec.dtype)
     state.positions.fill_(2 * loaded.config.codec.sliding_window)
     codes = torch.zeros(batch, loaded.config.codebooks, dtype=torch.int64, device=device)
     rows = torch.arange(batch, device=device)

@@ -33,9 +33,6 @@ from csm_trio.model.config import CSMConfig
 from csm_trio.model.linear import Int8Matrix
 from csm_trio.model.progress import Progress
 
-QUANTIZER_PREFIX = "codec_model.quantizer."
-"""Prefix of the codebooks, which are quotients of running sums and stay f32 in every dtype."""
-
 _LAYER_MATRIX = re.compile(r"(backbone_model|depth_decoder\.model)\.layers\..*_proj\.weight$")
 
 _AUDIO_TABLES = (AUDIO_EMBEDDINGS, DEPTH_AUDIO_EMBEDDINGS)
@@ -107,10 +104,11 @@ def check_names(checkpoint: str, weights: Sequence[Path], config: CSMConfig) -> 
 def kept_as(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Convert a canonical tensor to the form in which a model in `dtype` keeps it.
 
-    The codec's codebooks are float32 in every dtype. In int8, the layers' matrices are
-    `Int8Matrix`, the embedding tables bfloat16, and everything else float32.
+    The codec is float32 in every dtype: it has one of its own, to which it casts sums and products
+    of its tensors. In int8, the layers' matrices are `Int8Matrix`, the embedding tables bfloat16,
+    and everything else float32.
     """
-    if name.startswith(QUANTIZER_PREFIX):
+    if name.startswith(CODEC_PREFIX):
         return tensor.float()
     if dtype != torch.int8:
         return tensor.to(dtype)

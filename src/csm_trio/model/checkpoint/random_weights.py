@@ -10,7 +10,8 @@ from math import prod
 import torch
 from torch import Tensor
 
-from csm_trio.model.checkpoint.load_weights import QUANTIZER_PREFIX, kept_as
+from csm_trio.model.checkpoint.load_weights import kept_as
+from csm_trio.model.checkpoint.tensor_names import CODEC_PREFIX
 from csm_trio.model.checkpoint.tensor_shapes import expected_shapes
 from csm_trio.model.config import CSMConfig
 from csm_trio.model.progress import Progress
@@ -33,7 +34,7 @@ def random_weights(
     shapes = expected_shapes(config)
     progress = Progress(_logger, "filling with noise", len(shapes), "tensors")
     for name, shape in shapes.items():
-        fill_dtype = torch.float32 if name.startswith(QUANTIZER_PREFIX) or int8 else dtype
+        fill_dtype = torch.float32 if name.startswith(CODEC_PREFIX) or int8 else dtype
         if len(shape) > 1:
             tensor = torch.empty(shape, device=device, dtype=fill_dtype)
             tensor.normal_(0.0, _spread(name, shape), generator=generator)

@@ -5,7 +5,7 @@ and the context of the next step. The windows are never written to memory, whose
 limit large batches.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import triton
 import triton.language as tl
@@ -16,6 +16,8 @@ from csm_trio.model.kernels.workspace import Workspace, power_of_2
 from csm_trio.model.mimi.convolution import CausalConv, TorchConvolutions
 
 _MIN_DEPTH = 16  # the minimum of a matrix instruction
+_STAGES = 3
+"""Steps of a loop whose loads are under way or in use."""
 _MIN_TIME = 16
 """Minimum time steps for the kernel; below it the windows are small, and cuBLAS is faster."""
 
@@ -58,17 +60,18 @@ def _convolve_kernel(
                 old_w_at = w_ptr + cols[None, :] * (TAPS * CHANNELS) + (k + depth)[:, None]
                 old_w = tl.load(old_w_at, mask=in_cols[None, :], other=0.0)
                 acc = tl.dot(old, old_w, acc, input_precision="ieee")
-        leaving = in_rows & (moment >= time - CONTEXT) & (tl.program_id(1) == 0)
-        if tl.max(leaving.to(tl.int32), axis=0) > 0:
-            for k in range(0, CHANNELS, BLOCK_K):
-                last = tl.load(
-                    x_ptr + ms[:, None] * CHANNELS + (k + depth)[None, :],
-                    mask=leaving[:, None],
-                    other=0.0,
-                )
-                row = ms // time * CONTEXT + moment - (time - CONTEXT)
-                at = row[:, None] * CHANNELS + (k + depth)[None, :]
-                tl.store(fresh_ptr + at, last, mask=leaving[:, None])
+        if tl.program_id(1) == 0:
+            leaving = in_rows & (moment >= time - CONTEXT)
+            if tl.max(leaving.to(tl.int32), axis=0) > 0:
+                for k in range(0, CHANNELS, BLOCK_K):
+                    last = tl.load(
+                        x_ptr + ms[:, None] * CHANNELS + (k + depth)[None, :],
+                        mask=leaving[:, None],
+                        other=0.0,
+                    )
+                    row = ms // time * CONTEXT + moment - (time - CONTEXT)
+                    at = row[:, None] * CHANNELS + (k + depth)[None, :]
+                    tl.store(fresh_ptr + at, last, mask=leaving[:, None])
     if BIAS:
         acc += tl.load(bias_ptr + cols, mask=in_cols, other=0.0).to(tl.float32)[None, :]
     to = ms[:, None] * n + cols[None, :]
@@ -127,7 +130,9 @@ class FusedConvolutions(TorchConvolutions):
         fresh = inputs.new_empty(batch, conv.context_floats)
         rows, n = batch * time, conv.weight.shape[0]
         some = raw if active is None else active
-        tiles = _tiles(rows, n, channels)
+        tiles = tiles_for(
+            rows, n, channels, value_bytes=inputs.itemsize, limit_bytes=self._space.shared_bytes
+        )
         grid = (triton.cdiv(rows, tiles.block_m), triton.cdiv(n, tiles.block_n))
         _convolve_kernel[grid](
             some if raw is None else raw, some, inputs, past, fresh, conv.weight,
@@ -137,7 +142,8 @@ class FusedConvolutions(TorchConvolutions):
             BIAS=conv.bias is not None, ADD=add is not None,
             RAW=raw is not None, ACTIVE=active is not None,
             BLOCK_M=tiles.block_m, BLOCK_N=tiles.block_n, BLOCK_K=tiles.block_k,
-            PDL=self._space.overlap, num_warps=tiles.warps, num_stages=3, **self._space.launch,
+            PDL=self._space.overlap, num_warps=tiles.warps, num_stages=_STAGES,
+            **self._space.launch,
         )  # fmt: skip
         if conv.context:
             self.keep(fresh)
@@ -154,21 +160,46 @@ def _check_sizes(conv: CausalConv, inputs: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class _Tiles:
+class Tiles:
+    """Tile sizes of one product, in values: outputs block_m x block_n, from block_k inputs."""
+
     block_m: int
     block_n: int
     block_k: int
     warps: int
 
+    def shared_bytes(self, value_bytes: int) -> int:
+        """Return an upper bound of the shared memory: the tiles that all stages load.
 
-def _tiles(rows: int, n: int, channels: int) -> _Tiles:
-    """Choose tiles: large for many outputs, small where few outputs must occupy the whole GPU."""
+        Triton keeps one stage less where a matrix instruction reads registers (before Hopper).
+        """
+        return _STAGES * (self.block_m + self.block_n) * self.block_k * value_bytes
+
+
+def tiles_for(rows: int, n: int, channels: int, *, value_bytes: int, limit_bytes: int) -> Tiles:
+    """Choose tiles for [rows, n] outputs whose stages fit in `limit_bytes` of shared memory.
+
+    The inputs of a step of the loop are halved until they fit, then the outputs.
+    """
+    tiles = _fastest_tiles(rows, n, channels)
+    while tiles.shared_bytes(value_bytes) > limit_bytes and tiles.block_k > 2 * _MIN_DEPTH:
+        tiles = replace(tiles, block_k=tiles.block_k // 2)
+    while tiles.shared_bytes(value_bytes) > limit_bytes and tiles.block_m > _MIN_DEPTH:
+        tiles = replace(tiles, block_m=tiles.block_m // 2, block_n=max(16, tiles.block_n // 2))
+    return tiles
+
+
+def _fastest_tiles(rows: int, n: int, channels: int) -> Tiles:
+    """Choose tiles: large for many outputs, small where few outputs must occupy the whole GPU.
+
+    As measured on an H100 in bf16.
+    """
     deepest = channels & -channels  # divides the channels of a tap evenly
     columns = max(16, power_of_2(n))
     if rows <= 64:
-        return _Tiles(16, min(32, columns), min(128, deepest), 4)
+        return Tiles(16, min(32, columns), min(128, deepest), 4)
     if rows * n <= 1 << 21:
-        return _Tiles(32, min(32, columns), min(64, deepest), 4)
+        return Tiles(32, min(32, columns), min(64, deepest), 4)
     if n % 128 == 0:
-        return _Tiles(128, 128, min(64, deepest), 8)
-    return _Tiles(128, min(64, columns), min(64, deepest), 4)
+        return Tiles(128, 128, min(64, deepest), 8)
+    return Tiles(128, min(64, columns), min(64, deepest), 4)

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from csm_trio.model.kernels.device_limits import max_shared_bytes
+
 _FLOATS = 1 << 22
 _TICKETS = 1 << 13
 
@@ -16,7 +18,7 @@ class Workspace:
     """Scratch for partial sums; every kernel resets its tickets to zero for the next one.
 
     `overlap` turns on programmatic dependent launch: a kernel may start before the previous one
-    has ended (Hopper and later).
+    has ended (Hopper and later). `shared_bytes` is the most that a kernel's tiles may take.
     """
 
     def __init__(self, device: torch.device, *, overlap: bool | None = None) -> None:
@@ -25,6 +27,7 @@ class Workspace:
         if overlap is None:
             overlap = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
         self.overlap = overlap
+        self.shared_bytes = max_shared_bytes(device)
         self.launch: dict[str, bool] = {"launch_pdl": True} if overlap else {}
 
     def check(self, *, floats: int, tickets: int) -> None:

@@ -124,19 +124,22 @@ class TorchConvolutions:
         """Return the contexts of the next step, concatenated: [batch, floats]."""
         return torch.cat(self._fresh, 1)
 
+    def outputs(self, conv: CausalConv, inputs: Tensor, add: Tensor | None = None) -> Tensor:
+        """Return the outputs, before ELU; the other methods are made of this one."""
+        product = linear(self._windows(conv, inputs), conv.weight, conv.bias)
+        outputs = product.view(len(inputs), -1, conv.outputs)
+        return outputs if add is None else outputs.add_(add)
+
     def raw(self, conv: CausalConv, inputs: Tensor) -> Tensor:
-        outputs = linear(self._windows(conv, inputs), conv.weight, conv.bias)
-        return outputs.view(len(inputs), -1, conv.outputs)
+        return self.outputs(conv, inputs)
 
     def activated(self, conv: CausalConv, inputs: Tensor, *, add: Tensor | None = None) -> Tensor:
-        outputs = self.raw(conv, inputs)
-        return F.elu_(outputs if add is None else outputs.add_(add))
+        return F.elu_(self.outputs(conv, inputs, add))
 
     def both(
         self, conv: CausalConv, inputs: Tensor, *, add: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        outputs = self.raw(conv, inputs)
-        outputs = outputs if add is None else outputs.add_(add)
+        outputs = self.outputs(conv, inputs, add)
         return outputs, F.elu(outputs)
 
     def _windows(self, conv: CausalConv, inputs: Tensor) -> Tensor:

@@ -219,6 +219,11 @@ class MimiDecoder(nn.Module):
         self.last = CausalConv(config.filters, 1, taps=config.last_kernel_size)
         self.requires_grad_(False)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of activations and weights, the codebooks excepted."""
+        return self.last.weight.dtype
+
     @torch.no_grad()
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Load the weights from a checkpoint's `codec_model.*` tensors (transformers' names).
