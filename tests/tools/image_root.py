@@ -89,11 +89,11 @@ def build_stage(
     subprocess.run(["cp", "-a", "--reflink=auto", str(source.root), str(root)], check=True)
     image = Image(root, dict(source.environ), arguments, source.folder)
     if wheels is not None:
-        shutil.copytree(wheels, root / "opt/wheels")
+        shutil.copytree(wheels, root / "mnt/wheels")
     for instruction in stage.instructions:
         carry_out(instruction, image, images)
     if wheels is not None:
-        shutil.rmtree(root / "opt/wheels")
+        shutil.rmtree(root / "mnt/wheels")
     return image
 
 
@@ -133,7 +133,7 @@ def run(image: Image, command: str) -> None:
     print(f"RUN {command}", file=sys.stderr)
     names = ("PIP_CERT", "SSL_CERT_FILE", "HTTPS_PROXY", "https_proxy", "PIP_INDEX_URL")
     outer = {name: os.environ[name] for name in names if name in os.environ}
-    links = {"PIP_FIND_LINKS": "/opt/wheels"} if _has_wheels(image) else {}
+    links = {"PIP_FIND_LINKS": "/mnt/wheels"} if _has_wheels(image) else {}
     mounts = f'mount -t proc proc "{image.root}/proc" && mount --rbind /dev "{image.root}/dev"'
     words = [str(image.root), f"cd {shlex.quote(image.folder)} && {command}"]
     subprocess.run(
@@ -145,7 +145,7 @@ def run(image: Image, command: str) -> None:
 
 
 def _has_wheels(image: Image) -> bool:
-    return (image.root / "opt/wheels").exists()
+    return (image.root / "mnt/wheels").exists()
 
 
 def copy(words: list[str], image: Image, images: Mapping[str, Image]) -> None:
