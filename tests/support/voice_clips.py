@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import trio
 
+from csm_trio.errors import StartupError
 from csm_trio.voice_store.encoded_voice import (
     ClipSource,
     EncodedClip,
@@ -36,6 +37,7 @@ class FakeEncoder:
 
     requests: list[EncodingRequest] = field(default_factory=list)
     warnings: tuple[str, ...] = ()
+    failure: StartupError | None = None
     gate: trio.Event | None = None
     begun: trio.Event = field(default_factory=trio.Event)
 
@@ -45,6 +47,8 @@ class FakeEncoder:
         await trio.lowlevel.checkpoint()
         if self.gate is not None:
             await self.gate.wait()
+        if self.failure is not None:
+            raise self.failure
         return [self._outcome(voice) for voice in request.voices]
 
     def _outcome(self, voice: VoiceSource) -> EncodingOutcome:

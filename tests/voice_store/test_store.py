@@ -238,6 +238,48 @@ async def test_a_voice_that_another_program_adds_changes_or_breaks(tmp_path: Pat
         assert store.catalog.find(voice_id) is None
 
 
+async def test_an_encoder_that_fails_changes_no_voice_and_ends_no_server(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clip = write_clip(tmp_path, "vera.wav")
+    clips = [{"file": "vera.wav", "text": "Hi."}]
+    path = write_voices(tmp_path, {"vera": {"speaker_id": 1, "clips": clips}})
+    encoder = FakeEncoder()
+    async with opened(tmp_path, encoder, voices_file=path) as store:
+        added = (await store.add(new_voice(tmp_path))).voice_id
+        known = store.catalog.all()
+        encoder.failure = StartupError("The encoder of clips failed.")
+        for file in (clip, store.catalog.get(added).clips[0].file):
+            file.write_bytes(b"other speech")
+            os.utime(file, (1, 1))
+        await store.read_again()
+        assert store.catalog.all() == known
+        with pytest.raises(NotOffered, match="encoder of clips failed"):
+            await store.add(new_voice(tmp_path, b"a third"))
+        encoder.failure = None
+        await store.read_again()
+        assert [one.clips_key for one in store.catalog.all()] != [one.clips_key for one in known]
+    assert caplog.text.count("The encoder of clips failed.") == 2, "once for each voice"
+
+
+async def test_a_data_directory_that_cannot_be_read_keeps_its_voices(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(tmp_path) as store:
+        added = (await store.add(new_voice(tmp_path))).voice_id
+        voices, aside = tmp_path / "data" / "voices", tmp_path / "aside"
+        voices.rename(aside)
+        await store.read_again()
+        assert store.catalog.get(added).name == "Vera"
+        assert voices in store.paths()
+        aside.rename(voices)
+        (voices / "notes.txt").write_text("A stray file.")
+        await store.remove(added)
+        assert store.catalog.find(added) is None
+    assert "the added voices stay as they were" in caplog.text
+    assert "notes.txt: Not a directory." in caplog.text
+
+
 async def test_an_added_voice_never_replaces_a_listed_one(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -21,7 +21,7 @@ from csm_trio.engine.load import checkpoint_files, load_model, model_sizes
 from csm_trio.engine.memory import checkpoint_bytes
 from csm_trio.engine.prefill_eager import embed_rows
 from csm_trio.engine.prefix_cache import max_prefix_positions
-from csm_trio.engine.prompt import TextTokenizer, build_context
+from csm_trio.engine.prompt import PrefixTooLong, TextTokenizer, build_context, build_prefix
 from csm_trio.engine.utterance import PromptSegment
 from csm_trio.errors import StartupError
 from csm_trio.model.csm import CSM
@@ -31,8 +31,8 @@ from csm_trio.timebase import FRAME_SAMPLES
 
 _MAX_JUDGING_BYTES = 1 << 30
 """Largest model that is loaded a second time to choose a speaker id."""
-_OFFSETS = (0, FRAME_SAMPLES // 4, FRAME_SAMPLES // 2)
-"""Samples that are left out before a clip is encoded: its codes depend on where frames begin."""
+_OFFSETS = (FRAME_SAMPLES // 4, FRAME_SAMPLES // 2)
+"""Samples left out before a clip is encoded again: its codes depend on where frames begin."""
 
 
 class ClipCodes:
@@ -61,26 +61,30 @@ class ClipCodes:
         speech.
         """
         codes = [self.encode(pcm) for _, pcm in clips]
-        speaker_id = self._likeliest_speaker(clips, speaker_ids)
-        texts = [text for text, _ in clips]
-        self._check_prompt(
-            [PromptSegment(speaker_id, *clip) for clip in zip(texts, codes, strict=True)]
-        )
+        speaker_id = self._likeliest_speaker(clips, codes, speaker_ids)
+        try:
+            build_prefix(
+                self._tokenizer,
+                [
+                    PromptSegment(speaker_id, text, made)
+                    for (text, _), made in zip(clips, codes, strict=True)
+                ],
+                codebooks=self._sizes.codebooks,
+                max_positions=max_prefix_positions(self._sizes),
+            )
+        except PrefixTooLong as error:
+            raise UnusableClip(str(error)) from None
         return speaker_id, codes
 
-    def _check_prompt(self, segments: Sequence[PromptSegment]) -> None:
-        prompt = build_context(self._tokenizer, segments, codebooks=self._sizes.codebooks)
-        limit = max_prefix_positions(self._sizes)
-        if prompt.positions > limit:
-            raise UnusableClip(
-                f"The clips and their texts take {prompt.positions} positions of the model's "
-                f"memory, and may take {limit}: shorten them."
-            )
-
     def _likeliest_speaker(
-        self, clips: Sequence[tuple[str, NDArray[np.int16]]], speaker_ids: Sequence[int]
+        self,
+        clips: Sequence[tuple[str, NDArray[np.int16]]],
+        codes: Sequence[NDArray[np.int16]],
+        speaker_ids: Sequence[int],
     ) -> int:
         """Return the speaker id under which the model finds clips (text, samples) likeliest.
+
+        codes: those of the clips from their first sample.
 
         A model that was trained with one id a speaker speaks in that id's voice, whatever clip
         comes before; the loss of codebook 0 tells the ids apart. It returns the first id for a
@@ -89,10 +93,10 @@ class ClipCodes:
         if len(speaker_ids) == 1 or not self._may_judge:
             return speaker_ids[0]
         losses = dict.fromkeys(speaker_ids, 0.0)
-        for text, pcm in clips:
-            for codes in (self.encode(pcm[offset:]) for offset in _OFFSETS):
+        for (text, pcm), made in zip(clips, codes, strict=True):
+            for one in (made, *(self.encode(pcm[offset:]) for offset in _OFFSETS)):
                 for speaker_id in speaker_ids:
-                    losses[speaker_id] += self._loss(PromptSegment(speaker_id, text, codes))
+                    losses[speaker_id] += self._loss(PromptSegment(speaker_id, text, one))
         return min(losses, key=losses.__getitem__)
 
     @property

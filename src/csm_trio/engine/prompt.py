@@ -144,6 +144,27 @@ def build_context(
     return _stacked(blocks)
 
 
+class PrefixTooLong(ValueError):
+    """A voice's clips leave too few positions for speech; the message is one sentence."""
+
+
+def build_prefix(
+    tokenizer: TextTokenizer,
+    segments: Sequence[PromptSegment],
+    *,
+    codebooks: int,
+    max_positions: int,
+) -> Prompt:
+    """Build the rows of a voice's clips; raises PrefixTooLong over `max_positions`."""
+    prompt = build_context(tokenizer, segments, codebooks=codebooks)
+    if prompt.positions > max_positions:
+        raise PrefixTooLong(
+            f"The clips and their texts take {prompt.positions} positions of the model's memory, "
+            f"and may take {max_positions}: shorten them."
+        )
+    return prompt
+
+
 def _stacked(blocks: Sequence[Prompt]) -> Prompt:
     return Prompt(
         tokens=np.concatenate([block.tokens for block in blocks]),

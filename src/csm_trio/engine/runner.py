@@ -14,7 +14,7 @@ from csm_trio.engine.placement import Placement
 from csm_trio.engine.prefill_eager import EagerPrefill, Prefill
 from csm_trio.engine.prefill_plan import PendingPrefill
 from csm_trio.engine.prefix_cache import PrefixCache, max_prefix_positions, prefix_cache_bytes
-from csm_trio.engine.prompt import Prompt, TextTokenizer, build_context, build_prompt
+from csm_trio.engine.prompt import PrefixTooLong, Prompt, TextTokenizer, build_prefix, build_prompt
 from csm_trio.engine.slots import Opening, Slots, resolve_sampling
 from csm_trio.engine.step_eager import AlignmentHead, EagerStep
 from csm_trio.engine.utterance import StepResult, Utterance, VoicePrefix
@@ -151,15 +151,15 @@ class TorchRunner:
         return _Waiting(first, utterance.prefix.key, behind=pending), max_frames
 
     def _prefix_prompt(self, prefix: VoicePrefix) -> Prompt:
-        prompt = build_context(self._tokenizer, prefix.segments, codebooks=self._config.codebooks)
-        limit = max_prefix_positions(self._config)
-        if prompt.positions > limit:
-            raise InvalidRequest(
-                f"The clips of this voice and their texts take {prompt.positions} positions of "
-                f"the model's memory, and may take {limit}.",
-                param="voice_id",
+        try:
+            return build_prefix(
+                self._tokenizer,
+                prefix.segments,
+                codebooks=self._config.codebooks,
+                max_positions=max_prefix_positions(self._config),
             )
-        return prompt
+        except PrefixTooLong as error:
+            raise InvalidRequest(str(error), param="voice_id") from error
 
     def prefill(self) -> list[int]:
         prefilled = self._prefill.advance([waiting.pending for waiting in self._waiting.values()])

@@ -7,8 +7,8 @@ from csm_trio.protocol.described import Field, Flag, Integer, Members, Number, T
 from csm_trio.protocol.events import SpeechSettings
 from csm_trio.protocol.fields import Fields, JsonFields
 from csm_trio.protocol.voice_settings import DEFAULT_VOICE_SETTINGS, VoiceSettings
+from csm_trio.voices import MAX_SPEAKER_ID
 
-MAX_SPEAKER_ID = 2**32 - 1
 SPEED_RANGE = (0.7, 1.2)
 
 STABILITY = Number(

@@ -96,19 +96,24 @@ class VoiceDirectory:
 
     def paths(self) -> list[Path]:
         """Return the files and folders by whose change the directory has changed."""
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             entries = [folder / "voice.json" for folder in self._folders()]
             return [self._voices, *entries]
         return [self._voices]
 
     def read(self) -> tuple[list[Voice], list[str]]:
-        """Return the voices, oldest first, and a sentence about each that is broken."""
+        """Return the voices, oldest first, and a sentence about each that is broken.
+
+        Raises OSError where the directory itself cannot be read.
+        """
         voices, problems = [], []
         for folder in self._folders():
             try:
                 voices.append(_read_voice(folder))
             except FileNotFoundError:
                 continue  # deleted meanwhile
+            except OSError as error:
+                problems.append(f"{folder}: {error.strerror}.")
             except StartupError as error:
                 problems.append(str(error))
         voices.sort(key=lambda voice: (voice.added_at_unix, voice.voice_id))

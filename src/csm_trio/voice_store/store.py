@@ -111,7 +111,7 @@ class VoiceStore:
             await trio.to_thread.run_sync(self._directory.open)
             self._settings = await trio.to_thread.run_sync(_read_settings, self._directory)
         self._listed = await self._read_listed()
-        await self._read_added()
+        await self._read_added(set())
 
     async def run(
         self, on_change: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
@@ -164,18 +164,9 @@ class VoiceStore:
             raise StartupError(f"The voices file {path}: voice {voice_id!r}: {problem}")
         return tuple(voices)
 
-    async def _read_added(self, problems: set[str] | None = None) -> None:
-        """Read the data directory, and publish all voices."""
-        problems = problems or set()
-        added: list[Voice] = []
-        if self._directory is not None:
-            stored, broken = await trio.to_thread.run_sync(self._directory.read)
-            problems.update(broken)
-            added, unusable = await self._encoded(stored)
-            problems.update(f"voice {name!r}: {why}" for name, why in unusable.items())
-            # Nothing is forgotten of a voice whose new state is broken.
-            kept = {voice.voice_id for voice in stored} & set(unusable)
-            added += [voice for voice in self._added if voice.voice_id in kept]
+    async def _read_added(self, problems: set[str]) -> None:
+        """Read the data directory, publish all voices, and log the problems that are new."""
+        added = await self._read_directory(problems)
         taken = {name for voice in self._listed for name in (voice.voice_id, *voice.aliases)}
         problems.update(
             f"voice {voice.voice_id!r} of the data directory has the id of another voice"
@@ -187,6 +178,21 @@ class VoiceStore:
         for problem in problems - self._problems:
             logger.error("voices: %s", problem)
         self._problems = problems
+
+    async def _read_directory(self, problems: set[str]) -> list[Voice]:
+        """Return the added voices, encoded; a broken one stays as it was."""
+        if self._directory is None:
+            return []
+        try:
+            stored, broken = await trio.to_thread.run_sync(self._directory.read)
+        except OSError as error:
+            problems.add(f"{error.filename}: {error.strerror}; the added voices stay as they were")
+            return self._added
+        problems.update(broken)
+        added, unusable = await self._encoded(stored)
+        problems.update(f"voice {name!r}: {why}" for name, why in unusable.items())
+        kept = {voice.voice_id for voice in stored} & set(unusable)
+        return added + [voice for voice in self._added if voice.voice_id in kept]
 
     @property
     def _added(self) -> list[Voice]:
@@ -210,10 +216,13 @@ class VoiceStore:
         return [self._with_codes(voice, keys[voice.voice_id]) for voice in usable], problems
 
     async def _outcomes(self, voices: Sequence[Voice]) -> Sequence[EncodingOutcome]:
-        async with self._encoding:
-            return await self._encode(
-                EncodingRequest(self._engine, tuple(VoiceSource.of(voice) for voice in voices))
-            )
+        sources = tuple(VoiceSource.of(voice) for voice in voices)
+        try:
+            async with self._encoding:
+                return await self._encode(EncodingRequest(self._engine, sources))
+        except StartupError as error:
+            # Nothing can be encoded now: that must not end a server that runs.
+            return [str(error)] * len(voices)
 
     def _keep(self, keys: Sequence[_ClipKey], encoded: EncodedVoice) -> None:
         for key, clip in zip(keys, encoded.clips, strict=True):

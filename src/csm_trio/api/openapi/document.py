@@ -11,7 +11,7 @@ from werkzeug.routing import Rule
 from csm_trio.api.openapi.operation import FORM, LINK_FORM, Answer, ErrorForm, Operation
 from csm_trio.api.openapi.sample_schema import schema_of_samples
 from csm_trio.api.responses import SPEECH_HEADERS
-from csm_trio.errors import EngineBusy, InvalidRequest, SpeechError, Unauthorized
+from csm_trio.errors import EngineBusy, InvalidRequest, SpeechError, Unauthorized, UnknownVoice
 from csm_trio.protocol.described import Field, Schema, object_schema, query_schema
 from csm_trio.protocol.elevenlabs.errors import http_error_body, rest_error, rest_status
 from csm_trio.protocol.elevenlabs.voice_form import FILES
@@ -93,8 +93,8 @@ def _operation(rule: Rule, operation: Operation, operation_id: str, has_key: boo
         "operationId": operation_id.replace(".", "_"),
         "tags": [operation.tag],
         "responses": dict(sorted(_responses(operation, has_key).items())),
+        "parameters": parameters,
     }
-    described["parameters"] = parameters
     if operation.body:
         described["requestBody"] = _body(operation)
     if has_key and not operation.keyless:
@@ -194,10 +194,7 @@ def _error_schemas() -> dict[str, Schema]:
     return {
         "Error": schema_of_samples(*_error_bodies()),
         "FieldErrors": schema_of_samples(
-            *(
-                {**rest_error(one, request_id="id").body, "detail": list(_without_input(one))}
-                for one in (wrong, whole)
-            )
+            *(rest_error(one, request_id="id").body for one in (wrong, whole))
         ),
         "OpenAIError": schema_of_samples(
             openai_error(wrong).body, openai_error(EngineBusy()).body,
@@ -207,14 +204,7 @@ def _error_schemas() -> dict[str, Schema]:
 
 
 def _error_bodies() -> Iterator[Json]:
-    from csm_trio.errors import UnknownVoice
-
     yield rest_error(EngineBusy(), request_id="id").body
     yield rest_error(UnknownVoice("id"), request_id="id").body
     yield http_error_body(405, "Method Not Allowed", "Text.", request_id="id")
     yield http_error_body(405, "Method Not Allowed", None, request_id="id")
-
-
-def _without_input(error: InvalidRequest) -> Iterator[object]:
-    details: Any = rest_error(error, request_id="id").body["detail"]
-    yield from details

@@ -10,8 +10,7 @@ from dataclasses import dataclass, replace
 from csm_trio.errors import InvalidRequest, MissingField
 from csm_trio.protocol.described import Described, Field, Integer, Text
 from csm_trio.protocol.fields import FormFields, parse_object
-from csm_trio.protocol.speech_fields import MAX_SPEAKER_ID
-from csm_trio.voices import MAX_CLIPS
+from csm_trio.voices import MAX_CLIPS, MAX_SPEAKER_ID
 
 MAX_NAME_CHARS = 100
 MAX_DESCRIPTION_CHARS = 1000
