@@ -17,8 +17,9 @@ from torch import Tensor
 from csm_trio.engine.prefill_eager import embed_rows, fill_rows
 from csm_trio.engine.prompt import TextTokenizer, build_prompt
 from csm_trio.engine.slots import Opening, Slots, resolve_sampling
-from csm_trio.engine.step_eager import AlignmentHead, EagerStep
+from csm_trio.engine.step_eager import EagerStep
 from csm_trio.engine.utterance import Frame, Sampling
+from csm_trio.model.attention import AlignmentHead, without_cudnn
 from csm_trio.model.csm import CSM
 from csm_trio.model.mimi.decoder import MimiDecoder
 
@@ -28,6 +29,8 @@ _TEXT = "Good morning, how can I help you today?"
 _MAX_FRAMES = 100
 _MAX_S = 10.0
 """Seconds after which the search is given up: a model this slow cannot serve."""
+_CUDA_MAX_S = 30.0
+"""The same on CUDA, where the search launches operation by operation and serving does not."""
 
 _MAX_TOKENS_PER_FRAME = 6
 """Maximum of text tokens that a path advances in one frame."""
@@ -52,7 +55,9 @@ def find_alignment_head(
     position follows the text being generated.
     """
     started_s = time.perf_counter()
-    attention = _attention(model, codec, tokenizer, dtype, until_s=started_s + _MAX_S)
+    until_s = started_s + (_CUDA_MAX_S if model.text_embedding.is_cuda else _MAX_S)
+    with without_cudnn():  # cuDNN would also plan anew for every length of the past
+        attention = _attention(model, codec, tokenizer, dtype, until_s=until_s)
     if attention is None:
         return None
     shares = {
@@ -93,6 +98,7 @@ def _attention(
     text = slice(prompt.positions - 1 - len(prompt.char_positions), prompt.positions - 1)
     length = prompt.positions + _MAX_FRAMES
     if length > config.backbone.max_positions:
+        logger.info("no alignment head: the search takes %d positions", length)
         return None
     sized = replace(config, backbone=replace(config.backbone, max_positions=length))
     device = model.text_embedding.device
@@ -115,6 +121,7 @@ def _attention(
         if not isinstance(step.run([0], record)[0], Frame):
             break
         if time.perf_counter() > until_s:
+            logger.info("no alignment head: the search took too long")
             return None
     attention: NDArray[np.float64] = (
         torch.stack([torch.stack(each) for each in recorded]).cpu().numpy()

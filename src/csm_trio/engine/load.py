@@ -29,10 +29,10 @@ from csm_trio.engine.placement import Placement, choose_placement, set_cpu_threa
 from csm_trio.engine.prefix_cache import prefix_cache_bytes
 from csm_trio.engine.prompt import TextTokenizer
 from csm_trio.engine.runner import TorchRunner
-from csm_trio.engine.step_eager import AlignmentHead
 from csm_trio.engine.triton_cache import KernelCache
 from csm_trio.engine.utterance import Sampling, Utterance
 from csm_trio.errors import SpeechError, StartupError
+from csm_trio.model.attention import AlignmentHead
 from csm_trio.model.checkpoint.load_weights import check_names, load_weights
 from csm_trio.model.checkpoint.locate import CheckpointFiles, locate_checkpoint
 from csm_trio.model.checkpoint.random_weights import random_weights
@@ -67,6 +67,8 @@ class LoadedModel:
     folder: Path | None
     """The checkpoint's folder for transformers; None without one."""
     files: CheckpointFiles
+    noise: bool = False
+    """Whether the weights are random."""
 
 
 def load_runner(config: EngineConfig) -> TorchRunner:
@@ -106,7 +108,9 @@ def load_model(config: EngineConfig) -> LoadedModel:
     noise = config.random_weights is not None
     embedded = files.embedded and not noise
     folder = None if noise or files.config is None else files.config.parent
-    return LoadedModel(name, sizes, model, codec, tokenizer, placement, embedded, folder, files)
+    return LoadedModel(
+        name, sizes, model, codec, tokenizer, placement, embedded, folder, files, noise
+    )
 
 
 def checkpoint_files(config: EngineConfig) -> CheckpointFiles:
@@ -170,10 +174,23 @@ def warm_runner(loaded: LoadedModel, pool_size: int | None) -> TorchRunner:
 
 
 def _alignment_head(loaded: LoadedModel) -> AlignmentHead | None:
-    """Find the alignment head; None on CUDA, where the captured step does not read it."""
-    if loaded.placement.device.type == "cuda":
+    """Find the alignment head; None without one, and for noise, which has none.
+
+    The server starts without it where the device fails at the search, for want of memory perhaps.
+    """
+    if loaded.noise:
         return None
-    return find_alignment_head(loaded.model, loaded.codec, loaded.tokenizer, loaded.placement.dtype)
+    try:
+        return find_alignment_head(
+            loaded.model, loaded.codec, loaded.tokenizer, loaded.placement.dtype
+        )
+    except RuntimeError as error:  # torch's, for a lack of memory too
+        logger.warning(
+            "no alignment head: the search failed on %s, and timestamps come from the audio "
+            "alone: %s",
+            loaded.placement.device, error,
+        )  # fmt: skip
+        return None
 
 
 def model_sizes(config: EngineConfig, files: CheckpointFiles) -> tuple[CSMConfig, str]:

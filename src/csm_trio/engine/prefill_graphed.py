@@ -44,9 +44,9 @@ class GraphedPrefill:
         max_tokens = max(shape.cost for shape in self._shapes) * self._width
         self._tokens = torch.full((max_tokens,), _MASKED, device=self._device)
         self._tokens_host = torch.empty(max_tokens, dtype=torch.int64, pin_memory=True)
-        # Columns: slot, last row, first position, seed, top-k of both halves.
-        self._row_params = torch.zeros(MAX_PROMPTS, 6, dtype=torch.int64, device=self._device)
-        self._row_params_host = torch.empty(MAX_PROMPTS, 6, dtype=torch.int64, pin_memory=True)
+        # Columns: slot, last row, first position, seed, top-k of both halves, text range.
+        self._row_params = torch.zeros(MAX_PROMPTS, 8, dtype=torch.int64, device=self._device)
+        self._row_params_host = torch.empty(MAX_PROMPTS, 8, dtype=torch.int64, pin_memory=True)
         self._temperature = torch.zeros(MAX_PROMPTS, 2, device=self._device)
         self._temperature_host = torch.empty(MAX_PROMPTS, 2, pin_memory=True)
         self._row_params[:, 0] = slots.dummy
@@ -86,7 +86,7 @@ class GraphedPrefill:
         )
         tokens.fill(_MASKED)
         row_params, temperature = self._row_params_host.numpy(), self._temperature_host.numpy()
-        row_params[: shape.prompts] = (self._slots.dummy, 0, 0, 0, 1, 1)
+        row_params[: shape.prompts] = (self._slots.dummy, 0, 0, 0, 1, 1, 0, 0)
         temperature.fill(0)
         for row, chunk in enumerate(chunks):
             pending, opening = chunk.pending, chunk.pending.opening
@@ -95,7 +95,10 @@ class GraphedPrefill:
                 pending.prompt.mask[rows], pending.prompt.tokens[rows], _MASKED
             )
             top_k = [params.top_k for params in opening.sampling]
-            row_params[row] = (opening.slot, chunk.rows - 1, pending.start, opening.seed, *top_k)
+            row_params[row] = (
+                opening.slot, chunk.rows - 1, pending.start, opening.seed,
+                *top_k, *opening.text_range,
+            )  # fmt: skip
             temperature[row] = [params.temperature for params in opening.sampling]
         self._tokens[:count].copy_(self._tokens_host[:count], non_blocking=True)
         self._row_params.copy_(self._row_params_host, non_blocking=True)
@@ -127,4 +130,5 @@ class GraphedPrefill:
         state.seeds[rows] = seeds
         state.frames.index_fill_(0, rows, 0)
         state.temperature[rows] = self._temperature[:size]
-        state.top_k[rows] = self._row_params[:size, 4:]
+        state.top_k[rows] = self._row_params[:size, 4:6]
+        state.text_ranges[rows] = self._row_params[:size, 6:]

@@ -16,9 +16,10 @@ from csm_trio.engine.prefill_plan import PendingPrefill
 from csm_trio.engine.prefix_cache import PrefixCache, max_prefix_positions, prefix_cache_bytes
 from csm_trio.engine.prompt import PrefixTooLong, Prompt, TextTokenizer, build_prefix, build_prompt
 from csm_trio.engine.slots import Opening, Slots, resolve_sampling
-from csm_trio.engine.step_eager import AlignmentHead, EagerStep
+from csm_trio.engine.step_eager import EagerStep
 from csm_trio.engine.utterance import StepResult, Utterance, VoicePrefix
 from csm_trio.errors import InvalidRequest, SpeechError
+from csm_trio.model.attention import AlignmentHead
 from csm_trio.model.config import CSMConfig
 from csm_trio.model.csm import CSM
 from csm_trio.model.mimi.decoder import MimiDecoder
@@ -78,7 +79,7 @@ class TorchRunner:
         from csm_trio.engine.step_graphed import GraphedStep
 
         prefill = GraphedPrefill(self._model, self._slots)
-        step = GraphedStep(self._config, self._model, codec, self._slots)
+        step = GraphedStep(self._config, self._model, codec, self._slots, head=head)
         with kernels_must_fit(self._placement):
             prefill.capture()
             step.capture()

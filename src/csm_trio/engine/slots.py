@@ -34,6 +34,12 @@ class Opening:
     seed: int
     char_positions: Sequence[float] = ()
 
+    @property
+    def text_range(self) -> tuple[int, int]:
+        """The first position of its text's tokens in the KV cache, and their number."""
+        length = len(self.char_positions)
+        return self.position - length, length
+
 
 @dataclass(slots=True)
 class _Row:
@@ -43,7 +49,7 @@ class _Row:
     backbone: SamplingParams
     depth: SamplingParams
     char_positions: Sequence[float]
-    text_from: int
+    text_range: tuple[int, int]
 
 
 def resolve_sampling(
@@ -98,6 +104,7 @@ class Slots:
             seeds=torch.zeros(rows, device=device, dtype=torch.int64),
             temperature=torch.zeros(rows, 2, device=device),
             top_k=torch.ones(rows, 2, device=device, dtype=torch.int64),
+            text_ranges=torch.zeros(rows, 2, device=device, dtype=torch.int64),
         )
         self._open: dict[int, _Row] = {}
 
@@ -120,14 +127,16 @@ class Slots:
         state.top_k[rows] = torch.tensor(
             [[params.top_k for params in opening.sampling] for opening in openings], device=device
         )
+        state.text_ranges[rows] = torch.tensor(
+            [opening.text_range for opening in openings], device=device
+        )
         self.note_open(openings)
 
     def note_open(self, openings: Sequence[Opening]) -> None:
         """Record on the host that rows have begun; their tensors are written already."""
         for opening in openings:
-            text_from = opening.position - len(opening.char_positions)
             self._open[opening.slot] = _Row(
-                opening.position, *opening.sampling, opening.char_positions, text_from
+                opening.position, *opening.sampling, opening.char_positions, opening.text_range
             )
 
     def close(self, slot: int) -> None:
@@ -148,13 +157,21 @@ class Slots:
         """
         return self._open[slot].position
 
-    def attended_char(self, layer: int, head: int, slot: int, query: Tensor) -> float:
-        """Return the text's character position that a key head attends to most; query [dim]."""
-        row = self._open[slot]
-        keys = self.kv.keys[
-            layer, slot, head, row.text_from : row.text_from + len(row.char_positions)
-        ]
-        return row.char_positions[int((keys @ query).argmax())]
+    def attended_token(self, layer: int, head: int, slot: int, query: Tensor) -> int:
+        """Return the index of the text token that a key head attends to most; query [dim].
+
+        It is 0 for a row without text.
+        """
+        start, length = self._open[slot].text_range
+        if not length:
+            return 0
+        keys = self.kv.keys[layer, slot, head, start : start + length]
+        return int((keys.float() @ query.float()).argmax())
+
+    def attended_char(self, slot: int, token: int) -> float | None:
+        """Return a text token's position, in characters, by its index; None without text."""
+        char_positions = self._open[slot].char_positions
+        return char_positions[token] if char_positions else None
 
     def frame_sampling(self, slots: list[int], rows: Tensor) -> FrameSampling:
         """Return the sampling parameters of the next frame of `rows` (the slots, padded)."""

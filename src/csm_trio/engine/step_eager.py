@@ -6,7 +6,6 @@ a fixed size: so a row's audio is the same, to the bit, beside any other rows.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from csm_trio.engine.frame_output import rows_still_speaking, scale_to_int16
 from csm_trio.engine.slots import Slots
 from csm_trio.engine.utterance import Frame, StepResult
 from csm_trio.errors import NotFinite
-from csm_trio.model.attention import Span
+from csm_trio.model.attention import AlignmentHead, Span
 from csm_trio.model.csm import CSM
 from csm_trio.model.llama import Attend
 from csm_trio.model.mimi.decoder import MimiDecoder
@@ -28,14 +27,6 @@ CODEC_ROWS = 4
 
 Watch = Callable[[int, Tensor], None]
 """Called with each layer and its queries [batch, heads, dim], after the layer's keys are cached."""
-
-
-@dataclass(frozen=True, slots=True)
-class AlignmentHead:
-    """A query head, in a layer of the backbone, whose attention follows the text."""
-
-    layer: int
-    head: int
 
 
 class EagerStep:
@@ -87,9 +78,10 @@ class EagerStep:
         def watch(layer: int, queries: Tensor) -> None:
             if layer == head.layer:
                 for row, slot in enumerate(slots):
-                    attended_chars[row] = self._slots.attended_char(
+                    token = self._slots.attended_token(
                         layer, head.head // self._shared, slot, queries[row, head.head]
                     )
+                    attended_chars[row] = self._slots.attended_char(slot, token)
 
         return watch
 

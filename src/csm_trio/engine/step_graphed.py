@@ -10,15 +10,19 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from csm_trio.engine.cuda_graph import capture_graph
 from csm_trio.engine.frame_output import rows_still_speaking, scale_to_int16
 from csm_trio.engine.slots import Slots
 from csm_trio.engine.utterance import Frame
+from csm_trio.model.attention import AlignmentHead
 from csm_trio.model.config import CSMConfig
 from csm_trio.model.csm import CSM
 from csm_trio.model.fused_step import FusedFrame
+from csm_trio.model.kernels.alignment import AttendedTokens
 from csm_trio.model.kernels.attention import attending_rings
 from csm_trio.model.kernels.convolution import FusedConvolutions
 from csm_trio.model.kernels.workspace import Workspace
@@ -52,10 +56,21 @@ def codec_kernels(
 
 
 class GraphedStep:
-    """The step as captured graphs over the tensors of `slots`, whose memory they all share."""
+    """The step as captured graphs over the tensors of `slots`, whose memory they all share.
 
-    def __init__(self, config: CSMConfig, model: CSM, codec: MimiDecoder, slots: Slots) -> None:
-        self._codec, self._slots = codec, slots
+    With an alignment `head`, frames have their `attended_char`.
+    """
+
+    def __init__(
+        self,
+        config: CSMConfig,
+        model: CSM,
+        codec: MimiDecoder,
+        slots: Slots,
+        *,
+        head: AlignmentHead | None = None,
+    ) -> None:
+        self._codec, self._slots, self._head = codec, slots, head
         device = slots.state.inputs.device
         workspace = Workspace(device)
         self._frame = FusedFrame(
@@ -63,7 +78,9 @@ class GraphedStep:
         )
         self._kernels = codec_kernels(config, device, workspace)
         self._codebooks = config.codebooks
-        width = config.codebooks + FRAME_SAMPLES
+        self._samples = slice(config.codebooks, config.codebooks + FRAME_SAMPLES)
+        # Columns: codes, samples and, with a head, the index of the attended text token.
+        width = config.codebooks + FRAME_SAMPLES + (head is not None)
         self._rows = torch.full((slots.count,), slots.dummy, device=device)  # [slots] int64
         self._rows_host = torch.empty(slots.count, dtype=torch.int64, pin_memory=True)
         self._out = torch.zeros(slots.count, width, dtype=torch.int16, device=device)
@@ -84,12 +101,13 @@ class GraphedStep:
 
     def _make_frames(self, size: int) -> None:
         rows = self._rows[:size]
-        codes = self._frame.next_codes(rows)  # [size, codebooks]
+        out = self._out[:size]
+        attended = None if self._head is None else AttendedTokens(self._head, out[:, -1])
+        codes = self._frame.next_codes(rows, attended)  # [size, codebooks]
         pcm = self._codec.decode(codes, rows, self._slots.codec, kernels=self._kernels)
         self._slots.codec.positions[-1:].zero_()
-        out = self._out[:size]
         out[:, : self._codebooks] = codes
-        out[:, self._codebooks :] = scale_to_int16(pcm)
+        out[:, self._samples] = scale_to_int16(pcm)
 
     @torch.inference_mode()
     def run(self, slots: Sequence[int]) -> list[Frame | None]:
@@ -102,16 +120,30 @@ class GraphedStep:
         self._graphs[size].replay()
         self._out_host[:running].copy_(self._out[:running], non_blocking=True)
         torch.cuda.current_stream().synchronize()
-        return self._frames(running)
+        return self._frames(slots)
 
-    def _frames(self, running: int) -> list[Frame | None]:
+    def _frames(self, slots: Sequence[int]) -> list[Frame | None]:
         """Copy frames out of the pinned buffer, which the next step overwrites."""
+        running = len(slots)
         made = self._out_host.numpy()[:running]
+        attended_chars = self._attended_chars(slots, made)
         speaking: list[bool] = rows_still_speaking(made[:, : self._codebooks]).tolist()
         frames: list[Frame | None] = []
         for first in range(0, running, _ROWS_PER_COPY):
             rows = made[first : first + _ROWS_PER_COPY].copy()
-            frames += [Frame(row[self._codebooks :], row[: self._codebooks]) for row in rows]
+            frames += [
+                Frame(row[self._samples], row[: self._codebooks], attended_char)
+                for row, attended_char in zip(rows, attended_chars[first:], strict=False)
+            ]
         return [
             frame if is_speech else None for frame, is_speech in zip(frames, speaking, strict=True)
         ]
+
+    def _attended_chars(
+        self, slots: Sequence[int], made: NDArray[np.int16]
+    ) -> Sequence[float | None]:
+        """Return the attended character of each row of `made`: None without a head or a text."""
+        if self._head is None:
+            return [None] * len(slots)
+        tokens: list[int] = made[:, -1].view(np.uint16).tolist()
+        return list(map(self._slots.attended_char, slots, tokens))

@@ -5,6 +5,7 @@ by slot index: a slot's keys never move. It must not know which slots are schedu
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,19 @@ from csm_trio.model.llama import Attend
 _NOT_CUDNN = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 """Attention backends without cuDNN: torch prefers cuDNN on Hopper, where it fails on some masks
 and lengths (sglang-omni#800, NVIDIA-NeMo/Automodel#2659)."""
+
+
+def without_cudnn() -> AbstractContextManager[None]:
+    """Return a context in which attention takes no backend of cuDNN."""
+    return sdpa_kernel(_NOT_CUDNN)
+
+
+@dataclass(frozen=True, slots=True)
+class AlignmentHead:
+    """A query head, in a layer of the backbone, whose attention follows the text."""
+
+    layer: int
+    head: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +99,7 @@ class KVCache:
             if start:
                 visible = torch.ones(end - start, end, dtype=torch.bool, device=queries.device)
                 visible = visible.tril(diagonal=start)
-            with sdpa_kernel(_NOT_CUDNN):
+            with without_cudnn():
                 mixed = F.scaled_dot_product_attention(
                     queries.transpose(1, 2),
                     self.keys[layer, slot, None, :, :end],
@@ -113,7 +127,7 @@ class KVCache:
             self.keys[layer][rows, :, positions] = keys
             self.values[layer][rows, :, positions] = values
             groups = queries.shape[2] // keys.shape[2]
-            with sdpa_kernel(_NOT_CUDNN):
+            with without_cudnn():
                 mixed = F.scaled_dot_product_attention(
                     queries.transpose(1, 2),
                     self.keys[layer][slots].repeat_interleave(groups, dim=1),
@@ -198,13 +212,14 @@ class KVCache:
         def attend(layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
             self.keys[layer][rows, :, positions] = keys[:, 0]
             self.values[layer][rows, :, positions] = values[:, 0]
-            mixed = F.scaled_dot_product_attention(
-                queries.transpose(1, 2),
-                self.keys[layer][rows, :, :longest],
-                self.values[layer][rows, :, :longest],
-                attn_mask=visible,
-                enable_gqa=True,
-            )
+            with without_cudnn():
+                mixed = F.scaled_dot_product_attention(
+                    queries.transpose(1, 2),
+                    self.keys[layer][rows, :, :longest],
+                    self.values[layer][rows, :, :longest],
+                    attn_mask=visible,
+                    enable_gqa=True,
+                )
             return mixed.transpose(1, 2)
 
         return attend

@@ -55,7 +55,8 @@ class RowState:
 
     inputs: [slots, hidden], the backbone's next input; positions: int64 [slots], its position;
     frames: int64 [slots], the number generated; seeds: int64 [slots]; temperature, top_k:
-    [slots, 2]. The last slot is the dummy for padding rows.
+    [slots, 2]; text_ranges: int64 [slots, 2], the first position and the number of the text tokens
+    to generate. The last slot is the dummy for padding rows.
     """
 
     inputs: Tensor
@@ -64,6 +65,7 @@ class RowState:
     seeds: Tensor
     temperature: Tensor
     top_k: Tensor
+    text_ranges: Tensor
 
 
 def _parameter(tensor: Tensor) -> nn.Parameter:

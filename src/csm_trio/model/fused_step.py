@@ -14,6 +14,7 @@ from torch import Tensor
 from csm_trio.model.attention import KVCache
 from csm_trio.model.config import LlamaConfig
 from csm_trio.model.csm import CSM, RowState
+from csm_trio.model.kernels.alignment import AttendedTokens, read_alignment_head
 from csm_trio.model.kernels.attention import Cache, RowPositions, attend, splits_for
 from csm_trio.model.kernels.depth_attention import Scratch, depth_attention
 from csm_trio.model.kernels.linear import Norm, linear
@@ -39,17 +40,18 @@ class FusedFrame:
         self._depth_keys = state.inputs.new_zeros(shape)
         self._depth_values = state.inputs.new_zeros(shape)
 
-    def next_codes(self, slots: Tensor) -> Tensor:
+    def next_codes(self, slots: Tensor, attended: AttendedTokens | None = None) -> Tensor:
         """Generate one frame per row: slots int64 [rows] -> codes int64 [rows, codebooks].
 
-        Only padding rows share a slot, the dummy, whose position stays 0.
+        Only padding rows share a slot, the dummy, whose position stays 0. With `attended` the
+        alignment head is read, too.
         """
         state, model = self._state, self._model
         sampling = SamplingTensors(slots, state.temperature, state.top_k, state.seeds, state.frames)
         codes = torch.empty(
             len(slots), model.config.codebooks, dtype=torch.int64, device=slots.device
         )
-        hidden = self._backbone(slots)
+        hidden = self._backbone(slots, attended)
         self._decode_depth(hidden, sampling, codes)
         state.inputs.index_copy_(0, slots, self._embed(codes))
         for counter in (state.positions, state.frames):
@@ -61,7 +63,7 @@ class FusedFrame:
         rows = codes + self._model.codebook_offsets
         return F.embedding_bag(rows, self._model.audio_embedding, mode="sum")
 
-    def _backbone(self, slots: Tensor) -> Tensor:
+    def _backbone(self, slots: Tensor, attended: AttendedTokens | None) -> Tensor:
         """Run the backbone over the rows' inputs; return [rows, hidden] before the final norm."""
         model, kv = self._model, self._kv
         starts = self._state.positions.index_select(0, slots)
@@ -76,7 +78,7 @@ class FusedFrame:
             keys, values = kv.keys[index], kv.values[index]
             cache = Cache(keys.transpose(1, 2), values.transpose(1, 2), _UNLIMITED_WINDOW)
 
-            def mix(qkv: Tensor, cache: Cache = cache) -> Tensor:
+            def mix(qkv: Tensor, index: int = index, cache: Cache = cache) -> Tensor:
                 mixed = attend(
                     qkv.unsqueeze(1),
                     cache,
@@ -85,6 +87,11 @@ class FusedFrame:
                     heads=config.heads,
                     splits=splits,
                 )
+                if attended is not None and attended.head.layer == index:
+                    read_alignment_head(
+                        qkv, kv.keys[index], self._state.text_ranges, positions, attended,
+                        self._workspace, heads=config.heads,
+                    )  # fmt: skip
                 return mixed.squeeze(1)
 
             x = self._layer(layer, x, config, mix)
