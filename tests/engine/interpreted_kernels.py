@@ -7,7 +7,7 @@ whether it interprets.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -24,11 +24,14 @@ from csm_trio.engine.slots import Opening, Slots
 from csm_trio.engine.step_eager import EagerStep
 from csm_trio.engine.step_graphed import GraphedStep
 from csm_trio.engine.utterance import Frame
+from csm_trio.model.attention import AlignmentHead, Prefix
 from csm_trio.model.checkpoint.random_weights import random_weights
 from csm_trio.model.checkpoint.read_config import csm_1b_config
 from csm_trio.model.config import CSMConfig, SamplingParams
 from csm_trio.model.csm import CSM
+from csm_trio.model.kernels import alignment
 from csm_trio.model.mimi.decoder import MimiDecoder
+from csm_trio.timebase import FRAME_SAMPLES
 from support.rerun_graphs import rerun_graphs
 
 # numpy computes the kernels: a sigmoid of a large negative number is 1 / inf.
@@ -153,3 +156,123 @@ def test_codes_and_samples_equal_those_of_torch(
         assert len(np.unique(codes_of(other), axis=0)) == FRAMES, "its frames must differ"
         np.testing.assert_array_equal(codes_of(row), codes_of(other))
         np.testing.assert_allclose(pcm_of(row), pcm_of(other), atol=atol)
+
+
+@dataclass(frozen=True)
+class Text:
+    """A prompt whose last `tokens` positions but one are text, behind a prefix of the cache."""
+
+    slot: int
+    positions: int
+    tokens: int
+    prefix: int = 0
+
+    def pending(self, config: CSMConfig, slots: Slots) -> PendingPrefill:
+        """Write the prefix to the slot, and return the rest of the prompt."""
+        made = np.random.default_rng(100 * self.slot + self.tokens)
+        shape = slots.kv.keys[:, self.slot, :, : self.prefix].shape
+        keys, values = (torch.from_numpy(made.normal(size=shape)) for _ in range(2))
+        slots.kv.copy_in(self.slot, Prefix(keys.to(slots.kv.keys), values.to(slots.kv.keys)))
+        tokens = made.integers(0, config.text_vocab_size, (self.positions, CODEBOOKS + 1))
+        prompt = Prompt(tokens, made.random(tokens.shape) < 0.7)
+        opening = Opening(
+            self.slot, self.prefix + self.positions - 1, (GREEDY, GREEDY), seed=self.slot,
+            char_positions=[token + 0.5 for token in range(self.tokens)],
+        )  # fmt: skip
+        return PendingPrefill(opening, prompt, self.prefix)
+
+
+# Several blocks behind a prefix, two blocks, one token, none; then two slots are used again.
+TEXTS = [Text(0, 40, 37, prefix=9), Text(1, 27, 20), Text(2, 9, 1), Text(3, 5, 0)]
+LATER_TEXTS = [Text(1, 6, 3), Text(3, 30, 28)]
+TEXT_SLOTS = len(TEXTS)
+
+
+def attend_to_texts(
+    config: CSMConfig, slots: Slots, prefill: Prefill, step: FrameStep
+) -> list[Frame]:
+    """Generate frames of all texts, then of the later ones beside others in another order."""
+    frames: list[Frame] = []
+    for texts, order in ((TEXTS, [0, 1, 2, 3]), (LATER_TEXTS, [3, 0, 1])):
+        for text in texts:
+            slots.close(text.slot)
+        waiting: Sequence[PendingPrefill] = [text.pending(config, slots) for text in texts]
+        while waiting:
+            done = prefill.advance(waiting)
+            waiting = [one for one in waiting if one not in done]
+        for _ in range(FRAMES):
+            made = step.run(order)
+            frames += [frame for frame in made if isinstance(frame, Frame)]
+    assert len(frames) == FRAMES * (4 + 3), "no row may end"
+    return frames
+
+
+@pytest.fixture
+def without_codec(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decode to silence: the codec takes most of the time, and comes after the alignment head."""
+
+    def decode(self: MimiDecoder, codes: torch.Tensor, *args: object, **_: object) -> torch.Tensor:
+        return torch.zeros(len(codes), FRAME_SAMPLES)
+
+    monkeypatch.setattr(MimiDecoder, "decode", decode)
+
+
+@pytest.mark.usefixtures("without_codec")
+@pytest.mark.parametrize(
+    ("dtype", "heads", "head"),
+    [
+        (F32, 6, AlignmentHead(1, 4)),
+        (F16, 6, AlignmentHead(0, 2)),
+        (F32, 2, AlignmentHead(0, 1)),
+    ],
+    ids=["f32", "f16", "f32 without groups"],
+)
+def test_frames_have_the_attended_character_of_the_step_in_torch(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, heads: int, head: AlignmentHead
+) -> None:
+    monkeypatch.setattr(alignment, "_BLOCK", 16)
+    monkeypatch.setattr(step_graphed, "buckets", lambda count: [count])
+    config = small_config()
+    config = replace(config, backbone=replace(config.backbone, heads=heads))
+    model, codec = load(config, F32, F32)
+    slots = Slots(config, TEXT_SLOTS, codec, device=CPU, dtype=F32)
+    expected = attend_to_texts(
+        config, slots, EagerPrefill(model, slots), EagerStep(model, codec, slots, head=head)
+    )
+    made = attend_to_texts(config, *graphed(config, *load(config, dtype, F32), head))
+    read = [frame.attended_char for frame in made]
+    assert read == [frame.attended_char for frame in expected]
+    assert read[2:8:4] == [0.5, 0.5], "the one token"
+    assert read[3:8:4] == [None, None], "no text"
+    assert max(char for char in read if char is not None) > 16, "a token of another block"
+    assert len(set(read)) > 6
+    np.testing.assert_array_equal(codes_of(made), codes_of(expected))
+
+
+@pytest.mark.usefixtures("without_codec")
+def test_without_a_head_the_codes_are_the_same_and_no_character_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(step_graphed, "buckets", lambda count: [count])
+    config = small_config()
+    model, codec = load(config, F32, F32)
+    read, unread = (
+        attend_to_texts(config, *graphed(config, model, codec, head))
+        for head in (AlignmentHead(1, 0), None)
+    )
+    np.testing.assert_array_equal(codes_of(read), codes_of(unread))
+    assert {frame.attended_char for frame in unread} == {None}
+
+
+def graphed(
+    config: CSMConfig, model: CSM, codec: MimiDecoder, head: AlignmentHead | None
+) -> tuple[Slots, GraphedPrefill, GraphedStep]:
+    """Capture the prefill and the step of a CUDA device, over slots of their own."""
+    slots = Slots(config, TEXT_SLOTS, codec, device=CPU, dtype=model.text_embedding.dtype)
+    prefill, step = (
+        GraphedPrefill(model, slots),
+        GraphedStep(config, model, codec, slots, head=head),
+    )
+    prefill.capture()
+    step.capture()
+    return slots, prefill, step

@@ -83,7 +83,8 @@ def test_the_bytes_of_a_csm_1b_slot_are_the_sum_of_its_parts() -> None:
             (2, 64),
         ]
     )
-    row = 2048 * 2 + 3 * 8 + 2 * 4 + 2 * 8 + 8  # input, clocks and seed, sampling, codec's clock
+    # Input, clocks and seed, sampling, text range, codec's clock.
+    row = 2048 * 2 + 3 * 8 + 2 * 4 + 2 * 8 + 2 * 8 + 8
     assert memory.slot_bytes(config, codec, torch.bfloat16) == keys_values + ring + contexts + row
 
 

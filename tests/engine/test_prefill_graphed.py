@@ -76,8 +76,9 @@ def pending(slots: Slots, slot: int, positions: int, *, prefix: int = 0) -> Pend
         slots.kv.copy_in(slot, Prefix(keys, values))
     sampling = (SamplingParams(0.5 + slot, 3 + slot), SamplingParams(0.7 + slot, 5 + slot))
     opening = Opening(
-        slot=slot, position=prefix + positions - 1, sampling=sampling, seed=100 + slot
-    )
+        slot=slot, position=prefix + positions - 1, sampling=sampling, seed=100 + slot,
+        char_positions=[token + 0.5 for token in range(positions // 2)],
+    )  # fmt: skip
     return PendingPrefill(opening, Prompt(tokens, mask), prefix)
 
 
@@ -102,10 +103,15 @@ def assert_equal_slots(graphed: Slots, eager: Slots, prefilled: Sequence[Pending
             torch.testing.assert_close(
                 made[:, slot, :, :end], expected[:, slot, :, :end], atol=1e-4, rtol=1e-4
             )
-        for name in ("inputs", "positions", "frames", "seeds", "temperature", "top_k"):
+        for name in (
+            "inputs", "positions", "frames", "seeds", "temperature", "top_k", "text_ranges",
+        ):  # fmt: skip
             made, expected = (getattr(slots.state, name)[slot] for slots in (graphed, eager))
             torch.testing.assert_close(made, expected, msg=f"{name} of slot {slot}")
         assert graphed.position(slot) == eager.position(slot) == end
+        tokens = len(opening.char_positions)
+        assert graphed.state.text_ranges[slot].tolist() == [end - tokens, tokens]
+    assert graphed.state.text_ranges[graphed.dummy].tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("continued", [False, True], ids=["no clips", "clips"])

@@ -22,6 +22,7 @@ from csm_trio.engine.utterance import (
     VoicePrefix,
 )
 from csm_trio.errors import SpeechError, TextTooLong
+from csm_trio.model.attention import AlignmentHead
 from csm_trio.model.checkpoint.random_weights import random_weights
 from csm_trio.model.checkpoint.read_config import csm_1b_config
 from csm_trio.model.config import CSMConfig, MimiConfig
@@ -66,6 +67,7 @@ def make_runner(
     codec_dtype: torch.dtype | None = None,
     slots: int = 5,
     config: CSMConfig,
+    head: AlignmentHead | None = None,
 ) -> TorchRunner:
     # The CPU's generator: each device's generator gives other numbers.
     placement = Placement(torch.device(device), dtype, codec_dtype or dtype)
@@ -82,7 +84,7 @@ def make_runner(
     codec = MimiDecoder(config.codec).to(placement.device, placement.codec_dtype)
     codec.load_tensors(moved)
     tokenizer = TextTokenizer.from_file(TOKENIZER, text_vocab_size=config.text_vocab_size)
-    return TorchRunner(config, model, codec, tokenizer, slots=slots, placement=placement)
+    return TorchRunner(config, model, codec, tokenizer, slots=slots, placement=placement, head=head)
 
 
 @pytest.fixture(scope="module")
@@ -231,3 +233,26 @@ def test_voices_with_and_without_clips_in_one_batch_equal_the_cpus() -> None:
     for made in (generate(on_cuda, utterances), generate(on_cuda, utterances)):  # then cached
         for row, other in zip(made, expected, strict=True):
             np.testing.assert_array_equal(codes_of(row), codes_of(other))
+
+
+@pytest.mark.parametrize("head", [AlignmentHead(0, 5), AlignmentHead(1, 2)], ids=str)
+def test_frames_have_the_attended_character_of_the_cpu_and_the_codes_without_it(
+    on_cuda: TorchRunner, head: AlignmentHead
+) -> None:
+    config = small_config()
+    on_cpu, runner = (make_runner(device, config=config, head=head) for device in ("cpu", "cuda"))
+    codes = np.random.default_rng(3).integers(1, 90, (20, config.codebooks)).astype(np.int16)
+    vera = VoicePrefix("vera", (PromptSegment(0, "A clip.", codes),))
+    texts = ("x y " * 36, *TEXTS[:3])  # the first is longer than a block of the kernel
+    utterances = [(slot, utterance(text, GREEDY)) for slot, text in enumerate(texts)]
+    utterances[1] = (1, replace(utterances[1][1], prefix=vera))
+    moved = [(slot, utterances[slot - 1][1]) for slot in (2, 0, 1)]
+    for batch in (utterances, moved):  # each in a fresh slot, then in one that had another text
+        expected, made, unread = (generate(each, batch, 20) for each in (on_cpu, runner, on_cuda))
+        for row, other, without in zip(made, expected, unread, strict=True):
+            read = [frame.attended_char for frame in row]
+            assert read == [frame.attended_char for frame in other]
+            assert None not in read
+            np.testing.assert_array_equal(codes_of(row), codes_of(without))
+            np.testing.assert_array_equal(pcm_of(row), pcm_of(without))
+            assert {frame.attended_char for frame in without} == {None}

@@ -174,17 +174,18 @@ def warm_runner(loaded: LoadedModel, pool_size: int | None) -> TorchRunner:
 
 
 def _alignment_head(loaded: LoadedModel) -> AlignmentHead | None:
-    """Find the alignment head; None without one, and for noise, which has none.
+    """Find the alignment head; return None without one, or where the search fails.
 
-    The server starts without it where the device fails at the search, for want of memory perhaps.
+    It fails for a lack of memory, perhaps: the server starts all the same. Noise has no head; any
+    is read, so that its steps take as long as those of weights that have one.
     """
     if loaded.noise:
-        return None
+        return AlignmentHead(layer=0, head=0)
     try:
         return find_alignment_head(
             loaded.model, loaded.codec, loaded.tokenizer, loaded.placement.dtype
         )
-    except RuntimeError as error:  # torch's, for a lack of memory too
+    except RuntimeError as error:  # torch has one for all that a device cannot do
         logger.warning(
             "no alignment head: the search failed on %s, and timestamps come from the audio "
             "alone: %s",
