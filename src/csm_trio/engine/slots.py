@@ -6,8 +6,11 @@ the pool has, the dummy: the padding rows of a batch write to it, and it is neve
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from csm_trio.engine.utterance import Sampling
@@ -48,7 +51,6 @@ class _Row:
     position: int
     backbone: SamplingParams
     depth: SamplingParams
-    char_positions: Sequence[float]
     text_range: tuple[int, int]
 
 
@@ -107,6 +109,8 @@ class Slots:
             text_ranges=torch.zeros(rows, 2, device=device, dtype=torch.int64),
         )
         self._open: dict[int, _Row] = {}
+        # Of each slot's text tokens, by index; the first is NaN without text.
+        self._char_positions = np.full((rows, config.backbone.max_positions), np.nan, np.float32)
 
     def open(self, openings: Sequence[Opening], first_inputs: Tensor) -> None:
         """Begin rows; first_inputs [openings, hidden] are their next backbone inputs."""
@@ -135,9 +139,10 @@ class Slots:
     def note_open(self, openings: Sequence[Opening]) -> None:
         """Record on the host that rows have begun; their tensors are written already."""
         for opening in openings:
-            self._open[opening.slot] = _Row(
-                opening.position, *opening.sampling, opening.char_positions, opening.text_range
-            )
+            self._open[opening.slot] = _Row(opening.position, *opening.sampling, opening.text_range)
+            char_positions = self._char_positions[opening.slot]
+            char_positions[0] = np.nan
+            char_positions[: len(opening.char_positions)] = opening.char_positions
 
     def close(self, slot: int) -> None:
         """Release a row; its tensors are overwritten when the slot opens again."""
@@ -168,10 +173,18 @@ class Slots:
         keys = self.kv.keys[layer, slot, head, start : start + length]
         return int((keys.float() @ query.float()).argmax())
 
-    def attended_char(self, slot: int, token: int) -> float | None:
-        """Return a text token's position, in characters, by its index; None without text."""
-        char_positions = self._open[slot].char_positions
-        return char_positions[token] if char_positions else None
+    def attended_chars(
+        self, slots: NDArray[np.int64], tokens: NDArray[np.integer[Any]]
+    ) -> list[float | None]:
+        """Return the positions, in characters, of the text tokens with these indices.
+
+        slots, tokens: [rows]; a row without text has None.
+        """
+        read = self._char_positions[slots, tokens]
+        if np.isnan(read).any():
+            return [None if np.isnan(position) else float(position) for position in read]
+        positions: list[float | None] = read.tolist()
+        return positions
 
     def frame_sampling(self, slots: list[int], rows: Tensor) -> FrameSampling:
         """Return the sampling parameters of the next frame of `rows` (the slots, padded)."""

@@ -77,11 +77,13 @@ class EagerStep:
 
         def watch(layer: int, queries: Tensor) -> None:
             if layer == head.layer:
-                for row, slot in enumerate(slots):
-                    token = self._slots.attended_token(
+                tokens = [
+                    self._slots.attended_token(
                         layer, head.head // self._shared, slot, queries[row, head.head]
                     )
-                    attended_chars[row] = self._slots.attended_char(slot, token)
+                    for row, slot in enumerate(slots)
+                ]
+                attended_chars[:] = self._slots.attended_chars(np.array(slots), np.array(tokens))
 
         return watch
 

@@ -120,30 +120,31 @@ class GraphedStep:
         self._graphs[size].replay()
         self._out_host[:running].copy_(self._out[:running], non_blocking=True)
         torch.cuda.current_stream().synchronize()
-        return self._frames(slots)
+        return self._frames(rows_host[:running])
 
-    def _frames(self, slots: Sequence[int]) -> list[Frame | None]:
-        """Copy frames out of the pinned buffer, which the next step overwrites."""
+    def _frames(self, slots: NDArray[np.int64]) -> list[Frame | None]:
+        """Copy the slots' frames out of the pinned buffer, which the next step overwrites."""
         running = len(slots)
         made = self._out_host.numpy()[:running]
         attended_chars = self._attended_chars(slots, made)
         speaking: list[bool] = rows_still_speaking(made[:, : self._codebooks]).tolist()
         frames: list[Frame | None] = []
         for first in range(0, running, _ROWS_PER_COPY):
-            rows = made[first : first + _ROWS_PER_COPY].copy()
+            chunk = slice(first, first + _ROWS_PER_COPY)
             frames += [
                 Frame(row[self._samples], row[: self._codebooks], attended_char)
-                for row, attended_char in zip(rows, attended_chars[first:], strict=False)
+                for row, attended_char in zip(
+                    made[chunk].copy(), attended_chars[chunk], strict=True
+                )
             ]
         return [
             frame if is_speech else None for frame, is_speech in zip(frames, speaking, strict=True)
         ]
 
     def _attended_chars(
-        self, slots: Sequence[int], made: NDArray[np.int16]
-    ) -> Sequence[float | None]:
+        self, slots: NDArray[np.int64], made: NDArray[np.int16]
+    ) -> list[float | None]:
         """Return the attended character of each row of `made`: None without a head or a text."""
         if self._head is None:
             return [None] * len(slots)
-        tokens: list[int] = made[:, -1].view(np.uint16).tolist()
-        return list(map(self._slots.attended_char, slots, tokens))
+        return self._slots.attended_chars(slots, made[:, -1].view(np.uint16))
