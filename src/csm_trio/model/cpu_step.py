@@ -13,14 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from csm_trio.model.config import LlamaConfig
 from csm_trio.model.csm import CSM, FrameSampling
 from csm_trio.model.linear import linear
 from csm_trio.model.llama import Attend, Llama
 
-_Mix = Callable[[int, Tensor], Tensor]
-"""(layer, its rotated queries and keys and its values [tokens, heads + 2 kv_heads, dim]) ->
-attention outputs [tokens, heads * dim]; it also writes keys and values to a cache."""
+_Mix = Callable[[int], Tensor]
+"""(layer) -> attention outputs [tokens, heads * dim] of a stack's queries, keys and values; it also
+writes keys and values to a cache."""
 
 
 class CpuFrame:
@@ -34,7 +33,7 @@ class CpuFrame:
         cos, sin = _halves(model.depth_cos), _halves(model.depth_sin)  # [codebooks, ...]
         pair = (cos[:2].repeat(rows, 1, 1, 1), sin[:2].repeat(rows, 1, 1, 1))
         angles = [pair, *zip(cos[2:].unbind(0), sin[2:].unbind(0), strict=True)]
-        mixes = _depth_mixes(model.config.depth, rows, model.config.codebooks)
+        mixes = _depth_mixes(self._depth_pair, self._depth, model.config.codebooks)
         self._heads = list(zip(model.depth_heads, angles, mixes, strict=True))
         tables = model.depth_embedding.view(-1, model.config.audio_vocab_size, self._depth.width)
         self._tables: Sequence[Tensor] = tables.unbind(0)
@@ -44,7 +43,7 @@ class CpuFrame:
     ) -> tuple[Tensor, Tensor]:
         """Generate one frame per row, as `CSM.next_frame` does."""
         cos, sin = self._model.rotary.at(positions)
-        mix = partial(_mix_by_row, config=self._model.config.backbone, attend=attend)
+        mix = partial(_mix_by_row, stack=self._backbone, attend=attend)
         hidden = self._backbone.run(inputs, _halves(cos), _halves(sin), mix)
         logits = [linear(hidden, self._model.first_head)]
         codes = self._decode_depth(hidden, logits, sampling)
@@ -88,9 +87,15 @@ class _Stack:
         self._eps, self._width = torch.tensor(config.norm_eps), torch.tensor(float(self.width))
         self._square, self._normed = torch.empty(2, tokens, self.width).unbind(0)
         self._scale = torch.empty(tokens, 1)
-        self._n_rotated = config.heads + config.kv_heads
-        self._heads = (tokens, self._n_rotated + config.kv_heads, config.head_dim)
-        self._heads_by_halves = (*self._heads[:2], 2, config.head_dim // 2)
+        self.config, self.tokens = config, tokens
+        n_heads, n_keys = config.heads, config.kv_heads
+        heads = torch.empty(tokens, n_heads + 2 * n_keys, config.head_dim)
+        self._qkv = heads.view(tokens, -1)
+        self._rotated = heads[:, : n_heads + n_keys].view(
+            tokens, n_heads + n_keys, 2, config.head_dim // 2
+        )
+        self.queries, self.keys, self.values = heads.split_with_sizes((n_heads, n_keys, n_keys), 1)
+        self.keys_values = heads[:, n_heads:].view(tokens, 2, n_keys, config.head_dim)
 
     def run(self, x: Tensor, cos: Tensor, sin: Tensor, mix: _Mix) -> Tensor:
         """Map embeddings [tokens, width] to hidden states, as `Llama.forward` does.
@@ -99,18 +104,13 @@ class _Stack:
         call overwrites.
         """
         for index, (input_norm, qkv, out, mlp_norm, gate_up, down) in enumerate(self._layers):
-            heads = self._rotated(linear(self._normalized(x, input_norm), qkv), cos, sin)
-            x = linear(mix(index, heads), out).add_(x)
+            self._qkv.copy_(linear(self._normalized(x, input_norm), qkv))
+            swapped = self._rotated.flip(2)
+            self._rotated.mul_(cos).addcmul_(swapped, sin)  # as `rotate` does
+            x = linear(mix(index), out).add_(x)
             gate, up = linear(self._normalized(x, mlp_norm), gate_up).chunk(2, dim=1)
             x = linear(F.silu(gate).mul_(up), down).add_(x)
         return self._normalized(x, self._norm)
-
-    def _rotated(self, qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Apply RoPE in place, as `rotate` does; return [tokens, heads + 2 kv_heads, dim]."""
-        halves = qkv.view(self._heads_by_halves).narrow(1, 0, self._n_rotated)
-        swapped = halves.flip(2)
-        halves.mul_(cos).addcmul_(swapped, sin)
-        return qkv.view(self._heads)
 
     def _normalized(self, x: Tensor, gain: Tensor) -> Tensor:
         """Apply RMSNorm by the operations of `F.rms_norm` on a CPU; the result is scratch."""
@@ -126,26 +126,28 @@ def _halves(angles: Tensor) -> Tensor:
     return angles.reshape(-1, 1, 2, angles.shape[-1] // 2)
 
 
-def _mix_by_row(index: int, heads: Tensor, *, config: LlamaConfig, attend: Attend) -> Tensor:
+def _mix_by_row(index: int, *, stack: _Stack, attend: Attend) -> Tensor:
     """Attend one new position per row of the backbone's KV cache."""
-    parts = (config.heads, config.kv_heads, config.kv_heads)
-    queries, keys, values = heads.unsqueeze(1).split_with_sizes(parts, dim=2)
-    return attend(index, queries, keys, values).view(len(heads), -1)
+    parts = (part.unsqueeze(1) for part in (stack.queries, stack.keys, stack.values))
+    return attend(index, *parts).view(stack.tokens, -1)
 
 
-def _depth_mixes(config: LlamaConfig, rows: int, positions: int) -> Sequence[_Mix]:
+def _depth_mixes(pairs: _Stack, singles: _Stack, positions: int) -> Sequence[_Mix]:
     """Return the depth decoder's attention: of positions 0 and 1 together, then of each other.
 
     They share a cache of one frame, each layer's keys and values [rows, 2, kv_heads, positions,
     dim].
     """
-    shape = (config.layers, rows, 2, config.kv_heads, positions, config.head_dim)
+    config = singles.config
+    shape = (config.layers, singles.tokens, 2, config.kv_heads, positions, config.head_dim)
     layers = torch.empty(shape).unbind(0)
-    pair = partial(_mix_pair, config=config, caches=[layer[:, :, :, :2] for layer in layers])
+    pair = partial(_mix_pair, stack=pairs, caches=[layer[:, :, :, :2] for layer in layers])
     return [pair] + [
         partial(
             _mix_one,
-            config=config,
+            # Query heads that share a key head are its query times.
+            queries=singles.queries.view(singles.tokens, config.kv_heads, -1, config.head_dim),
+            keys_values=singles.keys_values,
             fresh=[layer[:, :, :, position] for layer in layers],
             pasts=[layer[:, :, :, : position + 1].unbind(1) for layer in layers],
         )
@@ -153,32 +155,26 @@ def _depth_mixes(config: LlamaConfig, rows: int, positions: int) -> Sequence[_Mi
     ]
 
 
-def _mix_pair(
-    index: int, heads: Tensor, *, config: LlamaConfig, caches: Sequence[Tensor]
-) -> Tensor:
-    """Attend from positions 0 and 1: heads [2 * rows, ...], position 0 of a row before its 1."""
+def _mix_pair(index: int, *, stack: _Stack, caches: Sequence[Tensor]) -> Tensor:
+    """Attend from positions 0 and 1: tokens [2 * rows], position 0 of a row before its 1."""
     cache = caches[index]  # [rows, 2, kv_heads, 2 positions, dim]
-    rows, dim = len(cache), config.head_dim
-    keys_values = heads[:, config.heads :].view(rows, 2, 2, config.kv_heads, dim)
-    cache.copy_(keys_values.permute(0, 2, 3, 1, 4))
-    queries = heads[:, : config.heads].view(rows, 2, config.heads, dim).transpose(1, 2)
+    pairs = (len(cache), 2)
+    cache.copy_(stack.keys_values.view(*pairs, *stack.keys_values.shape[1:]).permute(0, 2, 3, 1, 4))
+    queries = stack.queries.view(*pairs, *stack.queries.shape[1:]).transpose(1, 2)
     keys, values = cache.unbind(1)
     mixed = F.scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=True)
-    return mixed.transpose(1, 2).reshape(2 * rows, -1)
+    return mixed.transpose(1, 2).reshape(stack.tokens, -1)
 
 
 def _mix_one(
     index: int,
-    heads: Tensor,
     *,
-    config: LlamaConfig,
+    queries: Tensor,
+    keys_values: Tensor,
     fresh: Sequence[Tensor],
     pasts: Sequence[Sequence[Tensor]],
 ) -> Tensor:
-    """Attend from one position; query heads that share a key head are its query times."""
-    rows = len(heads)
-    dim, kv_heads = config.head_dim, config.kv_heads
-    fresh[index].copy_(heads.narrow(1, config.heads, 2 * kv_heads).view(rows, 2, kv_heads, dim))
-    queries = heads.narrow(1, 0, config.heads).view(rows, kv_heads, -1, dim)
+    """Attend from one position [rows], whose keys and values go to `fresh`, over `pasts`."""
+    fresh[index].copy_(keys_values)
     keys, values = pasts[index]
-    return F.scaled_dot_product_attention(queries, keys, values).view(rows, -1)
+    return F.scaled_dot_product_attention(queries, keys, values).view(len(queries), -1)
