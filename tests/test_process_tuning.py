@@ -2,10 +2,12 @@
 
 import gc
 import sys
+from pathlib import Path
 
 import pytest
 
-from csm_trio.process_tuning import SWITCH_INTERVAL_S, tuned_gc, tuned_process
+from csm_trio import process_tuning
+from csm_trio.process_tuning import SWITCH_INTERVAL_S, on_huge_pages, tuned_gc, tuned_process
 
 
 def test_the_garbage_collector_is_restored() -> None:
@@ -22,3 +24,36 @@ def test_a_tuned_process_switches_threads_sooner_and_restores_it_all() -> None:
         assert gc.get_threshold()[0] > before[0][0]
         assert sys.getswitchinterval() == pytest.approx(SWITCH_INTERVAL_S)
     assert (gc.get_threshold(), gc.get_freeze_count(), sys.getswitchinterval()) == before
+
+
+def test_memory_moves_to_huge_pages_unchanged() -> None:
+    with on_huge_pages():
+        block = bytearray(range(256)) * (8 << 12)  # 8 MiB, which the allocator maps by itself
+    kept = bytes(range(256)) * 16
+    assert all(block[start : start + 4096] == kept for start in range(0, len(block), 4096))
+
+
+def test_areas_of_files_stacks_and_part_pages_are_left_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    maps = tmp_path / "maps"
+    maps.write_text(
+        "00200000-00600000 rw-p 00000000 00:00 0                          [heap]\n"
+        "00700000-00900000 rw-p 00000000 00:00 0 \n"
+        "00a00000-00e00000 r--p 00000000 00:00 0 \n"
+        "01000000-01400000 rw-s 00000000 00:00 0 \n"
+        "01600000-01a00000 rw-p 00000000 fe:01 131081                     /a file (deleted)\n"
+        "01c00000-02000000 rw-p 00000000 00:00 0                          [stack]\n"
+        "02100000-02900000 rw-p 00000000 00:00 0 \n"
+    )
+    monkeypatch.setattr(process_tuning, "_MAPS", maps)
+    assert process_tuning._huge_pages() == {0x1, 0x2, 0x11, 0x12, 0x13}
+
+
+def test_a_system_without_maps_has_no_huge_pages(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(process_tuning, "_MAPS", tmp_path / "maps")
+    with on_huge_pages():
+        pass
+    assert process_tuning._huge_pages() == set()

@@ -10,13 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TypeGuard
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, TypeGuard
 
 from csm_trio.errors import StartupError, UnknownVoice
 from csm_trio.named_files import check_file, read_json
+
+if TYPE_CHECKING:  # `csm-trio say` runs without the server's libraries
+    import numpy as np
+    from numpy.typing import NDArray
 
 MAX_SPEAKER_ID = 2**32 - 1
 
@@ -52,7 +53,7 @@ class VoiceClip:
     file: Path
     prepared: bool = False
     file_name: str = ""
-    codes: NDArray[np.int16] | None = field(default=None, compare=False, repr=False)
+    codes: "NDArray[np.int16] | None" = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ Runs on the device thread, as all torch does. Raises StartupError where a model 
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -42,7 +43,7 @@ from csm_trio.model.csm import CSM
 from csm_trio.model.mimi.decoder import MimiDecoder
 from csm_trio.model.mimi.overflow import stays_finite
 from csm_trio.model.progress import Progress
-from csm_trio.process_tuning import freeze_heap
+from csm_trio.process_tuning import freeze_heap, on_huge_pages
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +105,8 @@ def load_model(config: EngineConfig) -> LoadedModel:
     check_weights_fit(name, sizes, placement)
     logger.info("loading %s onto %s in %s", name, placement.device, dtype_name(placement.weights))
     tokenizer = TextTokenizer.from_file(files.tokenizer, text_vocab_size=sizes.text_vocab_size)
-    model, codec = _build(config, files, sizes, placement)
+    with on_huge_pages() if placement.device.type == "cpu" else nullcontext():
+        model, codec = _build(config, files, sizes, placement)
     noise = config.random_weights is not None
     embedded = files.embedded and not noise
     folder = None if noise or files.config is None else files.config.parent

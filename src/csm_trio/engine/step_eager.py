@@ -1,8 +1,9 @@
 """One step, operation by operation: for devices without CUDA graphs.
 
-In: slots. Out: frames. On a CPU the batch always has as many rows as there are slots (padding
-included), attention runs row by row over exactly that row's past, and the codec runs on groups of
-a fixed size: so a row's audio is the same, to the bit, beside any other rows.
+In: slots. Out: frames. On a CPU the batch is padded to a size in which a row's values do not depend
+on the batch (`batch_sizes`), at most to the number of slots; attention runs row by row over exactly
+that row's past; the codec runs on groups of such sizes. So a row's audio is the same, to the bit,
+beside any other rows.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,18 +13,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from csm_trio.engine.batch_sizes import codec_batch_sizes, model_batch_sizes
 from csm_trio.engine.frame_output import rows_still_speaking, scale_to_int16
 from csm_trio.engine.slots import Slots
 from csm_trio.engine.utterance import Frame, StepResult
 from csm_trio.errors import NotFinite
 from csm_trio.model.attention import AlignmentHead, Span
-from csm_trio.model.csm import CSM
+from csm_trio.model.cpu_step import CpuFrame
+from csm_trio.model.csm import CSM, FrameSampling
 from csm_trio.model.llama import Attend
 from csm_trio.model.mimi.decoder import MimiDecoder
 from csm_trio.timebase import FRAME_SAMPLES
 
 CODEC_ROWS = 4
-"""Rows in a group of the codec on a CPU: four take about as long as one and a half."""
+"""Maximum number of rows in a group of the codec on a CPU: their activations fit in its caches."""
+
+NextCodes = Callable[[Tensor, Tensor, FrameSampling, Attend], tuple[Tensor, Tensor]]
+"""As `CSM.next_frame`."""
 
 Watch = Callable[[int, Tensor], None]
 """Called with each layer and its queries [batch, heads, dim], after the layer's keys are cached."""
@@ -40,6 +46,10 @@ class EagerStep:
         self._shared = backbone.heads // backbone.kv_heads
         self._device = slots.state.inputs.device
         self._on_cpu = self._device.type == "cpu"
+        self._frames: dict[int, CpuFrame] = {}
+        if self._on_cpu:
+            self._sizes = model_batch_sizes(model, slots.count)
+            self._codec_sizes = codec_batch_sizes(codec, model.config, min(CODEC_ROWS, slots.count))
 
     @torch.inference_mode()
     def run(self, slots: Sequence[int], watch: Watch | None = None) -> list[StepResult]:
@@ -50,7 +60,7 @@ class EagerStep:
         rows = self._padded(running)
         state = self._slots.state
         positions = state.positions[rows]
-        codes, finite = self._model.next_frame(
+        codes, finite = self._next_codes(len(rows))(
             state.inputs[rows],
             positions,
             self._slots.frame_sampling(running, rows),
@@ -87,16 +97,26 @@ class EagerStep:
 
         return watch
 
+    def _next_codes(self, rows: int) -> NextCodes:
+        if not self._on_cpu or self._slots.state.inputs.dtype != torch.float32:
+            return self._model.next_frame
+        if rows not in self._frames:
+            self._frames[rows] = CpuFrame(self._model, rows)
+        return self._frames[rows].next_codes
+
     def _padded(self, slots: list[int]) -> Tensor:
-        count = self._slots.count
-        batch = count if self._on_cpu else min(1 << (len(slots) - 1).bit_length(), count)
+        if self._on_cpu:
+            batch = _at_least(len(slots), self._sizes)
+        else:
+            batch = min(1 << (len(slots) - 1).bit_length(), self._slots.count)
         padding = [self._slots.dummy] * (batch - len(slots))
         return torch.tensor(slots + padding, device=self._device)
 
     def _attend(self, slots: list[int], rows: Tensor, positions: Tensor) -> Attend:
         if self._on_cpu:
-            spans = [Span(row, slot, self._slots.position(slot)) for row, slot in enumerate(slots)]
-            return self._slots.kv.step_by_row(spans)
+            return self._slots.kv.step_by_row(
+                [Span(slot, self._slots.position(slot)) for slot in slots]
+            )
         longest = 1 + max(self._slots.position(slot) for slot in slots)
         return self._slots.kv.step_masked(rows, positions, longest)
 
@@ -109,18 +129,30 @@ class EagerStep:
         """
         if not speaking:
             return np.empty((0, FRAME_SAMPLES), np.int16), np.empty(0, np.bool_)
-        state = self._slots.codec
-        size = min(CODEC_ROWS, self._slots.count) if self._on_cpu else len(speaking)
-        padded = torch.tensor(speaking + [0] * (-len(speaking) % size), device=self._device)
-        codes, rows = codes[padded], rows[padded]
-        rows[len(speaking) :] = self._slots.dummy
-        pcm = [
-            self._codec.decode(codes[start : start + size], rows[start : start + size], state)
-            for start in range(0, len(padded), size)
-        ]
-        samples = torch.cat(pcm)[: len(speaking)]
+        sizes = self._codec_sizes if self._on_cpu else [len(speaking)]
+        samples = torch.cat(
+            [
+                self._decode_group(codes, rows, speaking[start : start + sizes[-1]], sizes)
+                for start in range(0, len(speaking), sizes[-1])
+            ]
+        )
         finite = samples.sum(dim=1, dtype=torch.float32).isfinite()
         return scale_to_int16(samples).to("cpu", torch.int16).numpy(), finite.cpu().numpy()
+
+    def _decode_group(
+        self, codes: Tensor, rows: Tensor, group: list[int], sizes: Sequence[int]
+    ) -> Tensor:
+        """Decode the rows of `group`, padded to one of `sizes`; return samples [group, 1920]."""
+        padding = _at_least(len(group), sizes) - len(group)
+        picked = torch.tensor(group + [0] * padding, device=self._device)
+        slots = rows[picked]
+        slots[len(group) :] = self._slots.dummy
+        return self._codec.decode(codes[picked], slots, self._slots.codec)[: len(group)]
+
+
+def _at_least(count: int, sizes: Sequence[int]) -> int:
+    """Return the smallest of ascending `sizes` that is not below `count`."""
+    return next(size for size in sizes if size >= count)
 
 
 def _watched(attend: Attend, watch: Watch | None) -> Attend:

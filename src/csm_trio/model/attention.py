@@ -56,9 +56,8 @@ class Prefix:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """One running row of a step: its row in the batch, its slot, and the position it writes."""
+    """One running row of a step: its slot, and the position it writes."""
 
-    row: int
     slot: int
     position: int
 
@@ -175,29 +174,33 @@ class KVCache:
     def step_by_row(self, spans: Sequence[Span]) -> Attend:
         """Attend one new position a running row, each over exactly its own past.
 
-        Rows of the batch that no span names are padding: they get zeros. A row's result is
+        Rows of the batch behind those of `spans` are padding: they get zeros. A row's result is
         the same, to the bit, whatever the other rows of the batch.
         """
 
-        # Views of each row's past in all layers: they show what `attend` writes.
-        pasts = [
-            (self.keys[:, span.slot, None, :, :end], self.values[:, span.slot, None, :, :end])
+        # Views of each row's past and newest position, by layer: they show what `attend` writes.
+        views = [
+            [
+                part.unbind(0)
+                for cached in (self.keys, self.values)
+                for part in (
+                    cached[:, span.slot, None, :, : span.position + 1],
+                    cached[:, span.slot, :, span.position].unsqueeze(1),
+                )
+            ]
             for span in spans
-            for end in (span.position + 1,)
         ]
-        rows = torch.tensor([span.row for span in spans])
-        slots = torch.tensor([span.slot for span in spans])
-        positions = torch.tensor([span.position for span in spans])
 
         def attend(layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-            self.keys[layer][slots, :, positions] = keys[rows, 0]
-            self.values[layer][slots, :, positions] = values[rows, 0]
-            mixed = torch.zeros_like(queries)
-            for span, (past_keys, past_values) in zip(spans, pasts, strict=True):
-                mixed[span.row] = _grouped(
-                    queries[span.row, None], past_keys[layer], past_values[layer]
-                )[0]
-            return mixed
+            mixed = []
+            for row, (past_keys, new_key, past_values, new_value) in enumerate(views):
+                new_key[layer].copy_(keys[row])
+                new_value[layer].copy_(values[row])
+                query = queries[row : row + 1]
+                mixed.append(_grouped(query, past_keys[layer], past_values[layer]))
+            if len(queries) > len(views):
+                mixed.append(torch.zeros_like(queries[len(views) :]))
+            return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
 
         return attend
 

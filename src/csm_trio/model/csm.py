@@ -187,10 +187,10 @@ class CSM(nn.Module):
         cos, sin = self.rotary.at(positions.unsqueeze(1))
         hidden = self.backbone(inputs.unsqueeze(1), cos, sin, attend)[:, 0]  # [batch, hidden]
         logits = linear(hidden, self.first_head)
-        codes, sums = self._decode_depth(hidden, logits, sampling)
+        codes, sums = self.decode_depth(hidden, logits, sampling)
         return codes, sums.isfinite().all(dim=1)
 
-    def _decode_depth(
+    def decode_depth(
         self, hidden: Tensor, first_logits: Tensor, sampling: FrameSampling
     ) -> tuple[Tensor, Tensor]:
         """Sample codebook 0 from its logits [batch, ids], and the others by the depth decoder.
@@ -199,7 +199,7 @@ class CSM(nn.Module):
         codebook i - 1. Returns codes, and the sums of the logits that they were sampled from: each
         [batch, codebooks].
         """
-        first = self._sample(first_logits, 0, sampling)
+        first = self.sample(first_logits, 0, sampling)
         codes, sums = [first], [_sum(first_logits)]
         codebooks = self.config.codebooks
         projected = linear(hidden, self.depth_projector)
@@ -212,14 +212,15 @@ class CSM(nn.Module):
             states = self.depth(inputs, cos, sin, cache.attend)[:, -1]
             cache.start = end
             logits = linear(states, self.depth_heads[codebook - 1])
-            chosen = self._sample(logits, codebook, sampling)
+            chosen = self.sample(logits, codebook, sampling)
             codes.append(chosen)
             sums.append(_sum(logits))
             rows = chosen + codebook * self.config.audio_vocab_size
             inputs = self._embed(rows, self.depth_embedding).unsqueeze(1)
         return torch.stack(codes, dim=1), torch.stack(sums, dim=1)
 
-    def _sample(self, logits: Tensor, codebook: int, sampling: FrameSampling) -> Tensor:
+    def sample(self, logits: Tensor, codebook: int, sampling: FrameSampling) -> Tensor:
+        """Sample each row's code of a codebook from logits [batch, ids]: int64 [batch]."""
         half = DEPTH if codebook else BACKBONE
         if not sampling.noisy[half]:
             return logits.argmax(dim=1)

@@ -8,22 +8,29 @@ import torch
 from torch import Tensor
 
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
-_MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
-_MIX_2 = 0x94D049BB133111EB - (1 << 64)
-_FRAME_STRIDE = 0x632BE59BD9B4E019
+# Tensors: torch takes longer to convert a number for each operation than to compute it.
+_GOLDEN_STRIDE = torch.tensor(_GOLDEN)
+_FRAME_STRIDE = torch.tensor(0x632BE59BD9B4E019)
+_MIX_1 = torch.tensor(0xBF58476D1CE4E5B9 - (1 << 64))
+_MIX_2 = torch.tensor(0x94D049BB133111EB - (1 << 64))
 _UNIFORM_BITS = 24  # number of bits that a float32 mantissa holds exactly
+_SHIFTS = {
+    bits: (torch.tensor(bits), torch.tensor((1 << (64 - bits)) - 1))
+    for bits in (30, 27, 31, 64 - _UNIFORM_BITS)
+}
 
 
 def _shifted(x: Tensor, bits: int) -> Tensor:
     """Shift 64-bit words right, filling with zeros (torch's own shift copies the sign)."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
+    distance, kept = _SHIFTS[bits]
+    return (x >> distance).bitwise_and_(kept)
 
 
 def _mixed(x: Tensor) -> Tensor:
     """Scramble 64-bit words by splitmix64's finalizer (Steele et al., OOPSLA 2014)."""
-    x = (x ^ _shifted(x, 30)) * _MIX_1
-    x = (x ^ _shifted(x, 27)) * _MIX_2
-    return x ^ _shifted(x, 31)
+    x = _shifted(x, 30).bitwise_xor_(x).mul_(_MIX_1)
+    x = _shifted(x, 27).bitwise_xor_(x).mul_(_MIX_2)
+    return _shifted(x, 31).bitwise_xor_(x)
 
 
 def gumbel_noise(seeds: Tensor, frames: Tensor, codebook: int, ids: Tensor) -> Tensor:
@@ -35,15 +42,15 @@ def gumbel_noise(seeds: Tensor, frames: Tensor, codebook: int, ids: Tensor) -> T
     # Wrapped to int64: not every torch version takes Python integers of more than 64 bits.
     golden = (codebook * _GOLDEN + (1 << 63)) % (1 << 64) - (1 << 63)
     streams = _mixed(_mixed(seeds + golden) + frames * _FRAME_STRIDE)
-    words = _mixed(streams.unsqueeze(1) + ids * _GOLDEN)  # [rows, ids]
-    return -torch.log(-torch.log(_uniform(words)))
+    words = _mixed(streams.unsqueeze(1) + ids * _GOLDEN_STRIDE)  # [rows, ids]
+    return _uniform(words).log_().neg_().log_().neg_()
 
 
 def _uniform(words: Tensor) -> Tensor:
     """Map 64-bit words to float32 strictly between 0 and 1."""
-    halfway = (_shifted(words, 64 - _UNIFORM_BITS).float() + 0.5) * 2.0**-_UNIFORM_BITS
+    halfway = (_shifted(words, 64 - _UNIFORM_BITS).float() + 0.5).mul_(2.0**-_UNIFORM_BITS)
     # The largest value rounds to 1, whose infinite noise would outweigh every logit.
-    return halfway.clamp(max=1 - 2.0**-_UNIFORM_BITS)
+    return halfway.clamp_(max=1 - 2.0**-_UNIFORM_BITS)
 
 
 def sample_codes(

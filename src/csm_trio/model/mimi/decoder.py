@@ -33,6 +33,9 @@ from csm_trio.model.mimi.convolution import (
 CLUSTER_USAGE_MIN = 1e-5
 """Minimum usage count of a code when its vector is averaged (transformers' `epsilon`)."""
 
+_MIN_CPU_ROWS = 4
+"""Rows from which MKL's sums do not depend on the number of rows."""
+
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -116,9 +119,9 @@ class _Layer(nn.Module):
         """Run the layer over `hidden` [batch, steps, hidden_size], with its KV cache `ring`."""
         mixed = attend(linear(self.attention_norm(hidden), self.qkv), ring)
         flat = hidden.view(-1, hidden.shape[2])  # [batch * steps, hidden_size]
-        flat = torch.addmm(flat, mixed.flatten(0, 1), self.attention_out)
+        flat = _add_product(flat, mixed.flatten(0, 1), self.attention_out)
         normed = self.mlp_norm(flat)
-        flat = torch.addmm(flat, F.gelu(linear(normed, self.mlp_in)), self.mlp_out)
+        flat = _add_product(flat, F.gelu(linear(normed, self.mlp_in)), self.mlp_out)
         return flat.view(hidden.shape)
 
     def load(self, tensors: Mapping[str, Tensor], name: str) -> None:
@@ -142,6 +145,15 @@ class _Layer(nn.Module):
     def pack(self) -> None:
         """Lay out the loaded matrices for a CPU, except those used by `addmm`."""
         self.qkv, self.mlp_in = packed(self.qkv), packed(self.mlp_in)
+
+
+def _add_product(x: Tensor, inputs: Tensor, weight: Tensor) -> Tensor:
+    """Return x + inputs @ weight: [rows, out], [rows, in], [in, out]."""
+    rows = len(x)
+    if x.is_cpu and rows < _MIN_CPU_ROWS:
+        padding = (0, 0, 0, _MIN_CPU_ROWS - rows)
+        return torch.addmm(F.pad(x, padding), F.pad(inputs, padding), weight)[:rows]
+    return torch.addmm(x, inputs, weight)
 
 
 class _Residual(nn.Module):

@@ -1,0 +1,180 @@
+"""One step of CSM for all running rows on a CPU: the operations of `CSM.next_frame`, fewer of them.
+
+In: the rows' inputs and positions. Out: their codes. At the embedded voice's sizes an operation
+takes longer to start than to compute: views and scratch are made once for a number of rows,
+temporary values are overwritten in place. Codes equal those of `CSM.next_frame`, and so do all
+values on the way, to the bit. For float32 activations; matrices may be of any kind.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from csm_trio.model.csm import CSM, FrameSampling
+from csm_trio.model.linear import linear
+from csm_trio.model.llama import Attend, Llama
+
+_Mix = Callable[[int], Tensor]
+"""(layer) -> attention outputs [tokens, heads * dim] of a stack's queries, keys and values; it also
+writes keys and values to a cache."""
+
+
+class CpuFrame:
+    """A `CSM` with the scratch of its step, for exactly `rows` rows."""
+
+    def __init__(self, model: CSM, rows: int) -> None:
+        self._model = model
+        self._backbone = _Stack(model.backbone, rows)
+        self._depth = _Stack(model.depth, rows)
+        self._depth_pair = _Stack(model.depth, 2 * rows)
+        cos, sin = _halves(model.depth_cos), _halves(model.depth_sin)  # [codebooks, ...]
+        pair = (cos[:2].repeat(rows, 1, 1, 1), sin[:2].repeat(rows, 1, 1, 1))
+        angles = [pair, *zip(cos[2:].unbind(0), sin[2:].unbind(0), strict=True)]
+        mixes = _depth_mixes(self._depth_pair, self._depth, model.config.codebooks)
+        self._heads = list(zip(model.depth_heads, angles, mixes, strict=True))
+        tables = model.depth_embedding.view(-1, model.config.audio_vocab_size, self._depth.width)
+        self._tables: Sequence[Tensor] = tables.unbind(0)
+
+    def next_codes(
+        self, inputs: Tensor, positions: Tensor, sampling: FrameSampling, attend: Attend
+    ) -> tuple[Tensor, Tensor]:
+        """Generate one frame per row, as `CSM.next_frame` does."""
+        cos, sin = self._model.rotary.at(positions)
+        mix = partial(_mix_by_row, stack=self._backbone, attend=attend)
+        hidden = self._backbone.run(inputs, _halves(cos), _halves(sin), mix)
+        logits = [linear(hidden, self._model.first_head)]
+        codes = self._decode_depth(hidden, logits, sampling)
+        # NaN or infinite where one of the logits is.
+        sums = torch.stack(logits).sum(dim=2, dtype=torch.float32)
+        return codes, sums.isfinite().all(dim=0)
+
+    def _decode_depth(
+        self, hidden: Tensor, logits: list[Tensor], sampling: FrameSampling
+    ) -> Tensor:
+        """Sample all codebooks; `logits` holds those of codebook 0, the others' are appended."""
+        model = self._model
+        codes = [model.sample(logits[0], 0, sampling)]
+        projected = linear(hidden, model.depth_projector)
+        for codebook, (head, angles, mix) in enumerate(self._heads, 1):
+            x = self._embed(codebook - 1, codes[-1])
+            if codebook == 1:
+                x = torch.stack((projected, x), dim=1).flatten(0, 1)
+                x = self._depth_pair.run(x, *angles, mix)[1::2]
+            else:
+                x = self._depth.run(x, *angles, mix)
+            logits.append(linear(x, head))
+            codes.append(model.sample(logits[-1], codebook, sampling))
+        return torch.stack(codes, dim=1)
+
+    def _embed(self, codebook: int, codes: Tensor) -> Tensor:
+        return self._tables[codebook].index_select(0, codes).float()
+
+
+class _Stack:
+    """A `Llama` over a fixed number of tokens (rows, or pairs of positions of the rows)."""
+
+    def __init__(self, llama: Llama, tokens: int) -> None:
+        config = llama.config
+        self._layers = [
+            (layer.input_norm, layer.qkv, layer.out, layer.mlp_norm, layer.gate_up, layer.down)
+            for layer in llama.blocks
+        ]
+        self._norm = llama.norm
+        self.width = config.hidden_size
+        self._eps, self._width = torch.tensor(config.norm_eps), torch.tensor(float(self.width))
+        self._square, self._normed = torch.empty(2, tokens, self.width).unbind(0)
+        self._scale = torch.empty(tokens, 1)
+        self.config, self.tokens = config, tokens
+        n_heads, n_keys = config.heads, config.kv_heads
+        heads = torch.empty(tokens, n_heads + 2 * n_keys, config.head_dim)
+        self._qkv = heads.view(tokens, -1)
+        self._rotated = heads[:, : n_heads + n_keys].view(
+            tokens, n_heads + n_keys, 2, config.head_dim // 2
+        )
+        self.queries, self.keys, self.values = heads.split_with_sizes((n_heads, n_keys, n_keys), 1)
+        self.keys_values = heads[:, n_heads:].view(tokens, 2, n_keys, config.head_dim)
+
+    def run(self, x: Tensor, cos: Tensor, sin: Tensor, mix: _Mix) -> Tensor:
+        """Map embeddings [tokens, width] to hidden states, as `Llama.forward` does.
+
+        cos, sin: broadcast to [tokens, 1, 2, head_dim / 2]. The result is scratch, which the next
+        call overwrites.
+        """
+        for index, (input_norm, qkv, out, mlp_norm, gate_up, down) in enumerate(self._layers):
+            self._qkv.copy_(linear(self._normalized(x, input_norm), qkv))
+            swapped = self._rotated.flip(2)
+            self._rotated.mul_(cos).addcmul_(swapped, sin)  # as `rotate` does
+            x = linear(mix(index), out).add_(x)
+            gate, up = linear(self._normalized(x, mlp_norm), gate_up).chunk(2, dim=1)
+            x = linear(F.silu(gate).mul_(up), down).add_(x)
+        return self._normalized(x, self._norm)
+
+    def _normalized(self, x: Tensor, gain: Tensor) -> Tensor:
+        """Apply RMSNorm by the operations of `F.rms_norm` on a CPU; the result is scratch."""
+        torch.mul(x, x, out=self._square)
+        torch.sum(self._square, 1, keepdim=True, out=self._scale)
+        torch.addcdiv(self._eps, self._scale, self._width, out=self._scale)
+        torch.mul(x, self._scale.rsqrt_(), out=self._normed)
+        return self._normed.mul_(gain)
+
+
+def _halves(angles: Tensor) -> Tensor:
+    """View cosines or sines [..., 1, dim] as [tokens, 1, 2, dim / 2]."""
+    return angles.reshape(-1, 1, 2, angles.shape[-1] // 2)
+
+
+def _mix_by_row(index: int, *, stack: _Stack, attend: Attend) -> Tensor:
+    """Attend one new position per row of the backbone's KV cache."""
+    parts = (part.unsqueeze(1) for part in (stack.queries, stack.keys, stack.values))
+    return attend(index, *parts).view(stack.tokens, -1)
+
+
+def _depth_mixes(pairs: _Stack, singles: _Stack, positions: int) -> Sequence[_Mix]:
+    """Return the depth decoder's attention: of positions 0 and 1 together, then of each other.
+
+    They share a cache of one frame, each layer's keys and values [rows, 2, kv_heads, positions,
+    dim].
+    """
+    config = singles.config
+    shape = (config.layers, singles.tokens, 2, config.kv_heads, positions, config.head_dim)
+    layers = torch.empty(shape).unbind(0)
+    pair = partial(_mix_pair, stack=pairs, caches=[layer[:, :, :, :2] for layer in layers])
+    return [pair] + [
+        partial(
+            _mix_one,
+            # Query heads that share a key head are its query times.
+            queries=singles.queries.view(singles.tokens, config.kv_heads, -1, config.head_dim),
+            keys_values=singles.keys_values,
+            fresh=[layer[:, :, :, position] for layer in layers],
+            pasts=[layer[:, :, :, : position + 1].unbind(1) for layer in layers],
+        )
+        for position in range(2, positions)
+    ]
+
+
+def _mix_pair(index: int, *, stack: _Stack, caches: Sequence[Tensor]) -> Tensor:
+    """Attend from positions 0 and 1: tokens [2 * rows], position 0 of a row before its 1."""
+    cache = caches[index]  # [rows, 2, kv_heads, 2 positions, dim]
+    pairs = (len(cache), 2)
+    cache.copy_(stack.keys_values.view(*pairs, *stack.keys_values.shape[1:]).permute(0, 2, 3, 1, 4))
+    queries = stack.queries.view(*pairs, *stack.queries.shape[1:]).transpose(1, 2)
+    keys, values = cache.unbind(1)
+    mixed = F.scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=True)
+    return mixed.transpose(1, 2).reshape(stack.tokens, -1)
+
+
+def _mix_one(
+    index: int,
+    *,
+    queries: Tensor,
+    keys_values: Tensor,
+    fresh: Sequence[Tensor],
+    pasts: Sequence[Sequence[Tensor]],
+) -> Tensor:
+    """Attend from one position [rows], whose keys and values go to `fresh`, over `pasts`."""
+    fresh[index].copy_(keys_values)
+    keys, values = pasts[index]
+    return F.scaled_dot_product_attention(queries, keys, values).view(len(queries), -1)

@@ -1,0 +1,108 @@
+"""The CPU's step against `CSM.next_frame`: equal values, to the bit."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from csm_trio.model.attention import KVCache, Span
+from csm_trio.model.checkpoint.random_weights import random_weights
+from csm_trio.model.checkpoint.read_config import csm_1b_config
+from csm_trio.model.config import CSMConfig
+from csm_trio.model.cpu_step import CpuFrame
+from csm_trio.model.csm import CSM, FrameSampling
+
+CPU = torch.device("cpu")
+FRAMES = 3
+
+
+def small_config(codebooks: int) -> CSMConfig:
+    whole = csm_1b_config()
+    backbone = replace(
+        whole.backbone, hidden_size=80, intermediate_size=112, layers=2, heads=6, kv_heads=2,
+        head_dim=24, max_positions=16,
+    )  # fmt: skip
+    depth = replace(
+        backbone, hidden_size=48, heads=4, head_dim=12, layers=2, max_positions=codebooks + 1
+    )
+    codec = replace(whole.codec, codebook_size=100, quantizers=codebooks)
+    return replace(
+        whole, backbone=backbone, depth=depth, codec=codec, codebooks=codebooks,
+        audio_vocab_size=103, text_vocab_size=64,
+    )  # fmt: skip
+
+
+def load(config: CSMConfig, dtype: torch.dtype) -> CSM:
+    model = CSM(config, device=CPU)
+    model.load(random_weights(config, device=CPU, dtype=dtype))
+    model.pack(int8=dtype == torch.int8)
+    return model
+
+
+def sampling(rows: int, frame: int, temperature: float) -> FrameSampling:
+    return FrameSampling(
+        temperature=torch.full((rows, 2), temperature),
+        top_k=torch.full((rows, 2), 7),
+        seeds=torch.arange(rows),
+        frames=torch.full((rows,), frame),
+        noisy=(temperature > 0, temperature > 0),
+        largest_k=(7, 7),
+    )
+
+
+def generate(model: CSM, rows: int, temperature: float, *, by_cpu_frame: bool) -> list[Tensor]:
+    """Generate frames for all rows but the last, which is padding; return all that is computed."""
+    config = model.config
+    kv = KVCache(config.backbone, rows, device=CPU, dtype=torch.float32)
+    noise = torch.Generator().manual_seed(0)
+    inputs = torch.randn(rows, config.backbone.hidden_size, generator=noise)
+    next_codes = CpuFrame(model, rows).next_codes if by_cpu_frame else model.next_frame
+    spans = max(1, rows - 1)
+    computed = []
+    for frame in range(FRAMES):
+        positions = torch.full((rows,), frame)
+        attend = kv.step_by_row([Span(row, frame) for row in range(spans)])
+        codes, finite = next_codes(inputs, positions, sampling(rows, frame, temperature), attend)
+        assert finite.all()
+        inputs = model.embed_frames(codes)
+        computed += [codes, inputs]
+    assert not torch.equal(computed[0], computed[2]), "codes must differ"
+    return [*computed, kv.keys, kv.values]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int8], ids=["f32", "int8"])
+@pytest.mark.parametrize(("rows", "codebooks"), [(1, 8), (3, 4), (2, 2)])
+@torch.inference_mode()
+def test_the_cpu_s_step_equals_next_frame_to_the_bit(
+    rows: int, codebooks: int, dtype: torch.dtype, temperature: float
+) -> None:
+    model = load(small_config(codebooks), dtype)
+    expected = generate(model, rows, temperature, by_cpu_frame=False)
+    made = generate(model, rows, temperature, by_cpu_frame=True)
+    for one, other in zip(made, expected, strict=True):
+        assert torch.equal(one, other)
+
+
+@torch.inference_mode()
+def test_a_row_of_nan_is_told_and_spoils_neither_others_nor_the_next_frame() -> None:
+    model = load(small_config(4), torch.float32)
+    frame, rows = CpuFrame(model, 2), 2
+    kv = KVCache(model.config.backbone, rows, device=CPU, dtype=torch.float32)
+    inputs = torch.randn(rows, 80, generator=torch.Generator().manual_seed(0))
+    broken = inputs.clone()
+    broken[1, 3] = torch.nan
+
+    def step(values: Tensor) -> tuple[Tensor, Tensor]:
+        attend = kv.step_by_row([Span(0, 0), Span(1, 0)])
+        return frame.next_codes(values, torch.zeros(rows).long(), sampling(rows, 0, 0.0), attend)
+
+    codes, finite = step(inputs)
+    assert finite.tolist() == [True, True]
+    beside, finite = step(broken)
+    assert finite.tolist() == [True, False]
+    assert torch.equal(beside[0], codes[0])
+    again, finite = step(inputs)
+    assert finite.tolist() == [True, True]
+    assert torch.equal(again, codes)
