@@ -23,7 +23,8 @@ from csm_trio.engine.runner import FrameStep
 from csm_trio.engine.slots import Opening, Slots
 from csm_trio.engine.step_eager import EagerStep
 from csm_trio.engine.step_graphed import GraphedStep
-from csm_trio.engine.utterance import Frame
+from csm_trio.engine.utterance import Frame, StepResult
+from csm_trio.errors import NotFinite
 from csm_trio.model.attention import AlignmentHead, Prefix
 from csm_trio.model.checkpoint.random_weights import random_weights
 from csm_trio.model.checkpoint.read_config import csm_1b_config
@@ -34,8 +35,11 @@ from csm_trio.model.mimi.decoder import MimiDecoder
 from csm_trio.timebase import FRAME_SAMPLES
 from support.rerun_graphs import rerun_graphs
 
-# numpy computes the kernels: a sigmoid of a large negative number is 1 / inf.
-pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in exp:RuntimeWarning")
+# numpy computes the kernels: a sigmoid of a large negative number is 1 / inf, zero times inf is NaN.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:overflow encountered in exp:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning"),
+]
 
 CPU = torch.device("cpu")
 F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
@@ -262,6 +266,44 @@ def test_without_a_head_the_codes_are_the_same_and_no_character_is_read(
     )
     np.testing.assert_array_equal(codes_of(read), codes_of(unread))
     assert {frame.attended_char for frame in unread} == {None}
+
+
+@pytest.mark.usefixtures("without_codec")
+@pytest.mark.parametrize("value", [np.nan, np.inf], ids=["nan", "inf"])
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+def test_a_row_that_is_not_finite_fails_alone_and_its_slot_is_as_new(
+    monkeypatch: pytest.MonkeyPatch, sampling: SamplingParams, value: float
+) -> None:
+    monkeypatch.setattr(step_graphed, "buckets", lambda count: [count])
+    config = small_config()
+    slots, prefill, step = graphed(config, *load(config, F32, F32), None)
+
+    def begin() -> None:
+        prefill.advance([pending(config, slot, sampling) for slot in PROMPTS])
+
+    begin()
+    expected = [step.run([0, 1]) for _ in range(FRAMES)]
+    begin()
+    slots.state.inputs[1, 5] = value
+    beside, failed = step.run([0, 1])
+    assert isinstance(failed, NotFinite)
+    for tensor in (slots.kv.keys[:, 1], slots.kv.values[:, 1], slots.state.inputs[1]):
+        assert not tensor.any()
+    slots.close(1)
+    made = [beside, *step.run([0])]
+    begin()
+    again = [step.run([0, 1]) for _ in range(FRAMES)]
+    for one, other in (
+        (made, [row for row, _ in expected]),
+        ([row for _, row in again], [row for _, row in expected]),
+    ):
+        np.testing.assert_array_equal(codes_of(speech(one)), codes_of(speech(other)))
+
+
+def speech(results: Sequence[StepResult]) -> list[Frame]:
+    frames = [result for result in results if isinstance(result, Frame)]
+    assert len(frames) == len(results) == FRAMES
+    return frames
 
 
 def graphed(

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from csm_trio.engine.cuda_graph import capture_graph
 from csm_trio.engine.frame_output import rows_still_speaking, scale_to_int16
 from csm_trio.engine.slots import Slots
-from csm_trio.engine.utterance import Frame
+from csm_trio.engine.utterance import Frame, StepResult
+from csm_trio.errors import NotFinite
 from csm_trio.model.attention import AlignmentHead
 from csm_trio.model.config import CSMConfig
 from csm_trio.model.csm import CSM
@@ -79,8 +80,8 @@ class GraphedStep:
         self._kernels = codec_kernels(config, device, workspace)
         self._codebooks = config.codebooks
         self._samples = slice(config.codebooks, config.codebooks + FRAME_SAMPLES)
-        # Columns: codes, samples and, with a head, the index of the attended text token.
-        width = config.codebooks + FRAME_SAMPLES + (head is not None)
+        # Columns: codes, samples, whether the row failed; with a head, its attended text token.
+        width = self._samples.stop + 1 + (head is not None)
         self._rows = torch.full((slots.count,), slots.dummy, device=device)  # [slots] int64
         self._rows_host = torch.empty(slots.count, dtype=torch.int64, pin_memory=True)
         self._out = torch.zeros(slots.count, width, dtype=torch.int16, device=device)
@@ -103,14 +104,15 @@ class GraphedStep:
         rows = self._rows[:size]
         out = self._out[:size]
         attended = None if self._head is None else AttendedTokens(self._head, out[:, -1])
-        codes = self._frame.next_codes(rows, attended)  # [size, codebooks]
+        failed = out[:, self._samples.stop]
+        codes = self._frame.next_codes(rows, failed, attended)  # [size, codebooks]
         pcm = self._codec.decode(codes, rows, self._slots.codec, kernels=self._kernels)
         self._slots.codec.positions[-1:].zero_()
         out[:, : self._codebooks] = codes
         out[:, self._samples] = scale_to_int16(pcm)
 
     @torch.inference_mode()
-    def run(self, slots: Sequence[int]) -> list[Frame | None]:
+    def run(self, slots: Sequence[int]) -> list[StepResult]:
         running = len(slots)
         size = next(size for size in reversed(self._graphs) if size >= running)
         rows_host = self._rows_host.numpy()
@@ -120,7 +122,11 @@ class GraphedStep:
         self._graphs[size].replay()
         self._out_host[:running].copy_(self._out[:running], non_blocking=True)
         torch.cuda.current_stream().synchronize()
-        return self._frames(rows_host[:running])
+        results: list[StepResult] = [*self._frames(rows_host[:running])]
+        for row in np.flatnonzero(self._out_host.numpy()[:running, self._samples.stop]).tolist():
+            self._slots.clear(slots[row])
+            results[row] = NotFinite()
+        return results
 
     def _frames(self, slots: NDArray[np.int64]) -> list[Frame | None]:
         """Copy the slots' frames out of the pinned buffer, which the next step overwrites."""

@@ -40,14 +40,19 @@ class FusedFrame:
         self._depth_keys = state.inputs.new_zeros(shape)
         self._depth_values = state.inputs.new_zeros(shape)
 
-    def next_codes(self, slots: Tensor, attended: AttendedTokens | None = None) -> Tensor:
+    def next_codes(
+        self, slots: Tensor, failed: Tensor, attended: AttendedTokens | None = None
+    ) -> Tensor:
         """Generate one frame per row: slots int64 [rows] -> codes int64 [rows, codebooks].
 
-        Only padding rows share a slot, the dummy, whose position stays 0. With `attended` the
-        alignment head is read, too.
+        Only padding rows share a slot, the dummy, whose position stays 0. Writes 1 to `failed`
+        int16 [rows] for a row with NaN or infinity in its logits, whose codes mean nothing, else 0.
+        With `attended` the alignment head is read, too.
         """
         state, model = self._state, self._model
-        sampling = SamplingTensors(slots, state.temperature, state.top_k, state.seeds, state.frames)
+        sampling = SamplingTensors(
+            slots, failed, state.temperature, state.top_k, state.seeds, state.frames
+        )
         codes = torch.empty(
             len(slots), model.config.codebooks, dtype=torch.int64, device=slots.device
         )

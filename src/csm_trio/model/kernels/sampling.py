@@ -55,7 +55,7 @@ def _kth_largest(keys, k, BITS: tl.constexpr):
 @triton.jit(do_not_specialize=["codebook", "table_start"])
 def _sample_kernel(
     logits_ptr, codes_ptr, slots_ptr, temperature_ptr, top_k_ptr, seeds_ptr, frames_ptr,
-    table_ptr, next_ptr, codebook, table_start, codebooks, ids_count, width,
+    table_ptr, next_ptr, failed_ptr, codebook, table_start, codebooks, ids_count, width, failed_row,
     HALF: tl.constexpr, EMBED: tl.constexpr, BITS: tl.constexpr,
     IDS: tl.constexpr, WIDTH: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
@@ -69,6 +69,9 @@ def _sample_kernel(
     inside = ids < ids_count
     at = logits_ptr + row * ids_count + ids
     logits = tl.load(at, mask=inside, other=float("-inf")).to(tl.float32)
+    # NaN is not below infinity either.
+    wrong = tl.sum((inside & ~(tl.abs(logits) < float("inf"))).to(tl.int32), axis=0) > 0
+    tl.store(failed_ptr + row * failed_row, wrong.to(tl.int16), mask=wrong | (HALF == 0))
     if temperature > 0:
         k = tl.minimum(tl.load(top_k_ptr + slot * 2 + HALF), ids_count)
         bits = logits.to(tl.uint32, bitcast=True)
@@ -80,7 +83,8 @@ def _sample_kernel(
         noise = _noise(seed, frame, codebook, ids)
         scores = logits / tl.maximum(temperature, 1e-4) + noise
         logits = tl.where(kept & inside, scores, float("-inf"))
-    code = tl.argmax(logits, axis=0)
+    # The argmax of NaN may be no id: the next codebook's row of the table must be one.
+    code = tl.where(wrong, 0, tl.argmax(logits, axis=0))
     tl.store(codes_ptr + row * codebooks + codebook, code.to(tl.int64))
     if EMBED:
         dims = tl.arange(0, WIDTH)
@@ -94,10 +98,12 @@ class SamplingTensors:
     """Sampling parameters on the device. slots: int64 [rows]; the others are indexed by slot.
 
     temperature: float32 [slots, 2]; top_k: int64 [slots, 2]; seeds, frames: int64 [slots].
-    Column 0 is for codebook 0, column 1 for all others.
+    Column 0 is for codebook 0, column 1 for all others. failed: int16 [rows] of any stride, to
+    which 1 is written for a row with NaN or infinity in the logits of any codebook, else 0.
     """
 
     slots: Tensor
+    failed: Tensor
     temperature: Tensor
     top_k: Tensor
     seeds: Tensor
@@ -124,8 +130,8 @@ def sample(
     _sample_kernel[(rows,)](
         logits, codes, sampling.slots, sampling.temperature, sampling.top_k, sampling.seeds,
         sampling.frames,
-        table, table if embedded is None else embedded, codebook, table_start, codes.shape[1],
-        ids, width,
+        table, table if embedded is None else embedded, sampling.failed,
+        codebook, table_start, codes.shape[1], ids, width, sampling.failed.stride(0),
         HALF=min(codebook, 1), EMBED=embedded is not None,
         # The lower 16 bits of a bfloat16 widened to float32 are zero.
         BITS=16 if logits.dtype == torch.bfloat16 else 32,
