@@ -35,7 +35,7 @@ from csm_trio.model.mimi.decoder import MimiDecoder
 from csm_trio.timebase import FRAME_SAMPLES
 from support.rerun_graphs import rerun_graphs
 
-# numpy computes the kernels: a sigmoid of a large negative number is 1 / inf, zero times inf is NaN.
+# numpy computes the kernels: a sigmoid of a large negative number is 1 / inf, 0 times inf is NaN.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:overflow encountered in exp:RuntimeWarning"),
     pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning"),
