@@ -128,8 +128,8 @@ def _round(groups: Tensor) -> tuple[Tensor, Tensor]:
     and scale and zero, bfloat16 [..., groups, 2], which are not finite where a weight is not.
     """
     low, high = groups.aminmax(dim=-1, keepdim=True)
-    scale = _scale(high / (_HIGHEST - _LOWEST) - low / (_HIGHEST - _LOWEST))
-    zero = _bfloat16(low / 2 + high / 2 - scale * (_LOWEST + _HIGHEST) / 2)
+    step = high / (_HIGHEST - _LOWEST) - low / (_HIGHEST - _LOWEST)
+    scale, zero = _scale(step), _bfloat16(low - step * _LOWEST)
     mean = groups.mean(dim=-1, keepdim=True)
     centred = groups - mean
     values, error = _nearest(groups, scale, zero)
