@@ -86,7 +86,7 @@ class PackedInt4Matrix(nn.Parameter):
         for first in range(0, len(pairs), rows):
             part = pairs[first : first + rows]
             wide = torch.stack((part & 0xF, part >> 4), dim=-1).view(-1, width).int()
-            packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(wide, 1)
+            packed = torch._convert_weight_to_int4pack_for_cpu(wide, 1)
             values[first : first + rows] = packed
         packed_matrix = cls(values, requires_grad=False)
         scale = F.pad(matrix.scale, (0, 0, 0, 0, 0, padding))
@@ -95,17 +95,19 @@ class PackedInt4Matrix(nn.Parameter):
         return packed_matrix
 
     def times(self, x: Tensor) -> Tensor:
-        """Map x [..., inputs] of any float type to [..., outputs] of the same type.
+        """Map x [..., inputs] to float32 [..., outputs].
 
         Activations and results are rounded to bfloat16; sums are float32. A row's product does not
         depend on the number of rows: the kernel adds up each output input by input.
         """
-        flat = x.reshape(-1, self.inputs).bfloat16()
+        flat = x.bfloat16().reshape(-1, self.inputs)
         padding = 2 * self.shape[1] - self.inputs
         if padding:
             flat = F.pad(flat, (0, padding))
-        product: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(flat, self, GROUP, self.scale)
-        return product[:, : self.outputs].to(x.dtype).view(*x.shape[:-1], -1)
+        product = torch._weight_int4pack_mm_for_cpu(flat, self, GROUP, self.scale)
+        if self.shape[0] != self.outputs:
+            product = product[:, : self.outputs]
+        return product.float().view(*x.shape[:-1], -1)
 
 
 def int4_products_work() -> bool:

@@ -61,17 +61,17 @@ class Int8Matrix(nn.Parameter):
         return cls.of(torch.cat([part.data for part in parts]), scale, parts[0].inputs)
 
     def times(self, x: Tensor) -> Tensor:
-        """Map x [..., inputs] of any float type to [..., outputs] of the same type.
+        """Map x [..., inputs] to float32 [..., outputs].
 
         Activations and results are rounded to bfloat16; sums are float32. A row's
         product does not depend on the number of rows.
         """
-        flat = x.reshape(-1, self.inputs).bfloat16()
+        flat = x.bfloat16().reshape(-1, self.inputs)
         padding = self.shape[1] - self.inputs
         if padding:
             flat = F.pad(flat, (0, padding))
-        product: Tensor = torch.ops.aten._weight_int8pack_mm(flat, self, self.scale)
-        return product.to(x.dtype).view(*x.shape[:-1], -1)
+        product = torch._weight_int8pack_mm(flat, self, self.scale)
+        return product.float().view(*x.shape[:-1], -1)
 
 
 def joined(parts: Sequence[Tensor]) -> nn.Parameter:
@@ -111,9 +111,11 @@ def packed(weight: nn.Parameter) -> nn.Parameter:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Multiply as `F.linear` does, by a weight that may be packed or (without bias) quantized."""
+    if isinstance(weight, PackedInt4Matrix):
+        return weight.times(x)
+    if isinstance(weight, Int8Matrix):
+        return weight.times(x)
     if weight.is_mkldnn:
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
         return product
-    if isinstance(weight, Int8Matrix | PackedInt4Matrix):
-        return weight.times(x)
     return F.linear(x, weight, bias)
