@@ -4,7 +4,6 @@ import logging
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,13 +44,15 @@ def sizes(tmp_path_factory: pytest.TempPathFactory) -> CSMConfig:
     return read_config(folder / "config.json", None)
 
 
-@pytest.fixture(params=[None, *Quantization])
+@pytest.fixture(params=[torch.float32, torch.bfloat16, torch.float16, *Quantization], ids=str)
 def model(request: pytest.FixtureRequest, sizes: CSMConfig, monkeypatch: pytest.MonkeyPatch) -> CSM:
     """Return a tiny model that counts as a large one."""
     monkeypatch.setattr(cpu_threads, "_SMALL_HIDDEN_SIZE", sizes.backbone.hidden_size - 1)
+    quantization = None if isinstance(request.param, torch.dtype) else request.param
+    dtype = torch.float32 if quantization else request.param
     model = CSM(sizes, device=CPU)
-    model.load(random_weights(sizes, device=CPU, dtype=torch.float32, quantization=request.param))
-    model.pack(quantized=request.param is not None)
+    model.load(random_weights(sizes, device=CPU, dtype=dtype, quantization=quantization))
+    model.pack(quantized=quantization is not None)
     return model
 
 
@@ -160,7 +161,7 @@ def test_the_environments_number_of_threads_is_taken_as_it_is(
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     torch.set_num_threads(2)  # as OpenMP does where the variable is set before the start
     with caplog.at_level(logging.INFO, logger=cpu_threads.__name__):
-        bound_cpu_threads(replace(model.config))
+        bound_cpu_threads(model.config)
         choose_cpu_threads(model, rows=1)
     assert torch.get_num_threads() == 2
     assert caplog.messages == ["CPU threads: 2, by OMP_NUM_THREADS"]

@@ -144,7 +144,7 @@ def _fastest_pass_s(model: CSM, rows: int, within_s: float) -> float:
     """Return the shortest time of a pass through the depth decoder's products, in seconds."""
     config = model.config.depth
     hidden, heads, gated = (
-        torch.ones(rows, width)
+        torch.ones(rows, width, dtype=model.depth.norm.dtype)
         for width in (config.hidden_size, config.heads * config.head_dim, config.intermediate_size)
     )
     took_s: list[float] = []

@@ -20,7 +20,7 @@ _ROUNDED_AT_ONCE = 1 << 18
 _PACKED_AT_ONCE = 1 << 22
 """Number of values packed at a time, of 4 bytes each."""
 _PACKED_OUTPUTS = 64
-"""Outputs of a whole block of the kernel's layout, on every CPU."""
+"""Whole blocks of outputs in the kernel's layout of every CPU, whose blocks have 32 or 64."""
 _OUTPUTS_MULTIPLE = 16
 
 
