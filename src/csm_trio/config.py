@@ -60,7 +60,7 @@ class EngineConfig:
     """The model, the device and the playback buffer; without a model the embedded voice is served.
 
     `device` is `auto`, `cpu`, `mps`, `cuda` or `cuda:N`; `dtype` is `auto`, `f32`, `f16`,
-    `bf16` or, on a CPU, `int8`. `pool_size` None is as many slots as the device holds,
+    `bf16` or, on a CPU, `int8` or `int4`. `pool_size` None is as many slots as the device holds,
     `max_positions` None as many positions as the model has. `random_weights` names the sizes of a
     model with random weights, used instead of a checkpoint. Below `low_water_s` of playback
     buffer a row is urgent, above `high_water_s` it waits for urgent ones.
@@ -242,8 +242,9 @@ SETTINGS: tuple[Setting, ...] = (
         "cpu, mps, cuda or cuda:N; auto takes CUDA, then MPS, then CPU",
     ),
     Setting(
-        "--dtype", "engine", "dtype", choice("auto", "f32", "f16", "bf16", "int8"), "number format",
-        "f32, f16, bf16 or, on a CPU, int8; auto is bf16 on CUDA, f32 elsewhere",
+        "--dtype", "engine", "dtype",
+        choice("auto", "f32", "f16", "bf16", "int8", "int4"), "number format",
+        "f32, f16, bf16 or, on a CPU, int8 or int4; auto is bf16 on CUDA, f32 elsewhere",
     ),
     Setting(
         "--model-id", "engine", "model_id", _NAME, "Hugging Face Hub id",

@@ -18,6 +18,8 @@ from csm_trio.errors import StartupError
 from csm_trio.model.checkpoint.random_weights import random_weights
 from csm_trio.model.checkpoint.read_config import csm_1b_config, read_config
 from csm_trio.model.config import CSMConfig
+from csm_trio.model.int4_matrix import Int4Matrix, PackedInt4Matrix
+from csm_trio.model.linear import Int8Matrix, Quantization
 from csm_trio.model.mimi.decoder import MimiDecoder
 from support.tiny_csm import write_tiny_checkpoint
 
@@ -98,9 +100,25 @@ def test_weights_are_counted_once_in_the_type_they_have() -> None:
 
 def test_a_checkpoints_bytes_are_those_of_its_tensors(tiny: Path) -> None:
     config = read_config(tiny / "config.json", None)
-    for dtype in (torch.float32, torch.bfloat16, torch.int8):
+    for dtype in (torch.float32, torch.bfloat16):
         tensors = random_weights(config, device=CPU, dtype=dtype).values()
         assert memory.checkpoint_bytes(config, dtype) == sum(tensor.nbytes for tensor in tensors)
+
+
+@pytest.mark.parametrize("quantization", Quantization)
+def test_a_quantized_models_bytes_include_its_scales(
+    quantization: Quantization, tiny: Path
+) -> None:
+    config = read_config(tiny / "config.json", None)
+    tensors = random_weights(config, device=CPU, dtype=torch.float32, quantization=quantization)
+    scales = [t.scale for t in tensors.values() if isinstance(t, Int8Matrix | Int4Matrix)]
+    held = sum(tensor.nbytes for tensor in [*tensors.values(), *scales])
+    assert memory.checkpoint_bytes(config, torch.float32, quantization) == held
+    loaded = load_model(EngineConfig(device="cpu", dtype=str(quantization), weights_path=tiny))
+    mlp = loaded.model.depth.get_submodule("layers.0").down
+    assert isinstance(mlp, Int8Matrix | PackedInt4Matrix)
+    counted = memory.weight_bytes(torch.nn.ParameterList([mlp]))
+    assert counted == mlp.nbytes + mlp.scale.nbytes
 
 
 def free(monkeypatch: pytest.MonkeyPatch, count: int | None) -> None:

@@ -37,7 +37,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def runners(checkpoint: Path) -> dict[str, TorchRunner]:
-    return {dtype: _runner(checkpoint, dtype) for dtype in ("f32", "int8")}
+    return {dtype: _runner(checkpoint, dtype) for dtype in ("f32", "int8", "int4")}
 
 
 def _runner(checkpoint: Path, dtype: str = "f32") -> TorchRunner:
@@ -95,8 +95,13 @@ DAMAGES = [_in_inputs, _in_keys, _in_values, _in_audio]
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize(
     ("dtype", "sampling", "value"),
-    [("f32", GREEDY, math.nan), ("f32", SAMPLED, math.inf), ("int8", SAMPLED, math.nan)],
-    ids=["f32-greedy-nan", "f32-sampled-inf", "int8-sampled-nan"],
+    [
+        ("f32", GREEDY, math.nan),
+        ("f32", SAMPLED, math.inf),
+        ("int8", SAMPLED, math.nan),
+        ("int4", GREEDY, math.inf),
+    ],
+    ids=["f32-greedy-nan", "f32-sampled-inf", "int8-sampled-nan", "int4-greedy-inf"],
 )
 def test_its_utterance_fails_and_no_other_row_or_later_one_notices(
     damage: Callable[[TorchRunner, float], None],

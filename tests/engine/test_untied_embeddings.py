@@ -133,7 +133,7 @@ def test_a_small_difference_of_the_tables_is_kept(dtype: str, tmp_path: Path) ->
     assert torch.equal(model.depth_embedding, tied.depth_embedding)
 
 
-@pytest.mark.parametrize("dtype", ["f32", "int8"])
+@pytest.mark.parametrize("dtype", ["f32", "int8", "int4"])
 def test_no_checkpoint_keeps_a_third_table(dtype: str, untied: Path, tmp_path: Path) -> None:
     tied = write_tiny_checkpoint(tmp_path / "tied")
     folders = [untied, tied]

@@ -12,6 +12,7 @@ from csm_trio.model.checkpoint.read_config import csm_1b_config
 from csm_trio.model.config import CSMConfig
 from csm_trio.model.cpu_step import CpuFrame
 from csm_trio.model.csm import CSM, FrameSampling
+from csm_trio.model.linear import Quantization
 
 CPU = torch.device("cpu")
 FRAMES = 3
@@ -33,10 +34,11 @@ def small_config(codebooks: int) -> CSMConfig:
     )  # fmt: skip
 
 
-def load(config: CSMConfig, dtype: torch.dtype) -> CSM:
+def load(config: CSMConfig, quantization: Quantization | None) -> CSM:
     model = CSM(config, device=CPU)
-    model.load(random_weights(config, device=CPU, dtype=dtype))
-    model.pack(int8=dtype == torch.int8)
+    weights = random_weights(config, device=CPU, dtype=torch.float32, quantization=quantization)
+    model.load(weights)
+    model.pack(quantized=quantization is not None)
     return model
 
 
@@ -72,13 +74,13 @@ def generate(model: CSM, rows: int, temperature: float, *, by_cpu_frame: bool) -
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.int8], ids=["f32", "int8"])
+@pytest.mark.parametrize("quantization", [None, *Quantization])
 @pytest.mark.parametrize(("rows", "codebooks"), [(1, 8), (3, 4), (2, 2)])
 @torch.inference_mode()
 def test_the_cpu_s_step_equals_next_frame_to_the_bit(
-    rows: int, codebooks: int, dtype: torch.dtype, temperature: float
+    rows: int, codebooks: int, quantization: Quantization | None, temperature: float
 ) -> None:
-    model = load(small_config(codebooks), dtype)
+    model = load(small_config(codebooks), quantization)
     expected = generate(model, rows, temperature, by_cpu_frame=False)
     made = generate(model, rows, temperature, by_cpu_frame=True)
     for one, other in zip(made, expected, strict=True):
@@ -87,7 +89,7 @@ def test_the_cpu_s_step_equals_next_frame_to_the_bit(
 
 @torch.inference_mode()
 def test_a_row_of_nan_is_told_and_spoils_neither_others_nor_the_next_frame() -> None:
-    model = load(small_config(4), torch.float32)
+    model = load(small_config(4), None)
     frame, rows = CpuFrame(model, 2), 2
     kv = KVCache(model.config.backbone, rows, device=CPU, dtype=torch.float32)
     inputs = torch.randn(rows, 80, generator=torch.Generator().manual_seed(0))

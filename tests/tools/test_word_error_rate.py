@@ -1,11 +1,13 @@
 """The word error rate is an edit distance, and the test sentences have the stated form."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.sentences import SENTENCES
+from data.sentences import CALL_SENTENCES, SENTENCES
 from tools.word_error_rate import WordErrors, recognize, word_error_rate, words_of
 
 # reference, recognized, errors, words
@@ -79,3 +81,10 @@ def test_twenty_sentences_of_a_phone_call_without_digits() -> None:
         assert sentence[0].isupper()
         assert sentence[-1] in ".?"
         assert not any(char.isdigit() for char in sentence)
+
+
+def test_two_hundred_sentences_begin_with_the_twenty() -> None:
+    assert len(set(CALL_SENTENCES)) == 200
+    assert CALL_SENTENCES[:20] == SENTENCES
+    for sentence in CALL_SENTENCES:
+        assert re.fullmatch(r"[A-Z][A-Za-z ,.;:?!]+[.?!]", sentence)

@@ -1,8 +1,8 @@
 """Measure the word error rate of synthesized speech with an offline recognizer.
 
-Run as `PYTHONPATH=tests python -m tools.word_error_rate`, it requests twenty sentences from a
-running server and prints the words recognized. The recognizer is PocketSphinx with the US English
-model that it ships; its own errors are included.
+Run as `PYTHONPATH=tests python -m tools.word_error_rate`, it requests sentences (twenty, or as many
+as `--sentences` says) from a running server and prints the words recognized. The recognizer is
+PocketSphinx with the US English model that it ships; its own errors are included.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from pocketsphinx import Decoder  # type: ignore[import-untyped]
 
 from csm_trio.audio.resample import Resampler
 from csm_trio.audio.wav import read_wav
-from data.sentences import SENTENCES
+from data.sentences import CALL_SENTENCES, SENTENCES
 
 _RATE_HZ = 16_000
 _SILENCE_S = 0.3
@@ -94,11 +94,13 @@ def _distance(expected: Sequence[str], recognized: Sequence[str]) -> int:
     return row[-1]
 
 
-def _synthesize(base_url: str, voice_id: str, text: str) -> tuple[NDArray[np.int16], int]:
+def _synthesize(
+    base_url: str, voice_id: str, text: str, seed: int | None
+) -> tuple[NDArray[np.int16], int]:
     voice = quote(voice_id, safe="")
     request = Request(
         f"{base_url.rstrip('/')}/v1/text-to-speech/{voice}?output_format=wav_{_RATE_HZ}",
-        data=json.dumps({"text": text}).encode(),
+        data=json.dumps({"text": text, "seed": seed}).encode(),
         headers={"Content-Type": "application/json"},
     )
     with urlopen(request, timeout=_ANSWER_TIMEOUT_S) as answer:
@@ -110,17 +112,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--url", default="http://127.0.0.1:8080")
     parser.add_argument("--voice", default="default")
+    parser.add_argument("--sentences", type=int, default=len(SENTENCES), help="at most 200")
+    parser.add_argument("--seed", type=int, help="one for every sentence")
     flags = parser.parse_args()
     counts = []
-    for sentence in SENTENCES:
-        recognized = recognize(*_synthesize(flags.url, flags.voice, sentence))
+    for sentence in CALL_SENTENCES[: flags.sentences]:
+        recognized = recognize(*_synthesize(flags.url, flags.voice, sentence, flags.seed))
         counts.append(WordErrors.between(sentence, recognized))
         print(f"reference  {sentence}\nrecognized {recognized}")
         print(f"WER        {counts[-1].rate:.1%}\n", flush=True)
     pooled = WordErrors.pooled(counts)
     print(
         f"pooled WER {pooled.rate:.1%} ({pooled.errors} errors in {pooled.words} words, "
-        f"{len(SENTENCES)} sentences)"
+        f"{len(counts)} sentences)"
     )
 
 

@@ -10,8 +10,7 @@ from contextlib import contextmanager
 
 import torch
 
-from csm_trio.engine.memory import dtype_name
-from csm_trio.engine.placement import Placement
+from csm_trio.engine.placement import Placement, dtype_name
 from csm_trio.errors import StartupError
 from csm_trio.model.kernels.device_limits import max_shared_bytes
 

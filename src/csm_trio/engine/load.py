@@ -16,17 +16,17 @@ from torch import Tensor
 
 from csm_trio.config import EngineConfig
 from csm_trio.engine.alignment_head import find_alignment_head
+from csm_trio.engine.cpu_threads import bound_cpu_threads, choose_cpu_threads
 from csm_trio.engine.kernel_limits import log_device
 from csm_trio.engine.memory import (
     available_bytes,
     check_weights_fit,
-    dtype_name,
     log_taken,
     plan_slots,
     slot_bytes,
     weight_bytes,
 )
-from csm_trio.engine.placement import Placement, choose_placement, set_cpu_threads
+from csm_trio.engine.placement import Placement, choose_placement, dtype_name
 from csm_trio.engine.prefix_cache import prefix_cache_bytes
 from csm_trio.engine.prompt import TextTokenizer
 from csm_trio.engine.runner import TorchRunner
@@ -90,7 +90,7 @@ def load_runner(config: EngineConfig) -> TorchRunner:
     runner = warm_runner(loaded, config.pool_size)
     logger.info(
         "%s on %s in %s: %d slots; codec in %s",
-        loaded.name, loaded.placement.device, dtype_name(loaded.placement.weights), runner.slots,
+        loaded.name, loaded.placement.device, loaded.placement.weights, runner.slots,
         dtype_name(loaded.codec.dtype),
     )  # fmt: skip
     return runner
@@ -101,12 +101,16 @@ def load_model(config: EngineConfig) -> LoadedModel:
     placement = choose_placement(config)
     files = checkpoint_files(config)
     sizes, name = model_sizes(config, files)
-    set_cpu_threads(placement, sizes)
+    on_cpu = placement.device.type == "cpu"
+    if on_cpu:
+        bound_cpu_threads(sizes)
     check_weights_fit(name, sizes, placement)
-    logger.info("loading %s onto %s in %s", name, placement.device, dtype_name(placement.weights))
+    logger.info("loading %s onto %s in %s", name, placement.device, placement.weights)
     tokenizer = TextTokenizer.from_file(files.tokenizer, text_vocab_size=sizes.text_vocab_size)
-    with on_huge_pages() if placement.device.type == "cpu" else nullcontext():
+    with on_huge_pages() if on_cpu else nullcontext():
         model, codec = _build(config, files, sizes, placement)
+    if on_cpu:
+        choose_cpu_threads(model, config.pool_size or OTHER_CPU_SLOTS)
     noise = config.random_weights is not None
     embedded = files.embedded and not noise
     folder = None if noise or files.config is None else files.config.parent
@@ -216,17 +220,18 @@ def model_sizes(config: EngineConfig, files: CheckpointFiles) -> tuple[CSMConfig
 def _build(
     config: EngineConfig, files: CheckpointFiles, sizes: CSMConfig, placement: Placement
 ) -> tuple[CSM, MimiDecoder]:
+    device, dtype, quantization = placement.device, placement.dtype, placement.quantization
     if config.random_weights is not None:
-        weights = random_weights(sizes, device=placement.device, dtype=placement.weights)
+        weights = random_weights(sizes, device=device, dtype=dtype, quantization=quantization)
     else:
-        weights = load_weights(files, sizes, device=placement.device, dtype=placement.weights)
+        weights = load_weights(files, sizes, device=device, dtype=dtype, quantization=quantization)
     model = CSM(sizes, device=placement.device)
     model.load(weights)
     if placement.device.type != "cpu":
         return model, load_finite_codec(sizes.codec, weights, placement)
     # Not checked: in f16 that takes minutes on a CPU, where f32 is faster.
     codec = load_codec(sizes.codec, weights, placement)
-    model.pack(int8=placement.int8)
+    model.pack(quantized=placement.quantization is not None)
     codec.pack()
     return model, codec
 

@@ -20,6 +20,7 @@ from csm_trio.model.attention import KVCache
 from csm_trio.model.checkpoint.load_weights import kept_as
 from csm_trio.model.checkpoint.tensor_shapes import expected_shapes
 from csm_trio.model.config import CSMConfig
+from csm_trio.model.linear import Quantization, stored_bytes
 from csm_trio.model.mimi.decoder import MimiDecoder
 
 _logger = logging.getLogger(__name__)
@@ -45,13 +46,15 @@ def slot_bytes(config: CSMConfig, codec: MimiDecoder, dtype: torch.dtype) -> int
 def weight_bytes(*modules: nn.Module) -> int:
     """Return the memory of the modules' parameters and buffers, shared ones counted once."""
     tensors = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
-    return sum({id(tensor): tensor.nbytes for tensor in tensors}.values())
+    return sum({id(tensor): stored_bytes(tensor) for tensor in tensors}.values())
 
 
-def checkpoint_bytes(config: CSMConfig, dtype: torch.dtype) -> int:
-    """Return the bytes of a checkpoint of these sizes once it is loaded in `dtype` (`kept_as`)."""
+def checkpoint_bytes(
+    config: CSMConfig, dtype: torch.dtype, quantization: Quantization | None = None
+) -> int:
+    """Return the bytes of a checkpoint of these sizes once it is loaded (see `kept_as`)."""
     return sum(
-        kept_as(name, torch.empty(shape, device="meta"), dtype).nbytes
+        stored_bytes(kept_as(name, torch.empty(shape, device="meta"), dtype, quantization))
         for name, shape in expected_shapes(config).items()
     )
 
@@ -73,10 +76,11 @@ def available_bytes(device: torch.device) -> int | None:
 
 def check_weights_fit(name: str, config: CSMConfig, placement: Placement) -> None:
     """Raise StartupError if the weights do not fit on the device, before they are read."""
-    needed, free = checkpoint_bytes(config, placement.weights), available_bytes(placement.device)
+    needed = checkpoint_bytes(config, placement.dtype, placement.quantization)
+    free = available_bytes(placement.device)
     if free is not None and needed > free:
         raise StartupError(
-            f"{name} takes {format_bytes(needed)} in {dtype_name(placement.weights)}, "
+            f"{name} takes {format_bytes(needed)} in {placement.weights}, "
             f"and {placement.device} has {format_bytes(free)} left."
         )
 
@@ -141,11 +145,6 @@ def log_taken(device: torch.device, *, planned: int, free_before: int | None) ->
         device, format_bytes(taken), format_bytes(planned), format_bytes(max(0, taken - planned)),
         format_bytes(free),
     )  # fmt: skip
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """Return a dtype's name without `torch.`: bfloat16."""
-    return str(dtype).removeprefix("torch.")
 
 
 def _held_bytes(owner: object) -> int:

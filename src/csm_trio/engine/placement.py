@@ -1,9 +1,10 @@
-"""Choose the device and the precision that a model runs in, and the CPU threads it gets.
+"""Choose the device and the precision that a model runs in.
 
-Raises StartupError where the settings name a device that torch does not find. Must not know how
-weights are read or how many slots there are.
+Raises StartupError where the settings name a device that torch does not find, or a precision that
+it does not have there. Must not know how weights are read or how many slots there are.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,34 +12,39 @@ import torch
 
 from csm_trio.config import EngineConfig
 from csm_trio.errors import StartupError
-from csm_trio.model.config import CSMConfig
-
-_SMALL_HIDDEN_SIZE = 512
-"""Backbone width up to which a model on a CPU runs on one thread."""
+from csm_trio.model.int4_matrix import int4_products_work
+from csm_trio.model.linear import Quantization
 
 _CUDA_CODEC_DTYPE = torch.float16
 """On CUDA the codec's, whatever the language model's: as many bytes as bf16, 8 times as precise."""
 
 _DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
+_logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class Placement:
     """A model's device and precision: `dtype` is that of activations and caches.
 
-    With `int8` the matrices are rows of int8, which torch multiplies on a CPU only. The codec has
-    a `codec_dtype` of its own.
+    With `quantization` the matrices are of fewer bits, which torch multiplies on a CPU only. The
+    codec has a `codec_dtype` of its own.
     """
 
     device: torch.device
     dtype: torch.dtype
     codec_dtype: torch.dtype
-    int8: bool = False
+    quantization: Quantization | None = None
 
     @property
-    def weights(self) -> torch.dtype:
-        """The type that weights are kept in."""
-        return torch.int8 if self.int8 else self.dtype
+    def weights(self) -> str:
+        """The name of the type that most weights are kept in: bfloat16, int8."""
+        return self.quantization or dtype_name(self.dtype)
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return a dtype's name without `torch.`: bfloat16."""
+    return str(dtype).removeprefix("torch.")
 
 
 def choose_placement(config: EngineConfig) -> Placement:
@@ -47,10 +53,8 @@ def choose_placement(config: EngineConfig) -> Placement:
     Raises StartupError where the device is missing, or does not support the precision.
     """
     device = _find_device(config.device)
-    if config.dtype == "int8":
-        if device.type != "cpu":
-            raise StartupError(f"--dtype int8 is for CPUs; on {device} take bf16, f16 or f32.")
-        return Placement(device, torch.float32, torch.float32, int8=True)
+    if config.dtype in list(Quantization):
+        return _quantized(device, Quantization(config.dtype))
     on_cuda = device.type == "cuda"
     if config.dtype == "auto":
         dtype = torch.bfloat16 if on_cuda else torch.float32
@@ -59,14 +63,25 @@ def choose_placement(config: EngineConfig) -> Placement:
     return Placement(device, dtype, _CUDA_CODEC_DTYPE if on_cuda else dtype)
 
 
-def set_cpu_threads(placement: Placement, config: CSMConfig) -> None:
-    """Limit torch to one thread for a small model on a CPU; a large one keeps every core.
-
-    Matrices that take microseconds gain nothing from a second thread, and its spinning slows
-    other work on the machine.
-    """
-    if placement.device.type == "cpu" and config.backbone.hidden_size <= _SMALL_HIDDEN_SIZE:
-        torch.set_num_threads(1)
+def _quantized(device: torch.device, quantization: Quantization) -> Placement:
+    if device.type != "cpu":
+        raise StartupError(
+            f"--dtype {quantization} is for CPUs; on {device} take bf16, f16 or f32."
+        )
+    if quantization == Quantization.INT4:
+        if not int4_products_work():
+            raise StartupError(
+                f"--dtype int4: torch {torch.__version__} has no products of 4-bit weights for "
+                "this CPU; take int8."
+            )
+        capability = torch.backends.cpu.get_cpu_capability()
+        if capability != "AVX512":
+            _logger.warning(
+                "--dtype int4 is made for AVX-512, and torch takes this CPU for %s: "
+                "int8 may be faster",
+                capability,
+            )
+    return Placement(device, torch.float32, torch.float32, quantization)
 
 
 def _find_device(name: str) -> torch.device:

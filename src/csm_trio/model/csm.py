@@ -129,15 +129,15 @@ class CSM(nn.Module):
         heads = heads[:, :, :decodable].transpose(1, 2).contiguous()
         self.depth_heads = nn.ParameterList(map(_parameter, heads))
 
-    def pack(self, *, int8: bool) -> None:
-        """Pack the matrices for a CPU; with `int8`, round the output heads to int8.
+    def pack(self, *, quantized: bool) -> None:
+        """Pack the matrices for a CPU; round the output heads of a quantized model to int8.
 
-        The layers' matrices are int8 if they were loaded as int8.
+        The layers' matrices are of the types that they were loaded in.
         """
         for half in (self.backbone, self.depth):
             for layer in half.blocks:
                 layer.pack()
-        head = Int8Matrix.rounded if int8 else packed
+        head = Int8Matrix.rounded if quantized else packed
         self.first_head = head(self.first_head)
         self.depth_heads = nn.ParameterList(map(head, self.depth_heads))
         self.depth_projector = packed(self.depth_projector)

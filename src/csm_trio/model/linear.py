@@ -1,18 +1,29 @@
-"""Matrix products for CPUs: float32 weights in oneDNN's own layout, or int8 weights.
+"""Matrix products for CPUs: float32 weights in oneDNN's own layout, or weights of 8 or 4 bits.
 
 In: activations and a weight. Out: their product. It must not know which weights are packed.
 """
 
 from collections.abc import Sequence
+from enum import StrEnum
 from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from csm_trio.model.int4_matrix import Int4Matrix, PackedInt4Matrix
+
 _WIDTH_MULTIPLE = 32
 """Number of values that torch's int8 kernels read at a time, even beyond a row's end, unchecked."""
 _INT8_MAX = 127
+
+
+class Quantization(StrEnum):
+    """The type that the matrices of a quantized model are rounded to; activations are float32."""
+
+    INT8 = "int8"
+    INT4 = "int4"
+    """The MLPs and the depth decoder; other matrices in int8."""
 
 
 class Int8Matrix(nn.Parameter):
@@ -50,25 +61,47 @@ class Int8Matrix(nn.Parameter):
         return cls.of(torch.cat([part.data for part in parts]), scale, parts[0].inputs)
 
     def times(self, x: Tensor) -> Tensor:
-        """Map x [..., inputs] of any float type to [..., outputs] of the same type.
+        """Map x [..., inputs] to float32 [..., outputs].
 
         Activations and results are rounded to bfloat16; sums are float32. A row's
         product does not depend on the number of rows.
         """
-        flat = x.reshape(-1, self.inputs).bfloat16()
+        flat = x.bfloat16().reshape(-1, self.inputs)
         padding = self.shape[1] - self.inputs
         if padding:
             flat = F.pad(flat, (0, padding))
-        product: Tensor = torch.ops.aten._weight_int8pack_mm(flat, self, self.scale)
-        return product.to(x.dtype).view(*x.shape[:-1], -1)
+        product = torch._weight_int8pack_mm(flat, self, self.scale)
+        return product.float().view(*x.shape[:-1], -1)
+
+
+def joined(parts: Sequence[Tensor]) -> nn.Parameter:
+    """Concatenate weights of one kind along the outputs."""
+    if len(parts) == 1 and isinstance(parts[0], nn.Parameter):
+        return parts[0]
+    if int8 := [part for part in parts if isinstance(part, Int8Matrix)]:
+        return Int8Matrix.joined(int8)
+    if int4 := [part for part in parts if isinstance(part, Int4Matrix)]:
+        return Int4Matrix.joined(int4)
+    joint = parts[0] if len(parts) == 1 else torch.cat(list(parts))
+    return nn.Parameter(joint, requires_grad=False)
+
+
+def stored_bytes(weight: Tensor) -> int:
+    """Return a weight's bytes, those of its scales included."""
+    if isinstance(weight, Int8Matrix | Int4Matrix | PackedInt4Matrix):
+        return weight.nbytes + weight.scale.nbytes
+    return weight.nbytes
 
 
 def packed(weight: nn.Parameter) -> nn.Parameter:
-    """Reorder a float32 matrix [outputs, inputs] to oneDNN's layout, where oneDNN is available.
+    """Reorder a float32 or 4-bit matrix [outputs, inputs] to the layout of its product.
 
-    MKL, behind `F.linear`, reorders a matrix for every product of several rows, which takes longer
-    than the product; and from five rows on its sums depend on a row's index in the batch.
+    That of float32 is oneDNN's, where oneDNN is available: MKL, behind `F.linear`, reorders a
+    matrix for every product of several rows, which takes longer than the product; and from five
+    rows on its sums depend on a row's index in the batch.
     """
+    if isinstance(weight, Int4Matrix):
+        return PackedInt4Matrix.of(weight)
     onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     if weight.dtype != torch.float32 or not onednn:
         return weight
@@ -77,10 +110,12 @@ def packed(weight: nn.Parameter) -> nn.Parameter:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Multiply as `F.linear` does, by a weight that may be packed or (without bias) int8."""
+    """Multiply as `F.linear` does, by a weight that may be packed or (without bias) quantized."""
+    if isinstance(weight, PackedInt4Matrix):
+        return weight.times(x)
+    if isinstance(weight, Int8Matrix):
+        return weight.times(x)
     if weight.is_mkldnn:
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
         return product
-    if isinstance(weight, Int8Matrix):
-        return weight.times(x)
     return F.linear(x, weight, bias)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from csm_trio.model.config import LlamaConfig
-from csm_trio.model.linear import Int8Matrix, linear, packed
+from csm_trio.model.linear import joined, linear, packed
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, queries [batch, time, heads, dim], keys and values [batch, time, kv_heads, dim])
@@ -93,23 +93,18 @@ class LlamaLayer(nn.Module):
         They are removed from `tensors` as they are taken, so that no tensor is in memory twice.
         """
 
-        def joined(*names: str) -> nn.Parameter:
-            parts = [tensors.pop(f"{prefix}.{name}.weight") for name in names]
-            rounded = [part for part in parts if isinstance(part, Int8Matrix)]
-            if rounded:
-                return Int8Matrix.joined(rounded)
-            joint = parts[0] if len(parts) == 1 else torch.cat(parts)
-            return nn.Parameter(joint, requires_grad=False)
+        def taken(*names: str) -> nn.Parameter:
+            return joined([tensors.pop(f"{prefix}.{name}.weight") for name in names])
 
-        self.input_norm = joined("input_layernorm")
-        self.qkv = joined("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
-        self.out = joined("self_attn.o_proj")
-        self.mlp_norm = joined("post_attention_layernorm")
-        self.gate_up = joined("mlp.gate_proj", "mlp.up_proj")
-        self.down = joined("mlp.down_proj")
+        self.input_norm = taken("input_layernorm")
+        self.qkv = taken("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+        self.out = taken("self_attn.o_proj")
+        self.mlp_norm = taken("post_attention_layernorm")
+        self.gate_up = taken("mlp.gate_proj", "mlp.up_proj")
+        self.down = taken("mlp.down_proj")
 
     def pack(self) -> None:
-        """Pack float matrices for oneDNN on a CPU; int8 matrices stay as they are."""
+        """Pack the matrices for a CPU (see `packed`)."""
         self.qkv, self.out = packed(self.qkv), packed(self.out)
         self.gate_up, self.down = packed(self.gate_up), packed(self.down)
 

@@ -23,7 +23,8 @@ from csm_trio.model.checkpoint.read_config import csm_1b_config, read_config
 from csm_trio.model.checkpoint.tensor_names import AUDIO_EMBEDDINGS, TEXT_EMBEDDINGS
 from csm_trio.model.checkpoint.tensor_shapes import expected_shapes
 from csm_trio.model.config import CSMConfig
-from csm_trio.model.linear import Int8Matrix
+from csm_trio.model.int4_matrix import Int4Matrix
+from csm_trio.model.linear import Int8Matrix, Quantization
 from support.csm_flavors import (
     BACKBONE_EMBEDDINGS,
     DEPTH_EMBEDDINGS,
@@ -59,9 +60,11 @@ def _locate(path: Path) -> tuple[CheckpointFiles, CSMConfig]:
     return files, read_config(files.config, files.generation_config)
 
 
-def _load(path: Path, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+def _load(path: Path, kept: torch.dtype | Quantization = torch.float32) -> dict[str, torch.Tensor]:
     files, config = _locate(path)
-    return load_weights(files, config, device=CPU, dtype=dtype)
+    if isinstance(kept, torch.dtype):
+        return load_weights(files, config, device=CPU, dtype=kept)
+    return load_weights(files, config, device=CPU, dtype=torch.float32, quantization=kept)
 
 
 def _assert_equal(loaded: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
@@ -147,15 +150,28 @@ def test_every_gguf_type_loads_within_its_rounding(
 
 
 @pytest.mark.parametrize("flavor", ["as saved", "shards", "Sesame's names"])
-def test_int8_rounds_the_layers_matrices_of_every_flavor(
-    flavor: str, tiny: Path, expected: dict[str, torch.Tensor], tmp_path: Path
+@pytest.mark.parametrize("quantization", Quantization)
+def test_quantization_rounds_the_layers_matrices_of_every_flavor(
+    quantization: Quantization,
+    flavor: str,
+    tiny: Path,
+    expected: dict[str, torch.Tensor],
+    tmp_path: Path,
 ) -> None:
-    loaded = _load(FLAVORS[flavor](tiny, tmp_path / "flavor"), torch.int8)
+    loaded = _load(FLAVORS[flavor](tiny, tmp_path / "flavor"), quantization)
     assert loaded.keys() == expected.keys()
-    rounded = {name: kept for name, kept in loaded.items() if isinstance(kept, Int8Matrix)}
+    rounded = {
+        name: kept for name, kept in loaded.items() if isinstance(kept, Int8Matrix | Int4Matrix)
+    }
     assert len(rounded) == 7 * (2 + 2)
+    int4 = {name for name, kept in rounded.items() if isinstance(kept, Int4Matrix)}
+    assert int4 == {
+        name
+        for name in rounded
+        if quantization == "int4" and (name.startswith("depth_decoder") or ".mlp." in name)
+    }
     for name, kept in rounded.items():
-        again = Int8Matrix.rounded(expected[name])
+        again = type(kept).rounded(expected[name])
         assert torch.equal(kept, again), name
         assert torch.equal(kept.scale, again.scale), name
     tables = [name for name, kept in loaded.items() if kept.dtype == torch.bfloat16]
@@ -170,7 +186,7 @@ def test_a_q8_0_file_is_rounded_again_a_row_at_a_time(
     folder = write_single(tiny, tmp_path / "flavor", embeddings=(BACKBONE_EMBEDDINGS,))
     (folder / "model.safetensors").unlink()
     write_gguf(tiny, folder / "any.gguf", GGMLQuantizationType.Q8_0, sesame=False)
-    for name, kept in _load(folder, torch.int8).items():
+    for name, kept in _load(folder, Quantization.INT8).items():
         if not isinstance(kept, Int8Matrix):
             continue
         scale = kept.scale.float()[:, None]
@@ -304,9 +320,11 @@ WITH_A_HOLE = [
 
 @pytest.mark.parametrize("name", WITH_A_HOLE)
 @pytest.mark.parametrize("value", [math.nan, -math.inf])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int8])
+@pytest.mark.parametrize(
+    "kept", [torch.float32, torch.bfloat16, torch.float16, *Quantization], ids=str
+)
 def test_a_value_that_is_no_finite_number_is_refused_by_its_tensors_name(
-    dtype: torch.dtype, value: float, name: str, tiny: Path, tmp_path: Path
+    kept: torch.dtype | Quantization, value: float, name: str, tiny: Path, tmp_path: Path
 ) -> None:
     embeddings = (BACKBONE_EMBEDDINGS, DEPTH_EMBEDDINGS)
     folder = write_single(tiny, tmp_path / "damaged", embeddings=embeddings)
@@ -314,14 +332,14 @@ def test_a_value_that_is_no_finite_number_is_refused_by_its_tensors_name(
     tensors[name].view(-1)[-1] = value
     save_file(tensors, folder / "model.safetensors")
     with pytest.raises(StartupError) as caught:
-        _load(folder, dtype)
+        _load(folder, kept)
     assert f"Tensor {name} of {folder} has values that are no finite" in str(caught.value)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.int8])
+@pytest.mark.parametrize("kept", [torch.float32, *Quantization], ids=str)
 @pytest.mark.parametrize("kind", [GGMLQuantizationType.F32, GGMLQuantizationType.Q8_0])
 def test_a_gguf_value_that_is_no_finite_number_is_refused(
-    kind: GGMLQuantizationType, dtype: torch.dtype, tiny: Path, tmp_path: Path
+    kind: GGMLQuantizationType, kept: torch.dtype | Quantization, tiny: Path, tmp_path: Path
 ) -> None:
     damaged = write_single(tiny, tmp_path / "damaged", embeddings=(BACKBONE_EMBEDDINGS,))
     tensors = load_file(damaged / "model.safetensors")
@@ -331,7 +349,7 @@ def test_a_gguf_value_that_is_no_finite_number_is_refused(
     with np.errstate(invalid="ignore"):
         write_gguf(damaged, damaged / "any.gguf", kind)
     with pytest.raises(StartupError, match=rf"Tensor {re.escape(name)} of .* no finite"):
-        _load(damaged / "any.gguf", dtype)
+        _load(damaged / "any.gguf", kept)
 
 
 def test_a_value_beyond_float16_is_refused_in_float16_alone(tiny: Path, tmp_path: Path) -> None:

@@ -28,7 +28,6 @@ from csm_trio.engine.load import LoadedModel, default_slots, load_model, warm_ru
 from csm_trio.engine.memory import (
     available_bytes,
     checkpoint_bytes,
-    dtype_name,
     fitting_slots,
     slot_bytes,
     weight_bytes,
@@ -38,6 +37,7 @@ from csm_trio.engine.runner import TorchRunner
 from csm_trio.engine.step_eager import CODEC_ROWS
 from csm_trio.engine.utterance import PromptSegment, Sampling, Utterance
 from csm_trio.errors import SpeechError, StartupError
+from csm_trio.model.linear import stored_bytes
 from csm_trio.model.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ def _measure_alone(config: EngineConfig, plan: Plan) -> tuple[EngineTiming, _Bas
     warm_s = time.perf_counter()
     timing = EngineTiming(
         device=_device_name(device),
-        dtype=dtype_name(loaded.placement.weights),
+        dtype=loaded.placement.weights,
         model=loaded.name,
         torch=torch.__version__,
         slots=pool_size,
@@ -146,7 +146,7 @@ def frame_bytes(loaded: LoadedModel) -> int:
     model, steps = loaded.model, loaded.config.codebooks - 1
 
     def size(tensors: Sequence[torch.Tensor]) -> int:
-        return sum(tensor.nbytes for tensor in tensors)
+        return sum(stored_bytes(tensor) for tensor in tensors)
 
     depth = size([tensor for layer in model.depth.blocks for tensor in layer.parameters()])
     once = [tensor for layer in model.backbone.blocks for tensor in layer.parameters()]

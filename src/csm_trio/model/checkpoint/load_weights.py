@@ -30,10 +30,12 @@ from csm_trio.model.checkpoint.tensor_names import (
 )
 from csm_trio.model.checkpoint.tensor_shapes import expected_shapes
 from csm_trio.model.config import CSMConfig
-from csm_trio.model.linear import Int8Matrix
+from csm_trio.model.int4_matrix import Int4Matrix
+from csm_trio.model.linear import Int8Matrix, Quantization
 from csm_trio.model.progress import Progress
 
 _LAYER_MATRIX = re.compile(r"(backbone_model|depth_decoder\.model)\.layers\..*_proj\.weight$")
+_BACKBONE_ATTENTION = re.compile(r"backbone_model\.layers\.\d+\.self_attn\.")
 
 _AUDIO_TABLES = (AUDIO_EMBEDDINGS, DEPTH_AUDIO_EMBEDDINGS)
 _NAMES_SHOWN = 3
@@ -42,9 +44,14 @@ _logger = logging.getLogger(__name__)
 
 
 def load_weights(
-    files: CheckpointFiles, config: CSMConfig, *, device: torch.device, dtype: torch.dtype
+    files: CheckpointFiles,
+    config: CSMConfig,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    quantization: Quantization | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Load the tensors that generation needs, one by one, onto `device` in `dtype` (see `kept_as`).
+    """Load the tensors that generation needs, one by one, onto `device`, each as by `kept_as`.
 
     Flavors: transformers' names (one file or shards; tied audio embeddings under either name or
     both) and Sesame's original names (interleaved RoPE rows, permuted here), in safetensors or
@@ -68,9 +75,9 @@ def load_weights(
         tensor = stored.load(device).reshape(shape)
         if target.interleaved:
             tensor = _to_rotate_half(tensor, _head_dim(target.name, config))
-        tensor = kept_as(target.name, tensor, dtype)
-        # The scale of a row is not finite where one of its values is not.
-        judged = tensor.scale if isinstance(tensor, Int8Matrix) else tensor
+        tensor = kept_as(target.name, tensor, dtype, quantization)
+        # The scale of a row or a group is not finite where one of its values is not.
+        judged = tensor.scale if isinstance(tensor, Int8Matrix | Int4Matrix) else tensor
         check_finite(files.name, stored.name, judged)
         weights[target.name] = tensor
         if target.name in _AUDIO_TABLES:
@@ -101,22 +108,27 @@ def check_names(checkpoint: str, weights: Sequence[Path], config: CSMConfig) -> 
         raise StartupError(f"{checkpoint} lacks {_shown(missing)}.")
 
 
-def kept_as(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Convert a canonical tensor to the form in which a model in `dtype` keeps it.
+def kept_as(
+    name: str, tensor: torch.Tensor, dtype: torch.dtype, quantization: Quantization | None = None
+) -> torch.Tensor:
+    """Convert a canonical tensor to the form in which a model keeps it.
 
-    The codec is float32 in every dtype: it has one of its own, to which it casts sums and products
-    of its tensors. In int8, the layers' matrices are `Int8Matrix`, the embedding tables bfloat16,
-    and everything else float32.
+    Without quantization that is `dtype`. With it the layers' matrices are `Int8Matrix` or
+    `Int4Matrix` (see `Quantization`), the embedding tables bfloat16, and everything else float32.
+    The codec is float32 always: it has a dtype of its own, to which it casts sums and products of
+    its tensors.
     """
     if name.startswith(CODEC_PREFIX):
         return tensor.float()
-    if dtype != torch.int8:
+    if quantization is None:
         return tensor.to(dtype)
     if name == TEXT_EMBEDDINGS or name in _AUDIO_TABLES:
         return tensor.bfloat16()
-    if _LAYER_MATRIX.match(name):
-        return Int8Matrix.rounded(tensor)
-    return tensor.float()
+    if not _LAYER_MATRIX.match(name):
+        return tensor.float()
+    if quantization == Quantization.INT4 and not _BACKBONE_ATTENTION.match(name):
+        return Int4Matrix.rounded(tensor)
+    return Int8Matrix.rounded(tensor)
 
 
 def _stored_tensors(files: CheckpointFiles) -> Iterator[tuple[CanonicalName, StoredTensor]]:

@@ -14,6 +14,7 @@ from csm_trio.model.checkpoint.load_weights import kept_as
 from csm_trio.model.checkpoint.tensor_names import CODEC_PREFIX
 from csm_trio.model.checkpoint.tensor_shapes import expected_shapes
 from csm_trio.model.config import CSMConfig
+from csm_trio.model.linear import Quantization
 from csm_trio.model.progress import Progress
 
 _LAYER_SCALE = 0.3
@@ -22,25 +23,29 @@ _logger = logging.getLogger(__name__)
 
 
 def random_weights(
-    config: CSMConfig, *, device: torch.device, dtype: torch.dtype, seed: int = 0
+    config: CSMConfig,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    quantization: Quantization | None = None,
+    seed: int = 0,
 ) -> dict[str, Tensor]:
-    """Return every tensor of the model; equal seeds give equal tensors on one device.
+    """Return every tensor of the model, kept as by `kept_as`; equal seeds give equal tensors.
 
     Matrices are scaled by their fan-in, so that activations keep their scale across layers.
     """
     generator = torch.Generator(device).manual_seed(seed)
     weights: dict[str, Tensor] = {}
-    int8 = dtype == torch.int8  # filled as floats, then rounded
     shapes = expected_shapes(config)
     progress = Progress(_logger, "filling with noise", len(shapes), "tensors")
     for name, shape in shapes.items():
-        fill_dtype = torch.float32 if name.startswith(CODEC_PREFIX) or int8 else dtype
+        fill_dtype = torch.float32 if name.startswith(CODEC_PREFIX) else dtype
         if len(shape) > 1:
             tensor = torch.empty(shape, device=device, dtype=fill_dtype)
             tensor.normal_(0.0, _spread(name, shape), generator=generator)
         else:
             tensor = torch.full(shape, _constant(name), device=device, dtype=fill_dtype)
-        weights[name] = kept_as(name, tensor, dtype)
+        weights[name] = kept_as(name, tensor, dtype, quantization)
         progress.note(len(weights))
     return weights
 
