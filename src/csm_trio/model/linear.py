@@ -23,7 +23,7 @@ class Quantization(StrEnum):
 
     INT8 = "int8"
     INT4 = "int4"
-    """The MLPs and the depth decoder; other matrices in int8."""
+    """The MLPs, and the depth decoder's attention unless it is small; other matrices in int8."""
 
 
 class Int8Matrix(nn.Parameter):

@@ -168,7 +168,7 @@ def test_quantization_rounds_the_layers_matrices_of_every_flavor(
     assert int4 == {
         name
         for name in rounded
-        if quantization == "int4" and (name.startswith("depth_decoder") or ".mlp." in name)
+        if quantization == "int4" and ".mlp." in name  # its attention is small
     }
     for name, kept in rounded.items():
         again = type(kept).rounded(expected[name])
@@ -380,3 +380,21 @@ def test_weights_of_other_sizes_than_the_configuration_are_refused(
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(StartupError, match=r"embed_text_tokens\.weight has the shape \[264, 32\]"):
         _load(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "kind"),
+    [
+        ("depth_decoder.model.layers.3.self_attn.q_proj.weight", 1024, Int4Matrix),
+        ("depth_decoder.model.layers.3.self_attn.o_proj.weight", 1024, Int4Matrix),
+        ("depth_decoder.model.layers.3.self_attn.o_proj.weight", 192, Int8Matrix),
+        ("depth_decoder.model.layers.3.mlp.up_proj.weight", 192, Int4Matrix),
+        ("backbone_model.layers.0.self_attn.k_proj.weight", 2048, Int8Matrix),
+        ("backbone_model.layers.0.mlp.down_proj.weight", 8192, Int4Matrix),
+    ],
+)
+def test_int4_is_for_the_mlps_and_for_attention_of_the_depth_decoder_that_is_not_small(
+    name: str, inputs: int, kind: type
+) -> None:
+    tensor = torch.randn(16, inputs, generator=torch.Generator().manual_seed(0))
+    assert type(kept_as(name, tensor, torch.float32, Quantization.INT4)) is kind

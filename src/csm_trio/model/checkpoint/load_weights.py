@@ -35,7 +35,9 @@ from csm_trio.model.linear import Int8Matrix, Quantization
 from csm_trio.model.progress import Progress
 
 _LAYER_MATRIX = re.compile(r"(backbone_model|depth_decoder\.model)\.layers\..*_proj\.weight$")
-_BACKBONE_ATTENTION = re.compile(r"backbone_model\.layers\.\d+\.self_attn\.")
+_ATTENTION = re.compile(r"(?P<half>\w+)\..*\.self_attn\.")
+_MIN_INT4_ATTENTION_INPUTS = 512
+"""Attention over fewer inputs stays in int8: such matrices are in a cache, where int4 is no faster."""
 
 _AUDIO_TABLES = (AUDIO_EMBEDDINGS, DEPTH_AUDIO_EMBEDDINGS)
 _NAMES_SHOWN = 3
@@ -126,9 +128,17 @@ def kept_as(
         return tensor.bfloat16()
     if not _LAYER_MATRIX.match(name):
         return tensor.float()
-    if quantization == Quantization.INT4 and not _BACKBONE_ATTENTION.match(name):
+    if quantization == Quantization.INT4 and _suits_int4(name, inputs=tensor.shape[1]):
         return Int4Matrix.rounded(tensor)
     return Int8Matrix.rounded(tensor)
+
+
+def _suits_int4(name: str, *, inputs: int) -> bool:
+    """Return whether a layer's matrix is rounded to int4 where others are."""
+    attention = _ATTENTION.match(name)
+    if attention is None:
+        return True
+    return attention["half"] == "depth_decoder" and inputs >= _MIN_INT4_ATTENTION_INPUTS
 
 
 def _stored_tensors(files: CheckpointFiles) -> Iterator[tuple[CanonicalName, StoredTensor]]:
