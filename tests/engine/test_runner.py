@@ -279,22 +279,16 @@ def test_the_embedded_voice_makes_equal_frames_in_any_slot_of_a_full_batch() -> 
         np.testing.assert_array_equal(pcm_of(frames), pcm_of(alone))
 
 
-@pytest.mark.parametrize(
-    ("dtype", "share", "first_share"), [("int8", 0.5, 0.8), ("int4", 0.2, 0.25)]
-)
-def test_a_quantized_model_makes_nearly_the_first_frames_of_f32(
-    dtype: str, share: float, first_share: float, checkpoint: Path
-) -> None:
+@pytest.mark.parametrize(("dtype", "share"), [("int8", 0.5), ("int4", 0.4)])
+def test_a_quantized_model_makes_nearly_the_first_frames_of_f32(dtype: str, share: float) -> None:
     def codes_with(dtype: str) -> NDArray[np.int16]:
-        config = EngineConfig(weights_path=checkpoint, device="cpu", dtype=dtype, pool_size=1)
-        runner = load_runner(config)
+        runner = load_runner(EngineConfig(device="cpu", dtype=dtype, pool_size=1))
         return np.stack([codes_of(generate_alone(runner, utterance(t), 4)) for t in TEXTS])
 
     exact, rounded = codes_with("f32"), codes_with(dtype)
-    # A random model's logits are nearly flat: one different code changes all that follow.
-    # By chance one code in 24 is the same.
+    # One code that differs changes those that follow; by chance one in 512 is the same.
     assert (exact == rounded).mean() > share
-    assert (exact[:, 0] == rounded[:, 0]).mean() > first_share
+    assert (exact[:, 0] == rounded[:, 0]).mean() > 0.8
 
 
 @pytest.mark.parametrize("device", ["cuda", "mps"])

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CsmConfig, CsmForConditionalGeneration
 
 from csm_trio.errors import StartupError
-from csm_trio.model.checkpoint.load_weights import load_weights
+from csm_trio.model.checkpoint.load_weights import kept_as, load_weights
 from csm_trio.model.checkpoint.locate import CheckpointFiles, locate_checkpoint
 from csm_trio.model.checkpoint.read_config import csm_1b_config, read_config
 from csm_trio.model.checkpoint.tensor_names import AUDIO_EMBEDDINGS, TEXT_EMBEDDINGS

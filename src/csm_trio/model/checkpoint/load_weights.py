@@ -37,7 +37,7 @@ from csm_trio.model.progress import Progress
 _LAYER_MATRIX = re.compile(r"(backbone_model|depth_decoder\.model)\.layers\..*_proj\.weight$")
 _ATTENTION = re.compile(r"(?P<half>\w+)\..*\.self_attn\.")
 _MIN_INT4_ATTENTION_INPUTS = 512
-"""Attention over fewer inputs stays in int8: such matrices are in a cache, where int4 is no faster."""
+"""Attention over fewer inputs stays in int8: in a CPU's cache such matrices are no slower in it."""
 
 _AUDIO_TABLES = (AUDIO_EMBEDDINGS, DEPTH_AUDIO_EMBEDDINGS)
 _NAMES_SHOWN = 3
