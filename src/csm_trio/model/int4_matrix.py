@@ -4,12 +4,13 @@ In: float matrices and activations. Out: matrices of 4 bits and products. It mus
 matrices of a model are kept in 4 bits.
 """
 
-from collections.abc import Sequence
 from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from csm_trio.model.scaled_matrix import ScaledMatrix
 
 GROUP = 32
 """Number of inputs that share a scale and a zero: the smallest that torch's kernel takes."""
@@ -24,22 +25,13 @@ _PACKED_OUTPUTS = 64
 _OUTPUTS_MULTIPLE = 16
 
 
-class Int4Matrix(nn.Parameter):
+class Int4Matrix(ScaledMatrix):
     """Weight [outputs, inputs] of 4 bits: uint8 [outputs, inputs / 2], two values to a byte.
 
     A weight is its value (stored plus 8) times the scale of its group of 32 inputs, plus the
-    group's zero. Inputs are padded to a multiple of 32 by zeros.
+    group's zero. Inputs are padded to a multiple of 32 by zeros. `scale`: scales and zeros,
+    bfloat16 [outputs, groups, 2].
     """
-
-    scale: Tensor  # [outputs, groups, 2] bf16: scale and zero
-    inputs: int
-
-    @classmethod
-    def of(cls, values: Tensor, scale: Tensor, inputs: int) -> Self:
-        """Wrap pairs of values, uint8 [outputs, padded inputs / 2], and their scales and zeros."""
-        matrix = cls(values, requires_grad=False)
-        matrix.scale, matrix.inputs = scale, inputs
-        return matrix
 
     @classmethod
     def rounded(cls, weight: Tensor) -> Self:
@@ -57,12 +49,6 @@ class Int4Matrix(nn.Parameter):
             values[first : first + rows] = stored[..., 0] | stored[..., 1] << 4
             scale[first : first + rows] = fitted
         return cls.of(values, scale, inputs)
-
-    @classmethod
-    def joined(cls, parts: Sequence["Int4Matrix"]) -> Self:
-        """Concatenate matrices of equal width along the outputs."""
-        scale = torch.cat([part.scale for part in parts])
-        return cls.of(torch.cat([part.data for part in parts]), scale, parts[0].inputs)
 
 
 class PackedInt4Matrix(nn.Parameter):

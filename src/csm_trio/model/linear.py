@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from csm_trio.model.int4_matrix import Int4Matrix, PackedInt4Matrix
+from csm_trio.model.scaled_matrix import ScaledMatrix
 
 _WIDTH_MULTIPLE = 32
 """Number of values that torch's int8 kernels read at a time, even beyond a row's end, unchecked."""
@@ -26,22 +27,12 @@ class Quantization(StrEnum):
     """The MLPs, and the depth decoder's attention unless it is small; other matrices in int8."""
 
 
-class Int8Matrix(nn.Parameter):
+class Int8Matrix(ScaledMatrix):
     """int8 weight [outputs, inputs padded with zeros to a multiple of 32], with a scale per row.
 
-    The scales are bfloat16, as torch's kernel requires. Rows are divided by the rounded scale, so
-    that the error is at most half a scale per value.
+    `scale`: bfloat16 [outputs], as torch's kernel requires. Rows are divided by the rounded scale,
+    so that the error is at most half a scale per value.
     """
-
-    scale: Tensor  # [outputs] bf16
-    inputs: int
-
-    @classmethod
-    def of(cls, values: Tensor, scale: Tensor, inputs: int) -> Self:
-        """Wrap int8 values [outputs, padded inputs] and their bfloat16 scales [outputs]."""
-        matrix = cls(values, requires_grad=False)
-        matrix.scale, matrix.inputs = scale, inputs
-        return matrix
 
     @classmethod
     def rounded(cls, weight: Tensor) -> Self:
@@ -53,12 +44,6 @@ class Int8Matrix(nn.Parameter):
         inputs = weight.shape[1]
         padded = F.pad(values.to(torch.int8), (0, -inputs % _WIDTH_MULTIPLE))
         return cls.of(padded.contiguous(), scale, inputs)
-
-    @classmethod
-    def joined(cls, parts: Sequence["Int8Matrix"]) -> Self:
-        """Concatenate matrices of equal width along the outputs."""
-        scale = torch.cat([part.scale for part in parts])
-        return cls.of(torch.cat([part.data for part in parts]), scale, parts[0].inputs)
 
     def times(self, x: Tensor) -> Tensor:
         """Map x [..., inputs] to float32 [..., outputs].
@@ -78,17 +63,15 @@ def joined(parts: Sequence[Tensor]) -> nn.Parameter:
     """Concatenate weights of one kind along the outputs."""
     if len(parts) == 1 and isinstance(parts[0], nn.Parameter):
         return parts[0]
-    if int8 := [part for part in parts if isinstance(part, Int8Matrix)]:
-        return Int8Matrix.joined(int8)
-    if int4 := [part for part in parts if isinstance(part, Int4Matrix)]:
-        return Int4Matrix.joined(int4)
+    if rounded := [part for part in parts if isinstance(part, ScaledMatrix)]:
+        return type(rounded[0]).joined(rounded)
     joint = parts[0] if len(parts) == 1 else torch.cat(list(parts))
     return nn.Parameter(joint, requires_grad=False)
 
 
 def stored_bytes(weight: Tensor) -> int:
     """Return a weight's bytes, those of its scales included."""
-    if isinstance(weight, Int8Matrix | Int4Matrix | PackedInt4Matrix):
+    if isinstance(weight, ScaledMatrix | PackedInt4Matrix):
         return weight.nbytes + weight.scale.nbytes
     return weight.nbytes
 

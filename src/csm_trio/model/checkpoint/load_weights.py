@@ -33,6 +33,7 @@ from csm_trio.model.config import CSMConfig
 from csm_trio.model.int4_matrix import Int4Matrix
 from csm_trio.model.linear import Int8Matrix, Quantization
 from csm_trio.model.progress import Progress
+from csm_trio.model.scaled_matrix import ScaledMatrix
 
 _LAYER_MATRIX = re.compile(r"(backbone_model|depth_decoder\.model)\.layers\..*_proj\.weight$")
 _ATTENTION = re.compile(r"(?P<half>\w+)\..*\.self_attn\.")
@@ -79,7 +80,7 @@ def load_weights(
             tensor = _to_rotate_half(tensor, _head_dim(target.name, config))
         tensor = kept_as(target.name, tensor, dtype, quantization)
         # The scale of a row or a group is not finite where one of its values is not.
-        judged = tensor.scale if isinstance(tensor, Int8Matrix | Int4Matrix) else tensor
+        judged = tensor.scale if isinstance(tensor, ScaledMatrix) else tensor
         check_finite(files.name, stored.name, judged)
         weights[target.name] = tensor
         if target.name in _AUDIO_TABLES:
