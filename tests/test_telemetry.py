@@ -220,6 +220,23 @@ def test_what_is_queued_is_written_at_the_close(pipe: tuple[int, int]) -> None:
     assert os.read(reader, 1 << 16).split() == [b"%d" % number for number in range(100)]
 
 
+def test_what_is_queued_is_written_nowhere_else_when_its_descriptor_is_closed(
+    pipe: tuple[int, int],
+) -> None:
+    reader, writer = pipe
+    handler = QueuedHandler(writer)
+    for number in range(2_000):
+        logger_to(handler).info("line %d of a log that is not read %s", number, "." * 100)
+    other_reader, other_writer = os.pipe()
+    os.dup2(other_writer, writer)  # closes it, and gives its number to another file
+    os.close(reader)
+    handler.close()
+    os.write(other_writer, b"other")
+    assert os.read(other_reader, 1 << 16) == b"other"
+    for descriptor in (other_reader, other_writer):
+        os.close(descriptor)
+
+
 @pytest.mark.usefixtures("own_logging")
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_a_secret_never_appears(log_format: str, capsys: pytest.CaptureFixture[str]) -> None:

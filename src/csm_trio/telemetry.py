@@ -307,7 +307,8 @@ class QueuedHandler(logging.Handler):
 
     def __init__(self, descriptor: int) -> None:
         super().__init__()
-        self._descriptor = descriptor
+        # A copy: the owner may close its own, whose number the next file that is opened gets.
+        self._descriptor = os.dup(descriptor)
         self._lines: queue.Queue[str | None] = queue.Queue(_LOG_QUEUE_LINES)
         # A daemon: a blocked write must not keep the process from its end.
         self._thread = threading.Thread(target=self._write_all, name="csm-log", daemon=True)
@@ -322,9 +323,10 @@ class QueuedHandler(logging.Handler):
 
     def close(self) -> None:
         """Write what is queued, for a second at most."""
+        until_s = time.monotonic() + _LOG_CLOSE_S
         with contextlib.suppress(queue.Full):
-            self._lines.put_nowait(None)
-            self._thread.join(_LOG_CLOSE_S)
+            self._lines.put(None, timeout=_LOG_CLOSE_S)
+            self._thread.join(max(0.0, until_s - time.monotonic()))
         super().close()
 
     def _write_all(self) -> None:
@@ -334,6 +336,7 @@ class QueuedHandler(logging.Handler):
             if (dropped := log_drops.lines) != reported:
                 self._write(self._dropped_notice(dropped - reported))
                 reported = dropped
+        os.close(self._descriptor)
 
     def _dropped_notice(self, lines: int) -> str:
         notice = {"name": __name__, "levelno": logging.WARNING, "levelname": "WARNING"}
