@@ -9,10 +9,11 @@ from torch import Tensor
 from csm_trio.model.attention import KVCache, Span
 from csm_trio.model.checkpoint.random_weights import random_weights
 from csm_trio.model.checkpoint.read_config import csm_1b_config
-from csm_trio.model.config import CSMConfig
+from csm_trio.model.config import CSMConfig, SamplingParams
 from csm_trio.model.cpu_step import CpuFrame
 from csm_trio.model.csm import CSM, FrameSampling
 from csm_trio.model.linear import Quantization
+from csm_trio.model.sampling import row_sampling
 
 CPU = torch.device("cpu")
 FRAMES = 3
@@ -43,14 +44,9 @@ def load(config: CSMConfig, quantization: Quantization | None) -> CSM:
 
 
 def sampling(rows: int, frame: int, temperature: float) -> FrameSampling:
-    return FrameSampling(
-        temperature=torch.full((rows, 2), temperature),
-        top_k=torch.full((rows, 2), 7),
-        seeds=torch.arange(rows),
-        frames=torch.full((rows,), frame),
-        noisy=(temperature > 0, temperature > 0),
-        largest_k=(7, 7),
-    )
+    params = [SamplingParams(temperature, top_k=7)] * rows
+    half = row_sampling(params, ids=100, device=CPU)
+    return FrameSampling(halves=(half, half), seeds=range(rows), frames=[frame] * rows)
 
 
 def generate(model: CSM, rows: int, temperature: float, *, by_cpu_frame: bool) -> list[Tensor]:

@@ -76,14 +76,7 @@ def _model_values(model: CSM, inputs: Tensor) -> Tensor:
     def attend(layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         return values.repeat_interleave(config.heads // config.kv_heads, dim=2)
 
-    greedy = FrameSampling(
-        temperature=torch.zeros(rows, 2),
-        top_k=torch.ones(rows, 2, dtype=torch.int64),
-        seeds=torch.zeros(rows, dtype=torch.int64),
-        frames=torch.zeros(rows, dtype=torch.int64),
-        noisy=(False, False),
-        largest_k=(1, 1),
-    )
+    greedy = FrameSampling(halves=(None, None), seeds=(), frames=())
     cos, sin = model.rotary.at(torch.zeros(rows, 1, dtype=torch.int64))
     hidden = model.backbone(inputs[:, None], cos, sin, attend)[:, 0]
     codes, sums = model.decode_depth(hidden, linear(hidden, model.first_head), greedy)

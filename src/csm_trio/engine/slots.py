@@ -6,6 +6,7 @@ the pool has, the dummy: the padding rows of a batch write to it, and it is neve
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,10 @@ from csm_trio.model.attention import KVCache
 from csm_trio.model.config import CSMConfig, SamplingDefaults, SamplingParams
 from csm_trio.model.csm import BACKBONE, DEPTH, FrameSampling, RowState
 from csm_trio.model.mimi.decoder import MimiDecoder
+from csm_trio.model.sampling import row_sampling
 
+_ROW_SAMPLINGS = 16
+"""Number of batches whose sampling parameters are kept as tensors."""
 _GREEDY = SamplingParams(temperature=0.0, top_k=1)
 _DEFAULT_TOP_K = 50
 
@@ -49,9 +53,10 @@ class _Row:
     """The host's copy of an open slot's state, read without waiting for the device."""
 
     position: int
-    backbone: SamplingParams
-    depth: SamplingParams
+    sampling: tuple[SamplingParams, SamplingParams]
+    seed: int
     text_range: tuple[int, int]
+    frames: int = 0
 
 
 def resolve_sampling(
@@ -109,6 +114,10 @@ class Slots:
             text_ranges=torch.zeros(rows, 2, device=device, dtype=torch.int64),
         )
         self._open: dict[int, _Row] = {}
+        # Most steps run the rows of the step before.
+        self._row_sampling = lru_cache(_ROW_SAMPLINGS)(
+            partial(row_sampling, ids=config.codec.codebook_size, device=device)
+        )
         # Of each slot's text tokens, by index; the first is NaN without text.
         self._char_positions = np.full((rows, config.backbone.max_positions), np.nan, np.float32)
 
@@ -139,7 +148,9 @@ class Slots:
     def note_open(self, openings: Sequence[Opening]) -> None:
         """Record on the host that rows have begun; their tensors are written already."""
         for opening in openings:
-            self._open[opening.slot] = _Row(opening.position, *opening.sampling, opening.text_range)
+            self._open[opening.slot] = _Row(
+                opening.position, opening.sampling, opening.seed, opening.text_range
+            )
             char_positions = self._char_positions[opening.slot]
             char_positions[0] = np.nan
             char_positions[: len(opening.char_positions)] = opening.char_positions
@@ -186,18 +197,18 @@ class Slots:
         positions: list[float | None] = read.tolist()
         return positions
 
-    def frame_sampling(self, slots: list[int], rows: Tensor) -> FrameSampling:
-        """Return the sampling parameters of the next frame of `rows` (the slots, padded)."""
-        halves = [(row.backbone, row.depth) for row in map(self._open.__getitem__, slots)]
-        noisy = [[half[column].temperature > 0 for half in halves] for column in (BACKBONE, DEPTH)]
-        largest = [max(half[column].top_k for half in halves) for column in (BACKBONE, DEPTH)]
+    def frame_sampling(self, slots: Sequence[int], padding: int) -> FrameSampling:
+        """Return the sampling parameters of the next frame of the slots and of `padding` rows."""
+        rows = [self._open[slot] for slot in slots]
+        rows += rows[-1:] * padding
+        backbone, depth = (
+            self._row_sampling(tuple(row.sampling[half] for row in rows))
+            for half in (BACKBONE, DEPTH)
+        )
         return FrameSampling(
-            temperature=self.state.temperature[rows],
-            top_k=self.state.top_k[rows],
-            seeds=self.state.seeds[rows],
-            frames=self.state.frames[rows],
-            noisy=(any(noisy[BACKBONE]), any(noisy[DEPTH])),
-            largest_k=(largest[BACKBONE], largest[DEPTH]),
+            halves=(backbone, depth),
+            seeds=[row.seed for row in rows],
+            frames=[row.frames for row in rows],
         )
 
     def advance(self, slots: list[int], rows: Tensor, next_inputs: Tensor) -> None:
@@ -205,6 +216,6 @@ class Slots:
         self.state.inputs[rows] = next_inputs
         self.state.positions[rows] += 1
         self.state.positions[self.dummy] = 0  # else it would pass the end of the rotary table
-        self.state.frames[rows] += 1
-        for slot in slots:
-            self._open[slot].position += 1
+        for row in map(self._open.__getitem__, slots):
+            row.position += 1
+            row.frames += 1

@@ -63,7 +63,7 @@ class EagerStep:
         codes, finite = self._next_codes(len(rows))(
             state.inputs[rows],
             positions,
-            self._slots.frame_sampling(running, rows),
+            self._slots.frame_sampling(running, padding=len(rows) - len(running)),
             _watched(self._attend(running, rows, positions), watch),
         )
         self._slots.advance(running, rows, self._model.embed_frames(codes))

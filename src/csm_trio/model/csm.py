@@ -6,7 +6,7 @@ slot. It must not know the codec, the slots or the scheduling.
 Source: SesameAILabs/csm, models.py and generator.py; tensor names as in transformers' CSM.
 """
 
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,10 +22,10 @@ from csm_trio.model.checkpoint.tensor_names import (
 from csm_trio.model.config import CSMConfig
 from csm_trio.model.linear import Int8Matrix, linear, packed
 from csm_trio.model.llama import Attend, Llama, RotaryTable
-from csm_trio.model.sampling import gumbel_noise, sample_codes
+from csm_trio.model.sampling import RowSampling, gumbel_noise, sample_codes
 
 BACKBONE, DEPTH = 0, 1
-"""Column indices of `FrameSampling.temperature` and `.top_k`."""
+"""Indices of `FrameSampling.halves`, and of columns of `RowState.temperature` and `.top_k`."""
 
 _PROJECTION_CHUNK_ROWS = 4096
 """Number of embedding rows that are converted and projected at a time."""
@@ -35,18 +35,13 @@ _PROJECTION_CHUNK_ROWS = 4096
 class FrameSampling:
     """Sampling parameters of one frame for each row of a batch.
 
-    temperature: float32 [batch, 2]; top_k: int64 [batch, 2]; columns BACKBONE (codebook 0) and
-    DEPTH (the others). seeds, frames: int64 [batch]. Host values: `noisy` is True for a
-    column in which any row is not greedy, so that a greedy batch generates no noise; `largest_k`
-    is the largest top-k of a column.
+    halves: of BACKBONE (codebook 0) and DEPTH (the others); None is greedy in all rows, for which
+    no noise is generated. seeds, frames: one per row.
     """
 
-    temperature: Tensor
-    top_k: Tensor
-    seeds: Tensor
-    frames: Tensor
-    noisy: tuple[bool, bool]
-    largest_k: tuple[int, int]
+    halves: tuple[RowSampling | None, RowSampling | None]
+    seeds: Sequence[int]
+    frames: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +100,6 @@ class CSM(nn.Module):
         self.codebook_offsets = torch.arange(config.codebooks, device=device) * (
             config.audio_vocab_size
         )
-        self.ids = torch.arange(config.codec.codebook_size, device=device)
 
     def load(self, tensors: MutableMapping[str, Tensor]) -> None:
         """Take the tensors, named as in transformers' checkpoints of `sesame/csm-1b`.
@@ -221,13 +215,8 @@ class CSM(nn.Module):
 
     def sample(self, logits: Tensor, codebook: int, sampling: FrameSampling) -> Tensor:
         """Sample each row's code of a codebook from logits [batch, ids]: int64 [batch]."""
-        half = DEPTH if codebook else BACKBONE
-        if not sampling.noisy[half]:
+        rows = sampling.halves[DEPTH if codebook else BACKBONE]
+        if rows is None:
             return logits.argmax(dim=1)
-        return sample_codes(
-            logits.float(),
-            temperature=sampling.temperature[:, half],
-            top_k=sampling.top_k[:, half],
-            noise=gumbel_noise(sampling.seeds, sampling.frames, codebook, self.ids),
-            largest_k=sampling.largest_k[half],
-        )
+        noise = gumbel_noise(sampling.seeds, sampling.frames, codebook, logits.shape[1])
+        return sample_codes(logits.float(), rows, noise.to(logits.device))

@@ -1,70 +1,110 @@
-"""Sample one code per row with the row's own temperature, top-k and seed, on the device.
+"""Sample one code per row with the row's own temperature, top-k and seed.
 
 Sampling is by Gumbel-max. The noise is a function of (seed, frame, codebook, id) alone: a row
-samples the same codes in every batch, and nothing here synchronizes with the host.
+samples the same codes in every batch. It is computed on the host, where all of these are known;
+nothing is read back from the device.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, TypeVar, cast
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
-# Tensors: torch takes longer to convert a number for each operation than to compute it.
-_GOLDEN_STRIDE = torch.tensor(_GOLDEN)
-_FRAME_STRIDE = torch.tensor(0x632BE59BD9B4E019)
-_MIX_1 = torch.tensor(0xBF58476D1CE4E5B9 - (1 << 64))
-_MIX_2 = torch.tensor(0x94D049BB133111EB - (1 << 64))
+from csm_trio.model.config import SamplingParams
+
+_MASK = (1 << 64) - 1
+_GOLDEN = 0x9E3779B97F4A7C15
+_FRAME_STRIDE = 0x632BE59BD9B4E019
+_MIX_1, _MIX_2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _UNIFORM_BITS = 24  # number of bits that a float32 mantissa holds exactly
-_SHIFTS = {
-    bits: (torch.tensor(bits), torch.tensor((1 << (64 - bits)) - 1))
-    for bits in (30, 27, 31, 64 - _UNIFORM_BITS)
-}
+_TEMPERATURE_MIN = 1e-4
+
+_Words = TypeVar("_Words", int, NDArray[np.uint64])
 
 
-def _shifted(x: Tensor, bits: int) -> Tensor:
-    """Shift 64-bit words right, filling with zeros (torch's own shift copies the sign)."""
-    distance, kept = _SHIFTS[bits]
-    return (x >> distance).bitwise_and_(kept)
+@dataclass(frozen=True, slots=True)
+class RowSampling:
+    """Sampling parameters of the rows of a batch, for the backbone or for the depth decoder.
 
-
-def _mixed(x: Tensor) -> Tensor:
-    """Scramble 64-bit words by splitmix64's finalizer (Steele et al., OOPSLA 2014)."""
-    x = _shifted(x, 30).bitwise_xor_(x).mul_(_MIX_1)
-    x = _shifted(x, 27).bitwise_xor_(x).mul_(_MIX_2)
-    return _shifted(x, 31).bitwise_xor_(x)
-
-
-def gumbel_noise(seeds: Tensor, frames: Tensor, codebook: int, ids: Tensor) -> Tensor:
-    """Return standard Gumbel noise [rows, ids] in float32, the same for the same arguments.
-
-    seeds, frames: int64 [rows]; ids: int64 [ids]. The argmax of
-    logits plus this noise is a sample from their softmax (Gumbel-max).
+    divisor: float32 [rows, 1], the temperature; ranks: int64 [rows, 1], that of the least likely id
+    to sample, from 0; largest_k: above all ranks; greedy: bool [rows, 1], or None where no row is.
     """
-    # Wrapped to int64: not every torch version takes Python integers of more than 64 bits.
-    golden = (codebook * _GOLDEN + (1 << 63)) % (1 << 64) - (1 << 63)
-    streams = _mixed(_mixed(seeds + golden) + frames * _FRAME_STRIDE)
-    words = _mixed(streams.unsqueeze(1) + ids * _GOLDEN_STRIDE)  # [rows, ids]
-    return _uniform(words).log_().neg_().log_().neg_()
+
+    divisor: Tensor
+    ranks: Tensor
+    largest_k: int
+    greedy: Tensor | None
 
 
-def _uniform(words: Tensor) -> Tensor:
-    """Map 64-bit words to float32 strictly between 0 and 1."""
-    halfway = (_shifted(words, 64 - _UNIFORM_BITS).float() + 0.5).mul_(2.0**-_UNIFORM_BITS)
-    # The largest value rounds to 1, whose infinite noise would outweigh every logit.
-    return halfway.clamp_(max=1 - 2.0**-_UNIFORM_BITS)
+def row_sampling(
+    params: Sequence[SamplingParams], *, ids: int, device: torch.device
+) -> RowSampling | None:
+    """Return the parameters of a batch whose rows have `params`; None where all are greedy.
+
+    ids: the number of ids to sample from.
+    """
+    greedy = [row.temperature <= 0 for row in params]
+    if all(greedy):
+        return None
+    top_k = [min(row.top_k, ids) for row in params]
+    divisors = [max(row.temperature, _TEMPERATURE_MIN) for row in params]
+    return RowSampling(
+        divisor=torch.tensor(divisors, dtype=torch.float32, device=device).unsqueeze(1),
+        ranks=torch.tensor(top_k, device=device).sub_(1).unsqueeze(1),
+        largest_k=max(top_k),
+        greedy=torch.tensor(greedy, device=device).unsqueeze(1) if any(greedy) else None,
+    )
 
 
-def sample_codes(
-    logits: Tensor, *, temperature: Tensor, top_k: Tensor, noise: Tensor, largest_k: int
-) -> Tensor:
+def sample_codes(logits: Tensor, rows: RowSampling, noise: Tensor) -> Tensor:
     """Sample one id per row from float32 logits [rows, ids]; ties with the k-th logit are kept.
 
-    temperature: float32 [rows], 0 is greedy; top_k: int64 [rows], 1..largest_k; noise: Gumbel
-    [rows, ids]. Returns int64 [rows].
+    noise: Gumbel [rows, ids]. Returns int64 [rows].
     """
-    ranks = (top_k - 1).clamp(max=logits.shape[1] - 1).unsqueeze(1)
-    best = logits.topk(min(largest_k, logits.shape[1]), dim=1).values
-    threshold = best.gather(1, ranks)
-    greedy = (temperature <= 0).unsqueeze(1)
-    divisor = temperature.clamp(min=1e-4).unsqueeze(1)
-    noisy = (logits / divisor + noise).masked_fill(logits < threshold, -torch.inf)
-    return torch.where(greedy, logits, noisy).argmax(dim=1)
+    threshold = logits.topk(rows.largest_k, dim=1).values.gather(1, rows.ranks)
+    noisy = (logits / rows.divisor).add_(noise).masked_fill_(logits < threshold, -torch.inf)
+    if rows.greedy is not None:
+        noisy = torch.where(rows.greedy, logits, noisy)
+    return noisy.argmax(dim=1)
+
+
+def gumbel_noise(seeds: Sequence[int], frames: Sequence[int], codebook: int, ids: int) -> Tensor:
+    """Return standard Gumbel noise [rows, ids] in float32, the same for the same arguments.
+
+    seeds, frames: one per row. The argmax of logits plus this noise is a sample from their softmax
+    (Gumbel-max).
+    """
+    streams = [
+        _mixed((_mixed((seed + codebook * _GOLDEN) & _MASK) + frame * _FRAME_STRIDE) & _MASK)
+        for seed, frame in zip(seeds, frames, strict=True)
+    ]
+    words = np.array(streams, np.uint64)[:, None] + _strides(ids)  # [rows, ids]
+    return torch.from_numpy(_uniform(_mixed(words))).log_().neg_().log_().neg_()
+
+
+@lru_cache(maxsize=8)
+def _strides(ids: int) -> NDArray[np.uint64]:
+    """Return what each id adds to a row's word."""
+    return np.arange(ids, dtype=np.uint64) * np.uint64(_GOLDEN)
+
+
+def _mixed(x: _Words) -> _Words:
+    """Scramble 64-bit words by splitmix64's finalizer (Steele et al., OOPSLA 2014)."""
+    words: Any = x  # numpy's types have no operations of uint64 with int
+    words = (words ^ words >> 30) * _MIX_1 & _MASK
+    words = (words ^ words >> 27) * _MIX_2 & _MASK
+    return cast(_Words, words ^ words >> 31)
+
+
+def _uniform(words: NDArray[np.uint64]) -> NDArray[np.float32]:
+    """Map 64-bit words to float32 strictly between 0 and 1."""
+    halfway = (words >> (64 - _UNIFORM_BITS)).astype(np.float32)
+    halfway += 0.5
+    halfway *= 2.0**-_UNIFORM_BITS
+    # The largest value rounds to 1, whose infinite noise would outweigh every logit.
+    return np.minimum(halfway, np.float32(1 - 2.0**-_UNIFORM_BITS), out=halfway)
