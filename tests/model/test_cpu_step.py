@@ -55,13 +55,16 @@ def generate(model: CSM, rows: int, temperature: float, *, by_cpu_frame: bool) -
     kv = KVCache(config.backbone, rows, device=CPU, dtype=torch.float32)
     noise = torch.Generator().manual_seed(0)
     inputs = torch.randn(rows, config.backbone.hidden_size, generator=noise)
-    next_codes = CpuFrame(model, rows).next_codes if by_cpu_frame else model.next_frame
-    spans = max(1, rows - 1)
+    cpu_frame = CpuFrame(model, rows)
     computed = []
     for frame in range(FRAMES):
         positions = torch.full((rows,), frame)
-        attend = kv.step_by_row([Span(row, frame) for row in range(spans)])
-        codes, finite = next_codes(inputs, positions, sampling(rows, frame, temperature), attend)
+        step = inputs, positions, sampling(rows, frame, temperature)
+        spans = [Span(row, frame) for row in range(max(1, rows - 1))]
+        if by_cpu_frame:
+            codes, finite = cpu_frame.next_codes(*step, [kv.row_past(span) for span in spans])
+        else:
+            codes, finite = model.next_frame(*step, kv.step_by_row(spans))
         assert finite.all()
         inputs = model.embed_frames(codes)
         computed += [codes, inputs]
@@ -93,8 +96,8 @@ def test_a_row_of_nan_is_told_and_spoils_neither_others_nor_the_next_frame() -> 
     broken[1, 3] = torch.nan
 
     def step(values: Tensor) -> tuple[Tensor, Tensor]:
-        attend = kv.step_by_row([Span(0, 0), Span(1, 0)])
-        return frame.next_codes(values, torch.zeros(rows).long(), sampling(rows, 0, 0.0), attend)
+        pasts = [kv.row_past(Span(row, 0)) for row in range(rows)]
+        return frame.next_codes(values, torch.zeros(rows).long(), sampling(rows, 0, 0.0), pasts)
 
     codes, finite = step(inputs)
     assert finite.tolist() == [True, True]

@@ -6,7 +6,7 @@ that row's past; the codec runs on groups of such sizes. So a row's audio is the
 beside any other rows.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -18,21 +18,16 @@ from csm_trio.engine.frame_output import rows_still_speaking, scale_to_int16
 from csm_trio.engine.slots import Slots
 from csm_trio.engine.utterance import Frame, StepResult
 from csm_trio.errors import NotFinite
-from csm_trio.model.attention import AlignmentHead, Span
+from csm_trio.model.attention import AlignmentHead, Span, Watch
 from csm_trio.model.cpu_step import CpuFrame
-from csm_trio.model.csm import CSM, FrameSampling
+from csm_trio.model.csm import CSM
 from csm_trio.model.llama import Attend
-from csm_trio.model.mimi.decoder import MimiDecoder
+from csm_trio.model.mimi.cpu_kernels import cpu_kernels
+from csm_trio.model.mimi.decoder import DecoderKernels, MimiDecoder
 from csm_trio.timebase import FRAME_SAMPLES
 
 CODEC_ROWS = 4
 """Maximum number of rows in a group of the codec on a CPU: their activations fit in its caches."""
-
-NextCodes = Callable[[Tensor, Tensor, FrameSampling, Attend], tuple[Tensor, Tensor]]
-"""As `CSM.next_frame`."""
-
-Watch = Callable[[int, Tensor], None]
-"""Called with each layer and its queries [batch, heads, dim], after the layer's keys are cached."""
 
 
 class EagerStep:
@@ -47,6 +42,7 @@ class EagerStep:
         self._device = slots.state.inputs.device
         self._on_cpu = self._device.type == "cpu"
         self._frames: dict[int, CpuFrame] = {}
+        self._kernels: dict[int, DecoderKernels] = {}
         if self._on_cpu:
             self._sizes = model_batch_sizes(model, slots.count)
             self._codec_sizes = codec_batch_sizes(codec, model.config, min(CODEC_ROWS, slots.count))
@@ -58,14 +54,7 @@ class EagerStep:
         if watch is None and self._head is not None:
             watch = self._watch_head(self._head, running, attended_chars)
         rows = self._padded(running)
-        state = self._slots.state
-        positions = state.positions[rows]
-        codes, finite = self._next_codes(len(rows))(
-            state.inputs[rows],
-            positions,
-            self._slots.frame_sampling(running, padding=len(rows) - len(running)),
-            _watched(self._attend(running, rows, positions), watch),
-        )
+        codes, finite = self._next_codes(running, rows, watch)
         self._slots.advance(running, rows, self._model.embed_frames(codes))
         codes_host = codes.to("cpu", torch.int16).numpy()[: len(running)]  # [running, codebooks]
         failed = ~finite.cpu().numpy()[: len(running)]
@@ -97,12 +86,23 @@ class EagerStep:
 
         return watch
 
-    def _next_codes(self, rows: int) -> NextCodes:
-        if not self._on_cpu or self._slots.state.inputs.dtype != torch.float32:
-            return self._model.next_frame
-        if rows not in self._frames:
-            self._frames[rows] = CpuFrame(self._model, rows)
-        return self._frames[rows].next_codes
+    def _next_codes(
+        self, running: list[int], rows: Tensor, watch: Watch | None
+    ) -> tuple[Tensor, Tensor]:
+        """Generate the rows' codes, as `CSM.next_frame` does."""
+        batch = len(rows)
+        inputs, positions = self._slots.state.inputs[rows], self._slots.state.positions[rows]
+        sampling = self._slots.frame_sampling(running, padding=batch - len(running))
+        if not self._on_cpu or inputs.dtype != torch.float32:
+            attend = _watched(self._attend(running, rows, positions), watch)
+            return self._model.next_frame(inputs, positions, sampling, attend)
+        if batch not in self._frames:
+            self._frames[batch] = CpuFrame(self._model, batch)
+        pasts = [self._slots.kv.row_past(span) for span in self._spans(running)]
+        return self._frames[batch].next_codes(inputs, positions, sampling, pasts, watch)
+
+    def _spans(self, slots: list[int]) -> list[Span]:
+        return [Span(slot, self._slots.position(slot)) for slot in slots]
 
     def _padded(self, slots: list[int]) -> Tensor:
         if self._on_cpu:
@@ -114,9 +114,7 @@ class EagerStep:
 
     def _attend(self, slots: list[int], rows: Tensor, positions: Tensor) -> Attend:
         if self._on_cpu:
-            return self._slots.kv.step_by_row(
-                [Span(slot, self._slots.position(slot)) for slot in slots]
-            )
+            return self._slots.kv.step_by_row(self._spans(slots))
         longest = 1 + max(self._slots.position(slot) for slot in slots)
         return self._slots.kv.step_masked(rows, positions, longest)
 
@@ -147,7 +145,16 @@ class EagerStep:
         picked = torch.tensor(group + [0] * padding, device=self._device)
         slots = rows[picked]
         slots[len(group) :] = self._slots.dummy
-        return self._codec.decode(codes[picked], slots, self._slots.codec)[: len(group)]
+        kernels = self._codec_kernels(len(picked))
+        samples = self._codec.decode(codes[picked], slots, self._slots.codec, kernels=kernels)
+        return samples[: len(group)]
+
+    def _codec_kernels(self, rows: int) -> DecoderKernels | None:
+        if not self._on_cpu or self._codec.dtype != torch.float32:
+            return None
+        if rows not in self._kernels:
+            self._kernels[rows] = cpu_kernels(self._codec, self._model.config.codec, rows)
+        return self._kernels[rows]
 
 
 def _at_least(count: int, sizes: Sequence[int]) -> int:

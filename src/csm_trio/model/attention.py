@@ -4,7 +4,7 @@ In: queries, keys and values of new positions. Out: attention outputs. Rows join
 by slot index: a slot's keys never move. It must not know which slots are scheduled to run.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -32,6 +32,10 @@ class AlignmentHead:
 
     layer: int
     head: int
+
+
+Watch = Callable[[int, Tensor], None]
+"""Called with each layer and its queries [batch, heads, dim], after the layer's keys are cached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,22 @@ class Span:
     position: int
 
 
+@dataclass(frozen=True, slots=True)
+class RowPast:
+    """Views of one row's keys and values in the KV cache, up to the position it writes.
+
+    pasts: the layers' keys, then the layers' values, [1, kv_heads, positions, dim]. newest: of each
+    layer the last of these positions, [2, kv_heads, dim]: what is written there appears in `pasts`.
+    """
+
+    pasts: Sequence[Tensor]
+    newest: Sequence[Tensor]
+
+    def keys_values(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Return a layer's keys and values."""
+        return self.pasts[layer], self.pasts[len(self.newest) + layer]
+
+
 def _grouped(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """Grouped-query attention of one time step, without copying keys for each query head.
 
@@ -81,8 +101,8 @@ class KVCache:
         self, config: LlamaConfig, slots: int, *, device: torch.device, dtype: torch.dtype
     ) -> None:
         shape = (config.layers, slots, config.kv_heads, config.max_positions, config.head_dim)
-        self.keys = torch.zeros(shape, device=device, dtype=dtype)
-        self.values = torch.zeros(shape, device=device, dtype=dtype)
+        self._both = torch.zeros(2, *shape, device=device, dtype=dtype)
+        self.keys, self.values = self._both.unbind(0)
 
     def prefill(self, slot: int, start: int) -> Attend:
         """Return causal attention of one slot's new positions from `start` on (chunked prefill).
@@ -178,31 +198,26 @@ class KVCache:
         the same, to the bit, whatever the other rows of the batch.
         """
 
-        # Views of each row's past and newest position, by layer: they show what `attend` writes.
-        views = [
-            [
-                part.unbind(0)
-                for cached in (self.keys, self.values)
-                for part in (
-                    cached[:, span.slot, None, :, : span.position + 1],
-                    cached[:, span.slot, :, span.position].unsqueeze(1),
-                )
-            ]
-            for span in spans
-        ]
+        pasts = [self.row_past(span) for span in spans]
 
         def attend(layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
             mixed = []
-            for row, (past_keys, new_key, past_values, new_value) in enumerate(views):
-                new_key[layer].copy_(keys[row])
-                new_value[layer].copy_(values[row])
-                query = queries[row : row + 1]
-                mixed.append(_grouped(query, past_keys[layer], past_values[layer]))
-            if len(queries) > len(views):
-                mixed.append(torch.zeros_like(queries[len(views) :]))
-            return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
+            for row, past in enumerate(pasts):
+                new_key, new_value = past.newest[layer].unbind(0)
+                new_key.copy_(keys[row, 0])
+                new_value.copy_(values[row, 0])
+                mixed.append(_grouped(queries[row : row + 1], *past.keys_values(layer)))
+            if len(queries) > len(pasts):
+                mixed.append(torch.zeros_like(queries[len(pasts) :]))
+            return torch.cat(mixed)
 
         return attend
+
+    def row_past(self, span: Span) -> RowPast:
+        """View a row's past up to its new position, in all layers."""
+        row = self._both.narrow(2, span.slot, 1)  # [2, layers, 1, kv_heads, positions, dim]
+        past = row.narrow(4, 0, span.position + 1).flatten(0, 1)
+        return RowPast(past.unbind(0), row[:, :, 0, :, span.position].unbind(1))
 
     def step_masked(self, rows: Tensor, positions: Tensor, longest: int) -> Attend:
         """Return attention of one new position per row, all rows padded to the `longest` past.

@@ -13,9 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from csm_trio.model.attention import RowPast, Watch
 from csm_trio.model.csm import CSM, FrameSampling
 from csm_trio.model.linear import linear
-from csm_trio.model.llama import Attend, Llama
+from csm_trio.model.llama import Llama
+from csm_trio.model.rotation import Angles, Rotation
 
 _Mix = Callable[[int], Tensor]
 """(layer) -> attention outputs [tokens, heads * dim] of a stack's queries, keys and values; it also
@@ -30,21 +32,31 @@ class CpuFrame:
         self._backbone = _Stack(model.backbone, rows)
         self._depth = _Stack(model.depth, rows)
         self._depth_pair = _Stack(model.depth, 2 * rows)
-        cos, sin = _halves(model.depth_cos), _halves(model.depth_sin)  # [codebooks, ...]
-        pair = (cos[:2].repeat(rows, 1, 1, 1), sin[:2].repeat(rows, 1, 1, 1))
-        angles = [pair, *zip(cos[2:].unbind(0), sin[2:].unbind(0), strict=True)]
+        cos, sin = model.depth_cos, model.depth_sin  # [codebooks, 1, head_dim]
+        pair = self._depth_pair.angles(cos[:2].repeat(rows, 1, 1), sin[:2].repeat(rows, 1, 1))
+        angles = [pair] + [
+            self._depth.angles(cos[at : at + 1], sin[at : at + 1]) for at in range(2, len(cos))
+        ]
         mixes = _depth_mixes(self._depth_pair, self._depth, model.config.codebooks)
         self._heads = list(zip(model.depth_heads, angles, mixes, strict=True))
         tables = model.depth_embedding.view(-1, model.config.audio_vocab_size, self._depth.width)
         self._tables: Sequence[Tensor] = tables.unbind(0)
 
     def next_codes(
-        self, inputs: Tensor, positions: Tensor, sampling: FrameSampling, attend: Attend
+        self,
+        inputs: Tensor,
+        positions: Tensor,
+        sampling: FrameSampling,
+        pasts: Sequence[RowPast],
+        watch: Watch | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Generate one frame per row, as `CSM.next_frame` does."""
-        cos, sin = self._model.rotary.at(positions)
-        mix = partial(_mix_by_row, stack=self._backbone, attend=attend)
-        hidden = self._backbone.run(inputs, _halves(cos), _halves(sin), mix)
+        """Generate one frame per row, as `CSM.next_frame` does with `KVCache.step_by_row`.
+
+        Rows behind those of `pasts` are padding.
+        """
+        angles = self._backbone.angles(*self._model.rotary.at(positions))
+        mix = partial(_mix_by_row, stack=self._backbone, pasts=pasts, watch=watch)
+        hidden = self._backbone.run(inputs, angles, mix)
         logits = [linear(hidden, self._model.first_head)]
         codes = self._decode_depth(hidden, logits, sampling)
         # NaN or infinite where one of the logits is.
@@ -62,9 +74,9 @@ class CpuFrame:
             x = self._embed(codebook - 1, codes[-1])
             if codebook == 1:
                 x = torch.stack((projected, x), dim=1).flatten(0, 1)
-                x = self._depth_pair.run(x, *angles, mix)[1::2]
+                x = self._depth_pair.run(x, angles, mix)[1::2]
             else:
-                x = self._depth.run(x, *angles, mix)
+                x = self._depth.run(x, angles, mix)
             logits.append(linear(x, head))
             codes.append(model.sample(logits[-1], codebook, sampling))
         return torch.stack(codes, dim=1)
@@ -88,25 +100,27 @@ class _Stack:
         self._square, self._normed = torch.empty(2, tokens, self.width).unbind(0)
         self._scale = torch.empty(tokens, 1)
         self.config, self.tokens = config, tokens
-        n_heads, n_keys = config.heads, config.kv_heads
-        heads = torch.empty(tokens, n_heads + 2 * n_keys, config.head_dim)
-        self._qkv = heads.view(tokens, -1)
-        self._rotated = heads[:, : n_heads + n_keys].view(
-            tokens, n_heads + n_keys, 2, config.head_dim // 2
+        self._rotation = Rotation(
+            tokens, config.heads + config.kv_heads, values=config.kv_heads, dim=config.head_dim
         )
-        self.queries, self.keys, self.values = heads.split_with_sizes((n_heads, n_keys, n_keys), 1)
-        self.keys_values = heads[:, n_heads:].view(tokens, 2, n_keys, config.head_dim)
+        heads = self._rotation.rotated
+        self.queries = heads[:, : config.heads]
+        self.keys_values = heads[:, config.heads :].view(
+            tokens, 2, config.kv_heads, config.head_dim
+        )
+        # Query heads that share a key head are its query times.
+        grouped = self.queries.view(tokens, config.kv_heads, -1, config.head_dim)
+        self.query_groups: Sequence[Tensor] = torch.split(grouped, 1)
+        self.each_keys_values: Sequence[Tensor] = self.keys_values.unbind(0)
+        self.angles = self._rotation.angles
 
-    def run(self, x: Tensor, cos: Tensor, sin: Tensor, mix: _Mix) -> Tensor:
+    def run(self, x: Tensor, angles: Angles, mix: _Mix) -> Tensor:
         """Map embeddings [tokens, width] to hidden states, as `Llama.forward` does.
 
-        cos, sin: broadcast to [tokens, 1, 2, head_dim / 2]. The result is scratch, which the next
-        call overwrites.
+        The result is scratch, which the next call overwrites.
         """
         for index, (input_norm, qkv, out, mlp_norm, gate_up, down) in enumerate(self._layers):
-            self._qkv.copy_(linear(self._normalized(x, input_norm), qkv))
-            swapped = self._rotated.flip(2)
-            self._rotated.mul_(cos).addcmul_(swapped, sin)  # as `rotate` does
+            self._rotation.rotate(linear(self._normalized(x, input_norm), qkv), angles)
             x = linear(mix(index), out).add_(x)
             gate, up = linear(self._normalized(x, mlp_norm), gate_up).chunk(2, dim=1)
             x = linear(F.silu(gate).mul_(up), down).add_(x)
@@ -121,15 +135,19 @@ class _Stack:
         return self._normed.mul_(gain)
 
 
-def _halves(angles: Tensor) -> Tensor:
-    """View cosines or sines [..., 1, dim] as [tokens, 1, 2, dim / 2]."""
-    return angles.reshape(-1, 1, 2, angles.shape[-1] // 2)
-
-
-def _mix_by_row(index: int, *, stack: _Stack, attend: Attend) -> Tensor:
-    """Attend one new position per row of the backbone's KV cache."""
-    parts = (part.unsqueeze(1) for part in (stack.queries, stack.keys, stack.values))
-    return attend(index, *parts).view(stack.tokens, -1)
+def _mix_by_row(
+    index: int, *, stack: _Stack, pasts: Sequence[RowPast], watch: Watch | None
+) -> Tensor:
+    """Attend one new position per row of the backbone's KV cache, each over exactly its past."""
+    mixed = []
+    for row, past in enumerate(pasts):
+        past.newest[index].copy_(stack.each_keys_values[row])
+        keys, values = past.keys_values(index)
+        mixed.append(F.scaled_dot_product_attention(stack.query_groups[row], keys, values))
+    mixed += [torch.zeros_like(query) for query in stack.query_groups[len(pasts) :]]
+    if watch is not None:
+        watch(index, stack.queries)
+    return (mixed[0] if len(mixed) == 1 else torch.cat(mixed)).view(stack.tokens, -1)
 
 
 def _depth_mixes(pairs: _Stack, singles: _Stack, positions: int) -> Sequence[_Mix]:
@@ -145,7 +163,6 @@ def _depth_mixes(pairs: _Stack, singles: _Stack, positions: int) -> Sequence[_Mi
     return [pair] + [
         partial(
             _mix_one,
-            # Query heads that share a key head are its query times.
             queries=singles.queries.view(singles.tokens, config.kv_heads, -1, config.head_dim),
             keys_values=singles.keys_values,
             fresh=[layer[:, :, :, position] for layer in layers],

@@ -94,11 +94,11 @@ def packed(weight: nn.Parameter) -> nn.Parameter:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Multiply as `F.linear` does, by a weight that may be packed or (without bias) quantized."""
-    if isinstance(weight, PackedInt4Matrix):
-        return weight.times(x)
-    if isinstance(weight, Int8Matrix):
-        return weight.times(x)
     if weight.is_mkldnn:
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        product: Tensor = torch.ops.mkldnn._linear_pointwise.default(
+            x, weight, bias, "none", [], ""
+        )
         return product
+    if isinstance(weight, PackedInt4Matrix | Int8Matrix):
+        return weight.times(x)
     return F.linear(x, weight, bias)

@@ -30,6 +30,14 @@ class MimiPositions:
     sines: Tensor  # [batch, steps, 1, head_dim] fp32, negative in the first half
 
 
+@dataclass(frozen=True, slots=True)
+class RingMask:
+    """Where a step writes its keys and values, and which ring entries its queries see."""
+
+    visible: Tensor  # [batch, 1, groups * steps, capacity] bool
+    offsets: Tensor  # [batch * steps] int64, in slots and their ring entries as one dimension
+
+
 RingAttend = Callable[[Tensor, Tensor], Tensor]
 """(q, k and v [batch, steps, (heads + 2 kv_heads) * dim] as projected, the layer's ring
 [slots, capacity, 2, kv_heads, dim]) -> [batch, steps, heads * dim].
@@ -76,9 +84,9 @@ class RingPositions(FullPrecision):
         angles = torch.cat((angles, angles), -1)[:, :, None]  # [batch, steps, 1, head_dim]
         return MimiPositions(rows, start, angles.cos(), angles.sin() * self.sign)
 
-    def attending(self, positions: MimiPositions) -> RingAttend:
-        """Return the attention of one step in torch operations."""
-        config, rows = self._config, positions.rows
+    def mask(self, positions: MimiPositions) -> RingMask:
+        """Return where a step writes to the rings, and what it sees of them."""
+        config = self._config
         groups = config.heads // config.kv_heads
         now = positions.start[:, None] + self.steps  # [batch, steps]
         last = now[:, -1:]
@@ -86,17 +94,23 @@ class RingPositions(FullPrecision):
         held = last - torch.remainder(last - self.ring, self.capacity)  # [batch, capacity]
         age = now[:, :, None] - held[:, None]  # [batch, steps, capacity]
         visible = (age >= 0) & (age < config.sliding_window) & (held >= 0)[:, None]
-        # [batch, 1, groups * steps, capacity]
-        visible = visible[:, None].expand(-1, groups, -1, -1).flatten(1, 2)[:, None]
-        offsets = (rows[:, None] * self.capacity + now % self.capacity).flatten()
+        return RingMask(
+            visible=visible[:, None].expand(-1, groups, -1, -1).flatten(1, 2)[:, None],
+            offsets=(positions.rows[:, None] * self.capacity + now % self.capacity).flatten(),
+        )
+
+    def attending(self, positions: MimiPositions) -> RingAttend:
+        """Return the attention of one step in torch operations."""
+        config, rows = self._config, positions.rows
+        mask = self.mask(positions)
 
         def attend(qkv: Tensor, ring: Tensor) -> Tensor:
             query, keys_values = self._heads(qkv, positions)
             # Slots and ring entries as one dimension: [slots * capacity, 2, kv_heads, head_dim].
-            ring.view(-1, *ring.shape[2:]).index_copy_(0, offsets, keys_values)
+            ring.view(-1, *ring.shape[2:]).index_copy_(0, mask.offsets, keys_values)
             past = ring.index_select(0, rows)  # [batch, capacity, 2, kv_heads, head_dim]
             keys, values = past.permute(2, 0, 3, 1, 4)
-            mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=visible)
+            mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask.visible)
             mixed = mixed.reshape(len(rows), config.heads, -1, config.head_dim)
             return mixed.transpose(1, 2).flatten(2)
 

@@ -149,7 +149,14 @@ class TorchConvolutions:
             return inputs.flatten(0, 1)
         joined = torch.cat((self.take(conv), inputs), 1)  # [batch, context + time, channels]
         self.keep(joined[:, -conv.context :].flatten(1))
-        size = (batch, time, conv.taps, channels)
-        row = joined.stride(0)
-        view = joined.as_strided(size, (row, channels, conv.dilation * channels, 1))
-        return view.reshape(batch * time, conv.taps * channels)
+        return tapped(conv, joined, time).reshape(batch * time, conv.taps * channels)
+
+
+def tapped(conv: CausalConv, joined: Tensor, time: int) -> Tensor:
+    """View each output's inputs, oldest tap first: [batch, time, taps, channels].
+
+    joined: the context and the inputs, [batch, context + time, channels].
+    """
+    batch, _, channels = joined.shape
+    strides = (joined.stride(0), channels, conv.dilation * channels, 1)
+    return joined.as_strided((batch, time, conv.taps, channels), strides)

@@ -236,6 +236,11 @@ class MimiDecoder(nn.Module):
         """The type of activations and weights, the codebooks excepted."""
         return self.last.weight.dtype
 
+    @property
+    def context_floats(self) -> int:
+        """The number of values in the contexts of a slot's convolutions."""
+        return sum(conv.context_floats for conv in self.modules() if type(conv) is CausalConv)
+
     @torch.no_grad()
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Load the weights from a checkpoint's `codec_model.*` tensors (transformers' names).
@@ -273,11 +278,10 @@ class MimiDecoder(nn.Module):
     def open_state(self, slots: int, *, device: torch.device, dtype: torch.dtype) -> MimiState:
         """Allocate the state of `slots` streams at their start; `dtype` is the module's own."""
         config = self._config
-        floats = sum(conv.context_floats for conv in self.modules() if type(conv) is CausalConv)
         ring = (self.ring_positions.capacity, 2, config.kv_heads, config.head_dim)
         return MimiState(
             positions=torch.zeros(slots, dtype=torch.int64, device=device),
-            contexts=torch.zeros(slots, floats, dtype=dtype, device=device),
+            contexts=torch.zeros(slots, self.context_floats, dtype=dtype, device=device),
             rings=torch.zeros(config.layers, slots, *ring, dtype=dtype, device=device),
         )
 
