@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from csm_trio import process_tuning
 from csm_trio.audio.wav import read_wav
 from csm_trio.cli import main
 from csm_trio.config import SETTINGS, Config
@@ -196,6 +197,26 @@ def test_a_real_process_fails_in_one_line() -> None:
     assert ended.returncode == 1
     (line,) = ended.stderr.splitlines()
     assert "no/where" in line
+
+
+@pytest.mark.parametrize(
+    ("line", "restarts"),
+    [
+        (["serve", "--weights-path", "no/where"], 1),
+        (["bench", "--engine", "--weights-path", "no/where"], 1),
+        (["voices"], 0),
+    ],
+)
+def test_only_a_command_with_an_engine_restarts_its_program(
+    line: list[str], restarts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restarted: list[None] = []
+    monkeypatch.setattr(process_tuning, "restart_with_tuned_malloc", lambda: restarted.append(None))
+    main(line)
+    assert not restarted, "only the process' own command line"
+    monkeypatch.setattr(sys, "argv", ["csm-trio", *line])
+    main()
+    assert len(restarted) == restarts
 
 
 LIBRARIES_OF_THE_SERVER = (

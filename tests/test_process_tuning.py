@@ -1,6 +1,8 @@
 """Process-wide settings: changed while a block runs, and restored after it."""
 
 import gc
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -24,6 +26,46 @@ def test_a_tuned_process_switches_threads_sooner_and_restores_it_all() -> None:
         assert gc.get_threshold()[0] > before[0][0]
         assert sys.getswitchinterval() == pytest.approx(SWITCH_INTERVAL_S)
     assert (gc.get_threshold(), gc.get_freeze_count(), sys.getswitchinterval()) == before
+
+
+PROGRAM = """
+import os, sys
+from csm_trio.process_tuning import restart_with_tuned_malloc
+print(os.getpid(), sys.argv[1], sys.flags.dont_write_bytecode, flush=True)
+restart_with_tuned_malloc()
+print(os.environ.get("GLIBC_TUNABLES", ""))
+"""
+
+
+@pytest.mark.skipif(not process_tuning._on_glibc(), reason="needs glibc")
+@pytest.mark.parametrize("own", [None, "", "glibc.malloc.mxfast=16"])
+def test_a_program_is_restarted_once_with_tuned_malloc(own: str | None) -> None:
+    given = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    environment = given if own is None else {**given, "GLIBC_TUNABLES": own}
+    program = [sys.executable, "-B", "-c", PROGRAM, "an argument"]
+    text = subprocess.check_output(program, env=environment, text=True, timeout=60)
+    *begun, tunables = text.split("\n")[:-1]
+    assert len(set(begun)) == 1, "the same process, arguments and flags"
+    assert begun[0].endswith(" an argument 1")
+    assert len(begun) == (2 if own is None else 1)
+    assert tunables == (":".join(process_tuning._TUNABLES) if own is None else own)
+
+
+def test_without_glibc_or_the_right_to_restart_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    restarts: list[object] = []
+
+    def refuse(*arguments: object) -> None:
+        restarts.append(arguments)
+        raise PermissionError
+
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    monkeypatch.setattr(os, "execve", refuse)
+    monkeypatch.setattr(process_tuning, "_on_glibc", lambda: False)
+    process_tuning.restart_with_tuned_malloc()
+    assert not restarts
+    monkeypatch.setattr(process_tuning, "_on_glibc", lambda: True)
+    process_tuning.restart_with_tuned_malloc()
+    assert len(restarts) == 1
 
 
 def test_memory_moves_to_huge_pages_unchanged() -> None:

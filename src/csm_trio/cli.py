@@ -22,8 +22,12 @@ _AddFlags = Callable[[argparse.ArgumentParser], None]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return its exit status."""
+    """Run one command, by default that of the command line; return its exit status."""
     options = _parser().parse_args(arguments)
+    if arguments is None and _runs_engine(options):
+        from csm_trio.process_tuning import restart_with_tuned_malloc
+
+        restart_with_tuned_malloc()
     try:
         return int(options.run(options))
     except (StartupError, ProcessFailed) as error:
@@ -31,6 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+
+
+def _runs_engine(options: argparse.Namespace) -> bool:
+    return options.run is _serve_command or (options.run is _bench_command and options.engine)
 
 
 class _CommandParser(argparse.ArgumentParser):
