@@ -101,8 +101,15 @@ class KVCache:
         self, config: LlamaConfig, slots: int, *, device: torch.device, dtype: torch.dtype
     ) -> None:
         shape = (config.layers, slots, config.kv_heads, config.max_positions, config.head_dim)
-        self._both = torch.zeros(2, *shape, device=device, dtype=dtype)
-        self.keys, self.values = self._both.unbind(0)
+        self._keys_values = torch.zeros(2, *shape, device=device, dtype=dtype)
+
+    @property
+    def keys(self) -> Tensor:
+        return self._keys_values[0]
+
+    @property
+    def values(self) -> Tensor:
+        return self._keys_values[1]
 
     def prefill(self, slot: int, start: int) -> Attend:
         """Return causal attention of one slot's new positions from `start` on (chunked prefill).
@@ -215,7 +222,7 @@ class KVCache:
 
     def row_past(self, span: Span) -> RowPast:
         """View a row's past up to its new position, in all layers."""
-        row = self._both.narrow(2, span.slot, 1)  # [2, layers, 1, kv_heads, positions, dim]
+        row = self._keys_values.narrow(2, span.slot, 1)  # [2, layers, 1, kv_heads, positions, dim]
         past = row.narrow(4, 0, span.position + 1).flatten(0, 1)
         return RowPast(past.unbind(0), row[:, :, 0, :, span.position].unbind(1))
 
