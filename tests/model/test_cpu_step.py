@@ -13,7 +13,7 @@ from csm_trio.model.config import CSMConfig, SamplingParams
 from csm_trio.model.cpu_step import CpuFrame
 from csm_trio.model.csm import CSM, FrameSampling
 from csm_trio.model.linear import Quantization
-from csm_trio.model.sampling import row_sampling
+from csm_trio.model.sampling import RowNoise, row_sampling
 
 CPU = torch.device("cpu")
 FRAMES = 3
@@ -46,7 +46,7 @@ def load(config: CSMConfig, quantization: Quantization | None) -> CSM:
 def sampling(rows: int, frame: int, temperature: float) -> FrameSampling:
     params = [SamplingParams(temperature, top_k=7)] * rows
     half = row_sampling(params, ids=100, device=CPU)
-    return FrameSampling(halves=(half, half), seeds=range(rows), frames=[frame] * rows)
+    return FrameSampling(halves=(half, half), noise=[(RowNoise(row), frame) for row in range(rows)])
 
 
 def generate(model: CSM, rows: int, temperature: float, *, by_cpu_frame: bool) -> list[Tensor]:

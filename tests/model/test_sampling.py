@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from csm_trio.model.config import SamplingParams
-from csm_trio.model.sampling import _uniform, gumbel_noise, row_sampling, sample_codes
+from csm_trio.model.sampling import RowNoise, _uniform, gumbel_noise, row_sampling, sample_codes
 
 CPU = torch.device("cpu")
 IDS = 64
@@ -24,7 +24,7 @@ def test_no_random_word_gives_zero_or_one() -> None:
 
 
 def test_the_noise_is_standard_gumbel() -> None:
-    noise = gumbel_noise([5] * 64, range(64), 3, 2048).double()
+    noise = gumbel_noise(5, range(64), 3, 2048).double()
     euler, variance = 0.5772156649, math.pi**2 / 6
     assert abs(noise.mean().item() - euler) < 0.02
     assert abs(noise.var().item() - variance) < 0.04
@@ -32,19 +32,29 @@ def test_the_noise_is_standard_gumbel() -> None:
 
 def test_the_noise_is_that_of_every_earlier_version() -> None:
     """A seed makes the same audio after an update: values of commit 3e1c290."""
-    noise = gumbel_noise([5, (1 << 62) - 3], [3, 2047], codebook=7, ids=2048)
+    noise = torch.cat(
+        [RowNoise(seed).at(frame, 7, 2048) for seed, frame in ((5, 3), ((1 << 62) - 3, 2047))]
+    )
     expected = [
         [-0.7702926993370056, 0.3046094477176666, -0.6201222538948059],
         [-0.14480996131896973, 2.4689807891845703, -0.09705433994531631],
     ]
     assert torch.allclose(noise[:, [0, 1, 2047]], torch.tensor(expected), rtol=1e-5)
-    assert torch.equal(noise[:1, :100], gumbel_noise([5], [3], codebook=7, ids=100))
+    assert torch.equal(noise[:1, :100], gumbel_noise(5, [3], codebook=7, ids=100))
+
+
+def test_a_row_s_noise_is_the_same_whatever_was_asked_before() -> None:
+    row = RowNoise(-9)
+    for frame, codebook in [(0, 0), (1, 0), (1, 31), (7, 0), (8, 0), (3, 0), (2047, 31), (1, 31)]:
+        noise = row.at(frame, codebook, IDS)
+        assert noise.shape == (1, IDS)
+        assert torch.equal(noise, gumbel_noise(-9, [frame], codebook, IDS))
 
 
 def sampled(logits: Tensor, params: list[SamplingParams]) -> list[int]:
     rows = row_sampling(params, ids=IDS, device=CPU)
     assert rows is not None
-    noise = gumbel_noise(range(len(params)), [2] * len(params), 1, IDS)
+    noise = torch.cat([RowNoise(row).at(2, 1, IDS) for row in range(len(params))])
     codes: list[int] = sample_codes(logits, rows, noise).tolist()
     return codes
 
@@ -61,7 +71,7 @@ def test_each_row_has_its_own_temperature_and_top_k() -> None:
     assert codes[2] in logits[2].topk(2).indices.tolist()
     assert codes[3] == best[3]
     for row in (0, 2, 4):
-        noise = gumbel_noise([row], [2], 1, IDS)
+        noise = gumbel_noise(row, [2], 1, IDS)
         alone = row_sampling([params[row]], ids=IDS, device=CPU)
         assert alone is not None
         assert sample_codes(logits[row : row + 1], alone, noise).tolist() == [codes[row]]

@@ -76,7 +76,7 @@ def _model_values(model: CSM, inputs: Tensor) -> Tensor:
     def attend(layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         return values.repeat_interleave(config.heads // config.kv_heads, dim=2)
 
-    greedy = FrameSampling(halves=(None, None), seeds=(), frames=())
+    greedy = FrameSampling(halves=(None, None), noise=())
     cos, sin = model.rotary.at(torch.zeros(rows, 1, dtype=torch.int64))
     hidden = model.backbone(inputs[:, None], cos, sin, attend)[:, 0]
     codes, sums = model.decode_depth(hidden, linear(hidden, model.first_head), greedy)

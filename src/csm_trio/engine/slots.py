@@ -19,7 +19,7 @@ from csm_trio.model.attention import KVCache
 from csm_trio.model.config import CSMConfig, SamplingDefaults, SamplingParams
 from csm_trio.model.csm import BACKBONE, DEPTH, FrameSampling, RowState
 from csm_trio.model.mimi.decoder import MimiDecoder
-from csm_trio.model.sampling import row_sampling
+from csm_trio.model.sampling import RowNoise, row_sampling
 
 _ROW_SAMPLINGS = 16
 """Number of batches whose sampling parameters are kept as tensors."""
@@ -54,7 +54,7 @@ class _Row:
 
     position: int
     sampling: tuple[SamplingParams, SamplingParams]
-    seed: int
+    noise: RowNoise
     text_range: tuple[int, int]
     frames: int = 0
 
@@ -149,7 +149,7 @@ class Slots:
         """Record on the host that rows have begun; their tensors are written already."""
         for opening in openings:
             self._open[opening.slot] = _Row(
-                opening.position, opening.sampling, opening.seed, opening.text_range
+                opening.position, opening.sampling, RowNoise(opening.seed), opening.text_range
             )
             char_positions = self._char_positions[opening.slot]
             char_positions[0] = np.nan
@@ -206,16 +206,12 @@ class Slots:
             for half in (BACKBONE, DEPTH)
         )
         return FrameSampling(
-            halves=(backbone, depth),
-            seeds=[row.seed for row in rows],
-            frames=[row.frames for row in rows],
+            halves=(backbone, depth), noise=[(row.noise, row.frames) for row in rows]
         )
 
     def advance(self, slots: list[int], rows: Tensor, next_inputs: Tensor) -> None:
-        """Advance the rows' positions by one frame; next_inputs [batch, hidden]."""
-        self.state.inputs[rows] = next_inputs
-        self.state.positions[rows] += 1
-        self.state.positions[self.dummy] = 0  # else it would pass the end of the rotary table
+        """Advance the rows by one frame, by the host's copy; next_inputs [batch, hidden]."""
+        self.state.inputs.index_copy_(0, rows, next_inputs)
         for row in map(self._open.__getitem__, slots):
             row.position += 1
             row.frames += 1

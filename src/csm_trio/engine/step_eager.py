@@ -7,6 +7,7 @@ beside any other rows.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -26,6 +27,8 @@ from csm_trio.model.mimi.cpu_kernels import cpu_kernels
 from csm_trio.model.mimi.decoder import DecoderKernels, MimiDecoder
 from csm_trio.timebase import FRAME_SAMPLES
 
+_BATCHES = 16
+"""Number of batches whose rows are kept as a tensor."""
 CODEC_ROWS = 4
 """Maximum number of rows in a group of the codec on a CPU: their activations fit in its caches."""
 
@@ -41,6 +44,8 @@ class EagerStep:
         self._shared = backbone.heads // backbone.kv_heads
         self._device = slots.state.inputs.device
         self._on_cpu = self._device.type == "cpu"
+        # Most steps run the rows of the step before.
+        self._padded = lru_cache(_BATCHES)(self._pad)
         self._frames: dict[int, CpuFrame] = {}
         self._kernels: dict[int, DecoderKernels] = {}
         if self._on_cpu:
@@ -53,20 +58,22 @@ class EagerStep:
         attended_chars: list[float | None] = [None] * len(running)
         if watch is None and self._head is not None:
             watch = self._watch_head(self._head, running, attended_chars)
-        rows = self._padded(running)
+        rows = self._padded(tuple(running))
         codes, finite = self._next_codes(running, rows, watch)
         self._slots.advance(running, rows, self._model.embed_frames(codes))
         codes_host = codes.to("cpu", torch.int16).numpy()[: len(running)]  # [running, codebooks]
-        failed = ~finite.cpu().numpy()[: len(running)]
-        speaking: list[int] = np.flatnonzero(rows_still_speaking(codes_host) & ~failed).tolist()
+        going_on = list(
+            zip(rows_still_speaking(codes_host).tolist(), finite.tolist(), strict=False)
+        )
+        speaking = [row for row, on in enumerate(going_on) if all(on)]
+        results: list[StepResult] = [None if sound else NotFinite() for _, sound in going_on]
         pcm, is_audio = self._decode(codes, rows, speaking)
-        failed[speaking] = ~is_audio
-        results: list[StepResult] = [None] * len(running)
-        for row, samples in zip(speaking, pcm, strict=True):
-            results[row] = Frame(samples, codes_host[row], attended_chars[row])
-        for row in np.flatnonzero(failed).tolist():
-            self._slots.clear(running[row])
-            results[row] = NotFinite()
+        for row, samples, sound in zip(speaking, pcm, is_audio, strict=True):
+            frame = Frame(samples, codes_host[row], attended_chars[row])
+            results[row] = frame if sound else NotFinite()
+        for slot, result in zip(running, results, strict=True):
+            if isinstance(result, NotFinite):
+                self._slots.clear(slot)
         return results
 
     def _watch_head(
@@ -91,62 +98,63 @@ class EagerStep:
     ) -> tuple[Tensor, Tensor]:
         """Generate the rows' codes, as `CSM.next_frame` does."""
         batch = len(rows)
-        inputs, positions = self._slots.state.inputs[rows], self._slots.state.positions[rows]
+        inputs = self._slots.state.inputs.index_select(0, rows)
+        spans = [Span(slot, self._slots.position(slot)) for slot in running]
+        padding = [0] * (batch - len(running))
+        positions = torch.tensor([span.position for span in spans] + padding, device=self._device)
         sampling = self._slots.frame_sampling(running, padding=batch - len(running))
         if not self._on_cpu or inputs.dtype != torch.float32:
-            attend = _watched(self._attend(running, rows, positions), watch)
+            attend = _watched(self._attend(spans, rows, positions), watch)
             return self._model.next_frame(inputs, positions, sampling, attend)
         if batch not in self._frames:
             self._frames[batch] = CpuFrame(self._model, batch)
-        pasts = [self._slots.kv.row_past(span) for span in self._spans(running)]
+        pasts = [self._slots.kv.row_past(span) for span in spans]
         return self._frames[batch].next_codes(inputs, positions, sampling, pasts, watch)
 
-    def _spans(self, slots: list[int]) -> list[Span]:
-        return [Span(slot, self._slots.position(slot)) for slot in slots]
-
-    def _padded(self, slots: list[int]) -> Tensor:
+    def _pad(self, slots: tuple[int, ...]) -> Tensor:
+        """Return the rows of a batch: the slots, then the dummy."""
         if self._on_cpu:
             batch = _at_least(len(slots), self._sizes)
         else:
             batch = min(1 << (len(slots) - 1).bit_length(), self._slots.count)
         padding = [self._slots.dummy] * (batch - len(slots))
-        return torch.tensor(slots + padding, device=self._device)
+        return torch.tensor([*slots, *padding], device=self._device)
 
-    def _attend(self, slots: list[int], rows: Tensor, positions: Tensor) -> Attend:
+    def _attend(self, spans: list[Span], rows: Tensor, positions: Tensor) -> Attend:
         if self._on_cpu:
-            return self._slots.kv.step_by_row(self._spans(slots))
-        longest = 1 + max(self._slots.position(slot) for slot in slots)
+            return self._slots.kv.step_by_row(spans)
+        longest = 1 + max(span.position for span in spans)
         return self._slots.kv.step_masked(rows, positions, longest)
 
     def _decode(
         self, codes: Tensor, rows: Tensor, speaking: list[int]
-    ) -> tuple[NDArray[np.int16], NDArray[np.bool_]]:
+    ) -> tuple[NDArray[np.int16], list[bool]]:
         """Turn the speaking rows' codes into samples, int16 [speaking, 1920].
 
-        Also returns whether each row's samples were finite, bool [speaking].
+        Also returns whether each row's samples were finite.
         """
         if not speaking:
-            return np.empty((0, FRAME_SAMPLES), np.int16), np.empty(0, np.bool_)
+            return np.empty((0, FRAME_SAMPLES), np.int16), []
         sizes = self._codec_sizes if self._on_cpu else [len(speaking)]
-        samples = torch.cat(
-            [
-                self._decode_group(codes, rows, speaking[start : start + sizes[-1]], sizes)
-                for start in range(0, len(speaking), sizes[-1])
-            ]
-        )
-        finite = samples.sum(dim=1, dtype=torch.float32).isfinite()
-        return scale_to_int16(samples).to("cpu", torch.int16).numpy(), finite.cpu().numpy()
+        groups = [
+            self._decode_group(codes, rows, speaking[start : start + sizes[-1]], sizes)
+            for start in range(0, len(speaking), sizes[-1])
+        ]
+        samples = groups[0] if len(groups) == 1 else torch.cat(groups)
+        finite: list[bool] = samples.sum(dim=1, dtype=torch.float32).isfinite().tolist()
+        return scale_to_int16(samples).to("cpu", torch.int16).numpy(), finite
 
     def _decode_group(
         self, codes: Tensor, rows: Tensor, group: list[int], sizes: Sequence[int]
     ) -> Tensor:
         """Decode the rows of `group`, padded to one of `sizes`; return samples [group, 1920]."""
-        padding = _at_least(len(group), sizes) - len(group)
-        picked = torch.tensor(group + [0] * padding, device=self._device)
-        slots = rows[picked]
-        slots[len(group) :] = self._slots.dummy
-        kernels = self._codec_kernels(len(picked))
-        samples = self._codec.decode(codes[picked], slots, self._slots.codec, kernels=kernels)
+        size = _at_least(len(group), sizes)
+        if size != len(rows) or group != list(range(len(group))):  # else rows are padded already
+            picked = torch.tensor(group + [0] * (size - len(group)), device=self._device)
+            codes, rows = codes[picked], rows[picked]
+            rows[len(group) :] = self._slots.dummy
+        kernels = self._codec_kernels(size)
+        samples = self._codec.decode(codes, rows, self._slots.codec, kernels=kernels)
         return samples[: len(group)]
 
     def _codec_kernels(self, rows: int) -> DecoderKernels | None:

@@ -22,7 +22,7 @@ from csm_trio.model.checkpoint.tensor_names import (
 from csm_trio.model.config import CSMConfig
 from csm_trio.model.linear import Int8Matrix, linear, packed
 from csm_trio.model.llama import Attend, Llama, RotaryTable
-from csm_trio.model.sampling import RowSampling, gumbel_noise, sample_codes
+from csm_trio.model.sampling import RowNoise, RowSampling, sample_codes
 
 BACKBONE, DEPTH = 0, 1
 """Indices of `FrameSampling.halves`, and of columns of `RowState.temperature` and `.top_k`."""
@@ -36,12 +36,11 @@ class FrameSampling:
     """Sampling parameters of one frame for each row of a batch.
 
     halves: of BACKBONE (codebook 0) and DEPTH (the others); None is greedy in all rows, for which
-    no noise is generated. seeds, frames: one per row.
+    no noise is generated. noise: each row's, and its frame's number.
     """
 
     halves: tuple[RowSampling | None, RowSampling | None]
-    seeds: Sequence[int]
-    frames: Sequence[int]
+    noise: Sequence[tuple[RowNoise, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,5 +217,6 @@ class CSM(nn.Module):
         rows = sampling.halves[DEPTH if codebook else BACKBONE]
         if rows is None:
             return logits.argmax(dim=1)
-        noise = gumbel_noise(sampling.seeds, sampling.frames, codebook, logits.shape[1])
+        ids = logits.shape[1]
+        noise = torch.cat([row.at(frame, codebook, ids) for row, frame in sampling.noise])
         return sample_codes(logits.float(), rows, noise.to(logits.device))

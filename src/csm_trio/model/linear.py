@@ -3,9 +3,10 @@
 In: activations and a weight. Out: their product. It must not know which weights are packed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import Self
+from functools import cache
+from typing import Any, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -92,12 +93,16 @@ def packed(weight: nn.Parameter) -> nn.Parameter:
     return nn.Parameter(reordered, requires_grad=False)
 
 
+@cache
+def _onednn_product() -> Callable[..., Any]:
+    """Return the product by oneDNN, which torch is not built with everywhere."""
+    return cast(Callable[..., Any], torch.ops.mkldnn._linear_pointwise.default)
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Multiply as `F.linear` does, by a weight that may be packed or (without bias) quantized."""
     if weight.is_mkldnn:
-        product: Tensor = torch.ops.mkldnn._linear_pointwise.default(
-            x, weight, bias, "none", [], ""
-        )
+        product: Tensor = _onednn_product()(x, weight, bias, "none", [], "")
         return product
     if isinstance(weight, PackedInt4Matrix | Int8Matrix):
         return weight.times(x)

@@ -23,6 +23,7 @@ _FRAME_STRIDE = 0x632BE59BD9B4E019
 _MIX_1, _MIX_2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _UNIFORM_BITS = 24  # number of bits that a float32 mantissa holds exactly
 _TEMPERATURE_MIN = 1e-4
+_FRAMES_AT_ONCE = 8
 
 _Words = TypeVar("_Words", int, NDArray[np.uint64])
 
@@ -73,23 +74,37 @@ def sample_codes(logits: Tensor, rows: RowSampling, noise: Tensor) -> Tensor:
     return noisy.argmax(dim=1)
 
 
-def gumbel_noise(seeds: Sequence[int], frames: Sequence[int], codebook: int, ids: int) -> Tensor:
-    """Return standard Gumbel noise [rows, ids] in float32, the same for the same arguments.
+class RowNoise:
+    """The noise of one row, computed for several frames at a time: starting takes longest."""
 
-    seeds, frames: one per row. The argmax of logits plus this noise is a sample from their softmax
-    (Gumbel-max).
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._blocks: dict[int, tuple[int, Tensor]] = {}
+
+    def at(self, frame: int, codebook: int, ids: int) -> Tensor:
+        """Return the Gumbel noise of a frame's codebook: float32 [1, ids], on the host."""
+        first = frame - frame % _FRAMES_AT_ONCE
+        begun, noise = self._blocks.get(codebook, (None, None))
+        if noise is None or begun != first:
+            noise = gumbel_noise(self._seed, range(first, first + _FRAMES_AT_ONCE), codebook, ids)
+            self._blocks[codebook] = first, noise
+        return noise.narrow(0, frame - first, 1)
+
+
+def gumbel_noise(seed: int, frames: Sequence[int], codebook: int, ids: int) -> Tensor:
+    """Return standard Gumbel noise [frames, ids] in float32, the same for the same arguments.
+
+    The argmax of logits plus this noise is a sample from their softmax (Gumbel-max).
     """
-    streams = [
-        _mixed((_mixed((seed + codebook * _GOLDEN) & _MASK) + frame * _FRAME_STRIDE) & _MASK)
-        for seed, frame in zip(seeds, frames, strict=True)
-    ]
-    words = np.array(streams, np.uint64)[:, None] + _strides(ids)  # [rows, ids]
+    stream = _mixed((seed + codebook * _GOLDEN) & _MASK)
+    streams = [_mixed((stream + frame * _FRAME_STRIDE) & _MASK) for frame in frames]
+    words = np.array(streams, np.uint64)[:, None] + _strides(ids)  # [frames, ids]
     return torch.from_numpy(_uniform(_mixed(words))).log_().neg_().log_().neg_()
 
 
 @lru_cache(maxsize=8)
 def _strides(ids: int) -> NDArray[np.uint64]:
-    """Return what each id adds to a row's word."""
+    """Return what each id adds to a frame's word."""
     return np.arange(ids, dtype=np.uint64) * np.uint64(_GOLDEN)
 
 

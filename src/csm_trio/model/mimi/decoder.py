@@ -151,8 +151,8 @@ def _add_product(x: Tensor, inputs: Tensor, weight: Tensor) -> Tensor:
     """Return x + inputs @ weight: [rows, out], [rows, in], [in, out]."""
     rows = len(x)
     if x.is_cpu and rows < _MIN_CPU_ROWS:
-        padding = (0, 0, 0, _MIN_CPU_ROWS - rows)
-        return torch.addmm(F.pad(x, padding), F.pad(inputs, padding), weight)[:rows]
+        times = -(-_MIN_CPU_ROWS // rows)
+        return torch.addmm(torch.cat([x] * times), torch.cat([inputs] * times), weight)[:rows]
     return torch.addmm(x, inputs, weight)
 
 
