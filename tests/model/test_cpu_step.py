@@ -10,7 +10,7 @@ from csm_trio.model.attention import KVCache, Span
 from csm_trio.model.checkpoint.random_weights import random_weights
 from csm_trio.model.checkpoint.read_config import csm_1b_config
 from csm_trio.model.config import CSMConfig, SamplingParams
-from csm_trio.model.cpu_step import CpuFrame
+from csm_trio.model.cpu_step import CpuFrame, DepthEmbeddings
 from csm_trio.model.csm import CSM, FrameSampling
 from csm_trio.model.linear import Quantization
 from csm_trio.model.sampling import RowNoise, row_sampling
@@ -55,7 +55,7 @@ def generate(model: CSM, rows: int, temperature: float, *, by_cpu_frame: bool) -
     kv = KVCache(config.backbone, rows, device=CPU, dtype=torch.float32)
     noise = torch.Generator().manual_seed(0)
     inputs = torch.randn(rows, config.backbone.hidden_size, generator=noise)
-    cpu_frame = CpuFrame(model, rows)
+    cpu_frame = CpuFrame(model, rows, DepthEmbeddings(model))
     computed = []
     for frame in range(FRAMES):
         positions = torch.full((rows,), frame)
@@ -89,7 +89,7 @@ def test_the_cpu_s_step_equals_next_frame_to_the_bit(
 @torch.inference_mode()
 def test_a_row_of_nan_is_told_and_spoils_neither_others_nor_the_next_frame() -> None:
     model = load(small_config(4), None)
-    frame, rows = CpuFrame(model, 2), 2
+    frame, rows = CpuFrame(model, 2, DepthEmbeddings(model)), 2
     kv = KVCache(model.config.backbone, rows, device=CPU, dtype=torch.float32)
     inputs = torch.randn(rows, 80, generator=torch.Generator().manual_seed(0))
     broken = inputs.clone()

@@ -1,5 +1,7 @@
 """What both kinds of step do with a frame's codes and samples: end of speech, 16-bit audio."""
 
+from typing import cast
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,8 +14,7 @@ def rows_still_speaking(codes: NDArray[np.int16]) -> NDArray[np.bool_]:
     The end of speech is a frame of zeros in Sesame's generator.py; transformers ignores its last
     codebook. A frame that either of them ends on ends here.
     """
-    speaking: NDArray[np.bool_] = np.any(codes[:, :-1], axis=1)
-    return speaking
+    return cast(NDArray[np.bool_], codes[:, :-1].any(axis=1))
 
 
 def scale_to_int16(pcm: Tensor) -> Tensor:

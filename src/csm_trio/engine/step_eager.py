@@ -20,7 +20,7 @@ from csm_trio.engine.slots import Slots
 from csm_trio.engine.utterance import Frame, StepResult
 from csm_trio.errors import NotFinite
 from csm_trio.model.attention import AlignmentHead, Span, Watch
-from csm_trio.model.cpu_step import CpuFrame
+from csm_trio.model.cpu_step import CpuFrame, DepthEmbeddings
 from csm_trio.model.csm import CSM
 from csm_trio.model.llama import Attend
 from csm_trio.model.mimi.cpu_kernels import cpu_kernels
@@ -36,6 +36,8 @@ CODEC_ROWS = 4
 class EagerStep:
     """The step without a graph; with an alignment `head`, frames have their `attended_char`."""
 
+    # Scratch made in inference mode has no version that each operation in place would count.
+    @torch.inference_mode()
     def __init__(
         self, model: CSM, codec: MimiDecoder, slots: Slots, *, head: AlignmentHead | None = None
     ) -> None:
@@ -46,11 +48,14 @@ class EagerStep:
         self._on_cpu = self._device.type == "cpu"
         # Most steps run the rows of the step before.
         self._padded = lru_cache(_BATCHES)(self._pad)
-        self._frames: dict[int, CpuFrame] = {}
         self._kernels: dict[int, DecoderKernels] = {}
         if self._on_cpu:
             self._sizes = model_batch_sizes(model, slots.count)
             self._codec_sizes = codec_batch_sizes(codec, model.config, min(CODEC_ROWS, slots.count))
+        self._frames: dict[int, CpuFrame] = {}
+        if self._on_cpu and slots.state.inputs.dtype == torch.float32:
+            embeddings = DepthEmbeddings(model)
+            self._frames = {size: CpuFrame(model, size, embeddings) for size in self._sizes}
 
     @torch.inference_mode()
     def run(self, slots: Sequence[int], watch: Watch | None = None) -> list[StepResult]:
@@ -103,11 +108,9 @@ class EagerStep:
         padding = [0] * (batch - len(running))
         positions = torch.tensor([span.position for span in spans] + padding, device=self._device)
         sampling = self._slots.frame_sampling(running, padding=batch - len(running))
-        if not self._on_cpu or inputs.dtype != torch.float32:
+        if not self._frames:
             attend = _watched(self._attend(spans, rows, positions), watch)
             return self._model.next_frame(inputs, positions, sampling, attend)
-        if batch not in self._frames:
-            self._frames[batch] = CpuFrame(self._model, batch)
         pasts = [self._slots.kv.row_past(span) for span in spans]
         return self._frames[batch].next_codes(inputs, positions, sampling, pasts, watch)
 

@@ -8,6 +8,7 @@ values on the way, to the bit. For float32 activations; matrices may be of any k
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +16,8 @@ from torch import Tensor
 
 from csm_trio.model.attention import RowPast, Watch
 from csm_trio.model.csm import CSM, FrameSampling
-from csm_trio.model.linear import linear
-from csm_trio.model.llama import Llama
+from csm_trio.model.linear import Product, product_by
+from csm_trio.model.llama import Llama, LlamaLayer
 from csm_trio.model.rotation import Angles, Rotation
 
 _Mix = Callable[[int], Tensor]
@@ -24,11 +25,56 @@ _Mix = Callable[[int], Tensor]
 writes keys and values to a cache."""
 
 
+_FIRST_LAYER_BYTES = 32 << 20
+"""Maximum size of a depth decoder's first layer that is computed for every code in advance."""
+_CHECKED_CODES = 8
+
+
+class DepthEmbeddings:
+    """What the depth decoder reads of a code: its embedding and, if small, more of the first layer.
+
+    A code of codebook i is always at position i + 1: its queries, keys and values in the first
+    layer depend on it alone. For a small model they are computed once for all codes.
+    """
+
+    def __init__(self, model: CSM) -> None:
+        vocabulary, depth = model.config.audio_vocab_size, model.config.depth
+        tables = model.depth_embedding.view(-1, vocabulary, depth.hidden_size)
+        self._tables: Sequence[Tensor] = tables.unbind(0)
+        self._heads: Sequence[Tensor] = ()
+        n_heads = (depth.heads + 2 * depth.kv_heads) * depth.head_dim
+        if 4 * len(model.depth_embedding) * n_heads <= _FIRST_LAYER_BYTES:
+            self._heads = self._first_layer(model, vocabulary)
+
+    def embed(self, codebook: int, codes: Tensor) -> Tensor:
+        """Return the embeddings [rows, width] of codes [rows]."""
+        return self._tables[codebook].index_select(0, codes).float()
+
+    def heads(self, codebook: int) -> Tensor | None:
+        """Return rotated queries and keys, and values, of all codes: [codes, heads * dim]."""
+        return self._heads[codebook] if self._heads else None
+
+    def _first_layer(self, model: CSM, vocabulary: int) -> Sequence[Tensor]:
+        """Compute all codes at once; return () where that differs from one code at a time."""
+        many, one = _Stack(model.depth, vocabulary), _Stack(model.depth, 1)
+        made = []
+        for codebook, table in enumerate(self._tables[: model.config.codebooks - 1]):
+            position = slice(codebook + 1, codebook + 2)
+            cos, sin = model.depth_cos[position], model.depth_sin[position]
+            heads = many.first_heads(table.float(), many.angles(cos, sin)).clone()
+            for code in range(0, vocabulary, -(-vocabulary // _CHECKED_CODES)):
+                alone = one.first_heads(table[code : code + 1].float(), one.angles(cos, sin))
+                if not torch.equal(alone[0], heads[code]):
+                    return ()
+            made.append(heads)
+        return made
+
+
 class CpuFrame:
     """A `CSM` with the scratch of its step, for exactly `rows` rows."""
 
-    def __init__(self, model: CSM, rows: int) -> None:
-        self._model = model
+    def __init__(self, model: CSM, rows: int, embeddings: DepthEmbeddings) -> None:
+        self._model, self._embeddings = model, embeddings
         self._backbone = _Stack(model.backbone, rows)
         self._depth = _Stack(model.depth, rows)
         self._depth_pair = _Stack(model.depth, 2 * rows)
@@ -38,9 +84,10 @@ class CpuFrame:
             self._depth.angles(cos[at : at + 1], sin[at : at + 1]) for at in range(2, len(cos))
         ]
         mixes = _depth_mixes(self._depth_pair, self._depth, model.config.codebooks)
-        self._heads = list(zip(model.depth_heads, angles, mixes, strict=True))
-        tables = model.depth_embedding.view(-1, model.config.audio_vocab_size, self._depth.width)
-        self._tables: Sequence[Tensor] = tables.unbind(0)
+        heads = map(product_by, model.depth_heads)
+        self._heads = list(zip(heads, angles, mixes, strict=True))
+        self._first_head = product_by(model.first_head)
+        self._project = product_by(model.depth_projector)
 
     def next_codes(
         self,
@@ -57,7 +104,7 @@ class CpuFrame:
         angles = self._backbone.angles(*self._model.rotary.at(positions))
         mix = partial(_mix_by_row, stack=self._backbone, pasts=pasts, watch=watch)
         hidden = self._backbone.run(inputs, angles, mix)
-        logits = [linear(hidden, self._model.first_head)]
+        logits = [self._first_head(hidden)]
         codes = self._decode_depth(hidden, logits, sampling)
         # NaN or infinite where one of the logits is.
         sums = torch.stack(logits).sum(dim=2, dtype=torch.float32)
@@ -69,20 +116,38 @@ class CpuFrame:
         """Sample all codebooks; `logits` holds those of codebook 0, the others' are appended."""
         model = self._model
         codes = [model.sample(logits[0], 0, sampling)]
-        projected = linear(hidden, model.depth_projector)
+        projected = self._project(hidden)
         for codebook, (head, angles, mix) in enumerate(self._heads, 1):
-            x = self._embed(codebook - 1, codes[-1])
+            x = self._embeddings.embed(codebook - 1, codes[-1])
             if codebook == 1:
                 x = torch.stack((projected, x), dim=1).flatten(0, 1)
                 x = self._depth_pair.run(x, angles, mix)[1::2]
             else:
-                x = self._depth.run(x, angles, mix)
-            logits.append(linear(x, head))
+                known = self._embeddings.heads(codebook - 1)
+                if known is None:
+                    self._depth.first_heads(x, angles)
+                else:
+                    self._depth.take_heads(known, codes[-1])
+                x = self._depth.run_on(x, angles, mix)
+            logits.append(head(x))
             codes.append(model.sample(logits[-1], codebook, sampling))
         return torch.stack(codes, dim=1)
 
-    def _embed(self, codebook: int, codes: Tensor) -> Tensor:
-        return self._tables[codebook].index_select(0, codes).float()
+
+class _Layer(NamedTuple):
+    """The gains and products of a layer."""
+
+    input_norm: Tensor
+    qkv: Product
+    out: Product
+    mlp_norm: Tensor
+    gate_up: Product
+    down: Product
+
+    @classmethod
+    def of(cls, layer: LlamaLayer) -> Self:
+        qkv, out, gate_up, down = map(product_by, (layer.qkv, layer.out, layer.gate_up, layer.down))
+        return cls(layer.input_norm, qkv, out, layer.mlp_norm, gate_up, down)
 
 
 class _Stack:
@@ -90,10 +155,7 @@ class _Stack:
 
     def __init__(self, llama: Llama, tokens: int) -> None:
         config = llama.config
-        self._layers = [
-            (layer.input_norm, layer.qkv, layer.out, layer.mlp_norm, layer.gate_up, layer.down)
-            for layer in llama.blocks
-        ]
+        self._layers = [_Layer.of(layer) for layer in llama.blocks]
         self._norm = llama.norm
         self.width = config.hidden_size
         self._eps, self._width = torch.tensor(config.norm_eps), torch.tensor(float(self.width))
@@ -119,11 +181,27 @@ class _Stack:
 
         The result is scratch, which the next call overwrites.
         """
+        self.first_heads(x, angles)
+        return self.run_on(x, angles, mix)
+
+    def first_heads(self, x: Tensor, angles: Angles) -> Tensor:
+        """Compute the first layer's rotated queries, keys and values [tokens, heads * dim]."""
+        input_norm, qkv, *_ = self._layers[0]
+        self._rotation.rotate(qkv(self._normalized(x, input_norm)), angles)
+        return self._rotation.flat
+
+    def take_heads(self, known: Tensor, codes: Tensor) -> None:
+        """Take them from those `known` of all codes [codes, heads * dim]."""
+        torch.index_select(known, 0, codes, out=self._rotation.flat)
+
+    def run_on(self, x: Tensor, angles: Angles, mix: _Mix) -> Tensor:
+        """Run behind the first layer's queries, keys and values."""
         for index, (input_norm, qkv, out, mlp_norm, gate_up, down) in enumerate(self._layers):
-            self._rotation.rotate(linear(self._normalized(x, input_norm), qkv), angles)
-            x = linear(mix(index), out).add_(x)
-            gate, up = linear(self._normalized(x, mlp_norm), gate_up).chunk(2, dim=1)
-            x = linear(F.silu(gate).mul_(up), down).add_(x)
+            if index:
+                self._rotation.rotate(qkv(self._normalized(x, input_norm)), angles)
+            x = out(mix(index)).add_(x)
+            gate, up = gate_up(self._normalized(x, mlp_norm)).chunk(2, dim=1)
+            x = down(F.silu(gate).mul_(up)).add_(x)
         return self._normalized(x, self._norm)
 
     def _normalized(self, x: Tensor, gain: Tensor) -> Tensor:

@@ -5,8 +5,8 @@ In: activations and a weight. Out: their product. It must not know which weights
 
 from collections.abc import Callable, Sequence
 from enum import StrEnum
-from functools import cache
-from typing import Any, Self, cast
+from functools import partial
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,10 @@ from csm_trio.model.scaled_matrix import ScaledMatrix
 _WIDTH_MULTIPLE = 32
 """Number of values that torch's int8 kernels read at a time, even beyond a row's end, unchecked."""
 _INT8_MAX = 127
+
+
+Product = Callable[[Tensor], Tensor]
+"""A product of activations by one weight."""
 
 
 class Quantization(StrEnum):
@@ -93,16 +97,19 @@ def packed(weight: nn.Parameter) -> nn.Parameter:
     return nn.Parameter(reordered, requires_grad=False)
 
 
-@cache
-def _onednn_product() -> Callable[..., Any]:
-    """Return the product by oneDNN, which torch is not built with everywhere."""
-    return cast(Callable[..., Any], torch.ops.mkldnn._linear_pointwise.default)
+def product_by(weight: Tensor, bias: Tensor | None = None) -> Product:
+    """Return `linear` by a weight: what depends on the weight alone is looked up once."""
+    if not weight.is_mkldnn:
+        return partial(linear, weight=weight, bias=bias)
+    times: Callable[..., Tensor] = torch.ops.mkldnn._linear_pointwise.default
+    return lambda x: times(x, weight, bias, "none", [], "")
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Multiply as `F.linear` does, by a weight that may be packed or (without bias) quantized."""
     if weight.is_mkldnn:
-        product: Tensor = _onednn_product()(x, weight, bias, "none", [], "")
+        times = torch.ops.mkldnn._linear_pointwise.default
+        product: Tensor = times(x, weight, bias, "none", [], "")
         return product
     if isinstance(weight, PackedInt4Matrix | Int8Matrix):
         return weight.times(x)

@@ -27,6 +27,8 @@ class Rotation:
 
     rotated: Tensor
     """[tokens, heads + values, dim], which every call overwrites."""
+    flat: Tensor
+    """The same [tokens, (heads + values) * dim]."""
 
     def __init__(self, tokens: int, heads: int, *, values: int, dim: int) -> None:
         shape = (tokens, heads + values, 2, dim // 2)
@@ -35,7 +37,7 @@ class Rotation:
         self._given_flat = self._given.view(tokens, -1)
         self._given_first, self._given_second = self._given[:, :heads].unbind(2)
         self._made_first, self._made_second = self._made[:, :heads].unbind(2)
-        self.rotated = self._made.view(tokens, heads + values, dim)
+        self.rotated, self.flat = self._made.flatten(2), self._made.flatten(1)
 
     def angles(self, cos: Tensor, sin: Tensor) -> Angles:
         """Return the angles of cosines and sines [tokens or 1, 1, dim] as `rotate` takes them."""

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from csm_trio.model.config import MimiConfig
-from csm_trio.model.linear import linear
+from csm_trio.model.linear import Product, product_by
 from csm_trio.model.mimi.attention import MimiPositions, RingAttend, RingPositions
 from csm_trio.model.mimi.convolution import CausalConv, TorchConvolutions, tapped
 from csm_trio.model.mimi.decoder import DecoderKernels, MimiDecoder
@@ -29,10 +29,9 @@ def cpu_kernels(codec: MimiDecoder, config: MimiConfig, rows: int) -> DecoderKer
 
 @dataclass(frozen=True, slots=True)
 class _Product:
-    """A convolution's weights, and the scratch of its windows."""
+    """A convolution's product, and the scratch of its windows."""
 
-    weight: Tensor
-    bias: Tensor | None
+    times: Product
     outputs: tuple[int, int, int]  # batch, time, channels
     past: Tensor  # [batch, context, channels]
     joined: Tensor  # [batch, context + time, channels]
@@ -73,7 +72,7 @@ class CpuConvolutions(TorchConvolutions):
             flat = product.rows
         else:
             flat = inputs.view(product.rows.shape)
-        outputs = linear(flat, product.weight, product.bias).view(product.outputs)
+        outputs = product.times(flat).view(product.outputs)
         return outputs if add is None else outputs.add_(add)
 
     def _product(self, conv: CausalConv, inputs: Tensor) -> _Product:
@@ -84,8 +83,7 @@ class CpuConvolutions(TorchConvolutions):
         joined = inputs.new_empty(batch, conv.context + time, channels)
         windows = inputs.new_empty(batch, time, conv.taps, channels)
         return _Product(
-            weight=conv.weight,
-            bias=conv.bias,
+            times=product_by(conv.weight, conv.bias),
             outputs=(batch, time * len(conv.weight) // conv.outputs, conv.outputs),
             past=self._past[:, start:end].view(context),
             joined=joined,
