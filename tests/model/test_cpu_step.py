@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from csm_trio.model import cpu_step
 from csm_trio.model.attention import KVCache, Span
 from csm_trio.model.checkpoint.random_weights import random_weights
 from csm_trio.model.checkpoint.read_config import csm_1b_config
@@ -55,7 +56,7 @@ def generate(model: CSM, rows: int, temperature: float, *, by_cpu_frame: bool) -
     kv = KVCache(config.backbone, rows, device=CPU, dtype=torch.float32)
     noise = torch.Generator().manual_seed(0)
     inputs = torch.randn(rows, config.backbone.hidden_size, generator=noise)
-    cpu_frame = CpuFrame(model, rows, DepthEmbeddings(model))
+    cpu_frame = CpuFrame(model, rows, DepthEmbeddings(model, rows))
     computed = []
     for frame in range(FRAMES):
         positions = torch.full((rows,), frame)
@@ -70,6 +71,30 @@ def generate(model: CSM, rows: int, temperature: float, *, by_cpu_frame: bool) -
         computed += [codes, inputs]
     assert not torch.equal(computed[0], computed[2]), "codes must differ"
     return [*computed, kv.keys, kv.values]
+
+
+@pytest.mark.parametrize("quantization", [None, *Quantization])
+def test_the_first_layer_of_a_small_depth_decoder_is_known_for_every_code(
+    quantization: Quantization | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_config(4)
+    model = load(config, quantization)
+    known = DepthEmbeddings(model, 3).heads(1)
+    assert known is not None, "else the tests below leave it untested"
+    assert known.shape == (config.audio_vocab_size, (4 + 2 * 2) * 12)
+    monkeypatch.setattr(cpu_step, "_FIRST_LAYER_BYTES", known.nbytes)
+    assert DepthEmbeddings(model, 3).heads(1) is None
+
+
+@torch.inference_mode()
+def test_a_depth_decoder_whose_first_layer_is_not_known_makes_the_same_codes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = load(small_config(8), None)
+    expected = generate(model, 2, 0.9, by_cpu_frame=True)
+    monkeypatch.setattr(cpu_step, "_FIRST_LAYER_BYTES", 0)
+    made = generate(model, 2, 0.9, by_cpu_frame=True)
+    assert all(torch.equal(one, other) for one, other in zip(made, expected, strict=True))
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
@@ -89,7 +114,7 @@ def test_the_cpu_s_step_equals_next_frame_to_the_bit(
 @torch.inference_mode()
 def test_a_row_of_nan_is_told_and_spoils_neither_others_nor_the_next_frame() -> None:
     model = load(small_config(4), None)
-    frame, rows = CpuFrame(model, 2, DepthEmbeddings(model)), 2
+    frame, rows = CpuFrame(model, 2, DepthEmbeddings(model, 2)), 2
     kv = KVCache(model.config.backbone, rows, device=CPU, dtype=torch.float32)
     inputs = torch.randn(rows, 80, generator=torch.Generator().manual_seed(0))
     broken = inputs.clone()

@@ -54,7 +54,7 @@ class EagerStep:
             self._codec_sizes = codec_batch_sizes(codec, model.config, min(CODEC_ROWS, slots.count))
         self._frames: dict[int, CpuFrame] = {}
         if self._on_cpu and slots.state.inputs.dtype == torch.float32:
-            embeddings = DepthEmbeddings(model)
+            embeddings = DepthEmbeddings(model, slots.count)
             self._frames = {size: CpuFrame(model, size, embeddings) for size in self._sizes}
 
     @torch.inference_mode()

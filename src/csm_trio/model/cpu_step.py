@@ -37,14 +37,15 @@ class DepthEmbeddings:
     layer depend on it alone. For a small model they are computed once for all codes.
     """
 
-    def __init__(self, model: CSM) -> None:
+    def __init__(self, model: CSM, rows: int) -> None:
+        """`rows`: a number of rows whose values those of every step equal."""
         vocabulary, depth = model.config.audio_vocab_size, model.config.depth
         tables = model.depth_embedding.view(-1, vocabulary, depth.hidden_size)
         self._tables: Sequence[Tensor] = tables.unbind(0)
         self._heads: Sequence[Tensor] = ()
         n_heads = (depth.heads + 2 * depth.kv_heads) * depth.head_dim
         if 4 * len(model.depth_embedding) * n_heads <= _FIRST_LAYER_BYTES:
-            self._heads = self._first_layer(model, vocabulary)
+            self._heads = self._first_layer(model, vocabulary, rows)
 
     def embed(self, codebook: int, codes: Tensor) -> Tensor:
         """Return the embeddings [rows, width] of codes [rows]."""
@@ -54,17 +55,18 @@ class DepthEmbeddings:
         """Return rotated queries and keys, and values, of all codes: [codes, heads * dim]."""
         return self._heads[codebook] if self._heads else None
 
-    def _first_layer(self, model: CSM, vocabulary: int) -> Sequence[Tensor]:
-        """Compute all codes at once; return () where that differs from one code at a time."""
-        many, one = _Stack(model.depth, vocabulary), _Stack(model.depth, 1)
+    def _first_layer(self, model: CSM, vocabulary: int, rows: int) -> Sequence[Tensor]:
+        """Compute all codes at once; return () where that differs from a step of `rows`."""
+        many, step = _Stack(model.depth, vocabulary), _Stack(model.depth, rows)
         made = []
         for codebook, table in enumerate(self._tables[: model.config.codebooks - 1]):
             position = slice(codebook + 1, codebook + 2)
             cos, sin = model.depth_cos[position], model.depth_sin[position]
             heads = many.first_heads(table.float(), many.angles(cos, sin)).clone()
             for code in range(0, vocabulary, -(-vocabulary // _CHECKED_CODES)):
-                alone = one.first_heads(table[code : code + 1].float(), one.angles(cos, sin))
-                if not torch.equal(alone[0], heads[code]):
+                codes = table[code].float().repeat(rows, 1)
+                stepped = step.first_heads(codes, step.angles(cos, sin))
+                if not torch.equal(stepped, heads[code].expand(rows, -1)):
                     return ()
             made.append(heads)
         return made

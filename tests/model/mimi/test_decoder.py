@@ -18,6 +18,7 @@ from transformers import MimiModel
 
 import csm_trio
 from csm_trio.model.config import MimiConfig
+from csm_trio.model.mimi.cpu_kernels import cpu_kernels
 from csm_trio.model.mimi.decoder import MimiDecoder, MimiState
 
 CPU = torch.device("cpu")
@@ -274,6 +275,30 @@ def test_a_step_leaves_other_slots_as_they_were(codec: Codec) -> None:
     assert torch.equal(state.contexts[others], before.contexts[others])
     assert torch.equal(state.rings[:, others], before.rings[:, others])
     assert int(state.positions[2]) == int(before.positions[2]) + 2 * 9
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("rows", [[1], [2, 0, 3]])
+@torch.inference_mode()
+def test_the_cpu_s_kernels_equal_torch_s_operations_to_the_bit(
+    rows: list[int], packed: bool, codec: Codec
+) -> None:
+    decoder = _load(codec.config, codec.tensors)
+    if packed:
+        decoder.pack()
+    kernels = cpu_kernels(decoder, codec.config, len(rows))
+    made, expected = codec.open_state(4), codec.open_state(4)
+    slots = torch.tensor(rows)
+    longer_than_the_ring = decoder.ring_positions.capacity
+    for frame in range(longer_than_the_ring):
+        codes = codec.random_codes(len(rows), seed=frame)
+        if frame == 5:  # one stream ends, another begins
+            made.clear(rows[0])
+            expected.clear(rows[0])
+        samples = decoder.decode(codes, slots, made, kernels=kernels)
+        assert torch.equal(samples, decoder.decode(codes, slots, expected))
+    for name in ("positions", "contexts", "rings"):
+        assert torch.equal(getattr(made, name), getattr(expected, name))
 
 
 def test_clear_resets_a_used_slot(codec: Codec) -> None:
