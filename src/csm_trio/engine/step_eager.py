@@ -152,13 +152,18 @@ class EagerStep:
     ) -> Tensor:
         """Decode the rows of `group`, padded to one of `sizes`; return samples [group, 1920]."""
         size = _at_least(len(group), sizes)
-        if size != len(rows) or group != list(range(len(group))):  # else rows are padded already
+        if size != len(rows) or not self._begins(rows, group):
             picked = torch.tensor(group + [0] * (size - len(group)), device=self._device)
             codes, rows = codes[picked], rows[picked]
             rows[len(group) :] = self._slots.dummy
         kernels = self._codec_kernels(size)
         samples = self._codec.decode(codes, rows, self._slots.codec, kernels=kernels)
         return samples[: len(group)]
+
+    def _begins(self, rows: Tensor, group: list[int]) -> bool:
+        """Return whether a batch is a group of its rows, in order, and padding."""
+        behind = rows[len(group) :].tolist()
+        return group == list(range(len(group))) and set(behind) <= {self._slots.dummy}
 
     def _codec_kernels(self, rows: int) -> DecoderKernels | None:
         if not self._on_cpu or self._codec.dtype != torch.float32:
