@@ -6,7 +6,7 @@ temporary values are overwritten in place. Codes equal those of `CSM.next_frame`
 values on the way, to the bit. For float32 activations; matrices may be of any kind.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple, Self
 
@@ -42,7 +42,7 @@ class DepthEmbeddings:
         vocabulary, depth = model.config.audio_vocab_size, model.config.depth
         tables = model.depth_embedding.view(-1, vocabulary, depth.hidden_size)
         self._tables: Sequence[Tensor] = tables.unbind(0)
-        self._heads: Sequence[Tensor] = ()
+        self._heads: Mapping[int, Tensor] = {}
         n_heads = (depth.heads + 2 * depth.kv_heads) * depth.head_dim
         if 4 * len(model.depth_embedding) * n_heads <= _FIRST_LAYER_BYTES:
             self._heads = self._first_layer(model, vocabulary, rows)
@@ -53,22 +53,25 @@ class DepthEmbeddings:
 
     def heads(self, codebook: int) -> Tensor | None:
         """Return rotated queries and keys, and values, of all codes: [codes, heads * dim]."""
-        return self._heads[codebook] if self._heads else None
+        return self._heads.get(codebook)
 
-    def _first_layer(self, model: CSM, vocabulary: int, rows: int) -> Sequence[Tensor]:
-        """Compute all codes at once; return () where that differs from a step of `rows`."""
+    def _first_layer(self, model: CSM, vocabulary: int, rows: int) -> Mapping[int, Tensor]:
+        """Compute all codes at once, by codebook; return {} where a step of `rows` differs.
+
+        Codebook 0 is left out: its position is computed together with position 0.
+        """
         many, step = _Stack(model.depth, vocabulary), _Stack(model.depth, rows)
-        made = []
-        for codebook, table in enumerate(self._tables[: model.config.codebooks - 1]):
-            position = slice(codebook + 1, codebook + 2)
-            cos, sin = model.depth_cos[position], model.depth_sin[position]
-            heads = many.first_heads(table.float(), many.angles(cos, sin)).clone()
+        made = {}
+        for codebook in range(1, model.config.codebooks - 1):
+            table, position = self._tables[codebook], slice(codebook + 1, codebook + 2)
+            angles = model.depth_cos[position], model.depth_sin[position]
+            heads = many.first_heads(table.float(), many.angles(*angles)).clone()
+            step_angles = step.angles(*angles)
             for code in range(0, vocabulary, -(-vocabulary // _CHECKED_CODES)):
-                codes = table[code].float().repeat(rows, 1)
-                stepped = step.first_heads(codes, step.angles(cos, sin))
+                stepped = step.first_heads(table[code].float().repeat(rows, 1), step_angles)
                 if not torch.equal(stepped, heads[code].expand(rows, -1)):
-                    return ()
-            made.append(heads)
+                    return {}
+            made[codebook] = heads
         return made
 
 

@@ -98,19 +98,18 @@ def packed(weight: nn.Parameter) -> nn.Parameter:
 
 
 def product_by(weight: Tensor, bias: Tensor | None = None) -> Product:
-    """Return `linear` by a weight: what depends on the weight alone is looked up once."""
-    if not weight.is_mkldnn:
-        return partial(linear, weight=weight, bias=bias)
-    times: Callable[..., Tensor] = torch.ops.mkldnn._linear_pointwise.default
-    return lambda x: times(x, weight, bias, "none", [], "")
+    """Return the product by a weight that may be packed or (without bias) quantized.
+
+    It multiplies as `F.linear` does; what depends on the weight alone is looked up once.
+    """
+    if weight.is_mkldnn:
+        times: Callable[..., Tensor] = torch.ops.mkldnn._linear_pointwise.default
+        return lambda x: times(x, weight, bias, "none", [], "")
+    if isinstance(weight, PackedInt4Matrix | Int8Matrix):
+        return weight.times
+    return partial(F.linear, weight=weight, bias=bias)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Multiply as `F.linear` does, by a weight that may be packed or (without bias) quantized."""
-    if weight.is_mkldnn:
-        times = torch.ops.mkldnn._linear_pointwise.default
-        product: Tensor = times(x, weight, bias, "none", [], "")
-        return product
-    if isinstance(weight, PackedInt4Matrix | Int8Matrix):
-        return weight.times(x)
-    return F.linear(x, weight, bias)
+    """Multiply x by a weight once, as `product_by` does."""
+    return product_by(weight, bias)(x)

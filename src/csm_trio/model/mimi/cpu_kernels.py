@@ -28,7 +28,7 @@ def cpu_kernels(codec: MimiDecoder, config: MimiConfig, rows: int) -> DecoderKer
 
 
 @dataclass(frozen=True, slots=True)
-class _Product:
+class _Convolution:
     """A convolution's product, and the scratch of its windows."""
 
     times: Product
@@ -48,7 +48,7 @@ class CpuConvolutions(TorchConvolutions):
     def __init__(self, rows: int, floats: int) -> None:
         super().__init__(torch.empty(rows, floats))
         self._collected = torch.empty(rows, floats)
-        self._products: list[_Product] = []
+        self._convolutions: list[_Convolution] = []
         self._next = 0
 
     def begin(self, past: Tensor) -> Self:
@@ -61,28 +61,28 @@ class CpuConvolutions(TorchConvolutions):
         return self._collected
 
     def outputs(self, conv: CausalConv, inputs: Tensor, add: Tensor | None = None) -> Tensor:
-        if self._next == len(self._products):
-            self._products.append(self._product(conv, inputs))
-        product = self._products[self._next]
+        if self._next == len(self._convolutions):
+            self._convolutions.append(self._convolution(conv, inputs))
+        made = self._convolutions[self._next]
         self._next += 1
         if conv.context:
-            torch.cat((product.past, inputs), 1, out=product.joined)
-            product.fresh.copy_(product.latest)
-            product.windows.copy_(product.tapped)
-            flat = product.rows
+            torch.cat((made.past, inputs), 1, out=made.joined)
+            made.fresh.copy_(made.latest)
+            made.windows.copy_(made.tapped)
+            flat = made.rows
         else:
-            flat = inputs.view(product.rows.shape)
-        outputs = product.times(flat).view(product.outputs)
+            flat = inputs.view(made.rows.shape)
+        outputs = made.times(flat).view(made.outputs)
         return outputs if add is None else outputs.add_(add)
 
-    def _product(self, conv: CausalConv, inputs: Tensor) -> _Product:
+    def _convolution(self, conv: CausalConv, inputs: Tensor) -> _Convolution:
         batch, time, channels = inputs.shape
         start, end = self._start, self._start + conv.context_floats
         self._start = end
         context = (batch, conv.context, channels)
         joined = inputs.new_empty(batch, conv.context + time, channels)
         windows = inputs.new_empty(batch, time, conv.taps, channels)
-        return _Product(
+        return _Convolution(
             times=product_by(conv.weight, conv.bias),
             outputs=(batch, time * len(conv.weight) // conv.outputs, conv.outputs),
             past=self._past[:, start:end].view(context),
