@@ -176,8 +176,9 @@ async def measure_client(point: Point) -> None:
             await trio.sleep_until(point.recorder.until_s)
             nursery.cancel_scope.cancel()
     finally:
-        point.seconds = trio.current_time() - from_s
-        point.busy = (time.process_time() - busy_s) / max(point.seconds, 1e-9)
+        # Audio is counted from the recorder's time on, also where this began later.
+        point.seconds = trio.current_time() - point.recorder.from_s
+        point.busy = (time.process_time() - busy_s) / max(trio.current_time() - from_s, 1e-9)
 
 
 async def _note_lag(lag_ticks: Counter[int]) -> None:
