@@ -37,18 +37,78 @@ print(os.environ.get("GLIBC_TUNABLES", ""))
 """
 
 
+TUNABLES = ":".join(process_tuning._TUNABLES)
+
+
+def lines_of(
+    arguments: list[str], own: str | None = None, *, name: str = sys.executable, stdin: str = ""
+) -> list[str]:
+    """Return what Python prints with these arguments, where `own` is GLIBC_TUNABLES."""
+    given = {key: value for key, value in os.environ.items() if key != "GLIBC_TUNABLES"}
+    text = subprocess.check_output(
+        [name, "-B", *arguments, "an argument"],
+        executable=sys.executable,
+        env=given if own is None else {**given, "GLIBC_TUNABLES": own},
+        input=stdin,
+        text=True,
+        timeout=60,
+    )
+    return text.split("\n")[:-1]
+
+
 @pytest.mark.skipif(not process_tuning._on_glibc(), reason="needs glibc")
 @pytest.mark.parametrize("own", [None, "", "glibc.malloc.mxfast=16"])
-def test_a_program_is_restarted_once_with_tuned_malloc(own: str | None) -> None:
-    given = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
-    environment = given if own is None else {**given, "GLIBC_TUNABLES": own}
-    program = [sys.executable, "-B", "-c", PROGRAM, "an argument"]
-    text = subprocess.check_output(program, env=environment, text=True, timeout=60)
-    *begun, tunables = text.split("\n")[:-1]
+def test_the_command_is_restarted_once_with_tuned_malloc(own: str | None, tmp_path: Path) -> None:
+    command = tmp_path / "csm-trio"
+    command.write_text(PROGRAM)
+    *begun, tunables = lines_of([str(command)], own)
     assert len(set(begun)) == 1, "the same process, arguments and flags"
     assert begun[0].endswith(" an argument 1")
     assert len(begun) == (2 if own is None else 1)
-    assert tunables == (":".join(process_tuning._TUNABLES) if own is None else own)
+    assert tunables == (TUNABLES if own is None else own)
+
+
+@pytest.mark.skipif(not process_tuning._on_glibc(), reason="needs glibc")
+def test_the_module_is_restarted_too(tmp_path: Path) -> None:
+    package = tmp_path / "csm_trio"
+    package.mkdir()
+    source = Path(process_tuning.__file__)
+    (package / "__init__.py").touch()
+    (package / source.name).write_text(source.read_text())
+    (package / "__main__.py").write_text(PROGRAM)
+    program = f"import runpy, sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+    assert len(lines_of(["-c", f"{program}runpy.run_module('csm_trio')"])) == 2, "not the process'"
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", path)
+        assert lines_of(["-m", "csm_trio"])[2] == TUNABLES
+
+
+@pytest.mark.skipif(not process_tuning._on_glibc(), reason="needs glibc")
+def test_another_program_that_serves_is_not_run_again(tmp_path: Path) -> None:
+    other = tmp_path / "bot.py"
+    other.write_text(PROGRAM)
+    for arguments in (["-c", PROGRAM], ["-"], [str(other)]):
+        begun, tunables = lines_of(arguments, stdin=PROGRAM)
+        assert begun.endswith(" an argument 1")
+        assert not tunables
+
+
+@pytest.mark.skipif(not process_tuning._on_glibc(), reason="needs glibc")
+@pytest.mark.parametrize("name", ["csm-trio", ""])
+def test_an_interpreter_under_another_name_is_not_started_again(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = tmp_path / "csm-trio"
+    command.write_text(PROGRAM)
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    # Under another name Python does not find its libraries by itself.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+    monkeypatch.setenv("PYTHONHOME", sys.base_prefix)
+    begun, tunables = lines_of([str(command)], name=name)
+    assert begun.endswith(" an argument 1")
+    assert not tunables
 
 
 def test_without_glibc_or_the_right_to_restart_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,6 +121,7 @@ def test_without_glibc_or_the_right_to_restart_it_goes_on(monkeypatch: pytest.Mo
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
     monkeypatch.setattr(os, "execve", refuse)
     monkeypatch.setattr(process_tuning, "_on_glibc", lambda: False)
+    monkeypatch.setattr(process_tuning, "_runs_alone", lambda: True)
     process_tuning.restart_with_tuned_malloc()
     assert not restarts
     monkeypatch.setattr(process_tuning, "_on_glibc", lambda: True)

@@ -47,18 +47,39 @@ _TUNABLES = (
 )
 """Settings of malloc (glibc manual, "Memory Allocation Tunables")."""
 
+_COMMAND, _COMMAND_MODULE = "csm-trio", "csm_trio.__main__"
+
 
 def restart_with_tuned_malloc() -> None:
     """Restart this program with glibc's malloc tuned for a model's step on a CPU.
 
     glibc reads the settings when a process begins. The process keeps its number, its arguments and
-    its open files. It does nothing without glibc, or where `GLIBC_TUNABLES` is set already.
+    its open files. It does nothing without glibc, where `GLIBC_TUNABLES` is set already, or in a
+    process that another program began.
     """
-    if _TUNABLES_VARIABLE in os.environ or not _on_glibc():
+    if _TUNABLES_VARIABLE in os.environ or not (_on_glibc() and _runs_alone()):
         return
     environment = {**os.environ, _TUNABLES_VARIABLE: ":".join(_TUNABLES)}
     with suppress(OSError):  # it goes on as it is
         os.execve(sys.executable, sys.orig_argv, environment)
+
+
+def _runs_alone() -> bool:
+    """Return whether Python was started for the command `csm-trio`, and can be started again so.
+
+    A program that calls it has already done its own work, and may have been read from a pipe.
+    """
+    main = sys.modules["__main__"]
+    if main.__spec__ is None:
+        by_command = Path(getattr(main, "__file__", None) or "").name == _COMMAND
+    else:
+        by_command = main.__spec__.name == _COMMAND_MODULE
+    # Python derives its path from argv[0], which may be any name.
+    named = by_command and bool(sys.orig_argv[0])
+    try:
+        return named and os.path.samefile(sys.executable, "/proc/self/exe")
+    except OSError:
+        return False
 
 
 def _on_glibc() -> bool:

@@ -87,6 +87,7 @@ FOUR_CORES = ["0,4", "1,5", "2,6", "3,7"] * 2
         (FOUR_CORES, {"system.slice": "300000 100000", "": "max 100000"}, 3),
         (FOUR_CORES, {"system.slice/csm.service": "10000 50000"}, 1),
         (FOUR_CORES, {"": "1600000 100000"}, 4),
+        (FOUR_CORES, {"": "max", "system.slice": "200000"}, 2),
     ],
 )
 def test_usable_cores_are_bounded_by_siblings_affinity_and_quota(
@@ -165,6 +166,22 @@ def test_the_environments_number_of_threads_is_taken_as_it_is(
         choose_cpu_threads(model, rows=1)
     assert torch.get_num_threads() == 2
     assert caplog.messages == ["CPU threads: 2, by OMP_NUM_THREADS"]
+
+
+@pytest.mark.parametrize(
+    ("value", "chosen"),
+    [("4", True), (" 08 ", True), ("4,2", True)]
+    + [(value, False) for value in ("", " ", "0", "abc", "1.5", "-2", ",4", "00")],
+)
+def test_only_a_number_that_openmp_takes_is_a_choice(
+    value: str, chosen: bool, sizes: CSMConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu_threads, "_SMALL_HIDDEN_SIZE", sizes.backbone.hidden_size - 1)
+    monkeypatch.setattr(cpu_threads, "usable_cores", lambda: 3)
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    torch.set_num_threads(2)
+    bound_cpu_threads(sizes)
+    assert torch.get_num_threads() == (2 if chosen else 3)
 
 
 @pytest.mark.usefixtures("unset")

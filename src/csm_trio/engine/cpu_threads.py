@@ -6,6 +6,7 @@ not know other devices.
 
 import logging
 import os
+import re
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
@@ -28,6 +29,8 @@ _VARIABLE = "OMP_NUM_THREADS"
 
 _CGROUP = Path("/sys/fs/cgroup")
 _OWN_CGROUP = Path("/proc/self/cgroup")
+_PERIOD_US = 100_000
+"""Linux' default period of a quota, in microseconds (Documentation/admin-guide/cgroup-v2.rst)."""
 _CPUS = Path("/sys/devices/system/cpu")
 
 
@@ -39,7 +42,7 @@ def bound_cpu_threads(config: CSMConfig) -> None:
     """
     if _is_small(config):
         torch.set_num_threads(1)
-    elif not os.environ.get(_VARIABLE):
+    elif not _is_chosen():
         torch.set_num_threads(usable_cores())
 
 
@@ -51,7 +54,7 @@ def choose_cpu_threads(model: CSM, rows: int) -> None:
     """
     if _is_small(model.config):
         return
-    if os.environ.get(_VARIABLE):
+    if _is_chosen():
         _logger.info("CPU threads: %d, by %s", torch.get_num_threads(), _VARIABLE)
         return
     cores = torch.get_num_threads()
@@ -63,6 +66,11 @@ def choose_cpu_threads(model: CSM, rows: int) -> None:
         threads, cores, rates[threads] / 1e9,
         ", ".join(f"{count}: {rate / 1e9:.1f}" for count, rate in sorted(rates.items())),
     )  # fmt: skip
+
+
+def _is_chosen() -> bool:
+    """Return whether the variable has a number of threads, as OpenMP reads it: `4`, or `4,2`."""
+    return re.match(r"\s*0*[1-9]\d*\s*(,|$)", os.environ.get(_VARIABLE, "")) is not None
 
 
 def fewest_threads(rates: Mapping[int, float]) -> int:
@@ -98,9 +106,10 @@ def _quotas() -> Iterable[int]:
     path = PurePosixPath(own.lstrip("/"))
     for group in (path, *path.parents):
         try:
-            quota, period_us = (_CGROUP / group / "cpu.max").read_text(encoding="ascii").split()
+            limit = (_CGROUP / group / "cpu.max").read_text(encoding="ascii")
         except OSError:
             continue
+        quota, period_us, *_ = *limit.split(), _PERIOD_US
         if quota != "max":
             yield int(quota) // int(period_us)
 
