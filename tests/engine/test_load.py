@@ -158,4 +158,5 @@ def test_the_codec_runs_in_f16_on_cuda_whatever_the_models_type(
     placement = choose_placement(EngineConfig(device="cuda", dtype=dtype))
     assert placement.codec_dtype == torch.float16
     on_cpu = choose_placement(EngineConfig(device="cpu", dtype=dtype))
-    assert on_cpu.codec_dtype == on_cpu.dtype
+    # On a CPU f32 is faster than f16, in which the codec's values may overflow.
+    assert on_cpu.codec_dtype == (torch.float32 if dtype == "f16" else on_cpu.dtype)

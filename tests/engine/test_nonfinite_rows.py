@@ -1,15 +1,17 @@
 """A row with NaN or infinity fails alone, and its slot is as new afterwards."""
 
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from csm_trio.config import EngineConfig
-from csm_trio.engine.load import load_model, warm_runner
+from csm_trio.engine.load import load_model, load_runner, warm_runner
 from csm_trio.engine.runner import TorchRunner
 from csm_trio.engine.utterance import (
     Frame,
@@ -165,3 +167,38 @@ def test_a_model_that_computes_nan_from_the_first_sentence_is_refused(checkpoint
     loaded.model.backbone.norm.fill_(math.inf)
     with pytest.raises(StartupError, match="computes NaN or infinity for the warm-up sentence"):
         warm_runner(loaded, 1)
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16", "int8", "int4"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "backbone_model.layers.0.self_attn.q_proj.weight",
+        "depth_decoder.model.layers.0.self_attn.q_proj.weight",
+        "depth_decoder.model.layers.1.self_attn.k_proj.weight",
+    ],
+)
+def test_an_overflow_that_attention_over_few_keys_hides_is_refused(
+    name: str, dtype: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    """Torch's attention on a CPU returns zeros for NaN scores of fewer than 16 keys."""
+    folder = tmp_path / "overflows"
+    shutil.copytree(checkpoint, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights[name] = weights[name].sign() * (6e4 if dtype == "f16" else 3e38)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(StartupError, match="computes NaN or infinity for the warm-up sentence"):
+        load_runner(EngineConfig(weights_path=folder, device="cpu", dtype=dtype, pool_size=1))
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize("half", ["backbone", "depth"])
+def test_a_row_whose_queries_overflow_fails_at_its_first_frame(
+    half: str, layer: int, checkpoint: Path
+) -> None:
+    runner = _runner(checkpoint)
+    subject = Utterance("Hi.", 0, FRAMES, GREEDY)
+    _open(runner, 0, subject)
+    stack = getattr(runner._model, half)
+    list(stack.blocks)[layer].input_norm.fill_(3e38)
+    assert isinstance(runner.step([0])[0], NotFinite)

@@ -8,13 +8,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 
-def rows_still_speaking(codes: NDArray[np.int16]) -> NDArray[np.bool_]:
+def rows_still_speaking(codes: NDArray[np.int16], *, end: int) -> NDArray[np.bool_]:
     """Return which rows of a frame's codes [batch, codebooks] are speech: bool [batch].
 
-    The end of speech is a frame of zeros in Sesame's generator.py; transformers ignores its last
-    codebook. A frame that either of them ends on ends here.
+    The end of speech is a frame of `end` (the configuration's `codebook_eos_token_id`): of zeros in
+    Sesame's generator.py; transformers ignores its last codebook. A frame that either of them ends
+    on ends here.
     """
-    return cast(NDArray[np.bool_], codes[:, :-1].any(axis=1))
+    return cast(NDArray[np.bool_], (codes[:, :-1] != end).any(axis=1))
 
 
 def scale_to_int16(pcm: Tensor) -> Tensor:

@@ -229,7 +229,6 @@ def _build(
     model.load(weights)
     if placement.device.type != "cpu":
         return model, load_finite_codec(sizes.codec, weights, placement)
-    # Not checked: in f16 that takes minutes on a CPU, where f32 is faster.
     codec = load_codec(sizes.codec, weights, placement)
     model.pack(quantized=placement.quantization is not None)
     codec.pack()
@@ -270,7 +269,9 @@ def _warm_up(runner: TorchRunner) -> None:
     opened = Progress(logger, "warm-up, prompts", runner.slots, "slots")
     for first in range(0, runner.slots, runner.max_prefills_per_step):
         batch = slots[first : first + runner.max_prefills_per_step]
-        runner.open([(slot, utterance) for slot in batch])
+        for outcome in runner.open([(slot, utterance) for slot in batch]):
+            if isinstance(outcome, SpeechError):
+                raise StartupError(f"The model cannot speak the warm-up sentence: {outcome}")
         runner.prefill_all()
         opened.note(batch[-1] + 1)
     stepped = Progress(logger, "warm-up, first frames", _WARM_UP_FRAMES, "frames")

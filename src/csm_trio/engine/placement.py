@@ -60,7 +60,14 @@ def choose_placement(config: EngineConfig) -> Placement:
         dtype = torch.bfloat16 if on_cuda else torch.float32
     else:
         dtype = _DTYPES[config.dtype]
-    return Placement(device, dtype, _CUDA_CODEC_DTYPE if on_cuda else dtype)
+    if on_cuda:
+        codec_dtype = _CUDA_CODEC_DTYPE
+    elif device.type == "cpu" and dtype == torch.float16:
+        # Faster on a CPU than f16, in which its values may overflow.
+        codec_dtype = torch.float32
+    else:
+        codec_dtype = dtype
+    return Placement(device, dtype, codec_dtype)
 
 
 def _quantized(device: torch.device, quantization: Quantization) -> Placement:

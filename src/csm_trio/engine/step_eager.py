@@ -67,9 +67,8 @@ class EagerStep:
         codes, finite = self._next_codes(running, rows, watch)
         self._slots.advance(running, rows, self._model.embed_frames(codes))
         codes_host = codes.to("cpu", torch.int16).numpy()[: len(running)]  # [running, codebooks]
-        going_on = list(
-            zip(rows_still_speaking(codes_host).tolist(), finite.tolist(), strict=False)
-        )
+        still_speaking = rows_still_speaking(codes_host, end=self._model.config.codebook_eos_id)
+        going_on = list(zip(still_speaking.tolist(), finite.tolist(), strict=False))
         speaking = [row for row, on in enumerate(going_on) if all(on)]
         results: list[StepResult] = [None if sound else NotFinite() for _, sound in going_on]
         pcm, is_audio = self._decode(codes, rows, speaking)

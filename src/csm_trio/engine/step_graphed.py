@@ -78,7 +78,7 @@ class GraphedStep:
             model, slots.kv, slots.state, rows=slots.count, workspace=workspace
         )
         self._kernels = codec_kernels(config, device, workspace)
-        self._codebooks = config.codebooks
+        self._codebooks, self._end = config.codebooks, config.codebook_eos_id
         self._samples = slice(config.codebooks, config.codebooks + FRAME_SAMPLES)
         # Columns: codes, samples, whether the row failed; with a head, its attended text token.
         width = self._samples.stop + 1 + (head is not None)
@@ -133,7 +133,8 @@ class GraphedStep:
         running = len(slots)
         made = self._out_host.numpy()[:running]
         attended_chars = self._attended_chars(slots, made)
-        speaking: list[bool] = rows_still_speaking(made[:, : self._codebooks]).tolist()
+        codes = made[:, : self._codebooks]
+        speaking: list[bool] = rows_still_speaking(codes, end=self._end).tolist()
         frames: list[Frame | None] = []
         for first in range(0, running, _ROWS_PER_COPY):
             chunk = slice(first, first + _ROWS_PER_COPY)

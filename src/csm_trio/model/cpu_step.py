@@ -60,7 +60,7 @@ class DepthEmbeddings:
 
         Codebook 0 is left out: its position is computed together with position 0.
         """
-        many, step = _Stack(model.depth, vocabulary), _Stack(model.depth, rows)
+        many, step = _Stack(model.depth, vocabulary, sums=[]), _Stack(model.depth, rows, sums=[])
         made = {}
         for codebook in range(1, model.config.codebooks - 1):
             table, position = self._tables[codebook], slice(codebook + 1, codebook + 2)
@@ -80,9 +80,10 @@ class CpuFrame:
 
     def __init__(self, model: CSM, rows: int, embeddings: DepthEmbeddings) -> None:
         self._model, self._embeddings = model, embeddings
-        self._backbone = _Stack(model.backbone, rows)
-        self._depth = _Stack(model.depth, rows)
-        self._depth_pair = _Stack(model.depth, 2 * rows)
+        self._sums: list[Tensor] = []
+        self._backbone = _Stack(model.backbone, rows, sums=self._sums)
+        self._depth = _Stack(model.depth, rows, sums=self._sums)
+        self._depth_pair = _Stack(model.depth, rows, times=2, sums=self._sums)
         cos, sin = model.depth_cos, model.depth_sin  # [codebooks, 1, head_dim]
         pair = self._depth_pair.angles(cos[:2].repeat(rows, 1, 1), sin[:2].repeat(rows, 1, 1))
         angles = [pair] + [
@@ -106,13 +107,15 @@ class CpuFrame:
 
         Rows behind those of `pasts` are padding.
         """
+        self._sums.clear()
         angles = self._backbone.angles(*self._model.rotary.at(positions))
         mix = partial(_mix_by_row, stack=self._backbone, pasts=pasts, watch=watch)
         hidden = self._backbone.run(inputs, angles, mix)
         logits = [self._first_head(hidden)]
         codes = self._decode_depth(hidden, logits, sampling)
-        # NaN or infinite where one of the logits is.
-        sums = torch.stack(logits).sum(dim=2, dtype=torch.float32)
+        # NaN or infinite where a value is. Torch's attention on a CPU makes zeros of NaN where a
+        # query has fewer than 16 keys, all its scores NaN: the logits do not tell.
+        sums = torch.stack((*self._sums, *torch.stack(logits).sum(dim=2, dtype=torch.float32)))
         return codes, sums.isfinite().all(dim=0)
 
     def _decode_depth(
@@ -156,10 +159,13 @@ class _Layer(NamedTuple):
 
 
 class _Stack:
-    """A `Llama` over a fixed number of tokens (rows, or pairs of positions of the rows)."""
+    """A `Llama` over a fixed number of tokens: `times` positions of each row.
 
-    def __init__(self, llama: Llama, tokens: int) -> None:
-        config = llama.config
+    It appends the sums of each layer's queries, keys and values to `sums`, [rows].
+    """
+
+    def __init__(self, llama: Llama, rows: int, *, sums: list[Tensor], times: int = 1) -> None:
+        config, tokens = llama.config, rows * times
         self._layers = [_Layer.of(layer) for layer in llama.blocks]
         self._norm = llama.norm
         self.width = config.hidden_size
@@ -180,6 +186,7 @@ class _Stack:
         self.query_groups: Sequence[Tensor] = torch.split(grouped, 1)
         self.each_keys_values: Sequence[Tensor] = self.keys_values.unbind(0)
         self.angles = self._rotation.angles
+        self._sums, self._heads_by_row = sums, self._rotation.flat.view(rows, -1)
 
     def run(self, x: Tensor, angles: Angles, mix: _Mix) -> Tensor:
         """Map embeddings [tokens, width] to hidden states, as `Llama.forward` does.
@@ -204,6 +211,7 @@ class _Stack:
         for index, (input_norm, qkv, out, mlp_norm, gate_up, down) in enumerate(self._layers):
             if index:
                 self._rotation.rotate(qkv(self._normalized(x, input_norm)), angles)
+            self._sums.append(self._heads_by_row.sum(1))
             x = out(mix(index)).add_(x)
             gate, up = gate_up(self._normalized(x, mlp_norm)).chunk(2, dim=1)
             x = down(F.silu(gate).mul_(up)).add_(x)

@@ -79,6 +79,23 @@ def _sum(logits: Tensor) -> Tensor:
     return logits.sum(dim=1, dtype=torch.float32)
 
 
+def _summing(attend: Attend, sums: list[Tensor] | None) -> Attend:
+    """Have it append the sums [batch] of queries, keys and values, if there is a list for them.
+
+    Torch's attention on a CPU makes zeros of NaN where a query has fewer than 16 keys, all its
+    scores NaN: the logits do not tell.
+    """
+    if sums is None:
+        return attend
+
+    def attend_summing(layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        of_queries, of_keys, of_values = (_sum(each.flatten(1)) for each in (queries, keys, values))
+        sums.append(of_queries + of_keys + of_values)
+        return attend(layer, queries, keys, values)
+
+    return attend_summing
+
+
 class CSM(nn.Module):
     """Backbone and depth decoder with their embeddings and output heads.
 
@@ -178,19 +195,27 @@ class CSM(nn.Module):
         codebooks ends the utterance (SesameAILabs/csm, `generate` in generator.py).
         """
         cos, sin = self.rotary.at(positions.unsqueeze(1))
+        head_sums: list[Tensor] | None = None if inputs.is_cuda else []
+        attend = _summing(attend, head_sums)
         hidden = self.backbone(inputs.unsqueeze(1), cos, sin, attend)[:, 0]  # [batch, hidden]
         logits = linear(hidden, self.first_head)
-        codes, sums = self.decode_depth(hidden, logits, sampling)
+        codes, sums = self.decode_depth(hidden, logits, sampling, head_sums)
+        if head_sums is not None:
+            sums = torch.cat((sums, torch.stack(head_sums, dim=1)), dim=1)
         return codes, sums.isfinite().all(dim=1)
 
     def decode_depth(
-        self, hidden: Tensor, first_logits: Tensor, sampling: FrameSampling
+        self,
+        hidden: Tensor,
+        first_logits: Tensor,
+        sampling: FrameSampling,
+        head_sums: list[Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Sample codebook 0 from its logits [batch, ids], and the others by the depth decoder.
 
         Its position 0 is the backbone's hidden state [batch, hidden], position i the code of
         codebook i - 1. Returns codes, and the sums of the logits that they were sampled from: each
-        [batch, codebooks].
+        [batch, codebooks]. Appends the sums of all layers' queries, keys and values to `head_sums`.
         """
         first = self.sample(first_logits, 0, sampling)
         codes, sums = [first], [_sum(first_logits)]
@@ -202,7 +227,7 @@ class CSM(nn.Module):
             end = cache.start + inputs.shape[1]
             cos = self.depth_cos[cache.start : end]
             sin = self.depth_sin[cache.start : end]
-            states = self.depth(inputs, cos, sin, cache.attend)[:, -1]
+            states = self.depth(inputs, cos, sin, _summing(cache.attend, head_sums))[:, -1]
             cache.start = end
             logits = linear(states, self.depth_heads[codebook - 1])
             chosen = self.sample(logits, codebook, sampling)

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -398,3 +399,25 @@ def test_int4_is_for_the_mlps_and_for_attention_of_the_depth_decoder_that_is_not
 ) -> None:
     tensor = torch.randn(16, inputs, generator=torch.Generator().manual_seed(0))
     assert type(kept_as(name, tensor, torch.float32, Quantization.INT4)) is kind
+
+
+@pytest.mark.parametrize("kept", [torch.float32, *Quantization], ids=str)
+def test_two_names_for_one_tensor_must_agree(
+    kept: torch.dtype | Quantization, tiny: Path, tmp_path: Path
+) -> None:
+    tensors = load_file(tiny / "model.safetensors")
+    for sesame, own in (
+        ("codebook0_head.weight", "lm_head.weight"),
+        ("decoder.layers.1.mlp.w2.weight", "depth_decoder.model.layers.1.mlp.down_proj.weight"),
+    ):
+        folder = tmp_path / sesame
+        shutil.copytree(tiny, folder)
+        both = {**tensors, sesame: tensors[own].clone()}
+        save_file(both, folder / "model.safetensors", metadata={"format": "pt"})
+        _load(folder, kept)
+        both[sesame] *= -1
+        save_file(both, folder / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(
+            StartupError, match="twice, perhaps under another name, and they differ"
+        ):
+            _load(folder, kept)

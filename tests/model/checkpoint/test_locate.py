@@ -214,9 +214,30 @@ def _pickled(folder: Path) -> Path:
     return folder
 
 
+def _adapter_beside(content: str, name: str) -> Callable[[Path], Path]:
+    """Return what writes an adapter beside a base model's small files, without its weights."""
+
+    def write(folder: Path) -> Path:
+        (_adapter_folder(folder) / name).write_text(content)
+        return folder
+
+    return write
+
+
+def _stale_index(folder: Path) -> Path:
+    return _adapter_beside('{"weight_map": {"a": "b"}}', "model.safetensors.index.json")(folder)
+
+
+def _configured(weights: str) -> Callable[[Path], Path]:
+    return _adapter_beside(json.dumps({"transformers_weights": weights}), "config.json")
+
+
 @pytest.mark.parametrize(
     ("write", "base"),
     [
+        (_stale_index, "its base model (sesame/csm-1b) first"),
+        (_configured("model.safetensors"), "its base model (sesame/csm-1b) first"),
+        (lambda folder: _pickled(folder) / "adapter_model.bin", "its base model first"),
         (_adapter_folder, "its base model (sesame/csm-1b) first"),
         (lambda folder: _adapter_folder(folder, "a\nb"), "its base model first"),
         (lambda folder: _adapter_folder(folder, None), "its base model first"),
@@ -300,6 +321,19 @@ def test_kyutai_s_mimi_goes_before_csm_1b(tiny: Path, bare: Path, hub_cache: Pat
     assert _local(bare).codec == (mimi / "model.safetensors",)
 
 
+def test_shards_may_be_in_a_folder_below(tiny: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "sharded"
+    folder.mkdir()
+    write_sharded(tiny, folder, index_name="model.safetensors.index.json")
+    (folder / "parts").mkdir()
+    shards = sorted(folder.glob("*.safetensors"))
+    for shard in shards:
+        shard.rename(folder / "parts" / shard.name)
+    index = folder / "model.safetensors.index.json"
+    index.write_text(index.read_text().replace('"model-', '"parts/model-'))
+    assert _local(folder).weights == tuple(folder / "parts" / shard.name for shard in shards)
+
+
 def test_only_shards_that_hold_the_codec_are_asked_for(
     tiny: Path, bare: Path, hub_cache: Path
 ) -> None:
@@ -351,7 +385,13 @@ LOCAL_PROBLEMS: list[tuple[Callable[[Path], Path], str]] = [
     (_index_of("[]"), r"it has no weight_map of file names\.$"),
     (_index_of('{"weight_map": {"a": 3}}'), r"it has no weight_map of file names\.$"),
     (_index_of('{"weight_map": {"a": "b.safetensors"}}'), r"lacks the shard b\.safetensors"),
-    (_index_of('{"weight_map": {"a": "../b.safetensors"}}'), r"lacks the shard \.\./b\."),
+    *(
+        (
+            _index_of(json.dumps({"weight_map": {"a": name}})),
+            "a shard that is no file of its folder",
+        )
+        for name in ("../b.safetensors", "/b.safetensors", "a\nb", "a\0b", "..\\b", "", ".")
+    ),
     (lambda folder: folder, r"holds no codec: put Mimi's model\.safetensors"),
     (_without_tokenizer, r"has no tokenizer\.json: put one beside it, or pass --model-id"),
 ]

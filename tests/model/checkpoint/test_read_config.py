@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -189,6 +190,36 @@ PROBLEMS: list[tuple[dict[str, Any], str]] = [
     ({"codec_config__pad_mode": "replicate"}, "pad_mode is not 'constant'"),
     ({"codec_config__use_conv_shortcut": True}, "convolution shortcuts"),
     ({"codebook_eos_token_id": [0, 1]}, "codebook_eos_token_id must be one id"),
+    ({"codebook_eos_token_id": 4096}, "codebook_eos_token_id is no code of the codec"),
+    ({"codebook_eos_token_id": -1}, "codebook_eos_id is -1, which no CSM can have"),
+    ({"intermediate_size": -8}, "intermediate_size is -8, which no CSM can have"),
+    ({"text_vocab_size": -1}, "text_vocab_size is -1, which no CSM can have"),
+    ({"num_hidden_layers": 1_000_000}, "layers is 1000000, which no CSM can have"),
+    ({"intermediate_size": 10**30}, "which no CSM can have"),
+    ({"depth_decoder_config__intermediate_size": 0}, "intermediate_size is 0, which no CSM"),
+    ({"codec_config__compress": 0}, "compress is 0, which no CSM can have"),
+    ({"codec_config__kernel_size": -7}, "kernel_size is -7, which no CSM can have"),
+    ({"codec_config__num_quantizers": 10**6}, "quantizers is 1000000, which no CSM can have"),
+    *(({"dtype": value}, "refuses it as a CSM configuration") for value in ([], [1], math.inf)),
+]
+
+
+def llama3(**changes: Any) -> dict[str, Any]:
+    scaling = {
+        "rope_type": "llama3", "rope_theta": 10_000.0, "factor": 4.0, "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0, "original_max_position_embeddings": 64,
+    }  # fmt: skip
+    return {"rope_parameters": {**scaling, **changes}}
+
+
+NO_NUMBERS: tuple[Any, ...] = ("x", math.nan, math.inf, 0, -1.0, None, [])
+PROBLEMS += [
+    (llama3(**{name: value}), "")
+    for name in ("rope_theta", "factor", "low_freq_factor", "high_freq_factor")
+    for value in NO_NUMBERS
+]
+PROBLEMS += [
+    (llama3(original_max_position_embeddings=value), "") for value in ("x", math.nan, math.inf, 0)
 ]
 
 
@@ -221,6 +252,14 @@ def test_a_file_that_is_no_configuration_is_one_sentence(
         path.write_text(content)
     with pytest.raises(StartupError, match=sentence):
         read_config(path, None)
+
+
+@pytest.mark.parametrize("value", ["many", math.inf, math.nan, -1, [3]])
+def test_a_top_k_that_is_none_is_one_sentence(value: Any) -> None:
+    for prefix in ("", "depth_decoder_"):
+        generation_config = {f"{prefix}do_sample": True, f"{prefix}top_k": value}
+        with pytest.raises(StartupError, match=rf"generation_config\.json: {prefix}temperature"):
+            parse_config(_tiny_json(), generation_config)
 
 
 @pytest.mark.parametrize("value", ["warm", -1.0, float("nan"), float("inf"), [0.3]])

@@ -31,6 +31,12 @@ def refuse_adapter_tensors(checkpoint: str, names: Iterable[str]) -> None:
         raise StartupError(_sentence(checkpoint, None))
 
 
+def refuse_adapter_name(checkpoint: str, weights: Path) -> None:
+    """Raise `StartupError` if a file is named as PEFT names an adapter's."""
+    if weights.name.startswith(_ADAPTER_WEIGHTS):
+        raise StartupError(_sentence(checkpoint, None))
+
+
 def refuse_adapter_files(checkpoint: str, folder: Path) -> None:
     """Raise `StartupError` if a folder without weights of a whole model holds an adapter."""
     config = folder / ADAPTER_CONFIG

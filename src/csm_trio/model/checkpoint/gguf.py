@@ -114,7 +114,8 @@ def _load_quantized(
     shape: tuple[int, ...],
     device: torch.device,
 ) -> torch.Tensor:
-    values = quants.dequantize(data, kind).astype(np.float32, copy=False)
+    with np.errstate(all="ignore"):  # NaN and infinity are refused by the tensor's name
+        values = quants.dequantize(data, kind).astype(np.float32, copy=False)
     return torch.from_numpy(values).to(device).reshape(shape)
 
 

@@ -61,7 +61,7 @@ def load_weights(
     GGUF. The result holds tied audio embeddings once, as `AUDIO_EMBEDDINGS`, and untied ones as
     `DEPTH_AUDIO_EMBEDDINGS` too; and the codec under `codec_model.` without its encoder. Raises
     `StartupError` for damaged files and for tensors that are missing, unknown, of another shape
-    than that of `config`, or hold NaN or infinity.
+    than that of `config`, hold NaN or infinity, or are there twice and differ.
     """
     started_s = time.perf_counter()
     required = expected_shapes(config)
@@ -82,6 +82,7 @@ def load_weights(
         # The scale of a row or a group is not finite where one of its values is not.
         judged = tensor.scale if isinstance(tensor, ScaledMatrix) else tensor
         check_finite(files.name, stored.name, judged)
+        _check_same(files.name, stored.name, weights.get(target.name), tensor)
         weights[target.name] = tensor
         if target.name in _AUDIO_TABLES:
             _share_equal_tables(weights)
@@ -169,6 +170,16 @@ def _check_shape(stored: StoredTensor, shape: tuple[int, ...]) -> None:
         raise StartupError(
             f"Tensor {stored.name} has the shape {list(stored.shape)}, "
             f"but the configuration requires {list(shape)}."
+        )
+
+
+def _check_same(
+    checkpoint: str, name: str, before: torch.Tensor | None, tensor: torch.Tensor
+) -> None:
+    """Raise `StartupError` where a tensor that was read before, under any name, was another."""
+    if before is not None and not torch.equal(before, tensor):
+        raise StartupError(
+            f"{checkpoint} holds tensor {name} twice, perhaps under another name, and they differ."
         )
 
 

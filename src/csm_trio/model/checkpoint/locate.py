@@ -26,6 +26,7 @@ from csm_trio.model.checkpoint import hub
 from csm_trio.model.checkpoint.adapters import (
     ADAPTER_CONFIG,
     refuse_adapter_files,
+    refuse_adapter_name,
     refuse_adapter_tensors,
 )
 from csm_trio.model.checkpoint.tensor_files import tensor_names
@@ -155,34 +156,35 @@ def _choose_weights(source: _Source, model_file: str | None) -> tuple[Path, ...]
         if named is None:
             raise StartupError(f"{source.name} has no file {model_file}.")
         return _named_weights(source, named)
+    try:
+        return _default_weights(source)
+    except StartupError:  # not in the cache, and no network; or a base model's files without it
+        refuse_adapter_files(source.name, source.folder)
+        raise
+
+
+def _default_weights(source: _Source) -> tuple[Path, ...]:
+    """Fetch the weights of a folder by the order of precedence."""
     configured = _configured_weights(source)
     if configured is not None:
         return _named_weights(source, configured)
     index = _index_in(source)
     if index is not None:
         return _shards(source, index)
-    return (_single_file(source),)
-
-
-def _single_file(source: _Source) -> Path:
-    try:
-        single = source.fetch(_SINGLE_FILE) or _only_gguf(source.folder)
-    except StartupError:  # not in the cache, and no network
-        refuse_adapter_files(source.name, source.folder)
-        raise
+    single = source.fetch(_SINGLE_FILE) or _only_gguf(source.folder)
     if single is None:
-        refuse_adapter_files(source.name, source.folder)
         raise StartupError(
             f"{source.name} has no {_SINGLE_FILE} and no index of shards: "
-            "name its weights file with --model-file."
+            f"name its weights file ({' or '.join(_SUFFIXES)}) with --model-file."
         )
-    return single
+    return (single,)
 
 
 def _named_weights(source: _Source, named: Path) -> tuple[Path, ...]:
     if named.name.endswith(_INDEX_SUFFIX):
         return _shards(source, named)
     if named.suffix not in _SUFFIXES:
+        refuse_adapter_name(source.name, named)
         raise StartupError(f"{named} is neither a .safetensors nor a .gguf file.")
     return (named,)
 
@@ -230,7 +232,9 @@ def _shards(source: _Source, index: Path, *, prefix: str = "") -> tuple[Path, ..
     wanted = {shard for name, shard in _weight_map(index).items() if name.startswith(prefix)}
     shards = []
     for name in sorted(wanted):
-        shard = source.fetch(name) if Path(name).name == name else None
+        if not _is_within(name):
+            raise StartupError(f"{index} names a shard that is no file of its folder: {name!r}.")
+        shard = source.fetch(name)
         if shard is None:
             raise StartupError(f"{source.name} lacks the shard {name} that {index.name} names.")
         shards.append(shard)

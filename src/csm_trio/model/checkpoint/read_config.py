@@ -5,11 +5,12 @@ sampling parameters. It must not know where the files came from, nor any tensor.
 """
 
 import logging
+import math
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import replace
-from math import prod
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,11 @@ from csm_trio.named_files import read_json
 from csm_trio.timebase import FRAME_RATE_HZ, FRAME_SAMPLES, SAMPLE_RATE_HZ
 
 _MAX_CONFIG_BYTES = 16 << 20
+_MAX_DETAIL_CHARS = 300
+_MAX_SIZE, _MAX_COUNT = 1 << 24, 1024
+_COUNTS = ("layers", "residual_layers", "codebooks", "quantizers", "semantic_quantizers")
+_MAY_BE_ZERO = ("norm_eps", "codebook_eos_id")
+"""Bounds of a model's sizes, and of what each has its own tensors: far above any CSM's."""
 
 GREEDY = SamplingParams(temperature=0.0, top_k=1)
 
@@ -65,7 +71,7 @@ def parse_config(
         raise StartupError(f"the model_type is {model_type!r}, and only 'csm' can be served.")
     try:
         return _convert(_resolve(config), generation_config)
-    except (KeyError, TypeError, ZeroDivisionError) as error:
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         detail = f"{type(error).__name__}: {error}"
         raise StartupError(f"a size or a RoPE parameter is missing or wrong ({detail}).") from error
 
@@ -160,8 +166,11 @@ def _resolve(config: Mapping[str, Any]) -> Any:
     try:
         with _quiet_transformers():
             return CsmConfig.from_dict(deepcopy(dict(config)))
-    except (AttributeError, KeyError, StrictDataclassError, TypeError, ValueError) as error:
+    except (
+        ArithmeticError, AttributeError, LookupError, StrictDataclassError, TypeError, ValueError
+    ) as error:  # fmt: skip
         detail = " ".join(str(error).split())
+        detail = detail if len(detail) <= _MAX_DETAIL_CHARS else f"{detail[:_MAX_DETAIL_CHARS]} …"
         raise StartupError(f"transformers refuses it as a CSM configuration: {detail}") from error
 
 
@@ -183,7 +192,7 @@ def _quiet_transformers() -> Iterator[None]:
 
 def _convert(resolved: Any, generation_config: Mapping[str, Any] | None) -> CSMConfig:
     _reject_unsupported(resolved)
-    return CSMConfig(
+    converted = CSMConfig(
         backbone=_llama_config(resolved, part="backbone"),
         depth=_llama_config(resolved.depth_decoder_config, part="depth decoder"),
         codec=_mimi_config(resolved.codec_config),
@@ -193,13 +202,40 @@ def _convert(resolved: Any, generation_config: Mapping[str, Any] | None) -> CSMC
         codebook_eos_id=_single_id(resolved.codebook_eos_token_id),
         sampling=_sampling_defaults(generation_config, vocab_size=resolved.vocab_size),
     )
+    for part in (converted, converted.backbone, converted.depth, converted.codec):
+        _check_numbers(part)
+    if converted.codebook_eos_id >= converted.codec.codebook_size:
+        raise StartupError("codebook_eos_token_id is no code of the codec.")
+    return converted
+
+
+def _check_numbers(part: CSMConfig | LlamaConfig | MimiConfig | Llama3Scaling) -> None:
+    """Raise `StartupError` for a size or a RoPE parameter that no model can have."""
+    for field in fields(part):
+        value = getattr(part, field.name)
+        if isinstance(value, Llama3Scaling):
+            _check_numbers(value)
+            if value.low_freq_factor == value.high_freq_factor:
+                raise StartupError("low_freq_factor and high_freq_factor are equal.")
+            continue
+        if value is None or is_dataclass(value):
+            continue
+        for number in value if isinstance(value, tuple) else (value,):
+            least = 0 if field.name in _MAY_BE_ZERO else sys.float_info.min
+            if field.type is float:
+                holds = least <= number < math.inf
+            else:
+                most = _MAX_COUNT if field.name in _COUNTS else _MAX_SIZE
+                holds = type(number) is int and least <= number <= most
+            if not holds:
+                raise StartupError(f"{field.name} is {number!r}, which no CSM can have.")
 
 
 def _reject_unsupported(config: Any) -> None:
     depth, codec = config.depth_decoder_config, config.codec_config
     if codec.model_type != "mimi":
         raise StartupError(f"the codec is {codec.model_type!r}, and only 'mimi' can be served.")
-    divides = FRAME_SAMPLES % prod(codec.upsampling_ratios) == 0
+    divides = FRAME_SAMPLES % math.prod(codec.upsampling_ratios) == 0
     agreements = (
         (config.vocab_size >= codec.codebook_size, "codebook_size is above vocab_size"),
         (config.num_codebooks <= codec.num_quantizers, "num_codebooks is above num_quantizers"),
@@ -284,7 +320,7 @@ def _mimi_config(codec: Any) -> MimiConfig:
         quantizers=codec.num_quantizers,
         semantic_quantizers=codec.num_semantic_quantizers,
         upsample_groups=codec.upsample_groups,
-        upsample_stride=FRAME_SAMPLES // prod(codec.upsampling_ratios),
+        upsample_stride=FRAME_SAMPLES // math.prod(codec.upsampling_ratios),
     )
 
 
@@ -337,7 +373,7 @@ def _sampling_params(fields: Mapping[str, Any], *, prefix: str, vocab_size: int)
             temperature=1.0 if temperature is None else float(temperature),
             top_k=50 if top_k is None else int(top_k),
         )
-    except (TypeError, ValueError) as error:
+    except (OverflowError, TypeError, ValueError) as error:
         raise StartupError(
             f"generation_config.json: {prefix}temperature or top_k: {error}."
         ) from error
