@@ -69,7 +69,7 @@ def test_the_command_is_restarted_once_with_tuned_malloc(own: str | None, tmp_pa
 
 
 @pytest.mark.skipif(not process_tuning._on_glibc(), reason="needs glibc")
-def test_the_module_is_restarted_too(tmp_path: Path) -> None:
+def test_the_module_is_restarted_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "csm_trio"
     package.mkdir()
     source = Path(process_tuning.__file__)
@@ -78,10 +78,8 @@ def test_the_module_is_restarted_too(tmp_path: Path) -> None:
     (package / "__main__.py").write_text(PROGRAM)
     program = f"import runpy, sys; sys.path.insert(0, {str(tmp_path)!r})\n"
     assert len(lines_of(["-c", f"{program}runpy.run_module('csm_trio')"])) == 2, "not the process'"
-    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", path)
-        assert lines_of(["-m", "csm_trio"])[2] == TUNABLES
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    assert lines_of(["-m", "csm_trio"])[2] == TUNABLES
 
 
 @pytest.mark.skipif(not process_tuning._on_glibc(), reason="needs glibc")

@@ -223,11 +223,12 @@ class CSM(nn.Module):
         projected = linear(hidden, self.depth_projector)
         inputs = torch.stack((projected, self._embed(first, self.depth_embedding)), dim=1)
         cache = DepthKVCache(self.config.depth, inputs.shape[0], codebooks, inputs)
+        attend = _summing(cache.attend, head_sums)
         for codebook in range(1, codebooks):
             end = cache.start + inputs.shape[1]
             cos = self.depth_cos[cache.start : end]
             sin = self.depth_sin[cache.start : end]
-            states = self.depth(inputs, cos, sin, _summing(cache.attend, head_sums))[:, -1]
+            states = self.depth(inputs, cos, sin, attend)[:, -1]
             cache.start = end
             logits = linear(states, self.depth_heads[codebook - 1])
             chosen = self.sample(logits, codebook, sampling)

@@ -29,9 +29,9 @@ from csm_trio.timebase import FRAME_RATE_HZ, FRAME_SAMPLES, SAMPLE_RATE_HZ
 _MAX_CONFIG_BYTES = 16 << 20
 _MAX_DETAIL_CHARS = 300
 _MAX_SIZE, _MAX_COUNT = 1 << 24, 1024
+"""Bounds of sizes, and of what each has tensors of its own (`_COUNTS`): far above any CSM's."""
 _COUNTS = ("layers", "residual_layers", "codebooks", "quantizers", "semantic_quantizers")
 _MAY_BE_ZERO = ("norm_eps", "codebook_eos_id")
-"""Bounds of a model's sizes, and of what each has its own tensors: far above any CSM's."""
 
 GREEDY = SamplingParams(temperature=0.0, top_k=1)
 
